@@ -1,0 +1,10 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(Exception):
+    """A mistake or a missing thing outside the code: bad option, absent file, full disk.
+
+    The message is one line that says what is wrong, where, and what to do. The command line prints
+    it without a traceback and exits with a non-zero status; as a library it is an ordinary
+    exception.
+    """

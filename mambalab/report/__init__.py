@@ -1,0 +1,1 @@
+"""Reports: read what runs left behind."""

@@ -1,0 +1,26 @@
+"""Settings of tasks (no torch here: the command line reads this)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mambalab.settings import option
+
+
+@dataclass
+class TaskSettings:
+    """What every task has; a class of your own finds its free options in `params`."""
+
+    name: str = option("name of the task in run folders and reports")
+    _target_: str = option("class that builds the task; your own class may stand here")
+    batch_size: int = option("sequences in a training batch")
+    eval_batch_size: int = option("sequences in an evaluation batch")
+    params: dict[str, Any] = option("free options for a class of your own")
+
+
+@dataclass
+class TextSettings(TaskSettings):
+    """Character-level language modelling of one text."""
+
+    path: str | None = option("UTF-8 text file; null = the text that comes with the task")
+    seq_len: int = option("characters in a training window")
+    val_fraction: float = option("share at the end of the text held out for validation")

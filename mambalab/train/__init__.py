@@ -1,0 +1,1 @@
+"""Training: drives any model on any task."""
