@@ -49,4 +49,6 @@ class DropoutSettings:
     name: str = option("name of the variant in run folders and reports")
     p: float = option("ordinary dropout on the embedding and on each block's output, 0 <= p < 1")
     ssm_p: float = option("SSM dropout on B, C and A of every Mamba layer, 0 <= ssm_p < 1")
-    reset_A: bool = option("dropped entries of A_log return to their initial value (else inverted dropout)")
+    reset_A: bool = option(
+        "dropped entries of A_log return to their initial value"
+    )

@@ -1,4 +1,4 @@
-"""Settings of training: optimiser, trainer, tracking (no torch here: the command line reads this)."""
+"""Settings of optimiser, trainer and tracking (no torch: the command line reads this)."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -62,7 +62,9 @@ class TrainerSettings:
     log_every: int = option("steps between points of the training curve")
     eval_every: int = option("steps between evaluations of the validation split")
     checkpoint_every: int = option("steps between checkpoints (one is also written at the end)")
-    patience: int | None = option("stop after this many evaluations without improvement; null = never")
+    patience: int | None = option(
+        "stop after this many evaluations without a new best; null = never"
+    )
     grad_accum: int = option("micro-batches added up for one optimiser step")
     compile: bool = option("torch.compile the model")
     sample_chars: int = option("length of the text sample at each evaluation; 0 = none")

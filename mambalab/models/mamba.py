@@ -1,0 +1,125 @@
+"""The Mamba mixer (arXiv 2312.00752, section 3.4 and Algorithm 2), upstream's parameter names."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambalab.models.dropout import SSMDropout, s4d_real_log
+from mambalab.models.settings import ModelSettings
+from mambalab.models.state import MambaState
+from mambalab.ops import causal_conv1d, selective_scan
+
+
+class DepthwiseConv1d(nn.Module):
+    """Parameters of the causal depthwise convolution, shaped as upstream's `nn.Conv1d`.
+
+    weight (d_inner, 1, d_conv), bias (d_inner,); both uniform in +-d_conv^-0.5.
+    """
+
+    def __init__(self, d_inner: int, d_conv: int) -> None:
+        super().__init__()
+        bound = d_conv**-0.5
+        self.weight = nn.Parameter(torch.empty(d_inner, 1, d_conv).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(d_inner).uniform_(-bound, bound))
+
+
+class Mamba(nn.Module):
+    """Selective SSM with its convolution, gate and projections.
+
+    Args:
+        settings: d_model, d_state, d_conv, expand, dt_rank, dt_min, dt_max, dt_init_floor,
+            n_layer (for the scale of out_proj) and scan_backend are read.
+        dropout: drops entries of A_log, B and C at training time; none by default.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: SSMDropout | None = None) -> None:
+        super().__init__()
+        d_model, d_state, d_conv = settings.d_model, settings.d_state, settings.d_conv
+        d_inner = settings.expand * d_model
+        self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
+        self.dt_rank = dt_rank(settings)
+        self.backend = settings.scan_backend.value
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = DepthwiseConv1d(d_inner, d_conv)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, d_inner)
+        self.A_log = nn.Parameter(s4d_real_log(d_inner, d_state))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.dropout = dropout or SSMDropout(0.0, reset_A=True)
+        self._initialise_delta(settings)
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(settings.n_layer)
+
+    def _initialise_delta(self, settings: ModelSettings) -> None:
+        """Delta starts log-uniform in [dt_min, dt_max] (section 3.6); bias = softplus^-1(delta)."""
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(settings.dt_min), math.log(settings.dt_max)
+        delta = torch.empty(self.d_inner).uniform_(low, high).exp()
+        delta = delta.clamp(min=settings.dt_init_floor)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
+
+    def initial_state(self, batch_size: int, max_len: int) -> MambaState:
+        """Zeros for a new sequence; `max_len` does not matter here."""
+        del max_len
+        weight = self.conv1d.weight
+        conv = weight.new_zeros(batch_size, self.d_inner, self.d_conv - 1)
+        ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=weight.device)
+        return MambaState(conv, ssm)
+
+    def forward(self, hidden: Tensor, state: MambaState | None = None) -> Tensor:
+        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        carry = state is not None
+        x = causal_conv1d(
+            x,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            activation="silu",
+            initial_state=state.conv if state else None,
+            return_final_state=carry,
+            backend=self.backend,
+        )
+        if state is not None:
+            x, conv = x
+            state.conv.copy_(conv)
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
+        A_log, B, C = self.dropout(self.A_log.float(), B, C)
+        y = selective_scan(
+            x,
+            F.linear(low_rank, self.dt_proj.weight),
+            -torch.exp(A_log),
+            B,
+            C,
+            D=self.D.float(),
+            z=z,
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+            initial_state=state.ssm if state else None,
+            return_final_state=carry,
+            backend=self.backend,
+        )
+        if state is not None:
+            y, ssm = y
+            state.ssm.copy_(ssm)
+        return self.out_proj(y)
+
+
+def dt_rank(settings: ModelSettings) -> int:
+    """Rank R of the delta projection; `auto` is ceil(d_model / 16)."""
+    if settings.dt_rank == "auto":
+        return math.ceil(settings.d_model / 16)
+    return int(settings.dt_rank)
+
+
+def parameter_count(settings: ModelSettings) -> int:
+    """Parameters of one Mamba mixer, from its settings alone."""
+    d_model, d_inner = settings.d_model, settings.expand * settings.d_model
+    rank, d_state = dt_rank(settings), settings.d_state
+    projections = 3 * d_model * d_inner + d_inner * (rank + 2 * d_state) + rank * d_inner + d_inner
+    return projections + d_inner * (settings.d_conv + 1) + d_inner * d_state + d_inner
