@@ -1,0 +1,123 @@
+"""Which implementation runs: a pure choice from the request, the device and the dtype.
+
+Nothing falls back silently. `auto` takes the fastest backend that can run, and `describe` says why
+a faster one was passed over, so that a run can print and record it. A backend that was asked for
+by name and cannot run is an error that gives the reason.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mambalab.errors import UserError
+
+BACKENDS = ("triton", "cpu", "torch", "reference")
+"""All backends, fastest first."""
+
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and for each faster one the reason why it does not run here."""
+
+    backend: str
+    passed_over: dict[str, str]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.passed_over.items())
+        return f"{self.backend} ({reasons})" if reasons else self.backend
+
+
+@functools.cache
+def _numba_obstacle() -> str | None:
+    """Why numba cannot be imported, in one line; None if it can."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:  # a broken installation can raise anything, and is only reported
+        return f"numba cannot be imported ({type(error).__name__}: {_first_line(error)})"
+    return None
+
+
+@functools.cache
+def _triton_obstacle() -> str | None:
+    """Why the Triton kernels cannot run on a CUDA device, in one line; None if they can."""
+    if importlib.util.find_spec("mambalab.ops.triton_scan") is None:
+        return "this version of mambalab has no Triton kernels yet"
+    try:
+        import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except Exception as error:
+        return f"triton cannot be imported ({type(error).__name__}: {_first_line(error)})"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cuda":
+        return f"needs a CUDA device, not {device.type}"
+    if dtype == torch.float64:
+        return "has no float64 kernels"
+    return _triton_obstacle()
+
+
+def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    if device.type != "cpu":
+        return f"needs the CPU, not {device.type}"
+    if importlib.util.find_spec("mambalab.ops.cpu_scan") is None:
+        return "the CPU kernels are not part of this version"
+    if dtype not in CPU_DTYPES:
+        return f"has float32 and bfloat16 kernels, none for {str(dtype).removeprefix('torch.')}"
+    return _numba_obstacle()
+
+
+_OBSTACLES: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {
+    "triton": _obstacle_triton,
+    "cpu": _obstacle_cpu,
+}
+
+
+def obstacle(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot run tensors of `dtype` on `device`, in one line; None if it can."""
+    find = _OBSTACLES.get(backend)
+    return find(device, dtype) if find else None
+
+
+def describe(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
+    """The backend for tensors of `dtype` on `device`, and why no faster one was taken.
+
+    A backend that is made for another kind of device is not listed among those passed over.
+
+    Raises:
+        UserError: `requested` is no backend, or cannot run here.
+    """
+    if requested == "auto":
+        passed_over: dict[str, str] = {}
+        for backend in BACKENDS:
+            why = obstacle(backend, device, dtype)
+            if why is None:
+                return Choice(backend, passed_over)
+            if (backend, device.type) in (("triton", "cuda"), ("cpu", "cpu")):
+                passed_over[backend] = why
+        raise AssertionError("the torch backend runs everywhere")
+    if requested not in BACKENDS:
+        names = ", ".join(("auto", *BACKENDS))
+        raise UserError(f"scan_backend={requested}: no such backend; choose one of {names}")
+    why = obstacle(requested, device, dtype)
+    if why is not None:
+        raise UserError(f"scan_backend={requested} cannot run here: {why}; use scan_backend=auto")
+    return Choice(requested, {})
+
+
+def resolve(requested: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the backend that runs tensors of `dtype` on `device` when `requested` is asked for.
+
+    Raises:
+        UserError: `requested` is no backend, or cannot run here.
+    """
+    return describe(requested, device, dtype).backend

@@ -1,0 +1,260 @@
+"""The selective scan of Mamba as one differentiable operator with a state in and a state out."""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mambalab.ops.backend import resolve
+from mambalab.ops.reference import compute_dtype, selective_scan_reference
+
+# Modules with `forward`, `backward` and `states_shape`; see torch_scan for what these promise.
+_IMPLEMENTATIONS = {
+    "triton": "mambalab.ops.triton_scan",
+    "cpu": "mambalab.ops.cpu_scan",
+    "torch": "mambalab.ops.torch_scan",
+}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Selective scan (arXiv 2312.00752, Algorithm 2), differentiable in every tensor.
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t;  y_t = C_t h_t + D u_t;  y_t silu(z_t) if gated,
+    where delta is first shifted by `delta_bias` and, if `delta_softplus`, passed through softplus.
+
+    Args:
+        u: input, (B, L, D) with L >= 1; float32, bfloat16, float16 or float64.
+        delta: step sizes, (B, L, D).
+        A: (D, N), usually negative.
+        B: input matrix of each step, (B, L, N), or (B, L, G, N) with G groups that divide D.
+        C: output matrix of each step, shaped like B.
+        D: skip weight of each channel, (D,).
+        z: gate, (B, L, D).
+        delta_bias: (D,).
+        delta_softplus: delta = softplus(delta + delta_bias).
+        initial_state: h before the first step, (B, D, N); zero if None.
+        return_final_state: also return h after the last step.
+        backend: auto | triton | cpu | torch | reference.
+
+    Returns:
+        y (B, L, D) in u's dtype; with `return_final_state` also the state (B, D, N). The state, A,
+        D, delta_bias and all arithmetic are float32 (float64 where u is), whatever u's dtype.
+        Feeding the state to the next call continues the sequence, gradients included.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together.
+        UserError: the backend cannot run here.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    dtype = u.dtype
+    activations = [delta, B, C] if z is None else [delta, B, C, z]
+    if any(x.dtype != dtype for x in activations):  # rare; the kernels take one dtype
+        wide = compute_dtype(dtype)
+        u, delta, B, C = u.to(wide), delta.to(wide), B.to(wide), C.to(wide)
+        z = None if z is None else z.to(wide)
+    wide = compute_dtype(dtype)
+    A = A.to(wide)
+    D = None if D is None else D.to(wide)
+    delta_bias = None if delta_bias is None else delta_bias.to(wide)
+    initial_state = None if initial_state is None else initial_state.to(wide)
+
+    if backend == "reference":
+        y, state = selective_scan_reference(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state
+        )
+    else:
+        tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+        y, state, _ = _scan(*tensors, delta_softplus, return_final_state, keep, backend)
+    y = y.to(dtype)
+    return (y, state) if return_final_state else y
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> None:
+    if u.dim() != 3 or u.shape[1] < 1:
+        raise ValueError(f"u must be (B, L, D) with L >= 1, not {tuple(u.shape)}")
+    if not u.dtype.is_floating_point:
+        raise ValueError(f"u must be floating point, not {u.dtype}")
+    batch, length, d_inner = u.shape
+    if A.dim() != 2 or A.shape[0] != d_inner or A.shape[1] < 1:
+        raise ValueError(f"A must be ({d_inner}, N), not {tuple(A.shape)}")
+    d_state = A.shape[1]
+    if B.dim() == 4 and (B.shape[2] < 1 or d_inner % B.shape[2]):
+        raise ValueError(f"{B.shape[2]} groups of B do not divide {d_inner} channels")
+    rows = (batch, length, B.shape[2], d_state) if B.dim() == 4 else (batch, length, d_state)
+    expected = {
+        "delta": (delta, u.shape),
+        "B": (B, rows),
+        "C": (C, rows),
+        "D": (D, (d_inner,)),
+        "z": (z, u.shape),
+        "delta_bias": (delta_bias, (d_inner,)),
+        "initial_state": (initial_state, (batch, d_inner, d_state)),
+    }
+    for name, (x, shape) in expected.items():
+        if x is None:
+            continue
+        if tuple(x.shape) != tuple(shape):
+            raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(x.shape)}")
+        if x.device != u.device:
+            raise ValueError(f"{name} is on {x.device} but u on {u.device}")
+    if A.device != u.device:
+        raise ValueError(f"A is on {A.device} but u on {u.device}")
+
+
+def _implementation(backend: str, u: Tensor) -> Any:
+    return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, u.device, u.dtype)])
+
+
+def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
+    """A custom operator cannot return None: an empty tensor stands for it."""
+    return like.new_empty(0) if x is None else x
+
+
+@torch.library.custom_op("mambalab::selective_scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    return_final_state: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the final state if asked for, and with `keep` the states that the backward needs."""
+    with torch.autocast(u.device.type, enabled=False):
+        y, state, kept = _implementation(backend, u).forward(
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep
+        )
+    return y, _or_empty(state if return_final_state else None, A), _or_empty(kept, A)
+
+
+@_scan.register_fake
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    return_final_state: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, d_inner = u.shape
+    d_state = A.shape[1]
+    state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
+    shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state)
+    return u.new_empty(u.shape), state, A.new_empty(shape if keep else 0)
+
+
+@torch.library.custom_op("mambalab::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor,
+    grad_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    kept: Tensor,
+    delta_softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    with torch.autocast(u.device.type, enabled=False):
+        grads = _implementation(backend, u).backward(
+            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept
+        )
+    du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (_or_empty(grad, A) for grad in grads)
+    return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
+
+
+@_scan_backward.register_fake
+def _(
+    grad_y: Tensor,
+    grad_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    kept: Tensor,
+    delta_softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    du, ddelta, dA, dB, dC = (x.new_empty(x.shape) for x in (u, delta, A, B, C))
+    dD, dz, dbias = (
+        A.new_empty(0) if x is None else x.new_empty(x.shape) for x in (D, z, delta_bias)
+    )
+    dstate = A.new_empty((u.shape[0], *A.shape))
+    return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
+
+
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, _, keep, backend = inputs
+    assert keep, "a backward needs the states that keep=True saves"
+    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
+    ctx.set_materialize_grads(False)
+    ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
+    ctx.softplus, ctx.backend = softplus, backend
+
+
+def _backward(
+    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_kept: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    u, delta, A, B, C, D, z, delta_bias, kept = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = u.new_zeros(u.shape)
+    du, ddelta, dA, dB, dC, *optional = _scan_backward(
+        grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, kept, ctx.softplus, ctx.backend
+    )
+    dD, dz, dbias, dstate = (
+        None if absent else grad for absent, grad in zip(ctx.absent, optional, strict=True)
+    )
+    return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate, None, None, None, None
+
+
+_scan.register_autograd(_backward, setup_context=_setup_context)
