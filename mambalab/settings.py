@@ -1,15 +1,100 @@
 """How settings are declared: typed dataclass fields without defaults, each with one line of help.
 
 The values live once, in the YAML files under `conf/`; a field without a value there is an error,
-so the code never holds a second default.
+so the code never holds a second default. What a value may be is declared beside it (`ge=0, lt=1`)
+and checked by `check` before a run creates anything; a settings class adds what concerns several
+of its fields in a method `check(self)`.
 """
 
-from dataclasses import field
+import math
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
+from mambalab.errors import UserError
 
-def option(help: str) -> Any:
-    """A setting whose value comes from YAML; `help` is the line `--help` prints for it."""
-    return field(default=MISSING, metadata={"help": help})
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a name that is also the name of a folder
+NAME_HINT = "made of letters, digits, '.', '_' and '-'"
+DEVICE = r"auto|cpu|cuda(:\d+)?|mps"
+DEVICE_HINT = "auto, cpu, cuda, cuda:N or mps"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be; every bound that is not None must hold, None itself always passes.
+
+    Attributes:
+        ge, gt, le, lt: bounds of a number, or of every number in a list.
+        auto: the value is a whole number or the word `auto`.
+        length: number of entries in a list.
+        match: regular expression for the whole of a text; `hint` is its wording for people.
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    auto: bool = False
+    length: int | None = None
+    match: str | None = None
+    hint: str | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with `value`, to be read after "key=value: ", or None."""
+        if value is None or (self.auto and value == "auto"):
+            return None
+        if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
+            return "must be auto or a whole number"
+        if isinstance(value, list):
+            if self.length is not None and len(value) != self.length:
+                return f"must be a list of {self.length}"
+            return next((p for p in map(self.problem, value) if p), None)
+        if isinstance(value, str):
+            if self.match is not None and re.fullmatch(self.match, value) is None:
+                return f"must be {self.hint or self.match}"
+            return None
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
+        bounds = [
+            ("at least", self.ge, lambda v, b: v >= b),
+            ("above", self.gt, lambda v, b: v > b),
+            ("at most", self.le, lambda v, b: v <= b),
+            ("below", self.lt, lambda v, b: v < b),
+        ]
+        given = [(word, b, holds) for word, b, holds in bounds if b is not None]
+        if all(holds(value, b) for _, b, holds in given):
+            return None
+        wording = " and ".join(f"{word} {b:g}" for word, b, _ in given)
+        return f"must be {'auto, or ' if self.auto else ''}{wording}"
+
+
+def option(help: str, **rule: Any) -> Any:
+    """A setting whose value comes from YAML.
+
+    Args:
+        help: the line `--help` prints for it.
+        **rule: fields of `Rule`, which the value must obey.
+    """
+    return field(default=MISSING, metadata={"help": help, "rule": Rule(**rule)})
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Check every value of a settings object against its rule, then what its class itself checks.
+
+    Args:
+        settings: a dataclass object built of `option` fields and of other such objects.
+        prefix: dotted path of `settings` in the whole configuration, with its final dot.
+
+    Raises:
+        UserError: one line with key, value and what is allowed.
+    """
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            check(value, f"{prefix}{f.name}.")
+        elif "rule" in f.metadata and (problem := f.metadata["rule"].problem(value)):
+            raise UserError(f"{prefix}{f.name}={value}: {problem}")
+    if callable(own := getattr(settings, "check", None)):
+        own()

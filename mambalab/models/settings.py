@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from mambalab.settings import option
+from mambalab.errors import UserError
+from mambalab.settings import NAME, NAME_HINT, option
 
 
 class ScanBackend(Enum):
@@ -21,34 +22,64 @@ class ScanBackend(Enum):
 class ModelSettings:
     """A backbone of `n_layer` layers whose kinds follow `pattern`, repeated."""
 
-    name: str = option("name of the model in run folders and reports")
+    name: str = option("name of the model in run folders and reports", match=NAME, hint=NAME_HINT)
     _target_: str = option("class that builds the model; your own class may stand here")
-    pattern: str = option("kinds of layer, repeated to n_layer: M = Mamba, A = attention + FFN")
-    d_model: int = option("width of the residual stream")
-    n_layer: int = option("number of layers")
-    d_state: int = option("Mamba: N, states per channel")
-    d_conv: int = option("Mamba: width of the causal convolution")
-    expand: int = option("Mamba: d_inner = expand * d_model")
-    dt_rank: Any = option("Mamba: rank of the delta projection; auto = ceil(d_model / 16)")
-    dt_min: float = option("Mamba: smallest initial delta")
-    dt_max: float = option("Mamba: largest initial delta")
-    dt_init_floor: float = option("Mamba: initial deltas below this are raised to it")
-    scan_backend: ScanBackend = option("Mamba: auto | triton | cpu | torch | reference")
-    n_head: Any = option("attention: heads; auto = d_model / 64, at least one")
-    d_ff: Any = option("attention: FFN width; auto = as many parameters as a Mamba layer")
-    rope_theta: float = option("attention: base of the rotary position angles")
-    norm_eps: float = option("epsilon of the RMS norms")
+    pattern: str = option(
+        "kinds of layer, repeated to n_layer: M = Mamba, A = attention + FFN",
+        match="[MA]+",
+        hint="a word of the letters M (Mamba) and A (attention), such as M, A or MMA",
+    )
+    d_model: int = option("width of the residual stream", ge=1)
+    n_layer: int = option("number of layers", ge=1)
+    d_state: int = option("Mamba: N, states per channel", ge=1)
+    d_conv: int = option("Mamba: width of the causal convolution", ge=1)
+    expand: int = option("Mamba: d_inner = expand * d_model", ge=1)
+    dt_rank: Any = option(
+        "Mamba: rank of the delta projection; auto = ceil(d_model / 16)", auto=True, ge=1
+    )
+    dt_min: float = option("Mamba: smallest initial delta", gt=0)
+    dt_max: float = option("Mamba: largest initial delta", gt=0)
+    dt_init_floor: float = option("Mamba: initial deltas below this are raised to it", gt=0)
+    scan_backend: ScanBackend = option("Mamba: implementation of the scan; auto = the fastest")
+    n_head: Any = option("attention: heads; auto = d_model / 64, at least one", auto=True, ge=1)
+    d_ff: Any = option(
+        "attention: FFN width; auto = as many parameters as a Mamba layer", auto=True, ge=1
+    )
+    rope_theta: float = option("attention: base of the rotary position angles", gt=1)
+    norm_eps: float = option("epsilon of the RMS norms", gt=0)
     tie_embeddings: bool = option("share the embedding with the output projection")
     params: dict[str, Any] = option("free options for a class of your own")
+
+    def layers(self) -> str:
+        """The kinds of all layers, one letter each: `pattern` repeated to `n_layer`."""
+        repeats = -(-self.n_layer // len(self.pattern))
+        return (self.pattern * repeats)[: self.n_layer]
+
+    def check(self) -> None:
+        """Raise UserError for values that do not go together."""
+        if self.dt_min > self.dt_max:
+            raise UserError(
+                f"model.dt_min={self.dt_min:g} is above model.dt_max={self.dt_max:g}: swap them"
+            )
+        if "A" not in self.layers():
+            return
+        heads = 1 if self.n_head == "auto" else self.n_head
+        if self.d_model % heads:
+            raise UserError(f"model.n_head={heads}: must divide model.d_model={self.d_model}")
+        if (self.d_model // heads) % 2:
+            raise UserError(
+                f"model.d_model={self.d_model}: rotary positions need heads of even width, "
+                f"model.n_head={self.n_head} gives {self.d_model // heads}"
+            )
 
 
 @dataclass
 class DropoutSettings:
     """Where and how strongly to drop, at training time only."""
 
-    name: str = option("name of the variant in run folders and reports")
-    p: float = option("ordinary dropout on the embedding and on each block's output, 0 <= p < 1")
-    ssm_p: float = option("SSM dropout on B, C and A of every Mamba layer, 0 <= ssm_p < 1")
+    name: str = option("name of the variant in run folders and reports", match=NAME, hint=NAME_HINT)
+    p: float = option("ordinary dropout on the embedding and on each block's output", ge=0, lt=1)
+    ssm_p: float = option("SSM dropout on B, C and A of every Mamba layer", ge=0, lt=1)
     reset_A: bool = option(
-        "dropped entries of A_log return to their initial value"
+        "dropped entries of A_log return to their initial value (else inverted dropout)"
     )

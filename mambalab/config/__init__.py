@@ -1,0 +1,18 @@
+"""Configuration: YAML composed by Hydra, typed and checked by the settings classes."""
+
+from mambalab.config.compose import compose, typed
+from mambalab.config.identity import differences, run_dir, to_plain, to_yaml
+from mambalab.config.schema import TrainConfig
+from mambalab.config.trust import load_run_config, resolve_target
+
+__all__ = [
+    "TrainConfig",
+    "compose",
+    "differences",
+    "load_run_config",
+    "resolve_target",
+    "run_dir",
+    "to_plain",
+    "to_yaml",
+    "typed",
+]

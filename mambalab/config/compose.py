@@ -1,0 +1,144 @@
+"""From a verb and what was written after it to a complete, checked configuration.
+
+Hydra only composes the YAML files; the result is then merged onto the typed schema, which finds
+unknown keys and wrong types, and every value is checked. Nothing is created on disk.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from mambalab.config import search
+from mambalab.config.messages import first_line, unknown_key, wrong_type
+from mambalab.config.overrides import escape, prepare
+from mambalab.config.schema import TrainConfig, settings_class, task_settings, walk
+from mambalab.errors import UserError
+from mambalab.settings import check
+
+
+def compose(verb: str, overrides: list[str]) -> DictConfig:
+    """The configuration of a verb: typed, resolved, checked, closed to new keys.
+
+    Args:
+        verb: one of `mambalab.config.schema.VERB_SETTINGS`.
+        overrides: `key=value` and `group=option`, as on the command line.
+
+    Raises:
+        UserError: one line for whatever is wrong with the overrides or with a YAML file.
+    """
+    return compose_prepared(verb, prepare(verb, overrides))
+
+
+def compose_prepared(verb: str, overrides: list[str]) -> DictConfig:
+    """As `compose`, for overrides that `prepare` has seen already."""
+    import hydra
+    import yaml
+    from hydra.errors import HydraException
+
+    register_user_conf()
+    try:
+        with hydra.initialize_config_dir(
+            str(search.package_conf()), job_name="mambalab", version_base="1.3"
+        ):
+            raw = hydra.compose(verb, overrides=overrides)
+    except yaml.MarkedYAMLError as error:
+        raise UserError(_yaml_problem(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(first_line(error) + _shadow_hint(verb)) from error
+    return finish(verb, raw)
+
+
+def finish(verb: str, raw: DictConfig) -> DictConfig:
+    """The composed YAML, resolved, merged onto the verb's schema and checked."""
+    try:
+        plain = OmegaConf.to_container(raw, resolve=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key
+        raise UserError(f"{f'{key}: ' if key else ''}{first_line(error)}") from error
+    assert isinstance(plain, dict)
+    return merge(verb, plain)
+
+
+def merge(verb: str, plain: dict[Any, Any]) -> DictConfig:
+    """Plain values on the verb's schema, checked; `${` in a text means itself.
+
+    Raises:
+        UserError: unknown key, wrong type, missing value, value out of bounds.
+    """
+    cls = settings_class(verb)
+    schema = OmegaConf.structured(cls)
+    replace = {}
+    if cls is TrainConfig and isinstance(plain.get("task"), dict):
+        replace["task"] = task_settings(plain["task"])
+        schema.task = OmegaConf.structured(replace["task"])
+    types = {o.key: o.type for o in walk(cls, replace)}
+    try:
+        cfg = OmegaConf.merge(schema, _escaped(plain))
+    except ConfigKeyError as error:
+        raise unknown_key(error.full_key or str(error.key), list(types)) from error
+    except (ValidationError, OmegaConfBaseException) as error:
+        key = error.full_key or str(error.key)
+        kind = types.get(key)
+        if key.endswith("]"):  # an entry of a list
+            kind = get_args(types.get(key.rpartition("[")[0]))[0]
+        raise wrong_type(key, _select(plain, key), kind) from error
+    assert isinstance(cfg, DictConfig)
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]}: no value; set it in your YAML or on the command line")
+    check(typed(cfg))
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def typed(cfg: DictConfig) -> Any:
+    """The settings object (`TrainConfig`, `EvalSettings`, ...) of a composed configuration."""
+    return OmegaConf.to_object(cfg)
+
+
+def register_user_conf() -> None:
+    """Let Hydra look into the working directory's `conf` before it looks into mambalab's."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class UserConf(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            if user := search.user_conf():
+                search_path.prepend("mambalab-user", f"file://{user}", anchor="main")
+
+    name = f"{UserConf.__module__}.{UserConf.__name__}"
+    if name not in Plugins.instance().class_name_to_class:
+        Plugins.instance().register(UserConf)
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _escaped(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escaped(v) for v in value]
+    return escape(value) if isinstance(value, str) else value
+
+
+def _select(plain: Any, key: str) -> Any:
+    """The value at a dotted key, as far as it can be followed."""
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if isinstance(plain, dict):
+            plain = plain.get(part)
+        elif isinstance(plain, list):
+            plain = plain[int(part)]
+    return plain
+
+
+def _yaml_problem(error: Any) -> str:
+    mark = error.problem_mark
+    where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+    return f"{where}not YAML: {error.problem}"
+
+
+def _shadow_hint(verb: str) -> str:
+    """A file that stands in for mambalab's own is the first suspect when composing fails."""
+    user = search.user_conf()
+    shadow = Path(user, f"{verb}.yaml") if user else None
+    return f" ({shadow} replaces mambalab's own)" if shadow and shadow.is_file() else ""

@@ -1,0 +1,97 @@
+"""Which run a configuration means: its YAML, its folder, what may change when it is resumed."""
+
+import dataclasses
+import hashlib
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mambalab.config.schema import TrainConfig
+
+# What does not make another run: where it runs, where it is kept, how it is watched, how far.
+MAY_CHANGE = frozenset(
+    [
+        "run_dir",
+        "output_dir",
+        "resume",
+        "device",
+        "data_dir",
+        "tracking",
+        "trust",
+        "trainer.max_steps",
+        "trainer.max_minutes",
+    ]
+)
+
+
+def to_plain(cfg: Any) -> dict[str, Any]:
+    """A configuration, typed object or DictConfig, as plain values (enums by name)."""
+    value = OmegaConf.to_object(cfg) if isinstance(cfg, DictConfig) else cfg
+    plain = _plain(value)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def to_yaml(cfg: Any) -> str:
+    """A configuration, typed object or DictConfig, as YAML that `load_run_config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(to_plain(cfg), sort_keys=False, allow_unicode=True, width=100)
+
+
+def run_dir(cfg: TrainConfig | DictConfig) -> Path:
+    """The folder of the run that a training configuration means.
+
+    `run_dir` if it is set, else `<output_dir>/<task>/<model>/<dropout>-<hash>-s<seed>`, where the
+    hash covers every value but the seed and those of `MAY_CHANGE`: the same values mean the same
+    folder, whoever gave them.
+    """
+    plain = to_plain(cfg)
+    if plain["run_dir"]:
+        return Path(plain["run_dir"])
+    values = {k: v for k, v in _flat(plain).items() if k != "seed" and not may_change(k)}
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = f"{plain['dropout']['name']}-{digest}-s{plain['seed']}"
+    return Path(plain["output_dir"], plain["task"]["name"], plain["model"]["name"], name)
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """What keeps configuration `b` from continuing the run of `a`: "optim.lr: 0.001 -> 0.01"."""
+    old, new = _flat(to_plain(a)), _flat(to_plain(b))
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if not may_change(key) and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    ]
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key may differ when a run is resumed."""
+    return key in MAY_CHANGE or key.split(".")[0] in MAY_CHANGE
+
+
+_ABSENT = object()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.name if isinstance(value, Enum) else value
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            found.update(_flat(inner, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = inner
+    return found

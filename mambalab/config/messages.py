@@ -1,0 +1,86 @@
+"""One line for every mistake: what is wrong, where, what to write instead."""
+
+from difflib import get_close_matches
+from enum import Enum
+from types import NoneType
+from typing import Any, Union, get_args, get_origin
+
+from mambalab.errors import UserError
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The clause "; did you mean X?", or nothing if no known word is near."""
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_key(key: str, known: list[str]) -> UserError:
+    """The error for a key that does not exist; a leaf such as `lr` finds `optim.lr`."""
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    if same_leaf:
+        hint = f"; did you mean {' or '.join(same_leaf)}?"
+    else:
+        hint = did_you_mean(key, [k for k in known if ("." in k) == ("." in key)])
+    if not hint:
+        leaves = {k.rsplit(".", 1)[-1]: k for k in known}
+        near = get_close_matches(leaf, list(leaves), n=1, cutoff=0.75)
+        hint = f"; did you mean {leaves[near[0]]}?" if near else "; --help lists all keys"
+    if key.startswith(("task.", "model.")):
+        group = key.split(".")[0]
+        hint += f" (options of a class of your own go into {group}.params)"
+    return UserError(f"{key}: no such key{hint}")
+
+
+def no_such_option(group: str, value: object, known: list[str]) -> UserError:
+    """The error for an option that a group does not have."""
+    text = "null" if value is None else value
+    return UserError(
+        f"{group}={text}: no such option{did_you_mean(str(value), known)} "
+        f"({group} has: {', '.join(known)})"
+    )
+
+
+def choices(kind: Any) -> list[str]:
+    """The words a value of this type can be, where they are few; else an empty list."""
+    kind, _ = strip_optional(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return [member.name for member in kind]
+    return ["true", "false"] if kind is bool else []
+
+
+def strip_optional(kind: Any) -> tuple[Any, bool]:
+    """The type without None, and whether None was allowed."""
+    members = get_args(kind)
+    if get_origin(kind) in (Union, type(int | None)) and NoneType in members:
+        return next(m for m in members if m is not NoneType), True
+    return kind, False
+
+
+def expected(kind: Any) -> str:
+    """What a value of this type is called, e.g. "a whole number or null"."""
+    kind, optional = strip_optional(kind)
+    if words := choices(kind):
+        name = " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    elif get_origin(kind) is list:
+        inner = {float: "numbers", int: "whole numbers"}.get(get_args(kind)[0], "texts")
+        name = f"a list of {inner}, such as [a,b]"
+    else:
+        names = {int: "a whole number", float: "a number", str: "a text"}
+        name = names.get(kind, "keys with values")
+    return f"{name} or null" if optional else name
+
+
+def wrong_type(key: str, value: object, kind: Any) -> UserError:
+    """The error for a value that cannot be read as the type of its key."""
+    text = "null" if value is None else value
+    hint = did_you_mean(str(value), choices(kind))
+    if strip_optional(kind)[0] is int and isinstance(value, float) and value.is_integer():
+        hint = f"; write {int(value)}"
+    return UserError(f"{key}={text}: expected {expected(kind)}{hint}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, without its final full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

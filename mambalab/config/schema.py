@@ -1,0 +1,117 @@
+"""The typed schema: which settings class stands behind each verb, and behind each task.
+
+Settings classes live beside their consumers (`mambalab/*/settings.py`); here they are only joined.
+"""
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from mambalab.errors import UserError
+from mambalab.models.settings import DropoutSettings, ModelSettings
+from mambalab.settings import DEVICE, DEVICE_HINT, option
+from mambalab.tasks.settings import TaskSettings, TextSettings
+from mambalab.train.settings import (
+    OptimSettings,
+    Precision,
+    Resume,
+    TrackingSettings,
+    TrainerSettings,
+)
+
+FOLDER = {"match": r"[\s\S]+", "hint": "the path of a folder"}
+
+# Tasks with settings of their own. A class outside this list, a user's own, has those of
+# TaskSettings; if its YAML holds more keys, then the first class here that has them all.
+TASK_SETTINGS: dict[str, type[TaskSettings]] = {
+    "mambalab.tasks.text.TextTask": TextSettings,
+    "mambalab.tasks.text.ShakespeareTask": TextSettings,
+}
+
+
+@dataclass
+class TrainConfig:
+    """`mambalab train`: everything that makes a run."""
+
+    task: TaskSettings
+    model: ModelSettings
+    dropout: DropoutSettings
+    optim: OptimSettings
+    trainer: TrainerSettings
+    tracking: TrackingSettings
+    seed: int = option("seed of everything random: weights, batches, dropout", ge=0, lt=2**63)
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    precision: Precision = option("arithmetic of matrix products; the rest stays float32")
+    data_dir: str = option("folder of the data sets (default $MAMBALAB_DATA_DIR)", **FOLDER)
+    data_fraction: float = option("train on this share of the training data", gt=0, le=1)
+    output_dir: str = option("folder where runs go", **FOLDER)
+    run_dir: str | None = option("folder of this run; null = named after its config", **FOLDER)
+    resume: Resume = option("continue the run in run_dir: auto if there, never, or must")
+    trust: list[str] = option("modules outside mambalab whose classes may be used by eval etc.")
+
+    def check(self) -> None:
+        """Raise UserError for values of different groups that do not go together."""
+        if self.dropout.ssm_p > 0 and "M" not in self.model.layers():
+            raise UserError(
+                f"dropout.ssm_p={self.dropout.ssm_p:g} (dropout={self.dropout.name}): "
+                f"model={self.model.name} has no state-space layer to drop in, "
+                "use dropout=standard or dropout.ssm_p=0"
+            )
+
+
+VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the verb is used
+    "train": ("mambalab.config.schema", "TrainConfig"),
+    "runs": ("mambalab.commands.settings_tracking", "RunsSettings"),
+    "eval": ("mambalab.commands.settings", "EvalSettings"),
+    "generate": ("mambalab.commands.settings", "GenerateSettings"),
+    "data": ("mambalab.commands.settings", "DataSettings"),
+    "sync": ("mambalab.commands.settings_tracking", "SyncSettings"),
+    "doctor": ("mambalab.commands.settings", "DoctorSettings"),
+    "ui": ("mambalab.commands.settings_tracking", "UiSettings"),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting as the command line knows it: dotted key, type, line of help."""
+
+    key: str
+    type: Any
+    help: str
+
+
+def settings_class(verb: str) -> type:
+    """The settings class of a verb."""
+    module, name = VERB_SETTINGS[verb]
+    return getattr(import_module(module), name)
+
+
+def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
+    """The settings class of a task, given its plain config."""
+    target = task.get("_target_")
+    if target in TASK_SETTINGS:
+        return TASK_SETTINGS[target]
+    for cls in (TaskSettings, *TASK_SETTINGS.values()):
+        if set(task) <= {f.name for f in fields(cls)}:
+            return cls
+    return TaskSettings
+
+
+def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") -> Iterator[Option]:
+    """All settings of a settings class and of those inside it, in the order of declaration.
+
+    Args:
+        cls: the settings class.
+        replace: classes that stand at a key instead of the declared ones, e.g. {"task": ...}.
+        prefix: dotted path of `cls`, with its final dot.
+    """
+    hints = get_type_hints(cls)
+    declared: tuple[Field, ...] = fields(cls)
+    for f in declared:
+        key = prefix + f.name
+        kind = (replace or {}).get(key, hints[f.name])
+        if is_dataclass(kind):
+            yield from walk(kind, replace, key + ".")
+        else:
+            yield Option(key, kind, f.metadata.get("help", ""))

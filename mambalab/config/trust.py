@@ -1,0 +1,110 @@
+"""Classes named in configurations, and run folders that may come from a stranger."""
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mambalab.config.compose import merge
+from mambalab.errors import UserError
+
+LIMIT = 1_000_000  # bytes; a config.yaml is some three thousand
+
+
+def resolve_target(target: str) -> type:
+    """The class that `_target_: package.module.Class` names.
+
+    A module outside mambalab may also lie in the working directory, which is searched last.
+
+    Raises:
+        UserError: no such module, it fails on import, no such class in it.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not module_name or not all(part.isidentifier() for part in target.split(".")):
+        raise UserError(f"_target_={target}: expected module.Class, as in my_module.MyTask")
+    ours = _inside(module_name, "mambalab")
+    if not ours and (cwd := str(Path.cwd())) not in sys.path:
+        sys.path.append(cwd)
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not _inside(module_name, error.name):
+            raise UserError(
+                f"_target_={target}: {module_name} needs the module {error.name}, which is absent"
+            ) from error
+        raise UserError(
+            f"_target_={target}: no module {error.name}"
+            + ("" if ours else f", neither installed nor in {Path.cwd()}")
+        ) from error
+    found = getattr(module, name, None)
+    if not isinstance(found, type) or (ours and not _inside(found.__module__, "mambalab")):
+        raise UserError(f"_target_={target}: {module_name} has no class {name}")
+    return found
+
+
+def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
+    """The configuration in a run folder, read as data.
+
+    Args:
+        run_dir: folder that holds `config.yaml`.
+        trust: modules outside mambalab whose classes it may name.
+
+    Raises:
+        UserError: no such file, not a configuration, a class outside mambalab that `trust` does
+            not cover, an interpolation (they could read the environment).
+    """
+    import yaml
+
+    path = Path(run_dir, "config.yaml")
+    try:
+        data = path.read_bytes()
+        if len(data) > LIMIT:
+            raise UserError(f"{path}: {len(data)} bytes are too many for a configuration")
+        text = data.decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path}: aliases (*name) are refused in a run's configuration")
+        plain = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise UserError(f"{run_dir}: not a run folder (it has no config.yaml)") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML; the file is damaged") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: not the configuration of a run")
+    for key, value in _leaves(plain):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{path}: {key} holds ${{...}}, which is refused in a run's config")
+        if key.rsplit(".", 1)[-1] == "_target_":
+            _check_trusted(path, key, value, trust)
+    try:
+        return merge("train", plain)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_trusted(path: Path, key: str, target: object, trust: list[str]) -> None:
+    module = str(target).rpartition(".")[0]
+    if not any(_inside(module, trusted) for trusted in ["mambalab", *trust]):
+        raise UserError(
+            f"{path}: {key} is {target}, code from outside mambalab; "
+            f"if you trust it, add trust={module or target}"
+        )
+
+
+def _inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        yield f"{prefix}{key}", inner
+        yield from _leaves(inner, f"{prefix}{key}.")
