@@ -1,0 +1,52 @@
+"""AdamW with the right groups, and the learning rate as a pure function of progress."""
+
+import math
+
+import torch
+from torch import nn
+
+from mambalab.train.settings import OptimSettings, Schedule
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices only, never A_log or D (Mamba), norms or biases."""
+    last = name.rsplit(".", 1)[-1]
+    return parameter.ndim >= 2 and last not in ("A_log", "D")
+
+
+def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
+    """AdamW over the model's trainable parameters, in a decayed and an undecayed group."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for n, p in named if decays(n, p)]
+    others = [p for n, p in named if not decays(n, p)]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    beta1, beta2 = settings.betas
+    fused = all(p.device.type in ("cpu", "cuda") for _, p in named)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=(beta1, beta2),
+        eps=settings.eps,
+        fused=fused,
+    )
+
+
+def learning_rate(settings: OptimSettings, step: int, progress: float) -> float:
+    """Learning rate of step `step` (from 0) at `progress` in [0, 1] through the run.
+
+    Linear warm-up over `warmup_steps`, times the schedule: cosine or exponential from 1 down to
+    `min_lr_ratio` at the end, or constant.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    low = settings.min_lr_ratio
+    if settings.schedule is Schedule.cosine:
+        factor = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    elif settings.schedule is Schedule.exponential:
+        factor = low**progress
+    else:
+        factor = 1.0
+    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    return settings.lr * factor * warmup

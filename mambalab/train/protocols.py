@@ -1,0 +1,56 @@
+"""What training needs of a task and of the outside world; it imports neither."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class TrainableTask(Protocol):
+    """The side of a task that training uses; see `mambalab.tasks.base.Task` for the contract."""
+
+    metric: str
+    maximize: bool
+
+    @property
+    def items_per_batch(self) -> int:
+        """Tokens in one training batch."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Where the data came from; the entry `sha256` is their identity."""
+        ...
+
+    def batch(self, position: int) -> Any:
+        """Training batch number `position`: a pure function of data, seed and position."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss over a batch, a float32 scalar."""
+        ...
+
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Metrics over a whole split."""
+        ...
+
+
+class MetricRecorder(Protocol):
+    """Where the numbers of a run go; see `mambalab.train.tracking.Recorder`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Record values of one step."""
+        ...
+
+
+@dataclass
+class Hooks:
+    """What the program around training does at its milestones.
+
+    Attributes:
+        announce: shows one line to the person (and the log), without harming the progress bar.
+        evaluated: called with the step after each evaluation was recorded.
+    """
+
+    announce: Callable[[str], None]
+    evaluated: Callable[[int], None]

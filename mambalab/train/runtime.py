@@ -1,0 +1,151 @@
+"""The machine a run meets: device, precision, random numbers, memory, and what to record of it."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mambalab.errors import UserError
+from mambalab.train.settings import Precision
+
+
+def prepare_process() -> None:
+    """Make the process fit for training on a CPU; call once, before large tensors exist.
+
+    glibc hands every large block back to the kernel when it is freed and faults it in again,
+    page by page, at the next step; keeping freed blocks makes element-wise work much faster.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def choose_device(requested: str) -> torch.device:
+    """`auto` takes CUDA if it works, else the CPU; raises UserError for a device not there."""
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(requested)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device={requested}: torch finds no usable CUDA GPU; use device=cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"device={requested}: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: torch finds no Metal GPU; use device=cpu")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are faster than float32, by the processor's features."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in features)
+    return False
+
+
+def choose_precision(requested: Precision, device: torch.device) -> Precision:
+    """`auto` is bf16 where the processor has it in hardware, else fp32."""
+    if requested is not Precision.auto:
+        return requested
+    return Precision.bf16 if has_fast_bf16(device) else Precision.fp32
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager:
+    """The context in which models compute: bf16 matrix products, or plain float32."""
+    if precision is Precision.bf16:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that initialisation or dropout may use."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a user's own task may use it
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Undo everything drawn since `random_state`; a run may come back on another device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of the GPU's allocator, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: torch.device) -> str:
+    """Name a person recognises, e.g. `NVIDIA H200` or `AMD EPYC, 2 threads`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.lower().startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what the numbers of a run depend on."""
+    names = ("mambalab", "torch", "triton", "numba", "numpy", "mlflow")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def git_revision() -> str | None:
+    """Commit of the code that runs, `+changes` if the tree is dirty; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10, env=environment
+        ).stdout.strip()
+
+    try:
+        revision = git("rev-parse", "HEAD")
+        return revision + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

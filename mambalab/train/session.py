@@ -1,0 +1,98 @@
+"""What surrounds a run: the place for its folder, its log file, and being asked to stop."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from mambalab import run_folder
+from mambalab.errors import UserError
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raise UserError if a run folder could not be made or written; makes nothing."""
+    existing = run_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot make the run folder {run_dir}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot make the run folder {run_dir}: {existing} is not writable; "
+            f"choose another place with output_dir=FOLDER"
+        )
+
+
+def set_aside(run_dir: Path) -> Path:
+    """Rename an earlier run out of the way; returns its new path.
+
+    Raises:
+        UserError: if another process still works in it.
+    """
+    number = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.old{number}")).exists():
+        number += 1
+    with run_folder.hold(run_dir):
+        run_dir.rename(aside)
+    return aside
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text file so that readers see the old or the new one; returns its path."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[logging.Logger]:
+    """The logger `mambalab`, written to a file with the time of day."""
+    logger = logging.getLogger("mambalab")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        handler.close()
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a polite request; the second acts at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        self.received = signal.Signals(number).name
+        self._restore()
+
+    def requested(self) -> str | None:
+        """Name of the signal that asked the run to stop, or None."""
+        return self.received

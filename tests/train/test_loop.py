@@ -1,0 +1,157 @@
+"""The training loop: limits, exact resume, the guard, what is recorded when."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mambalab.errors import UserError
+from mambalab.train import checkpoint
+from mambalab.train.guard import NonFiniteError
+from mambalab.train.settings import Schedule
+from tests.train.toy import OPTIM, ToyTask, model, trainer
+
+
+def weights_of(run):
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def whole_run(tmp_path, **options):
+    run, lines = trainer(tmp_path, **options)
+    result = run.run()
+    return run, lines, result
+
+
+def test_records_logs_evaluations_and_checkpoints(tmp_path):
+    run, lines, result = whole_run(tmp_path)
+    logged = [step for step, values in lines.rows if "train/loss" in values]
+    evaluated = [step for step, values in lines.rows if "val/loss" in values]
+    assert logged == [3, 6, 9, 12, 15, 18]
+    assert evaluated == [5, 10, 15, 20]
+    assert result.status == "FINISHED"
+    assert result.step == 20
+    assert result.best.metrics["val/loss"] == min(
+        values["val/loss"] for _, values in lines.rows if "val/loss" in values
+    )
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        f"best-{result.best.step:08d}",
+        "last-00000020",
+    ]
+    assert run.task.seen[:20] == list(range(20))
+
+
+def test_it_learns(tmp_path):
+    optim = dataclasses.replace(OPTIM, lr=3e-2, weight_decay=0.0)
+    _, lines, result = whole_run(tmp_path, max_steps=300, optim=optim)
+    first = next(values["val/loss"] for _, values in lines.rows if "val/loss" in values)
+    assert result.best.metrics["val/loss"] < first / 10
+
+
+def test_the_last_step_is_evaluated_even_off_the_grid(tmp_path):
+    _, lines, result = whole_run(tmp_path, max_steps=13)
+    assert [s for s, v in lines.rows if "val/loss" in v] == [5, 10, 13]
+    assert result.last == lines.rows[-1][1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 7, 19])
+@pytest.mark.parametrize("grad_accum", [1, 3])
+def test_stop_and_resume_equals_never_stopped(tmp_path, stop_after, grad_accum):
+    whole, lines, expected = whole_run(tmp_path / "whole", grad_accum=grad_accum)
+    first, before = trainer(tmp_path / "cut", stop_after=stop_after, grad_accum=grad_accum)
+    stopped = first.run()
+    assert stopped.status == "KILLED"
+    assert stopped.step == stop_after
+    second, after = trainer(tmp_path / "cut", grad_accum=grad_accum)
+    second.restore(checkpoint.find(tmp_path / "cut", "last"))
+    result = second.run()
+    assert before.rows + after.rows == lines.rows
+    assert result.best == expected.best
+    assert first.task.seen + second.task.seen == whole.task.seen
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(second)[name]), name
+
+
+def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
+    _, lines, expected = whole_run(tmp_path / "whole")
+    crashed, before = trainer(tmp_path / "cut")
+    crashed.hooks.evaluated = lambda step: 1 / 0 if step == 15 else None
+    with pytest.raises(ZeroDivisionError):
+        crashed.run()
+    source = checkpoint.find(tmp_path / "cut", "last")
+    assert source.step == 12
+    again, after = trainer(tmp_path / "cut")
+    again.restore(source)
+    result = again.run()
+    assert [row for row in before.rows if row[0] <= 12] + after.rows == lines.rows
+    assert result.best == expected.best
+
+
+def test_gradient_accumulation_sees_every_batch_once(tmp_path):
+    run, _, _ = whole_run(tmp_path, grad_accum=4, max_steps=5)
+    assert run.task.seen == list(range(20))
+
+
+def test_max_minutes_ends_the_run_and_the_schedule_follows(tmp_path):
+    run, _ = trainer(tmp_path, max_steps=None, max_minutes=0.01, log_every=1)
+    rates = []
+    run.recorder.metrics = lambda step, values: rates.append(values.get("train/lr"))
+    result = run.run()
+    assert "max_minutes" in result.reason
+    rates = [rate for rate in rates if rate is not None][3:]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * OPTIM.lr
+
+
+def test_patience_stops_a_run_that_no_longer_improves(tmp_path):
+    optim = dataclasses.replace(OPTIM, lr=0.0, schedule=Schedule.constant)
+    _, lines, result = whole_run(tmp_path, optim=optim, patience=2, max_steps=1000)
+    assert result.step == 15
+    assert "no improvement of val/loss in 2 evaluations" in result.reason
+    assert result.best.step == 5
+    assert [s for s, v in lines.rows if "val/loss" in v] == [5, 10, 15]
+
+
+def test_a_step_with_nan_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+    run, _ = trainer(tmp_path, task=ToyTask(bad_at=10))
+    with pytest.raises(NonFiniteError, match=r"at step 11, first in the output of 0; "):
+        run.run()
+    assert checkpoint.find(tmp_path, "last").step == 8
+    assert all(torch.isfinite(t).all() for t in run.model.state_dict().values())
+
+
+def test_an_infinite_gradient_names_the_parameter(tmp_path):
+    run, _ = trainer(tmp_path)
+    run.model[0].weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(NonFiniteError, match=r"step 1, first in the gradient of 0\.weight"):
+        run.run()
+
+
+def test_other_data_is_refused_on_resume(tmp_path):
+    whole_run(tmp_path, max_steps=4)
+    other, _ = trainer(tmp_path, task=ToyTask(name="other"))
+    with pytest.raises(UserError, match="the data changed"):
+        other.restore(checkpoint.find(tmp_path, "last"))
+
+
+def test_more_steps_go_on_from_a_finished_run(tmp_path):
+    whole_run(tmp_path, max_steps=10)
+    longer, lines = trainer(tmp_path, max_steps=20)
+    longer.restore(checkpoint.find(tmp_path, "last"))
+    longer.run()
+    assert [s for s, _ in lines.rows] == [12, 15, 15, 18, 20]
+
+
+def test_the_model_is_in_training_mode_after_an_evaluation(tmp_path):
+    run, _ = trainer(tmp_path)
+    modes = []
+    run.model.register_forward_hook(lambda m, _i, _o: modes.append(m.training))
+    run.run()
+    assert modes.count(False) == 4
+    assert modes.count(True) == 20
+
+
+def test_same_seed_same_weights(tmp_path):
+    first = weights_of(whole_run(tmp_path / "a")[0])
+    second = weights_of(whole_run(tmp_path / "b")[0])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["0.weight"], model().state_dict()["0.weight"])
