@@ -1,6 +1,8 @@
 """`python -m mambalab`, the same program as the console script."""
 
+import sys
+
 from mambalab.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 from pathlib import Path
 from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from mambalab.config import search
@@ -33,6 +33,11 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
 
 def compose_prepared(verb: str, overrides: list[str]) -> DictConfig:
     """As `compose`, for overrides that `prepare` has seen already."""
+    return compose_with_choices(verb, overrides)[0]
+
+
+def compose_with_choices(verb: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """As `compose_prepared`, and the option chosen in each group."""
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -42,12 +47,16 @@ def compose_prepared(verb: str, overrides: list[str]) -> DictConfig:
         with hydra.initialize_config_dir(
             str(search.package_conf()), job_name="mambalab", version_base="1.3"
         ):
-            raw = hydra.compose(verb, overrides=overrides)
+            raw = hydra.compose(verb, overrides=overrides, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(first_line(error) + _shadow_hint(verb)) from error
-    return finish(verb, raw)
+    chosen = raw.hydra.runtime.choices
+    groups = {str(group): str(chosen[group]) for group in chosen if "/" not in str(group)}
+    with open_dict(raw):
+        del raw["hydra"]
+    return finish(verb, raw), groups
 
 
 def finish(verb: str, raw: DictConfig) -> DictConfig:

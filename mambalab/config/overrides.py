@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any, get_args, get_origin
 
@@ -13,7 +13,13 @@ from mambalab.config.messages import (
     strip_optional,
     unknown_key,
 )
-from mambalab.config.schema import TASK_SETTINGS, Option, settings_class, walk
+from mambalab.config.schema import (
+    TASK_SETTINGS,
+    Option,
+    TrainConfig,
+    settings_class,
+    walk,
+)
 from mambalab.errors import UserError
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
@@ -21,18 +27,34 @@ QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
 
 
-def known_options(verb: str) -> dict[str, Option]:
-    """Every key of a verb; of tasks the keys of all."""
-    found = {o.key: o for o in walk(settings_class(verb))}
-    if verb == "train":
-        for cls in TASK_SETTINGS.values():
-            found.update((o.key, o) for o in walk(cls, prefix="task."))
-    return found
+@dataclass(frozen=True)
+class Known:
+    """What may be written after a verb.
+
+    Attributes:
+        verb: the verb.
+        options: every key that holds a value; of tasks the keys of all.
+        groups: groups with their options; only training has groups.
+    """
+
+    verb: str
+    options: dict[str, Option]
+    groups: dict[str, list[str]]
+
+    def is_free(self, key: str) -> bool:
+        """Whether a key lies below an open node such as `task.params`."""
+        nodes = (k for k, o in self.options.items() if get_origin(o.type) is dict)
+        return any(key.startswith(f"{node}.") for node in nodes)
 
 
-def known_groups(verb: str) -> dict[str, list[str]]:
-    """The groups of a verb with their options; only training has groups."""
-    return search.groups() if verb == "train" else {}
+def known(verb: str) -> Known:
+    """Keys and groups of a verb, a user's own `./conf` included."""
+    options = {o.key: o for o in walk(settings_class(verb))}
+    if verb != "train":
+        return Known(verb, options, {})
+    for cls in TASK_SETTINGS.values():
+        options.update((o.key, o) for o in walk(cls, prefix="task."))
+    return Known(verb, options, search.groups())
 
 
 def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str]:
@@ -44,78 +66,91 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
     Raises:
         UserError: an override that cannot be read, an unknown key or option, a sweep without -m.
     """
-    options, groups = known_options(verb), known_groups(verb)
+    names = known(verb)
     prepared = []
     for text in overrides:
-        line = _rewrite(text, options, groups, multirun)
-        _check_value(text, line, groups, multirun)
+        line = _rewrite(text, names, multirun)
+        _check_value(text, line, names.groups, multirun)
         prepared.append(line)
     return prepared
 
 
+def positional(verb: str, words: list[str]) -> list[str]:
+    """The settings that plain words stand for: `data fetch NAME`, `sync RUN ...`.
+
+    Raises:
+        UserError: a word that the verb has no use for.
+    """
+    if verb == "data" and len(words) <= 2:
+        return [f"{k}={w}" for k, w in zip(("action", "name"), words, strict=False)]
+    if verb == "sync":
+        return [f"runs=[{','.join(map(quoted, words))}]"] if words else []
+    if words:
+        raise _not_an_override(words[-1], known(verb))
+    return []
+
+
 def jobs(prepared: list[str]) -> list[list[str]]:
     """The overrides of every job of a sweep, the last key varying fastest."""
-    choices: list[Iterable[str]] = []
+    choices: dict[str, Iterable[str]] = {}  # as Hydra has it, the last word on a key counts
     for override in map(_parse, prepared):
+        key = override.get_key_element()
         if not override.is_sweep_override():
-            choices.append([override.input_line])
+            choices[key] = [override.input_line]
         elif override.is_discrete_sweep() and not _is_glob(override):
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise UserError(
                 f"{override.input_line}: a sweep must list its values, as in seed=1,2,3 "
                 "or seed=range(1,4)"
             )
-    return [list(combination) for combination in product(*choices)]
+    return [list(combination) for combination in product(*choices.values())]
 
 
-def _rewrite(
-    text: str, options: dict[str, Option], groups: dict[str, list[str]], multirun: bool
-) -> str:
-    match = OVERRIDE.fullmatch(text)
-    if match is None or (match["value"] is None and match["sigil"] != "~"):
-        raise _not_an_override(text, groups)
-    sigil, key, value = match["sigil"], match["key"], match["value"]
-    if key.startswith(("hydra.", "hydra/")):
-        if not multirun:
-            raise UserError(f"{text}: settings of Hydra's sweeps, good with train -m only")
-        return text
-    if any(key.startswith(f"{k}.") for k, o in options.items() if get_origin(o.type) is dict):
-        return text if sigil else f"++{text}"
-    if key not in options and key not in groups:
-        raise unknown_key(key, [*options, *groups])
-    if sigil == "~":
-        raise UserError(f"{text}: every key is needed; write {key}=VALUE to change it")
-    if key in groups:
-        return f"{key}={value}" if key in _default_groups() else text
-    return f"{key}={_quote(key, value, options[key].type, multirun)}"
-
-
-def _default_groups() -> set[str]:
-    """Groups that train.yaml's defaults list always fills: a + before them is superfluous."""
-    cls = settings_class("train")
-    return {f.name for f in fields(cls)} | {"experiment"}
-
-
-def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
+def quoted(text: str) -> str:
+    """`text` in the quotes of Hydra's grammar, which make it a text whatever it holds."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    kind, optional = strip_optional(kind)
-    if QUOTED.fullmatch(value) or (optional and value == "null"):
-        return value
-    if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
-        parts = [v.strip() for v in value.split(",") if v.strip()]
-        return f"[{','.join(QuotedString(v, Quote.single).with_quotes() for v in parts)}]"
-    if kind is str and not multirun:
-        text = escape(value) if key in LITERAL else value
-        return QuotedString(text, Quote.single).with_quotes()
-    return value
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def escape(text: str) -> str:
     """`text` such that OmegaConf reads `${` in it as these two characters."""
     return re.sub(r"(\\*)\$\{", lambda m: 2 * m[1] + r"\${", text)
+
+
+def _rewrite(text: str, names: Known, multirun: bool) -> str:
+    match = OVERRIDE.fullmatch(text)
+    if match is None or (match["value"] is None and match["sigil"] != "~"):
+        raise _not_an_override(text, names)
+    sigil, key, value = match["sigil"], match["key"], match["value"]
+    if key.startswith(("hydra.", "hydra/")):
+        if not multirun:
+            raise UserError(f"{text}: settings of Hydra's sweeps, good with train -m only")
+        return text
+    if names.is_free(key):
+        return text if sigil else f"++{text}"
+    if key not in names.options and key not in names.groups:
+        _check_readable(text)
+        raise unknown_key(key, [*names.options, *names.groups])
+    if sigil == "~":
+        raise UserError(f"{text}: every key is needed; write {key}=VALUE to change it")
+    if key in names.groups:  # ours are always there, so a + before them is superfluous
+        ours = {f.name for f in fields(TrainConfig)} | {"experiment"}
+        return f"{key}={value}" if key in ours else text
+    return f"{key}={_quote(key, value, names.options[key].type, multirun)}"
+
+
+def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
+    kind, optional = strip_optional(kind)
+    if QUOTED.fullmatch(value) or (optional and value == "null"):
+        return value
+    if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
+        parts = [v.strip() for v in value.split(",") if v.strip()]
+        return f"[{','.join(map(quoted, parts))}]"
+    if kind is str and not multirun:
+        return quoted(escape(value) if key in LITERAL else value)
+    return value
 
 
 def _parse(line: str) -> Any:
@@ -130,16 +165,21 @@ def _is_glob(override: Any) -> bool:
     return isinstance(override.value(), Glob)
 
 
-def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: bool) -> None:
+def _check_readable(text: str, line: str | None = None) -> Any:
+    """The parsed override; the error names what the person wrote, not what became of it."""
     from hydra.errors import HydraException
 
     try:
-        override = _parse(line)
+        return _parse(line or text)
     except HydraException as error:
         raise UserError(
             f"{text}: cannot be read ({first_line(error)}); a text with special characters "
             "needs quotes inside the shell's, as in 'key=\"a, b\"'"
         ) from error
+
+
+def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: bool) -> None:
+    override = _check_readable(text, line)
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{text}: several values are a sweep; write mambalab train -m ...")
     key = override.key_or_group
@@ -164,11 +204,12 @@ def _values(override: Any) -> list[Any]:
     return value if isinstance(value, list) and override.key_or_group == "experiment" else [value]
 
 
-def _not_an_override(text: str, groups: dict[str, list[str]]) -> UserError:
+def _not_an_override(text: str, names: Known) -> UserError:
     word = text.lstrip("-")
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")
-    for group, found in groups.items():
+    hint = f"; did you mean run={text}?" if "run" in names.options else ""
+    for group, found in names.groups.items():
         if word in found:
-            return UserError(f"{text}: expected KEY=VALUE; did you mean {group}={word}?")
-    return UserError(f"{text}: expected KEY=VALUE (--help lists the keys)")
+            hint = f"; did you mean {group}={word}?"
+    return UserError(f"{text}: expected KEY=VALUE{hint} (mambalab {names.verb} --help lists keys)")
