@@ -1,0 +1,163 @@
+"""What a task is: data, the loss on it, and how well a model does. Subclass `Task` to add your own.
+
+A subclass writes four short methods: `prepare` (load the data, set `self.spec`), `batch` (the k-th
+training batch), `loss` (of a model on a batch) and `measure` (a model on a whole split). Everything
+else has a default. Name the class in `conf/task/mine.yaml` (`_target_: mymodule.MyTask`) and it is
+trained, resumed, tracked and evaluated like the built-in tasks; your own options arrive in
+`settings.params`.
+
+    class Squares(Task):
+        def prepare(self, device="cpu"):
+            self.table = torch.arange(100, device=device) ** 2 % 10
+            self.spec = ModelSpec(vocab_size=10, seq_len=16)
+
+        def batch(self, position):
+            starts = draw(self.seed, position, count=self.settings.batch_size, bound=80)
+            rows = torch.from_numpy(starts)[:, None] + torch.arange(17)
+            window = self.table[rows.to(self.table.device)]
+            return window[:, :-1], window[:, 1:]
+
+        def loss(self, model, batch):
+            inputs, targets = batch
+            return F.cross_entropy(model(inputs).float().flatten(0, 1), targets.flatten())
+
+        def measure(self, model, split):
+            whole = self.table[None, :-1], self.table[None, 1:]
+            return {f"{split}/loss": self.loss(model, whole).item()}
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mambalab.errors import UserError
+from mambalab.settings import check
+from mambalab.spec import ModelSpec
+from mambalab.tasks.settings import TaskSettings
+
+Batch: TypeAlias = Any
+"""Whatever a task's `batch` returns and its `loss` takes; nobody else looks inside."""
+
+
+class Task(ABC):
+    """Data, loss and metrics of one benchmark.
+
+    Attributes:
+        settings: the options of the config group `task`.
+        seed: of the run; everything random in the training data follows from it.
+        data_dir: folder in which data files are looked for and to which they are fetched.
+        data_fraction: share of the training data to use, 0 < data_fraction <= 1.
+        name: of the task, as in run folders and reports.
+        spec: the shape of the task as a model sees it; set by `prepare`.
+        splits: names that `evaluate` accepts.
+        metric: the key of `evaluate`'s result by which checkpoints are chosen.
+        maximize: whether a higher `metric` is better.
+    """
+
+    spec: ModelSpec
+    splits: tuple[str, ...] = ("train", "val")
+    metric: str = "val/loss"
+    maximize: bool = False
+
+    def __init__(
+        self, settings: TaskSettings, *, seed: int, data_dir: Path, data_fraction: float
+    ) -> None:
+        """Keep the options; reads no file.
+
+        Raises:
+            UserError: an option out of range.
+        """
+        check(settings, "task.")
+        if not 0 < data_fraction <= 1:
+            raise UserError(f"data_fraction={data_fraction}: must be above 0 and at most 1")
+        self.settings = settings
+        self.seed = seed
+        self.data_dir = Path(data_dir)
+        self.data_fraction = data_fraction
+        self.name = settings.name
+
+    @abstractmethod
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """Find or fetch the data, check it, put it on `device`, and set `self.spec`.
+
+        Raises:
+            UserError: the data are absent and cannot be fetched, or are not what they should be.
+        """
+
+    @abstractmethod
+    def batch(self, position: int) -> Batch:
+        """Training batch number `position` (0, 1, 2, ...; micro-batches when gradients accumulate).
+
+        Must be a pure function of the data, `self.seed` and `position`: a run that resumes at
+        position k asks for batch k and gets what the uninterrupted run got. `sampling.draw` gives
+        random numbers of this kind.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of `model` on `batch`: a float32 scalar that can be differentiated."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Every metric of `model` on the whole of `split`, keyed `<split>/<metric>`.
+
+        Called by `evaluate`, which has put the model into evaluation mode and switched gradients
+        off. Average over examples, not over batches: the last batch may be smaller.
+        """
+
+    @property
+    def items_per_batch(self) -> int:
+        """Items (tokens, images, ...) in a training batch: the unit of the reported speed."""
+        return self.settings.batch_size
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies the prepared data, for the record of the run.
+
+        The entry `sha256` is the identity: a run resumes only on data with the same one. Any other
+        entry (path, version) tells the reader where the data came from and may differ.
+        """
+        return {}
+
+    def assets(self) -> dict[str, str]:
+        """Text files (name -> content) that a run folder must hold to use its model without the
+        data, such as a vocabulary."""
+        return {}
+
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Every metric of `model` on the whole of `split`, keyed `<split>/<metric>`.
+
+        Without gradients and in evaluation mode; every submodule's mode is restored afterwards.
+
+        Raises:
+            UserError: the task has no such split.
+        """
+        if split not in self.splits:
+            raise UserError(
+                f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}"
+            )
+        with evaluating(model):
+            return self.measure(model, split)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; each submodule's own mode afterwards.
+
+    `no_grad` rather than `inference_mode`: tensors that a model caches here (rotary tables, say)
+    must stay usable in the next training step.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
