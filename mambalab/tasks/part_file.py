@@ -1,0 +1,167 @@
+"""The unfinished half of a download: locked against other processes, resumable, published whole.
+
+`FILE.part` holds the bytes so far and carries the lock (the kernel frees it when its holder dies,
+however it dies), `FILE.part-from` says which version of which address they are from. Publishing is
+a rename, so `FILE` is either absent or complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mambalab.errors import UserError
+
+_RACES = 1000  # how often other processes may take the part file away before this one gives up
+
+
+class DownloadError(UserError):
+    """Why a file could not be fetched, in one line."""
+
+
+class PartFile:
+    """The bytes fetched so far, open and locked. Made by `locked_part`."""
+
+    def __init__(self, descriptor: int, path: Path, target: Path) -> None:
+        self._descriptor = descriptor
+        self.path = path
+        self.target = target
+        self._origin = path.with_name(path.name + "-from")
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes) -> None:
+        """Write `data` at the end.
+
+        Raises:
+            DownloadError: the disk is full, or cannot be written.
+        """
+        rest = memoryview(data)
+        try:
+            os.lseek(self._descriptor, 0, os.SEEK_END)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def origin(self, url: str) -> str | None:
+        """The server's mark for the version that the bytes are from; None if unknown."""
+        try:
+            content = json.loads(self._origin.read_text(encoding="utf-8"))
+            return content["validator"] if content["url"] == url else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            # Cut short by a kill, or written by another version: then the download starts over.
+            return None
+
+    def restart(self, url: str, validator: str | None) -> None:
+        """Drop all bytes; those to come are from version `validator` of `url`."""
+        try:
+            # In this order: whatever is killed in between, bytes never carry a wrong mark.
+            os.ftruncate(self._descriptor, 0)
+            self._origin.unlink(missing_ok=True)
+            if validator is not None:
+                self._origin.write_text(json.dumps({"url": url, "validator": validator}))
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def publish(self) -> None:
+        """Make the bytes the target file, durably and at once."""
+        try:
+            os.fsync(self._descriptor)
+            os.replace(self.path, self.target)
+            self._origin.unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(self.target, error) from None
+
+    def close(self) -> None:
+        """Free the lock; leave nothing behind if no byte has come."""
+        try:
+            if _is_same(self._descriptor, self.path) and self.size == 0:
+                self.path.unlink()
+                self._origin.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+
+
+@contextmanager
+def locked_part(target: Path) -> Iterator[PartFile | None]:
+    """The part file of `target`, for one process at a time.
+
+    Waits while another process has it; yields None if that one has meanwhile published `target`.
+    Folders made for it are removed again if nothing came to be in them.
+
+    Raises:
+        DownloadError: the folder cannot be made or written.
+    """
+    folders = [folder for folder in target.parents if not folder.exists()]
+    part: PartFile | None = None
+    try:
+        part = _acquire(target)
+        yield part
+    finally:
+        if part is not None:
+            part.close()
+        with suppress(OSError):  # the first folder with something in it ends the clearing up
+            for folder in folders:
+                folder.rmdir()
+
+
+def _acquire(target: Path) -> PartFile | None:
+    path = target.with_name(target.name + ".part")
+    trouble: OSError | None = None
+    for _ in range(_RACES):
+        if target.exists():
+            return None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError as error:
+            trouble = error  # perhaps another process cleared its empty folder up just now
+            continue
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        try:
+            _lock(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        part = PartFile(descriptor, path, target)
+        # While this process waited, the file may have been published or cleared away, and then the
+        # lock is on a file that no longer has this name.
+        if _is_same(descriptor, path) and not target.exists():
+            return part
+        part.close()
+    raise _cannot_write(path, trouble or BlockingIOError(errno.EBUSY, os.strerror(errno.EBUSY)))
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another process is fetching {path.stem}; waiting for it", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Some network file systems have no locks; the download is still checked and atomic.
+        print(f"no lock on {path} ({error.strerror}): fetch it once at a time", file=sys.stderr)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _cannot_write(path: Path, error: OSError) -> DownloadError:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return DownloadError(f"cannot write {path}: a part of this path is a file, not a folder")
+    return DownloadError(f"cannot write {path}: {error.strerror}")
