@@ -1,0 +1,239 @@
+"""Character-level language modelling: `task=text` (any text) and `task=shakespeare`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambalab.errors import UserError
+from mambalab.spec import ModelSpec
+from mambalab.tasks.base import Task, evaluating
+from mambalab.tasks.catalog import CATALOG
+from mambalab.tasks.help_topics import help_topics
+from mambalab.tasks.sampling import draw
+from mambalab.tasks.settings import TextSettings
+from mambalab.tasks.text_files import read_text
+from mambalab.tasks.vocabulary import Vocabulary
+
+TextBatch = tuple[Tensor, Tensor]
+
+
+class TextTask(Task):
+    """Predict each character of a text from those before it.
+
+    *Vocabulary*: the characters of the whole text (both splits), sorted by code point.
+
+    *Splits*: the first floor(n * (1 - val_fraction)) of n characters train, the rest validates.
+    `data_fraction` keeps the first floor(share) of the training part; the validation split and the
+    vocabulary stay as they are. `train` is that training part, all of it; `train_sample` its first
+    characters, as many as the validation split has, to set beside `val` at the same cost. There is
+    no test split.
+
+    *Training batch k*: `batch_size` windows of `seq_len` + 1 characters at offsets drawn uniformly
+    and independently (with replacement) by `sampling.draw(seed, k)`.
+
+    *Evaluation* cuts a split of n characters into non-overlapping windows: window i reads
+    characters i * seq_len .. (i+1) * seq_len - 1 and predicts their successors; the last one is as
+    long as what remains. So the first character that a window reads was predicted, with a full
+    window before it, as the last target of the window before; each of the characters 1 .. n-1 is
+    predicted exactly once, and only character 0, which has nothing before it, is not.
+
+    Subclass and override `read` to bring a text from elsewhere.
+    """
+
+    settings: TextSettings
+    splits = ("train", "val", "train_sample")
+
+    def read(self) -> tuple[str, dict[str, str]]:
+        """The whole text and its fingerprint; override it for a text of your own.
+
+        Raises:
+            UserError: the text cannot be had.
+        """
+        if self.settings.path is not None:
+            path = Path(os.path.expanduser(self.settings.path))
+            text, sha256 = read_text(path)
+            return text, {"sha256": sha256, "path": str(path.absolute())}
+        text, source = help_topics()
+        return text, {"sha256": hashlib.sha256(text.encode()).hexdigest(), "source": source}
+
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """Read the text, split it and put it on `device`, one to four bytes a character.
+
+        Raises:
+            UserError: the text cannot be had, or is too short for windows of seq_len.
+        """
+        text, fingerprint = self.read()
+        train = self._training_characters(len(text))
+        self._check_length(len(text))
+        self.vocabulary = Vocabulary.from_text(text)
+        ids = torch.from_numpy(self.vocabulary.encode(text, _smallest_dtype(len(self.vocabulary))))
+        cut = len(text) - self._validation_characters(len(text))
+        self._data = {"train": ids[:train].to(device), "val": ids[cut:].to(device)}
+        self._data["train_sample"] = self._data["train"][: len(text) - cut]
+        self._fingerprint = fingerprint
+        self.spec = ModelSpec(vocab_size=len(self.vocabulary), seq_len=self.settings.seq_len)
+
+    @property
+    def items_per_batch(self) -> int:
+        """Characters predicted in a training batch."""
+        return self.settings.batch_size * self.settings.seq_len
+
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of the text file (of the assembled text if there is none) and its origin."""
+        return dict(self._fingerprint)
+
+    def assets(self) -> dict[str, str]:
+        """The vocabulary, as `vocabulary.json` (`Vocabulary.load` reads it)."""
+        return {"vocabulary.json": self.vocabulary.to_json()}
+
+    def batch(self, position: int) -> TextBatch:
+        """Inputs and targets, int64 (batch_size, seq_len) each; targets are one character ahead."""
+        every = self._data["train"].unfold(0, self.settings.seq_len + 1, 1)  # a view, no copy
+        starts = draw(self.seed, position, count=self.settings.batch_size, bound=len(every))
+        windows = every[torch.from_numpy(starts).to(every.device)].long()
+        return windows[:, :-1], windows[:, 1:]
+
+    def loss(self, model: nn.Module, batch: TextBatch) -> Tensor:
+        """Mean nats per character, a float32 scalar."""
+        inputs, targets = batch
+        return _cross_entropy(model(inputs), targets, "mean")
+
+    def measure(self, model: nn.Module, split: str) -> dict[str, float]:
+        """`<split>/loss` in mean nats per predicted character, and `<split>/bits_per_char`."""
+        data = self._data[split]
+        total = 0.0
+        for inputs, targets in self._windows(data):
+            total += float(_cross_entropy(model(inputs), targets, "sum"))
+        nats = total / (len(data) - 1)
+        return {f"{split}/loss": nats, f"{split}/bits_per_char": nats / math.log(2)}
+
+    def evaluate(self, model: nn.Module, split: str, *, stateful: bool = False) -> dict[str, float]:
+        """As `Task.evaluate`; `stateful` adds `<split>/loss_stateful`.
+
+        That is the same mean over the same characters, but each predicted from all before it: one
+        pass over the whole split, the model's state carried across pieces of
+        eval_batch_size * seq_len characters (as many as an evaluation batch has; the length of the
+        pieces changes nothing but memory).
+
+        Raises:
+            UserError: no such split, or `stateful` asked of a model without `initial_state`.
+        """
+        results = super().evaluate(model, split)
+        if stateful:
+            with evaluating(model):
+                results[f"{split}/loss_stateful"] = self._stateful_loss(model, split)
+        return results
+
+    def _stateful_loss(self, model: nn.Module, split: str) -> float:
+        if not hasattr(model, "initial_state"):
+            raise UserError(
+                f"{split}/loss_stateful needs a model that carries a state (initial_state); "
+                f"{type(model).__name__} has none"
+            )
+        data = self._data[split]
+        predicted = len(data) - 1
+        state = model.initial_state(1, predicted)  # pyright: ignore[reportCallIssue]
+        piece = self.settings.eval_batch_size * self.settings.seq_len
+        total = 0.0
+        for start in range(0, predicted, piece):
+            window = data[start : start + piece + 1].long()[None]
+            logits = model(window[:, :-1], state=state)
+            total += float(_cross_entropy(logits, window[:, 1:], "sum"))
+        return total / predicted
+
+    def _windows(self, data: Tensor) -> Iterator[TextBatch]:
+        """The evaluation windows of a split, eval_batch_size at a time, the ragged last one alone
+        (in a row with the others it would need padding)."""
+        length = self.settings.seq_len
+        full = (len(data) - 1) // length
+        inputs = data[: full * length].view(full, length)
+        targets = data[1 : full * length + 1].view(full, length)
+        for rows in range(0, full, self.settings.eval_batch_size):
+            chosen = slice(rows, rows + self.settings.eval_batch_size)
+            yield inputs[chosen].long(), targets[chosen].long()
+        rest = data[full * length :].long()[None]
+        if rest.shape[1] > 1:
+            yield rest[:, :-1], rest[:, 1:]
+
+    def _validation_characters(self, characters: int) -> int:
+        return characters - int(characters * (1 - self.settings.val_fraction))
+
+    def _training_characters(self, characters: int) -> int:
+        return int((characters - self._validation_characters(characters)) * self.data_fraction)
+
+    def _check_length(self, characters: int) -> None:
+        """Both splits must hold a window and the character after it."""
+        window = self.settings.seq_len + 1
+
+        def fits(total: int) -> bool:
+            return (
+                min(self._training_characters(total), self._validation_characters(total)) >= window
+            )
+
+        if fits(characters):
+            return
+        share = min(
+            self.settings.val_fraction, (1 - self.settings.val_fraction) * self.data_fraction
+        )
+        likely = min(math.ceil(window / share), 10**15)
+        needed = bisect_left(range(2 * likely), True, key=fits)
+        longest = min(
+            self._training_characters(characters), self._validation_characters(characters)
+        )
+        remedy = f", or task.seq_len={longest - 1} or less" if longest > 1 else ""
+        raise UserError(
+            f"the text of task {self.name} has {characters:,} characters, but task.seq_len="
+            f"{self.settings.seq_len} needs at least {needed:,} for a window in each of training "
+            f"and validation (val_fraction={self.settings.val_fraction}, "
+            f"data_fraction={self.data_fraction}): give a longer text{remedy}"
+        )
+
+
+class ShakespeareTask(TextTask):
+    """Tiny Shakespeare: 1,115,394 characters, 65 of them distinct.
+
+    With val_fraction=0.1 the splits are nanoGPT's: 1,003,854 characters train and 111,540
+    validate. The file is looked for in `data_dir` (see `mambalab data list`) and fetched if it is
+    not there; `task.path` names a copy elsewhere. Either must be the published file, byte by byte.
+    """
+
+    def read(self) -> tuple[str, dict[str, str]]:
+        """The text and its fingerprint.
+
+        Raises:
+            UserError: neither here nor to be fetched, or not the published file.
+        """
+        dataset = CATALOG["shakespeare"]
+        if self.settings.path is None:
+            (path,) = dataset.require(self.data_dir)
+        else:
+            path = Path(os.path.expanduser(self.settings.path))
+        text, sha256 = read_text(path)
+        if sha256 != dataset.files[0].sha256:
+            raise UserError(
+                f"{path} is not tiny Shakespeare (its sha256 is {sha256}, not "
+                f"{dataset.files[0].sha256}); for a text of your own use task=text task.path={path}"
+            )
+        return text, {"sha256": sha256, "path": str(path.absolute())}
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Of (B, L, V) logits and (B, L) targets, in float32 whatever autocast did before."""
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+def _smallest_dtype(symbols: int) -> type[np.generic]:
+    """The smallest integer type that torch has and that holds ids below `symbols`."""
+    if symbols <= 1 << 8:
+        return np.uint8
+    return np.int16 if symbols <= 1 << 15 else np.int32

@@ -1,0 +1,104 @@
+"""The characters of a text and their numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mambalab.errors import UserError
+
+_CHUNK = 1 << 20  # characters converted at a time: bounds the memory of encode
+_FORMAT = "mambalab characters 1"
+
+
+class Vocabulary:
+    """A fixed set of characters; a character's id is its place in `symbols`."""
+
+    def __init__(self, symbols: str) -> None:
+        """Take the distinct characters of `symbols`, in the order given."""
+        assert symbols, "a vocabulary has at least one symbol"
+        assert len(set(symbols)) == len(symbols), "symbols must be distinct"
+        self.symbols = symbols
+        codes = np.array([ord(symbol) for symbol in symbols])
+        # One entry beyond the largest code point stands for everything larger.
+        self._ids = np.full(codes.max() + 2, -1, dtype=np.int64)
+        self._ids[codes] = np.arange(len(codes))
+
+    @classmethod
+    def from_text(cls, text: str) -> Vocabulary:
+        """The distinct characters of `text`, sorted by code point."""
+        return cls("".join(sorted(set(text))))
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, text: str, dtype: type[np.generic] = np.int64) -> np.ndarray:
+        """Ids of the characters of `text`: (len(text),) of `dtype`.
+
+        Raises:
+            UserError: names the first character that is not in the vocabulary.
+        """
+        ids = np.empty(len(text), dtype=dtype)
+        for start in range(0, len(text), _CHUNK):
+            piece = text[start : start + _CHUNK]
+            # Lone surrogates (undecodable bytes on a command line) must reach the message below.
+            codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+            found = self._ids[np.minimum(codes, len(self._ids) - 1)]
+            unknown = np.flatnonzero(found < 0)
+            if len(unknown):
+                at = int(unknown[0])
+                raise UserError(
+                    f"character {piece[at]!a} (U+{ord(piece[at]):04X}, number {start + at + 1}"
+                    f" of the text) is not among the {len(self)} characters this model knows: "
+                    f"{self.symbols!a}"
+                )
+            ids[start : start + _CHUNK] = found
+        return ids
+
+    def decode(self, ids: object) -> str:
+        """The text of `ids`: any sequence, array or CPU tensor of integers in [0, len(self))."""
+        return "".join([self.symbols[index] for index in np.asarray(ids).reshape(-1).tolist()])
+
+    def to_json(self) -> str:
+        """The vocabulary as an ASCII JSON document."""
+        return json.dumps({"format": _FORMAT, "symbols": self.symbols}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, document: str, source: str = "vocabulary") -> Vocabulary:
+        """Read what `to_json` wrote; `source` names the document in messages.
+
+        Raises:
+            UserError: not such a document.
+        """
+        try:
+            content = json.loads(document)
+        except ValueError as error:
+            raise UserError(f"{source} is not a vocabulary: {error}") from None
+        symbols = content.get("symbols") if isinstance(content, dict) else None
+        if not isinstance(symbols, str) or not symbols or len(set(symbols)) != len(symbols):
+            raise UserError(
+                f"{source} is not a vocabulary: it needs a key symbols, a string of distinct "
+                "characters"
+            )
+        return cls(symbols)
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` to `path`."""
+        path.write_text(self.to_json(), encoding="ascii")
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read the file that `save` wrote.
+
+        Raises:
+            UserError: absent, unreadable, or not a vocabulary.
+        """
+        try:
+            document = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read the vocabulary {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not a vocabulary: not UTF-8") from None
+        return cls.from_json(document, str(path))
