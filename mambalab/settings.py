@@ -19,6 +19,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a name that is also the name of a folder
 NAME_HINT = "made of letters, digits, '.', '_' and '-'"
 DEVICE = r"auto|cpu|cuda(:\d+)?|mps"
 DEVICE_HINT = "auto, cpu, cuda, cuda:N or mps"
+FOLDER: dict[str, Any] = {"match": r"[\s\S]+", "hint": "the path of a folder"}  # not empty
+RUN: dict[str, Any] = {"match": r"[\s\S]+", "hint": "a run folder, or the word latest"}
 
 
 @dataclass(frozen=True)

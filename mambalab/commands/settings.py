@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mambalab.errors import UserError
-from mambalab.settings import DEVICE, DEVICE_HINT, option
-
-FOLDER = {"match": r"[\s\S]+", "hint": "the path of a folder"}
+from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 
 
 class Split(Enum):
@@ -29,9 +27,7 @@ class DataAction(Enum):
 class EvalSettings:
     """`mambalab eval`."""
 
-    run: str = option(
-        "run folder, or latest", match=r"[\s\S]+", hint="a run folder, or the word latest"
-    )
+    run: str = option("run folder, or latest", **RUN)
     split: Split = option("part of the data to score")
     stateful: bool = option("also score one pass with the state carried across windows (Mamba)")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
@@ -44,9 +40,7 @@ class EvalSettings:
 class GenerateSettings:
     """`mambalab generate`."""
 
-    run: str = option(
-        "run folder, or latest", match=r"[\s\S]+", hint="a run folder, or the word latest"
-    )
+    run: str = option("run folder, or latest", **RUN)
     prompt: str = option("text to continue")
     max_new_tokens: int = option("characters to write", ge=1)
     num_samples: int = option("texts to write", ge=1)

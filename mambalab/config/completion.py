@@ -29,7 +29,7 @@ BASH = r"""_mambalab_complete() {
     line="${COMP_LINE:0:COMP_POINT}"
     COMPREPLY=()
     while IFS= read -r candidate; do
-        COMPREPLY+=("$candidate")
+        COMPREPLY+=("$(printf %q "$candidate")")
     done < <("${COMP_WORDS[0]}" __complete bash "$line" "$COMP_WORDBREAKS" 2>/dev/null)
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=./] ]]; then
         compopt -o nospace
@@ -40,7 +40,7 @@ complete -F _mambalab_complete mambalab"""
 ZSH = r"""(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 _mambalab_complete() {
     local -a found
-    found=("${(@f)$("${words[1]}" __complete zsh "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    found=("${(@f)$("${words[1]}" __complete zsh "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
     compadd -S '' -- ${(M)found:#*[=./]}
     compadd -- ${found:#*[=./]}
 }
@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
 
 def split(line: str) -> tuple[list[str], str]:
     """The finished words of a line and the one at its end, which may be empty or half quoted."""
-    *rest, current = re.split(r"\s+(?=\S*$)", line, maxsplit=1)
+    *rest, current = re.split(r"(?<!\\)\s+(?=(?:\\.|\S)*$)", line, maxsplit=1)
+    current = re.sub(r"\\(.)", r"\1", current)
     try:
         return shlex.split(rest[0] if rest else ""), current
     except ValueError:  # the cursor is inside quotes
@@ -140,7 +141,7 @@ def _values(names: Known, current: str) -> list[str]:
 def _words(verb: str, rest: list[str], current: str) -> list[str]:
     plain = [word for word in rest if "=" not in word]
     if verb == "sync":
-        return _paths(current, folders=True)
+        return ["latest", *_paths(current, folders=True)]
     if verb == "data":
         if not plain:
             return choices(known("data").options["action"].type)

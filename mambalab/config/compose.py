@@ -36,8 +36,10 @@ def compose_prepared(verb: str, overrides: list[str]) -> DictConfig:
     return compose_with_choices(verb, overrides)[0]
 
 
-def compose_with_choices(verb: str, overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """As `compose_prepared`, and the option chosen in each group."""
+def compose_with_choices(
+    verb: str, overrides: list[str], checked: bool = True
+) -> tuple[DictConfig, dict[str, str]]:
+    """As `compose_prepared`, and the option chosen in each group; unchecked values for `--help`."""
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -56,10 +58,10 @@ def compose_with_choices(verb: str, overrides: list[str]) -> tuple[DictConfig, d
     groups = {str(group): str(chosen[group]) for group in chosen if "/" not in str(group)}
     with open_dict(raw):
         del raw["hydra"]
-    return finish(verb, raw), groups
+    return finish(verb, raw, checked), groups
 
 
-def finish(verb: str, raw: DictConfig) -> DictConfig:
+def finish(verb: str, raw: DictConfig, checked: bool = True) -> DictConfig:
     """The composed YAML, resolved, merged onto the verb's schema and checked."""
     try:
         plain = OmegaConf.to_container(raw, resolve=True)
@@ -67,11 +69,11 @@ def finish(verb: str, raw: DictConfig) -> DictConfig:
         key = error.full_key
         raise UserError(f"{f'{key}: ' if key else ''}{first_line(error)}") from error
     assert isinstance(plain, dict)
-    return merge(verb, plain)
+    return merge(verb, plain, checked)
 
 
-def merge(verb: str, plain: dict[Any, Any]) -> DictConfig:
-    """Plain values on the verb's schema, checked; `${` in a text means itself.
+def merge(verb: str, plain: dict[Any, Any], checked: bool = True) -> DictConfig:
+    """Plain values on the verb's schema, typed and checked; `${` in a text means itself.
 
     Raises:
         UserError: unknown key, wrong type, missing value, value out of bounds.
@@ -94,9 +96,10 @@ def merge(verb: str, plain: dict[Any, Any]) -> DictConfig:
             kind = get_args(types.get(key.rpartition("[")[0]))[0]
         raise wrong_type(key, _select(plain, key), kind) from error
     assert isinstance(cfg, DictConfig)
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{missing[0]}: no value; set it in your YAML or on the command line")
-    check(typed(cfg))
+    if checked:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"{missing[0]}: no value; set it in your YAML or on the command line")
+        check(typed(cfg))
     OmegaConf.set_struct(cfg, True)
     return cfg
 

@@ -33,7 +33,7 @@ EXAMPLES = {
         "mambalab generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
     ],
     "data": ["mambalab data list", "mambalab data fetch shakespeare"],
-    "sync": ["mambalab sync outputs/text/mamba/ssm-0f3a9c21-s1"],
+    "sync": ["mambalab sync latest", "mambalab sync outputs/text/mamba/ssm-0f3a9c21-s1"],
     "doctor": ["mambalab doctor", "mambalab doctor data_dir=/data"],
     "ui": ["mambalab ui", "mambalab ui port=5001"],
 }
@@ -52,7 +52,7 @@ def verb_help(verb: str, summary: str, overrides: list[str]) -> str:
         UserError: the overrides are wrong.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
-    cfg, chosen = compose_with_choices(verb, prepare(verb, overrides))
+    cfg, chosen = compose_with_choices(verb, prepare(verb, overrides), checked=False)
     lines = [f"mambalab {verb}: {summary}", ""]
     lines += [f"usage: {USAGE.get(verb, f'mambalab {verb} [KEY=VALUE ...] [--cfg job]')}"]
     if chosen:

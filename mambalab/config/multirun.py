@@ -109,7 +109,7 @@ def plan(overrides: list[str]) -> Sweep:
     prepared = prepare("train", overrides, multirun=True)
     expanded = jobs(prepared)
     common = set.intersection(*map(set, expanded))
-    names = [" ".join(o for o in job if o not in common) or " ".join(job) for job in expanded]
+    names = [" ".join(o for o in job if o not in common) or "as it is" for job in expanded]
     configs: list[Any] = []
     for job, name in zip(expanded, names, strict=True):
         try:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from mambalab.errors import UserError
 from mambalab.models.settings import DropoutSettings, ModelSettings
-from mambalab.settings import DEVICE, DEVICE_HINT, option
+from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
 from mambalab.tasks.settings import TaskSettings, TextSettings
 from mambalab.train.settings import (
     OptimSettings,
@@ -19,8 +19,6 @@ from mambalab.train.settings import (
     TrackingSettings,
     TrainerSettings,
 )
-
-FOLDER = {"match": r"[\s\S]+", "hint": "the path of a folder"}
 
 # Tasks with settings of their own. A class outside this list, a user's own, has those of
 # TaskSettings; if its YAML holds more keys, then the first class here that has them all.
@@ -48,7 +46,7 @@ class TrainConfig:
     output_dir: str = option("folder where runs go", **FOLDER)
     run_dir: str | None = option("folder of this run; null = named after its config", **FOLDER)
     resume: Resume = option("continue the run in run_dir: auto if there, never, or must")
-    trust: list[str] = option("modules outside mambalab whose classes may be used by eval etc.")
+    trust: list[str] = option("modules outside mambalab whose classes a recorded run may name")
 
     def check(self) -> None:
         """Raise UserError for values of different groups that do not go together."""
