@@ -144,6 +144,7 @@ def _attempt(
         _check_space(part, total)
         progress.start(offset, total)
         _copy(response, part, total, patience, progress)
+        progress.done()
         return None
 
 

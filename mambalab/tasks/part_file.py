@@ -118,6 +118,7 @@ def locked_part(target: Path) -> Iterator[PartFile | None]:
 def _acquire(target: Path) -> PartFile | None:
     path = target.with_name(target.name + ".part")
     trouble: OSError | None = None
+    waited = False
     for _ in range(_RACES):
         if target.exists():
             return None
@@ -130,7 +131,7 @@ def _acquire(target: Path) -> PartFile | None:
         except OSError as error:
             raise _cannot_write(path, error) from None
         try:
-            _lock(descriptor, path)
+            waited = _lock(descriptor, path, quietly=waited)
         except BaseException:
             os.close(descriptor)
             raise
@@ -143,15 +144,19 @@ def _acquire(target: Path) -> PartFile | None:
     raise _cannot_write(path, trouble or BlockingIOError(errno.EBUSY, os.strerror(errno.EBUSY)))
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: Path, quietly: bool) -> bool:
+    """Take the lock; returns whether that meant waiting (now or before, if `quietly`)."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another process is fetching {path.stem}; waiting for it", file=sys.stderr)
+        if not quietly:
+            print(f"another process is fetching {path.stem}; waiting for it", file=sys.stderr)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return True
     except OSError as error:
         # Some network file systems have no locks; the download is still checked and atomic.
         print(f"no lock on {path} ({error.strerror}): fetch it once at a time", file=sys.stderr)
+    return quietly
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

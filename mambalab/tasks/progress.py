@@ -26,16 +26,15 @@ class Progress:
 
     def __init__(self, label: str) -> None:
         self._label = label
+        self._plainly = not sys.stderr.isatty()
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-            if self._bar.disable and kind is None:
-                self._plain("done")
 
     def start(self, done: int, total: int | None) -> None:
         """The transfer begins with `done` bytes of `total` (None = unknown) already here."""
@@ -48,18 +47,23 @@ class Progress:
             total=total,
             unit="B",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=self._plainly,
         )
-        if self._bar.disable:
-            self._plain("fetching")
+        if self._plainly:
+            self._say_size("fetching")
 
     def advance(self, count: int) -> None:
         """`count` more bytes have come."""
         self._done += count
         self._bar.update(count)
-        if self._bar.disable and time.monotonic() - self._said >= _PLAIN_SECONDS:
+        if self._plainly and time.monotonic() - self._said >= _PLAIN_SECONDS:
             self._said = time.monotonic()
-            self._plain("fetching")
+            self._say_size("fetching")
+
+    def done(self) -> None:
+        """The transfer is complete."""
+        if self._plainly:
+            self._say_size("done")
 
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
@@ -67,6 +71,6 @@ class Progress:
 
         tqdm.write(f"{self._label}: {line}", file=sys.stderr)
 
-    def _plain(self, word: str) -> None:
+    def _say_size(self, word: str) -> None:
         total = "" if self._total is None else f" of {human_bytes(self._total)}"
         self.say(f"{word}, {human_bytes(self._done)}{total}")

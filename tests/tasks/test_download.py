@@ -51,6 +51,17 @@ def test_progress_is_plain_lines_away_from_a_terminal(server, target, capsys):
     ]
 
 
+def test_progress_is_a_bar_on_a_terminal(server, target, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    server.cut = [450_000]
+    download(server.url, target)
+    shown = capsys.readouterr().err
+    assert "450k/600k" in shown
+    assert "100%" in shown
+    assert "file.txt: the connection was cut; continuing at 450.0 kB\n" in shown
+    assert "fetching" not in shown
+
+
 def test_a_file_that_is_here_is_left_alone(server, target):
     target.parent.mkdir(parents=True)
     target.write_bytes(b"mine")
@@ -59,11 +70,17 @@ def test_a_file_that_is_here_is_left_alone(server, target):
     assert server.requests == []
 
 
-def test_a_cut_connection_is_continued_at_once_after_much_progress(server, target):
+def test_a_cut_connection_is_continued_at_once_after_much_progress(server, target, capsys):
     server.cut = [450_000]
     download(server.url, target, sha256=sha256(server.content))
     assert target.read_bytes() == server.content
     assert server.requests == [None, "bytes=450000-"]
+    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "fetching, 0 B of 600.0 kB",
+        "the connection was cut; continuing at 450.0 kB",
+        "fetching, 450.0 kB of 600.0 kB",
+        "done, 600.0 kB of 600.0 kB",
+    ]
 
 
 def test_a_cut_connection_after_little_progress_is_continued_by_the_next_call(server, target):
@@ -251,6 +268,7 @@ def test_two_processes_fetch_a_file_once(server, target):
     assert target.read_bytes() == server.content
     assert server.requests == [None]
     assert os.listdir(target.parent) == ["file.txt"]
+    assert "".join(said).count("another process is fetching file.txt; waiting for it") == 1
 
 
 def test_a_killed_download_frees_the_lock_and_is_continued(server, target):
