@@ -102,7 +102,7 @@ def locked_part(target: Path) -> Iterator[PartFile | None]:
     Raises:
         DownloadError: the folder cannot be made or written.
     """
-    folders = [folder for folder in target.parents if not folder.exists()]
+    folders = [folder for folder in target.parents if not os.path.exists(folder)]
     part: PartFile | None = None
     try:
         part = _acquire(target)
@@ -120,7 +120,7 @@ def _acquire(target: Path) -> PartFile | None:
     trouble: OSError | None = None
     waited = False
     for _ in range(_RACES):
-        if target.exists():
+        if os.path.exists(target):
             return None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def _acquire(target: Path) -> PartFile | None:
         part = PartFile(descriptor, path, target)
         # While this process waited, the file may have been published or cleared away, and then the
         # lock is on a file that no longer has this name.
-        if _is_same(descriptor, path) and not target.exists():
+        if _is_same(descriptor, path) and not os.path.exists(target):
             return part
         part.close()
     raise _cannot_write(path, trouble or BlockingIOError(errno.EBUSY, os.strerror(errno.EBUSY)))
