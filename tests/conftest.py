@@ -11,7 +11,7 @@ from mambalab.spec import ModelSpec
 
 SETTINGS = ModelSettings(
     name="test",
-    _target_="mambalab.models.heads.build",
+    _target_="mambalab.models.heads.LanguageModel",
     pattern="M",
     d_model=32,
     n_layer=3,

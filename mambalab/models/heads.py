@@ -38,11 +38,6 @@ class LanguageModel(nn.Module):
         return self.lm_head(self.backbone(tokens, state))
 
 
-def build(settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> nn.Module:
-    """The model that `settings` describe for a task of the given shape."""
-    return LanguageModel(settings, dropout, spec)
-
-
 def count_parameters(model: nn.Module) -> int:
     """Trainable parameters, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -20,7 +20,7 @@ from mambalab.train import checkpoint, runtime
 from mambalab.train.guard import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress
-from mambalab.train.protocols import Hooks, MetricRecorder, TrainableTask
+from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.settings import OptimSettings, Precision, TrainerSettings
 
 WARM_UP_STEPS = 10  # left out of the reported speed: compilation, caches
@@ -40,6 +40,7 @@ class Result:
 
     Attributes:
         status: FINISHED, or KILLED when asked to stop.
+        ended_by: max_steps, max_minutes, patience, or the name of a signal.
         reason: one line for the person: what ended it.
         step: optimiser steps done.
         best, last: metrics of the best and of the latest evaluation.
@@ -48,6 +49,7 @@ class Result:
     """
 
     status: str
+    ended_by: str
     reason: str
     step: int
     best: Best | None
@@ -88,7 +90,7 @@ class Trainer:
         run_dir: checkpoints go below it.
         recorder: receives every metric.
         device, precision: where and how to compute (`precision` is not `auto` any more).
-        hooks: what to do at milestones.
+        evaluated: called with the step after each evaluation was recorded.
         stop_requested: returns the name of a signal once the person wants the run to stop.
     """
 
@@ -103,7 +105,7 @@ class Trainer:
         recorder: MetricRecorder,
         device: torch.device,
         precision: Precision,
-        hooks: Hooks,
+        evaluated: Callable[[int], None],
         stop_requested: Callable[[], str | None],
     ) -> None:
         self.model = model
@@ -117,7 +119,7 @@ class Trainer:
         self.recorder = recorder
         self.device = device
         self.precision = precision
-        self.hooks = hooks
+        self.evaluated = evaluated
         self.stop_requested = stop_requested
         self.optimizer = build_optimizer(model, optim)
         self.guard = FiniteGuard(device)
@@ -144,15 +146,16 @@ class Trainer:
             shares.append(self.clock.elapsed() / (60 * self.settings.max_minutes))
         return max(shares)
 
-    def _end(self) -> str | None:
-        """Why the run is over, or None."""
+    def _end(self) -> tuple[str, str] | None:
+        """What ended the run and how to say it, or None."""
         limits = self.settings
         if limits.max_steps is not None and self.step >= limits.max_steps:
-            return f"max_steps={limits.max_steps} reached"
+            return "max_steps", f"max_steps={limits.max_steps} reached"
         if limits.max_minutes is not None and self.clock.elapsed() >= 60 * limits.max_minutes:
-            return f"max_minutes={limits.max_minutes:g} reached"
+            return "max_minutes", f"max_minutes={limits.max_minutes:g} reached"
         if limits.patience is not None and self.evaluations_since_best >= limits.patience:
-            return f"no improvement of {self.task.metric} in {limits.patience} evaluations"
+            evaluations = f"{limits.patience} evaluations"
+            return "patience", f"no improvement of {self.task.metric} in {evaluations}"
         return None
 
     # -- one step -----------------------------------------------------------------------------
@@ -234,7 +237,7 @@ class Trainer:
         elif self.step > self.best.step:
             self.evaluations_since_best += 1
         self.recorder.metrics(self.step, metrics)
-        self.hooks.evaluated(self.step)
+        self.evaluated(self.step)
 
     def _improves(self, value: float, best: float) -> bool:
         return value > best if self.task.maximize else value < best
@@ -318,14 +321,13 @@ class Trainer:
         """
         self.model.train()
         progress = Progress(self.progress())
-        announce, self.hooks.announce = self.hooks.announce, progress.write
         try:
-            status, reason = self._run(progress)
+            status, ended_by, reason = self._run(progress)
         finally:
             progress.close()
-            self.hooks.announce = announce
         return Result(
             status,
+            ended_by,
             reason,
             self.step,
             self.best,
@@ -334,12 +336,13 @@ class Trainer:
             self.clock.elapsed(),
         )
 
-    def _run(self, progress: Progress) -> tuple[str, str]:
+    def _run(self, progress: Progress) -> tuple[str, str, str]:
+        """Status, what ended the run, and how to say it."""
         limits = self.settings
-        while (reason := self._end()) is None:
+        while (end := self._end()) is None:
             if signal_name := self.stop_requested():
                 self.save()
-                return "KILLED", f"stopped by {signal_name} after step {self.step}"
+                return "KILLED", signal_name, f"stopped by {signal_name} after step {self.step}"
             started = time.monotonic()
             self._train_step()
             self.clock.step_took(time.monotonic() - started)
@@ -361,4 +364,4 @@ class Trainer:
             self._refuse_bad_step()
             self._evaluate()
         self.save()
-        return "FINISHED", reason
+        return "FINISHED", *end

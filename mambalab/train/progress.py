@@ -77,13 +77,6 @@ class Progress:
             self.last_line = now
             print(f"{100 * min(progress, 1.0):3.0f}%  {text}", file=self.stream, flush=True)
 
-    def write(self, line: str) -> None:
-        """Print a line above the bar."""
-        if self.live:
-            self.bar.write(line, file=self.stream)
-        else:
-            print(line, file=self.stream, flush=True)
-
     def close(self) -> None:
         """Leave the last state on the screen."""
         self.bar.close()

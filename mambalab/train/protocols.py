@@ -1,7 +1,5 @@
 """What training needs of a task and of the outside world; it imports neither."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -41,16 +39,3 @@ class MetricRecorder(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record values of one step."""
         ...
-
-
-@dataclass
-class Hooks:
-    """What the program around training does at its milestones.
-
-    Attributes:
-        announce: shows one line to the person (and the log), without harming the progress bar.
-        evaluated: called with the step after each evaluation was recorded.
-    """
-
-    announce: Callable[[str], None]
-    evaluated: Callable[[int], None]

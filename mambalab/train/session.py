@@ -4,13 +4,18 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from tqdm import tqdm
+
 from mambalab import run_folder
 from mambalab.errors import UserError
+
+LOG = logging.getLogger("mambalab")
 
 
 def check_writable(run_dir: Path) -> None:
@@ -25,6 +30,14 @@ def check_writable(run_dir: Path) -> None:
             f"cannot make the run folder {run_dir}: {existing} is not writable; "
             f"choose another place with output_dir=FOLDER"
         )
+
+
+def make_folder(run_dir: Path) -> None:
+    """Make a run folder with its parents; raises UserError if that fails."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {run_dir}: {error.strerror}") from error
 
 
 def set_aside(run_dir: Path) -> Path:
@@ -50,23 +63,42 @@ def write_text(target: Path, text: str) -> Path:
     return target
 
 
+class _Console(logging.Handler):
+    """Prints messages on standard error, above the progress bar if there is one.
+
+    Errors are left out: they end the program, and the command line prints them.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
 @contextlib.contextmanager
-def log_to(path: Path) -> Iterator[logging.Logger]:
-    """The logger `mambalab`, written to a file with the time of day."""
-    logger = logging.getLogger("mambalab")
+def _handled_by(handler: logging.Handler) -> Iterator[None]:
+    level, propagate = LOG.level, LOG.propagate
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+        LOG.propagate = propagate
+        handler.close()
+
+
+def show_log() -> contextlib.AbstractContextManager[None]:
+    """Show messages of the logger `mambalab` to the person."""
+    return _handled_by(_Console())
+
+
+def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Write messages of the logger `mambalab` to a file, with the time of day."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield logger
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
-        handler.close()
+    return _handled_by(handler)
 
 
 class StopSignals:

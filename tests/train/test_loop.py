@@ -74,7 +74,7 @@ def test_stop_and_resume_equals_never_stopped(tmp_path, stop_after, grad_accum):
 def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
     _, lines, expected = whole_run(tmp_path / "whole")
     crashed, before = trainer(tmp_path / "cut")
-    crashed.hooks.evaluated = lambda step: 1 / 0 if step == 15 else None
+    crashed.evaluated = lambda step: 1 / 0 if step == 15 else None
     with pytest.raises(ZeroDivisionError):
         crashed.run()
     source = checkpoint.find(tmp_path / "cut", "last")

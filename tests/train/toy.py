@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from mambalab.train.loop import Trainer
-from mambalab.train.protocols import Hooks
 from mambalab.train.settings import OptimSettings, Precision, Schedule, TrainerSettings
 
 OPTIM = OptimSettings(
@@ -111,7 +110,7 @@ def trainer(
         recorder=lines,
         device=torch.device("cpu"),
         precision=Precision.fp32,
-        hooks=Hooks(announce=lambda line: None, evaluated=lambda step: None),
+        evaluated=lambda step: None,
         stop_requested=stop,
     )
     built.append(runner)

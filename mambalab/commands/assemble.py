@@ -1,0 +1,110 @@
+"""Builds tasks and models from settings, and brings runs back to life from their folders."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mambalab import config, run_folder
+from mambalab.errors import UserError
+from mambalab.models.heads import count_parameters
+from mambalab.spec import ModelSpec
+from mambalab.train import checkpoint, runtime
+from mambalab.train.settings import Precision
+
+SPEC = "spec.json"
+VOCABULARY = "vocabulary.json"
+
+
+def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Any:
+    """The task that the settings name; nothing is read yet."""
+    target = config.resolve_target(settings.task._target_)
+    return target(
+        settings.task,
+        seed=settings.seed,
+        data_dir=Path(data_dir or settings.data_dir).expanduser(),
+        data_fraction=settings.data_fraction,
+    )
+
+
+def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:
+    """The model that the settings name, freshly initialised on the current default device."""
+    target = config.resolve_target(settings.model._target_)
+    return target(settings.model, settings.dropout, spec)
+
+
+def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module) -> str:
+    """Parameters of the model, and of the Transformer or Mamba it would be compared with."""
+    count = count_parameters(model)
+    line = f"{settings.model.name}: {count:,} parameters"
+    twins = {"M": ("A", "transformer"), "A": ("M", "mamba")}
+    kinds = "".join(sorted(set(settings.model.pattern)))
+    if kinds not in twins or not settings.model._target_.startswith("mambalab."):
+        return line
+    pattern, name = twins[kinds]
+    twin = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, pattern=pattern),
+        dropout=dataclasses.replace(settings.dropout, ssm_p=0.0),
+    )
+    with torch.device("meta"):
+        other = count_parameters(build_model(twin, spec))
+    return f"{line} ({name} of this width and depth: {other:,}, {100 * (other / count - 1):+.1f} %)"
+
+
+def write_spec(run_dir: Path, spec: ModelSpec) -> None:
+    """Keep the shape of the task, so that the model can be rebuilt without the data."""
+    run_folder.write_json(run_dir / SPEC, dataclasses.asdict(spec))
+
+
+@dataclass
+class LoadedRun:
+    """A run read back from its folder.
+
+    Attributes:
+        path: the run folder.
+        settings: as the run was trained.
+        model: with the best weights (the last ones if none was evaluated), in evaluation mode.
+        step: optimiser steps behind these weights.
+        device, precision: where it computes now, and as it was trained.
+    """
+
+    path: Path
+    settings: config.TrainConfig
+    model: Any
+    step: int
+    device: torch.device
+    precision: Precision
+
+
+def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
+    """Rebuild the model of a run from its folder alone; the data are not needed.
+
+    Raises:
+        UserError: the folder holds no checkpoint, is damaged, or names code from outside
+            mambalab that `trust` does not cover.
+    """
+    settings = config.typed(config.load_run_config(path, trust))
+    fields = run_folder.read_json(path / SPEC)
+    try:
+        spec = ModelSpec(**fields)
+    except TypeError:
+        raise UserError(
+            f"{path / SPEC} is missing or damaged: this run cannot be rebuilt"
+        ) from None
+    source = checkpoint.find(path, "best") or checkpoint.find(path, "last")
+    if source is None:
+        raise UserError(f"{path} holds no checkpoint yet: train it first")
+    place = runtime.choose_device(device)
+    weights, _, _ = checkpoint.load(source, place)
+    with place:
+        model = build_model(settings, spec)
+    checkpoint.restore_weights(model, weights, source.path)
+    recorded = run_folder.read_json(path / run_folder.SUMMARY).get("precision", "fp32")
+    precision = Precision(recorded)
+    if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
+        precision = Precision.fp32
+    return LoadedRun(path, settings, model.eval(), source.step, place, precision)

@@ -1,0 +1,144 @@
+"""`mambalab doctor`: check this machine, one line a thing: ok, or what to do."""
+
+import importlib.util
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from mambalab.commands.settings import DoctorSettings
+from mambalab.errors import UserError
+
+Finding = tuple[str, str, str]
+"""Mark (`ok`, `--` for something optional that is absent, `!!`), what was checked, the result."""
+
+
+def run(settings: DoctorSettings) -> int:
+    """Print one line a check; returns 1 if something that training needs is broken."""
+    broken = False
+    for mark, what, result in _findings(settings):
+        print(f"{mark}  {what:<12} {result}", flush=True)
+        broken |= mark == "!!"
+    return 1 if broken else 0
+
+
+def _findings(settings: DoctorSettings) -> Iterator[Finding]:
+    checks: list[tuple[str, Callable[[DoctorSettings], Iterator[Finding]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("torch", _torch),
+        ("device", _device),
+        ("triton", _triton),
+        ("cpu kernels", _cpu_kernels),
+        ("data", _data),
+        ("outputs", _outputs),
+        ("mlflow", _mlflow),
+    ]
+    for what, check in checks:
+        try:
+            yield from check(settings)
+        except UserError as error:
+            yield "!!", what, str(error)
+        except Exception as error:  # a broken installation fails in its own ways; say how
+            line = " ".join(str(error).split())[:200]
+            yield "!!", what, f"{type(error).__name__}: {line}"
+
+
+def _python(_settings: DoctorSettings) -> Iterator[Finding]:
+    yield "ok", "python", f"{platform.python_version()} on {platform.platform(terse=True)}"
+
+
+def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
+    versions = []
+    for name in ("mambalab", "hydra-core", "numba", "safetensors", "mlflow"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            if name == "mlflow":
+                yield "--", "mlflow", "not installed: pip install mlflow, or use tracking=jsonl"
+            else:
+                yield "!!", "packages", f"{name} is missing: pip install {name}"
+    yield "ok", "packages", ", ".join(versions)
+
+
+def _torch(_settings: DoctorSettings) -> Iterator[Finding]:
+    import torch
+
+    yield "ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads"
+
+
+def _device(settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.train import runtime
+    from mambalab.train.settings import Precision
+
+    device = runtime.choose_device(settings.device)
+    precision = runtime.choose_precision(Precision.auto, device)
+    yield "ok", "device", f"{runtime.device_name(device)}; precision=auto is {precision.value}"
+    if device.type == "cpu":
+        yield "--", "gpu", "none that torch can use; training runs on the CPU"
+    if device.type == "mps":
+        yield "--", "gpu", "Apple GPU: the torch backend runs there, but is untested"
+
+
+def _triton(_settings: DoctorSettings) -> Iterator[Finding]:
+    import torch
+
+    from mambalab.ops import backend
+
+    if importlib.util.find_spec("triton") is None:
+        yield "--", "triton", "not installed (only needed on an NVIDIA GPU)"
+        return
+    why = backend.obstacle("triton", torch.device("cuda"), torch.float32)
+    found = f"{metadata.version('triton')} installed"
+    yield ("ok", "triton", found) if why is None else ("--", "triton", f"{found}, but {why}")
+
+
+def _cpu_kernels(_settings: DoctorSettings) -> Iterator[Finding]:
+    import torch
+
+    from mambalab.ops import backend, selective_scan
+
+    if why := backend.obstacle("cpu", torch.device("cpu"), torch.float32):
+        yield "--", "cpu kernels", f"not used, training on the CPU will be slow: {why}"
+        return
+    generator = torch.Generator().manual_seed(0)
+    u, delta = torch.randn(2, 1, 9, 20, generator=generator)
+    A = -torch.rand(20, 4, generator=generator)
+    B, C = torch.randn(2, 1, 9, 4, generator=generator)
+    fast = selective_scan(u, delta, A, B, C, delta_softplus=True, backend="cpu")
+    exact = selective_scan(
+        *(t.double() for t in (u, delta, A, B, C)), delta_softplus=True, backend="reference"
+    )
+    error = float((fast - exact).abs().max() / exact.abs().max())
+    if error > 1e-5:
+        yield "!!", "cpu kernels", f"wrong by {error:.1e}: please report this; scan_backend=torch"
+    else:
+        yield "ok", "cpu kernels", f"compiled and right to {error:.0e}"
+
+
+def _data(settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.tasks.catalog import CATALOG
+
+    folder = Path(settings.data_dir).expanduser()
+    for name, dataset in CATALOG.items():
+        here = dataset.missing(folder) == []
+        advice = f"not in {folder}: mambalab data fetch {name} (task=text needs no download)"
+        yield ("ok", "data", f"{name} in {folder}") if here else ("--", "data", advice)
+
+
+def _outputs(settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.train.session import check_writable
+
+    check_writable(Path(settings.output_dir) / "task")
+    yield "ok", "outputs", f"runs go to {Path(settings.output_dir).absolute()}"
+
+
+def _mlflow(settings: DoctorSettings) -> Iterator[Finding]:
+    if importlib.util.find_spec("mlflow") is None:
+        return
+    from mambalab.train import mlflow_store
+
+    uri = mlflow_store.store_uri(None, Path(settings.output_dir))
+    mlflow_store.check(uri)
+    path = Path(settings.output_dir, "mlflow.db")
+    yield "ok", "mlflow", str(path) if path.exists() else f"{path} is made by the first run"

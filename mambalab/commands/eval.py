@@ -1,0 +1,51 @@
+"""`mambalab eval`: score a run's best weights on a split of its data."""
+
+import inspect
+from pathlib import Path
+
+from mambalab.commands import assemble
+from mambalab.commands.settings import EvalSettings
+from mambalab.errors import UserError
+from mambalab.report import collect
+from mambalab.train import runtime
+
+
+def run(settings: EvalSettings) -> int:
+    """Print every metric of the split, one a line; returns 0.
+
+    Raises:
+        UserError: no such run or split, data absent or changed since training.
+    """
+    runtime.prepare_process()
+    path = collect.resolve_run(settings.run, Path(settings.output_dir))
+    loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
+    task = assemble.build_task(loaded.settings, data_dir=settings.data_dir)
+    task.prepare(loaded.device)
+    trained_on = collect.read_run(path).summary.get("data", {})
+    if trained_on.get("sha256") != task.fingerprint().get("sha256"):
+        raise UserError(
+            f"the data of task {task.name} are not those {path} was trained on: "
+            f"bring them back, or point data_dir to them"
+        )
+    options = {}
+    if settings.stateful:
+        _check_stateful(task, loaded)
+        options["stateful"] = True
+    with runtime.autocast(loaded.device, loaded.precision):
+        metrics = task.evaluate(loaded.model, settings.split.value, **options)
+    rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
+    rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
+    rows |= {name: f"{value:.6f}" for name, value in metrics.items()}
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    return 0
+
+
+def _check_stateful(task: object, loaded: assemble.LoadedRun) -> None:
+    if "stateful" not in inspect.signature(type(task).evaluate).parameters:
+        raise UserError("stateful=true: this task has no text to carry a state through")
+    if getattr(loaded.model, "context_limit", None) is not None:
+        raise UserError(
+            "stateful=true: only Mamba carries a state through a whole split; attention would "
+            "have to look back at all of it"
+        )
