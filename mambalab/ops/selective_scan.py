@@ -178,7 +178,8 @@ def _(
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
     state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
-    shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state)
+    groups = B.shape[2] if B.dim() == 4 else 1
+    shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state, groups)
     return u.new_empty(u.shape), state, A.new_empty(shape if keep else 0)
 
 

@@ -33,7 +33,9 @@ class _Chunk(NamedTuple):
     z: Tensor | None  # (B, T, G, P)
 
 
-def states_shape(batch: int, length: int, d_inner: int, d_state: int) -> tuple[int, int, int, int]:
+def states_shape(
+    batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
+) -> tuple[int, ...]:
     """Shape of the states that `forward` keeps for `backward`: one for each chunk."""
     return batch, -(-length // CHUNK), d_inner, d_state
 
