@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,10 @@ def run(settings: config.TrainConfig) -> int:
         tracking.check(settings.tracking, output_dir=Path(settings.output_dir))
         if settings.resume is Resume.never and run_dir.exists():
             LOG.info("the earlier run was moved to %s", session.set_aside(run_dir))
-        _Sitting(settings, run_dir, task, model, device, precision, facts).train(source)
+        sitting = _Sitting(settings, run_dir, task, model, device, precision, facts)
+        if source is not None:
+            sitting.trainer.restore(source)
+        sitting.train(source)
         ended_by = run_folder.read_json(run_dir / run_folder.SUMMARY)["ended_by"]
         _report(settings, run_dir)
         return {"SIGINT": 130, "SIGTERM": 143}.get(ended_by, 0)
@@ -160,20 +162,37 @@ class _Sitting:
             run_dir, settings.tracking, output_dir=Path(settings.output_dir), announce=LOG.warning
         )
         self.drawn = time.monotonic()
+        self.signals = session.StopSignals()
+        self.trainer = Trainer(
+            model,
+            task,
+            optim=settings.optim,
+            settings=settings.trainer,
+            run_dir=run_dir,
+            recorder=self.recorder,
+            device=device,
+            precision=precision,
+            evaluated=self._evaluated,
+            stop_requested=self.signals.requested,
+        )
 
     def train(self, source: checkpoint.Checkpoint | None) -> None:
-        """Train from a checkpoint or from the start; the summary says how it ended."""
+        """Train to the end; the summary says how it ended.
+
+        Args:
+            source: the checkpoint that `trainer` was restored from, if any.
+        """
         with contextlib.ExitStack() as stack:
             self._open(stack)
-            signals = stack.enter_context(session.StopSignals())
-            trainer = self._trainer(signals.requested)
+            if source != checkpoint.find(self.run_dir, "last"):
+                raise UserError(f"{self.run_dir} was trained further meanwhile: start again")
+            if source is not None:
+                LOG.info("going on from step %s of %s", f"{source.step:,}", self.run_dir)
+            stack.enter_context(self.signals)
             try:
-                if source is not None:
-                    trainer.restore(source)
-                    LOG.info("going on from step %s of %s", f"{source.step:,}", self.run_dir)
-                result = trainer.run()
+                result = self.trainer.run()
             except BaseException as error:
-                self._failed(trainer, error)
+                self._failed(error)
                 raise
             self._ended(result)
 
@@ -214,20 +233,6 @@ class _Sitting:
             lines.append(f"slower than it could be: the {name} scan is not used: {why}")
         lines.append(f"run: {self.run_dir}")
         return lines
-
-    def _trainer(self, stop_requested: Callable[[], str | None]) -> Trainer:
-        return Trainer(
-            self.model,
-            self.task,
-            optim=self.settings.optim,
-            settings=self.settings.trainer,
-            run_dir=self.run_dir,
-            recorder=self.recorder,
-            device=self.device,
-            precision=self.precision,
-            evaluated=self._evaluated,
-            stop_requested=stop_requested,
-        )
 
     # -- milestones ---------------------------------------------------------------------------
 
@@ -280,13 +285,13 @@ class _Sitting:
         LOG.info("%s: %s", result.status.lower(), result.reason)
         self.recorder.finish(result.status)
 
-    def _failed(self, trainer: Trainer, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> None:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         reason = " ".join(str(error).split()) or type(error).__name__
         LOG.error("%s: %s", status, reason, exc_info=not isinstance(error, UserError))
-        facts = {"status": status, "ended_by": "error", "reason": reason, "step": trainer.step}
+        facts = {"status": status, "ended_by": "error", "reason": reason, "step": self.trainer.step}
         with contextlib.suppress(OSError):  # a full disk, perhaps; the first error is shown
-            self._write_summary({**facts, **_best_and_last(trainer)})
+            self._write_summary({**facts, **_best_and_last(self.trainer)})
         self.recorder.finish(status)
 
     def _write_summary(self, facts: dict[str, Any]) -> None:

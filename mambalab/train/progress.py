@@ -59,13 +59,15 @@ class Progress:
             step: optimiser steps done.
             loss: latest training loss.
             validation: latest validation metric, already formatted, or an empty string.
-            speed: training items per second.
+            speed: training items per second; 0 while unknown.
             milestone: an evaluation has just ended: always worth a plain line.
         """
         now = time.monotonic()
         share = progress - self.first
         left = (now - self.started) * (1 - progress) / share if share > 0 else None
-        parts = [f"step {step:,}", f"loss {loss:.4f}", validation, f"{speed:,.0f} tok/s"]
+        parts = [f"step {step:,}", f"loss {loss:.4f}", validation]
+        if speed:
+            parts.append(f"{speed:,.0f} tok/s")
         if left is not None:
             parts.append(f"{duration(left)} left")
         text = "  ".join(part for part in parts if part)
