@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from mambalab.config import search
 from mambalab.config.messages import first_line, unknown_key, wrong_type
@@ -52,13 +57,21 @@ def compose_with_choices(
             raw = hydra.compose(verb, overrides=overrides, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{search.folders()[0]}: a file there is not UTF-8") from error
+    except RecursionError as error:
+        where = search.folders()[0]
+        raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(first_line(error) + _shadow_hint(verb)) from error
+        raise UserError(_problem(error) + _shadow_hint(verb)) from error
     chosen = raw.hydra.runtime.choices
     groups = {str(group): str(chosen[group]) for group in chosen if "/" not in str(group)}
     with open_dict(raw):
         del raw["hydra"]
-    return finish(verb, raw, checked), groups
+    try:
+        return finish(verb, raw, checked), groups
+    except UserError as error:
+        raise UserError(str(error) + _shadow_hint(verb)) from error
 
 
 def finish(verb: str, raw: DictConfig, checked: bool = True) -> DictConfig:
@@ -88,12 +101,15 @@ def merge(verb: str, plain: dict[Any, Any], checked: bool = True) -> DictConfig:
     try:
         cfg = OmegaConf.merge(schema, _escaped(plain))
     except ConfigKeyError as error:
-        raise unknown_key(error.full_key or str(error.key), list(types)) from error
+        known = dict.fromkeys([*types, *(key.split(".")[0] for key in types)])
+        raise unknown_key(error.full_key or str(error.key), list(known)) from error
     except (ValidationError, OmegaConfBaseException) as error:
-        key = error.full_key or str(error.key)
+        key = error.full_key or ""
         kind = types.get(key)
         if key.endswith("]"):  # an entry of a list
-            kind = get_args(types.get(key.rpartition("[")[0]))[0]
+            kind = next(iter(get_args(types.get(key.rpartition("[")[0]))), None)
+        if kind is None:  # a group whose YAML is no mapping, say
+            raise UserError(f"{f'{key}: ' if key else ''}{first_line(error)}") from error
         raise wrong_type(key, _select(plain, key), kind) from error
     assert isinstance(cfg, DictConfig)
     if checked:
@@ -141,6 +157,16 @@ def _select(plain: Any, key: str) -> Any:
         elif isinstance(plain, list):
             plain = plain[int(part)]
     return plain
+
+
+def _problem(error: Exception) -> str:
+    """What Hydra could not compose; the reason is often one error further down."""
+    cause = error.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return str(unknown_key(cause.full_key, []))
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {first_line(cause)}"
+    return first_line(error)
 
 
 def _yaml_problem(error: Any) -> str:

@@ -10,7 +10,7 @@ from mambalab.errors import UserError
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """The clause "; did you mean X?", or nothing if no known word is near."""
-    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    near = get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -69,6 +69,8 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
     names = known(verb)
     prepared = []
     for text in overrides:
+        if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of argv that were no UTF-8
+            raise UserError(f"{text.partition('=')[0]}: the value is not UTF-8")
         line = _rewrite(text, names, multirun)
         _check_value(text, line, names.groups, multirun)
         prepared.append(line)
@@ -143,12 +145,13 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
 
 def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     kind, optional = strip_optional(kind)
-    if QUOTED.fullmatch(value) or (optional and value == "null"):
-        return value
+    is_quoted = QUOTED.fullmatch(value) is not None
     if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
+        if is_quoted:
+            return f"[{value}]"
         parts = [v.strip() for v in value.split(",") if v.strip()]
         return f"[{','.join(map(quoted, parts))}]"
-    if kind is str and not multirun:
+    if kind is str and not (multirun or is_quoted or (optional and value == "null")):
         return quoted(escape(value) if key in LITERAL else value)
     return value
 

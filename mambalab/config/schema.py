@@ -21,7 +21,7 @@ from mambalab.train.settings import (
 )
 
 # Tasks with settings of their own. A class outside this list, a user's own, has those of
-# TaskSettings; if its YAML holds more keys, then the first class here that has them all.
+# TaskSettings; or, if its YAML builds on one of these tasks and so holds all its keys, that one's.
 TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.text.TextTask": TextSettings,
     "mambalab.tasks.text.ShakespeareTask": TextSettings,
@@ -90,8 +90,8 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
     target = task.get("_target_")
     if target in TASK_SETTINGS:
         return TASK_SETTINGS[target]
-    for cls in (TaskSettings, *TASK_SETTINGS.values()):
-        if set(task) <= {f.name for f in fields(cls)}:
+    for cls in TASK_SETTINGS.values():
+        if set(task) == {f.name for f in fields(cls)}:
             return cls
     return TaskSettings
 

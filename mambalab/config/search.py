@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mambalab
+from mambalab.errors import UserError
 
 
 def package_conf() -> Path:
@@ -14,7 +15,10 @@ def package_conf() -> Path:
 
 def user_conf() -> Path | None:
     """The folder `conf` of the working directory, unless it is mambalab's own."""
-    own = Path.cwd() / "conf"
+    try:
+        own = Path.cwd() / "conf"
+    except FileNotFoundError as error:
+        raise UserError("the working directory no longer exists: change to another") from error
     return own if own.is_dir() and own.resolve() != package_conf().resolve() else None
 
 

@@ -1,0 +1,256 @@
+import dataclasses
+from dataclasses import MISSING
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mambalab.commands.settings import DataAction, Split
+from mambalab.config import compose, search, typed
+from mambalab.config.overrides import QUOTED, known
+from mambalab.config.schema import VERB_SETTINGS, TrainConfig, settings_class
+from mambalab.errors import UserError
+from mambalab.models.settings import ScanBackend
+from mambalab.tasks.settings import TextSettings
+from mambalab.train.settings import Precision, Resume, Schedule, TrackingKind
+
+NEEDED = {"sync": ["runs=latest"]}  # what a verb cannot do without
+YAML = sorted(search.package_conf().glob("*.yaml"))
+OPTIONS = [(group, name) for group, names in search.groups().items() for name in names]
+PARTS = sorted(search.package_conf().glob("*/_*.yaml"))
+
+
+def test_every_verb_has_its_yaml_and_every_yaml_its_verb():
+    assert {path.stem for path in YAML} == set(VERB_SETTINGS)
+
+
+@pytest.mark.parametrize("verb", VERB_SETTINGS)
+def test_every_verb_composes_to_its_settings(verb):
+    assert isinstance(typed(compose(verb, NEEDED.get(verb, []))), settings_class(verb))
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids="=".join)
+def test_every_option_composes(group, name):
+    cfg = typed(compose("train", [f"{group}={name}"]))
+    if group in ("task", "model", "dropout", "optim"):
+        assert getattr(cfg, group).name == name
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda path: path.stem)
+def test_every_part_belongs_to_an_option(part):
+    assert any(f"- {part.stem}\n" in p.read_text() for p in part.parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [*YAML, *search.package_conf().glob("*/**/*.yaml")], ids=str)
+def test_every_file_begins_with_a_comment(path):
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("verb", VERB_SETTINGS)
+def test_no_value_has_a_second_home_in_the_code(verb):
+    """A default in a settings class would be a value that YAML does not show."""
+
+    def defaults(cls):
+        for f in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(f.type) and isinstance(f.type, type):
+                yield from defaults(f.type)
+            else:
+                yield f.default
+
+    assert set(defaults(settings_class(verb))) <= {"???", MISSING}
+    assert all(option.help for option in known(verb).options.values())
+
+
+def test_values_are_typed():
+    cfg = typed(
+        compose(
+            "train",
+            ["optim.lr=1", "precision=bf16", "resume=must", "model.scan_backend=torch"],
+        )
+    )
+    assert isinstance(cfg, TrainConfig)
+    assert isinstance(cfg.task, TextSettings)
+    assert (cfg.optim.lr, type(cfg.optim.lr)) == (1.0, float)
+    assert cfg.precision is Precision.bf16
+    assert cfg.resume is Resume.must
+    assert cfg.model.scan_backend is ScanBackend.torch
+    assert cfg.optim.schedule is Schedule.cosine
+    assert cfg.tracking.kind is TrackingKind.mlflow
+    assert cfg.optim.betas == [0.9, 0.99]
+
+
+def test_the_composed_config_is_closed():
+    cfg = compose("train", [])
+    with pytest.raises(Exception, match="not in"):
+        cfg.new = 1
+
+
+def test_quickstart():
+    cfg = typed(compose("train", ["experiment=quickstart"]))
+    assert (cfg.task.name, cfg.model.name, cfg.dropout.name) == ("text", "mamba", "ssm")
+    assert cfg.trainer.max_minutes <= 2
+
+
+def test_the_command_line_has_the_last_word():
+    cfg = typed(compose("train", ["model=transformer", "dropout=none", "experiment=quickstart"]))
+    assert (cfg.model.name, cfg.dropout.name, cfg.trainer.max_minutes) == ("transformer", "none", 2)
+
+
+def test_both_models_have_the_same_sizes():
+    mamba, transformer = (
+        dict(compose("train", [f"model={name}"]).model) for name in ("mamba", "transformer")
+    )
+    assert {k for k in mamba if mamba[k] != transformer[k]} == {"name", "pattern"}
+
+
+def test_data_dir_comes_from_the_environment(monkeypatch):
+    assert compose("train", []).data_dir == "./data"
+    monkeypatch.setenv("MAMBALAB_DATA_DIR", "/somewhere")
+    assert compose("train", []).data_dir == "/somewhere"
+    assert compose("data", ["data_dir=/else"]).data_dir == "/else"
+
+
+def test_a_needless_plus_is_no_mistake():
+    assert compose("train", ["+task=shakespeare", "++seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize("text", ["my_module", "[my_module]", "'my_module'"])
+def test_a_single_text_is_a_list_where_a_list_is_wanted(text):
+    wanted = ["my_module"]
+    assert typed(compose("eval", [f"trust={text}"])).trust == wanted
+    assert typed(compose("eval", ["trust=a.b,c"])).trust == ["a.b", "c"]
+
+
+def test_free_options_need_no_plus():
+    cfg = typed(compose("train", ["task.params.depth=3", "model.params.a.b=[1,x]"]))
+    assert cfg.task.params == {"depth": 3}
+    assert cfg.model.params == {"a": {"b": [1, "x"]}}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.text(alphabet="'\"\\${}=,:[]() \n\ta", max_size=12)
+)
+@example("ROMEO:")
+@example("To be, or not")
+@example("a\nb = 'c' \"d\"")
+@example("${oc.env:HOME}")
+@example("\\${x}")
+@example("a\\\\${x}\\")
+@example("null")
+@example("")
+def test_a_prompt_means_itself(text):
+    if QUOTED.fullmatch(text):  # as everywhere in Hydra, quotes round the whole are taken off
+        return
+    assert typed(compose("generate", [f"prompt={text}"])).prompt == text
+
+
+def test_quotes_round_the_whole_value_are_hydras():
+    assert typed(compose("generate", ['prompt="a, b"'])).prompt == "a, b"
+
+
+def test_paths_mean_themselves():
+    assert typed(compose("train", ["task.path=/a b/c,d=e.txt"])).task.path == "/a b/c,d=e.txt"
+    assert typed(compose("train", ["task.path=null"])).task.path is None
+
+
+def test_enums_of_the_other_verbs():
+    assert typed(compose("eval", ["split=test"])).split is Split.test
+    assert typed(compose("data", ["action=fetch", "name=text"])).action is DataAction.fetch
+
+
+MISTAKES = {
+    "task=shakespear": r"task=shakespear: no such option; did you mean shakespeare\? \(task has:",
+    "experiment=quikstart": r"no such option; did you mean quickstart\?",
+    "model=": r"model=: choose one of mamba, transformer",
+    "model=null": r"model=null: no such option",
+    "model=[mamba]": r"model=\['mamba'\]: no such option",
+    "dropout.p=1.7": r"dropout.p=1.7: must be at least 0 and below 1",
+    "dropout.p=nan": r"dropout.p=nan: must be a finite number",
+    "optim.lr=abc": r"optim.lr=abc: expected a number",
+    "optim.lr=null": r"optim.lr=null: expected a number",
+    "optim.lr=0": r"optim.lr=0.0: must be above 0",
+    "optim.betas=[0.9]": r"optim.betas=\[0.9\]: must be a list of 2",
+    "optim.betas=[0.9,1]": r"must be at least 0 and below 1",
+    "optim.betas=[0.9,x]": r"optim.betas\[1\]=x: expected a number",
+    "optim.betas={a:3}": r"optim.betas: ",
+    "optim.schedule=cosin": r"expected cosine, exponential or constant; did you mean cosine\?",
+    "precision=fp16": r"precision=fp16: expected auto, fp32 or bf16",
+    "trainer.max_steps=-1": r"trainer.max_steps=-1: must be at least 1",
+    "trainer.max_steps=1e3": r"expected a whole number or null; write 1000",
+    "trainer.max_stepz=3": r"trainer.max_stepz: no such key; did you mean trainer.max_steps\?",
+    "trainer.compile=3x": r"expected true or false",
+    "lr=3": r"lr: no such key; did you mean optim.lr\?",
+    "foo=1": r"foo: no such key",
+    "+foo=1": r"foo: no such key",
+    "task.foo=1": r"options of a class of your own go into task.params",
+    "~seed": r"~seed: every key is needed",
+    "seed=-1": r"seed=-1: must be at least 0",
+    "seed=true": r"seed=True: expected a whole number",
+    "seed=1,2": r"seed=1,2: several values are a sweep; write mambalab train -m",
+    "seed=${nope}": r"seed: Interpolation key 'nope' not found",
+    "a=[": r"a=\[: cannot be read",
+    "seed=[": r"seed=\[: cannot be read",
+    "--seed=3": r"settings are written without dashes: seed=3",
+    "shakespeare": r"expected KEY=VALUE; did you mean task=shakespeare\?",
+    "device=gpu": r"device=gpu: must be auto, cpu, cuda, cuda:N or mps",
+    "data_dir=": r"data_dir=: must be the path of a folder",
+    "data_fraction=0": r"data_fraction=0.0: must be above 0 and at most 1",
+    "task.val_fraction=1": r"task.val_fraction=1.0: must be above 0 and below 1",
+    "task.batch_size=0": r"task.batch_size=0: must be at least 1",
+    "task.name=../x": r"task.name=../x: must be made of letters",
+    "task.path=": r"task.path=: must be the path of a file, or null",
+    "model.pattern=MX": r"model.pattern=MX: must be a word of the letters M",
+    "model.dt_rank=4.5": r"model.dt_rank=4.5: must be auto or a whole number",
+    "model.dt_rank=0": r"model.dt_rank=0: must be auto, or at least 1",
+    "model.dt_min=1": r"model.dt_min=1 is above model.dt_max=0.1",
+    "hydra.run.dir=x": r"good with train -m only",
+    "seed=\udcff": r"seed: the value is not UTF-8",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_one_line(override, workdir):
+    with pytest.raises(UserError, match=MISTAKES[override]) as caught:
+        compose("train", [override])
+    assert "\n" not in str(caught.value)
+    assert list(workdir.iterdir()) == []
+
+
+COMBINATIONS = {
+    "dropout=ssm model=transformer": r"dropout.ssm_p=0.1 .* model=transformer has no state-space",
+    "dropout.ssm_p=0.2 model.pattern=A": r"no state-space layer",
+    "dropout=ssm model.pattern=AM model.n_layer=1": r"no state-space layer",
+    "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=192",
+    "model=transformer model.d_model=63 model.n_head=3": r"even width",
+    "trainer.max_steps=null trainer.max_minutes=null": r"would never end",
+    "optim.schedule=exponential optim.min_lr_ratio=0": r"never reaches 0",
+}
+
+
+@pytest.mark.parametrize("overrides", COMBINATIONS)
+def test_values_that_do_not_go_together(overrides):
+    with pytest.raises(UserError, match=COMBINATIONS[overrides]):
+        compose("train", overrides.split())
+
+
+def test_ssm_dropout_needs_only_one_mamba_layer():
+    compose("train", ["dropout=ssm", "model.pattern=AAM", "model.n_layer=3"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "message"),
+    [
+        ("data", ["action=fetch"], "data fetch: which data set"),
+        ("data", ["action=fetc"], "did you mean fetch"),
+        ("eval", ["split=vl"], "did you mean val"),
+        ("eval", ["run="], "must be a run folder, or the word latest"),
+        ("eval", ["task=text"], "task: no such key"),
+        ("generate", ["top_p=0"], "top_p=0.0: must be above 0 and at most 1"),
+        ("generate", ["temprature=1"], "did you mean temperature"),
+    ],
+)
+def test_mistakes_at_other_verbs(verb, overrides, message):
+    with pytest.raises(UserError, match=message):
+        compose(verb, overrides)

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from mambalab.config import compose, differences, load_run_config, run_dir, to_yaml, typed
+
+PLAIN = ["task=shakespeare", "dropout=ssm"]
+
+
+def folder(*overrides: str) -> Path:
+    return run_dir(compose("train", [*PLAIN, *overrides]))
+
+
+def test_the_folder_says_what_the_run_is():
+    parent, name = folder("seed=3").parent, folder("seed=3").name
+    assert parent == Path("outputs/shakespeare/mamba")
+    variant, digest, seed = name.split("-")
+    assert (variant, len(digest), seed) == ("ssm", 8, "s3")
+    assert set(digest) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "same",
+    ["optim.lr=2e-3", "optim.lr=0.002", "trainer.max_steps=7", "trainer.max_minutes=null",
+     "device=cpu", "data_dir=/x", "resume=never", "tracking=none", "trust=a"],
+)  # fmt: skip
+def test_the_same_run(same):
+    assert folder(same) == folder()
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["optim.lr=3e-3", "seed=2", "model.d_model=64", "task.seq_len=8", "precision=bf16",
+     "data_fraction=0.5", "task.params.x=1", "dropout.p=0.2", "trainer.grad_accum=2"],
+)  # fmt: skip
+def test_another_run(other):
+    assert folder(other) != folder()
+
+
+def test_seeds_lie_side_by_side():
+    assert folder("seed=2").name.replace("-s2", "") == folder("seed=3").name.replace("-s3", "")
+
+
+def test_output_dir_moves_the_folder_and_run_dir_is_the_folder():
+    assert folder("output_dir=/big") == Path("/big") / folder().relative_to("outputs")
+    assert folder("run_dir=/my run") == Path("/my run")
+
+
+def test_the_folder_does_not_depend_on_the_way_in():
+    cfg = compose("train", PLAIN)
+    assert run_dir(typed(cfg)) == run_dir(cfg)
+
+
+def test_yaml_comes_back_as_it_was(workdir):
+    cfg = compose("train", [*PLAIN, "optim.eps=1e-12", "task.params.e=1e-9", "task.path=#ü: 'x'"])
+    (workdir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
+    back = load_run_config(workdir, [])
+    assert typed(back) == typed(cfg)
+    assert run_dir(back) == run_dir(cfg)
+    assert differences(back, cfg) == []
+
+
+def test_differences_name_what_may_not_change():
+    before = compose("train", PLAIN)
+    after = compose("train", [*PLAIN, "optim.lr=0.01", "seed=2", "device=cpu", "tracking=none",
+                              "trainer.max_steps=9", "resume=must", "task.params.x=1"])  # fmt: skip
+    assert differences(before, after) == [
+        "optim.lr: 0.002 -> 0.01",
+        "seed: 1 -> 2",
+        "task.params: {} -> absent",
+        "task.params.x: absent -> 1",
+    ]
+    assert differences(typed(before), before) == []
