@@ -1,0 +1,51 @@
+"""Which process wrote this, and does it still live? Files and MLflow tags outlive a `kill -9`."""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def identity() -> dict[str, Any]:
+    """Names this process among all: `host`, `pid`, and `born`, which tells reused pids apart."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def alive(record: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote `identity()` into a record still lives.
+
+    Args:
+        record: anything with `host`, `pid` and perhaps `born`; numbers may be text.
+
+    Returns:
+        None if that cannot be known here: another host, or no such entries.
+    """
+    if record.get("host") != socket.gethostname():
+        return None
+    try:
+        pid = int(record["pid"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if pid <= 0:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's process: it lives, `born` says whether it is the one
+    now, then = _born(pid), record.get("born")
+    if now == "dead":
+        return False
+    return not now or not then or str(then) == now
+
+
+def _born(pid: int) -> str:
+    """Start of a process in clock ticks since boot, `dead` for a zombie, empty if unknown."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""  # not Linux: the pid alone must do
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return "dead" if fields[0] in "ZX" else fields[19]
