@@ -127,7 +127,7 @@ def test_free_options_need_no_plus():
     assert cfg.model.params == {"a": {"b": [1, "x"]}}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.text(st.characters(exclude_categories=["Cs"]))
     | st.text(alphabet="'\"\\${}=,:[]() \n\ta", max_size=12)

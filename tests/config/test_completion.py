@@ -1,0 +1,133 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mambalab.cli import SHELLS, VERBS
+from mambalab.config.completion import SCRIPTS, candidates, main, split
+
+
+def test_verbs():
+    assert candidates([], "") == list(VERBS)
+    assert candidates([], "tr") == ["train"]
+    assert candidates([], "-") == ["--help", "--version"]
+    assert candidates(["nonsense"], "") == []
+    assert candidates(["help"], "do") == ["doctor"]
+
+
+def test_groups_and_keys():
+    words = candidates(["train"], "")
+    assert {"task=", "model=", "experiment=", "seed=", "optim.", "trainer."} <= set(words)
+    assert "optim.lr=" not in words  # one step at a time
+    assert candidates(["train", "task=text"], "optim.l") == ["optim.lr="]
+    assert candidates(["train"], "task.seq") == ["task.seq_len="]
+    assert candidates(["train"], "task.par") == ["task.params."]
+    assert candidates(["generate"], "temp") == ["temperature="]
+
+
+def test_options_of_groups(write):
+    write("conf/task/own.yaml", "defaults: [text]\n")
+    assert candidates(["train"], "task=") == ["task=own", "task=shakespeare", "task=text"]
+    assert candidates(["train"], "experiment=q") == ["experiment=quickstart"]
+
+
+def test_words_a_key_can_be():
+    assert candidates(["train"], "optim.schedule=c") == [
+        "optim.schedule=cosine",
+        "optim.schedule=constant",
+    ]
+    assert candidates(["train"], "trainer.compile=t") == ["trainer.compile=true"]
+    assert candidates(["train"], "trainer.patience=") == ["trainer.patience=null"]
+    assert candidates(["train"], "device=c") == ["device=cpu", "device=cuda"]
+    assert candidates(["train"], "nonsense=") == []
+
+
+def test_paths(write):
+    write("my run/config.yaml", "")
+    write("book.txt", "")
+    assert candidates(["eval"], "run=") == ["run=latest", "run=my run/"]
+    assert candidates(["train"], "task.path=b") == ["task.path=book.txt"]
+    assert candidates(["train"], "data_dir=") == ["data_dir=my run/"]
+    assert candidates(["sync"], "my") == ["my run/"]
+
+
+def test_plain_words_and_flags():
+    assert candidates(["data"], "f") == ["fetch"]
+    assert "shakespeare" in candidates(["data", "fetch"], "")
+    assert candidates(["completion"], "") == list(SHELLS)
+    assert candidates(["train"], "--m") == ["--multirun"]
+    assert candidates(["eval"], "--m") == []
+    assert candidates(["train", "--cfg"], "") == ["job"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("mambalab ", (["mambalab"], "")),
+        ("mambalab tr", (["mambalab"], "tr")),
+        ("mambalab train  'task=a b' x", (["mambalab", "train", "task=a b"], "x")),
+        (r"mambalab train task.path=a\ b", (["mambalab", "train"], "task.path=a b")),
+        ("mambalab generate prompt='a b", (["mambalab", "generate", "prompt='a"], "b")),
+    ],
+)
+def test_lines_are_split_as_the_shell_does(line, words):
+    assert split(line) == words
+
+
+def test_bash_gets_what_follows_the_last_word_break(capsys):
+    main(["bash", "mambalab train task=sh", " \t\n\"'><=;|&(:"])
+    assert capsys.readouterr().out == "shakespeare\n"
+    main(["bash", "mambalab train task=sh", " "])
+    assert capsys.readouterr().out == "task=shakespeare\n"
+
+
+@pytest.fixture
+def program(workdir):
+    """Environment in which `mambalab` is a command of this interpreter."""
+    script = workdir / "bin" / "mambalab"
+    script.parent.mkdir()
+    code = "import sys; from mambalab.cli import main; sys.exit(main())"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
+    script.chmod(0o755)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    path = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": root, "HOME": str(workdir)}
+
+
+def ask(command, env):
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("mambalab tra", ["train"]),
+        ("mambalab train task=sh", ["shakespeare"]),
+        ("mambalab train experim", ["[nospace]", "experiment="]),
+    ],
+)
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_bash(program, line, words):
+    script = f"""
+        compopt() {{ echo "[nospace]"; }}
+        eval "$(mambalab completion bash)"
+        COMP_WORDS=(mambalab); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}
+        _mambalab_complete
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    assert ask(["bash", "-c", script], program) == words
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+def test_fish(program):
+    script = "mambalab completion fish | source; complete -C 'mambalab train task=sh'"
+    assert ask(["fish", "--no-config", "-c", script], program) == ["task=shakespeare"]
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
+def test_zsh_accepts_the_script(program):
+    assert ask(["zsh", "-n", "-c", SCRIPTS["zsh"]], program) == []
