@@ -68,7 +68,7 @@ class Rule:
         given = [(word, b, holds) for word, b, holds in bounds if b is not None]
         if all(holds(value, b) for _, b, holds in given):
             return None
-        wording = " and ".join(f"{word} {b:g}" for word, b, _ in given)
+        wording = " and ".join(f"{word} {b}" for word, b, _ in given)
         return f"must be {'auto, or ' if self.auto else ''}{wording}"
 
 
