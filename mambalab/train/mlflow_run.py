@@ -282,7 +282,8 @@ def attachments(run_dir: Path) -> list[Path]:
     named = [run_dir / run_folder.CONFIG, run_dir / run_folder.SUMMARY]
     found = [path for path in named if path.is_file()]
     for folder in ("plots", "samples"):
-        found += sorted(p for p in (run_dir / folder).glob("*") if p.is_file())
+        files = (p for p in (run_dir / folder).glob("*") if p.is_file())
+        found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
     return found
 
 

@@ -1,0 +1,67 @@
+"""`mambalab runs`: a table of the runs below a folder."""
+
+import sys
+from pathlib import Path
+
+from mambalab.commands.settings_tracking import RunsSettings
+from mambalab.errors import UserError
+from mambalab.report.collect import RunRecord, find_runs, last_activity, read_run
+
+HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", "minutes", "path")
+_RIGHT = {"seed", "steps", "minutes"}
+
+
+def run(cfg: RunsSettings) -> int:
+    """Print the table, the run trained last at the bottom; 1 if a run could not be read."""
+    folder = Path(cfg.output_dir)
+    paths = sorted(find_runs(folder), key=last_activity)
+    if not paths:
+        print(f"no runs below {folder} yet: start one with `mambalab train`")
+        return 0
+    rows, problems = [], []
+    for path in paths:
+        try:
+            rows.append(row(read_run(path)))
+        except (UserError, OSError) as error:
+            problems.append(str(error))
+    if rows:
+        print(table(HEADER, rows))
+    for problem in problems:
+        print(f"cannot read a run: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def row(record: RunRecord) -> tuple[str, ...]:
+    """One run as text, in the order of HEADER; `-` for what it does not say."""
+    best = record.best
+    step, minutes = record.step, record.minutes
+    names = [record.setting(k) for k in ("task.name", "model.name", "dropout.name", "seed")]
+    return (
+        record.status,
+        *("-" if name is None else str(name) for name in names),
+        "-" if step is None else f"{step:,}",
+        "-" if best is None else f"{best.metric} {best.value:.4f} @ {best.step:,}",
+        "-" if minutes is None else f"{minutes:.1f}",
+        str(record.path),
+    )
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell; numbers to the right.
+
+    A run folder may come from a stranger: characters that would steer the terminal become `?`.
+    """
+    rows = [tuple(_printable(cell) for cell in line) for line in rows]
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for line in [header, *rows]:
+        cells = [
+            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,129 @@
+"""`mambalab sync RUN...`: send run folders to MLflow; what is there already is not sent again."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambalab import process, run_folder
+from mambalab.commands.settings_tracking import SyncSettings
+from mambalab.errors import UserError
+from mambalab.report.collect import RunRecord, read_run, resolve_run
+from mambalab.train import mlflow_store
+from mambalab.train.mlflow_run import MlflowRun, Note, attachments, flatten
+from mambalab.train.mlflow_sink import SILENT, reason
+
+# Entries of summary.json that a run's MLflow tags show.
+_TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
+
+
+class SilentStoreError(UserError):
+    """The store does not answer: no use to try another run."""
+
+
+@dataclass
+class Sent:
+    """What `send` did: points sent now, points in the store, and where."""
+
+    new: int
+    points: int
+    experiment: str
+    run_id: str
+
+
+def run(cfg: SyncSettings) -> int:
+    """Send each run; the others go on if one fails. 1 if any failed."""
+    output_dir = Path(cfg.output_dir)
+    uri = mlflow_store.store_uri(cfg.uri, output_dir)
+    mlflow_store.check(uri)
+    shown = mlflow_store.hide_password(uri)
+    failed = 0
+    for position, name in enumerate(cfg.runs):
+        try:
+            path = resolve_run(name, output_dir)
+            hint = _other_store(path, shown)
+            sent = send(path, uri, output_dir)
+        except SilentStoreError as error:
+            print(error, file=sys.stderr)
+            if others := len(cfg.runs) - position - 1:
+                print(f"{others} more not tried", file=sys.stderr)
+            return 1
+        except UserError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+            continue
+        print(
+            f"{path}: {sent.new:,} points sent, {sent.points:,} there now "
+            f"(experiment {sent.experiment}, run {sent.run_id}){hint}"
+        )
+    if failed < len(cfg.runs):
+        print(f"MLflow store: {shown}")
+    return 1 if failed else 0
+
+
+def _other_store(run_dir: Path, uri: str) -> str:
+    """A remark if the run was recorded for another store; that is never followed by itself."""
+    meant = Note.read(run_dir).uri
+    if meant is None or meant == uri:
+        return ""
+    return f"; it was sent to {meant} before: add uri={meant} to send it there"
+
+
+def send(run_dir: Path, uri: str, output_dir: Path) -> Sent:
+    """Make the store hold what a run folder holds.
+
+    Args:
+        run_dir: the run folder.
+        uri: from `mlflow_store.store_uri`.
+        output_dir: see `MlflowRun`.
+
+    Raises:
+        UserError: the folder is in use or damaged, or the store refuses or does not answer.
+    """
+    record = read_run(run_dir)
+    if record.status == "RUNNING" and process.alive(record.summary):
+        raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
+    with run_folder.hold(run_dir):
+        mlflow_run = MlflowRun(run_dir, uri, output_dir=output_dir, experiment=_experiment(record))
+        try:
+            new = _send(record, mlflow_run)
+        except UserError:
+            raise
+        except Exception as error:  # MLflow and its drivers raise all kinds
+            shown = mlflow_store.hide_password(uri)
+            why = reason(error)
+            kind = SilentStoreError if why == SILENT else UserError
+            raise kind(f"{run_dir}: cannot send it to {shown}: {why}") from error
+        note = mlflow_run.note
+        note.state, note.problem = "complete", None
+        note.write(run_dir)
+    if mlflow_run.conflicts:
+        print(
+            f"{run_dir}: the store holds other values than metrics.jsonl for "
+            f"{mlflow_run.conflicts} points; MLflow cannot correct them",
+            file=sys.stderr,
+        )
+    return Sent(new, note.points, mlflow_run.experiment, str(note.run_id))
+
+
+def _experiment(record: RunRecord) -> str:
+    named = record.setting("tracking.experiment_name") or record.setting("task.name")
+    return str(named or "mambalab")
+
+
+def _send(record: RunRecord, mlflow_run: MlflowRun) -> int:
+    started = record.summary.get("started")
+    if not isinstance(started, (int, float)):
+        started = (record.path / run_folder.CONFIG).stat().st_mtime
+    tags = {key: str(record.summary[key]) for key in _TAGS if record.summary.get(key)}
+    mlflow_run.open(params=flatten(record.config), tags=tags, start_ms=round(1000 * started))
+    new = mlflow_run.send()
+    for path in attachments(record.path):
+        mlflow_run.send_file(path)
+    seconds = 60 * (record.minutes or 0.0)
+    mlflow_run.end(_status(record), mlflow_run.start_ms + round(1000 * seconds))
+    return new
+
+
+def _status(record: RunRecord) -> str:
+    """MLflow's word for how a run ended; one whose end nobody noted was killed."""
+    return record.status if record.status in ("FINISHED", "FAILED") else "KILLED"

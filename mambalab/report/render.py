@@ -1,0 +1,143 @@
+"""Pictures of a run, drawn from its files. Matplotlib is used without its global state."""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mambalab.errors import UserError
+from mambalab.report.collect import Curve, RunRecord, best_of, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours: told apart with any colour vision; markers and line styles tell, too.
+TRAIN, VAL, BEST = "#0072B2", "#D55E00", "#000000"
+_SMOOTH_FROM = 60  # points from which a training curve is also drawn smoothed
+
+
+def loss_picture(run_dir: Path, *, unit: str = "nats per character") -> Path:
+    """Draw `plots/loss.png`: training curve, validation points, the best of them marked.
+
+    Args:
+        run_dir: a run folder with `train/loss` or `val/loss` in its metrics.jsonl.
+        unit: unit of the loss, for the axis.
+
+    Returns:
+        Path of the picture; an older one is replaced in one step.
+
+    Raises:
+        UserError: if the folder is no run, holds no finite loss, or cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    run = read_run(run_dir)
+    train, val = run.curves.get("train/loss", []), run.curves.get("val/loss", [])
+    losses = [v for _, v in [*train, *val] if v is not None]
+    if not losses:
+        raise UserError(f"{run_dir} holds no loss to draw yet")
+    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    if train:
+        _draw_train(axes, train)
+    if val:
+        _draw_val(axes, val)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("step (optimiser updates)")
+    axes.set_ylabel(f"loss ({unit})")
+    axes.set_title(_title(run), fontsize=11)
+    _scale(axes, losses)
+    axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    target = run_dir / "plots" / "loss.png"
+    partial = target.with_name(f".loss.{os.getpid()}.png")
+    try:
+        target.parent.mkdir(exist_ok=True)
+        figure.savefig(partial)
+        partial.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def _title(run: RunRecord) -> str:
+    names = [run.setting(f"{group}.name") for group in ("task", "model")]
+    names.append(f"dropout {run.setting('dropout.name')}")
+    return " · ".join([str(n) for n in names if n is not None] + [f"seed {run.setting('seed')}"])
+
+
+def _xy(points: Curve) -> tuple[list[int], list[float]]:
+    """Steps and values; a value that was not finite leaves a gap."""
+    return [s for s, _ in points], [math.nan if v is None else v for _, v in points]
+
+
+def _draw_train(axes: "Axes", points: Curve) -> None:
+    steps, values = _xy(points)
+    if len(values) < _SMOOTH_FROM:
+        axes.plot(steps, values, ".-", color=TRAIN, linewidth=1.4, markersize=4, label="train")
+        return
+    axes.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, label="train (smoothed)")
+
+
+def _draw_val(axes: "Axes", points: Curve) -> None:
+    steps, values = _xy(points)
+    size = 5 if len(values) <= 60 else 2.5
+    axes.plot(steps, values, "o--", color=VAL, markersize=size, linewidth=1.2, label="validation")
+    best = best_of(points, "val/loss")
+    if best is None:
+        return
+    axes.plot(
+        [best.step],
+        [best.value],
+        "*",
+        color=BEST,
+        markersize=13,
+        zorder=5,
+        label=f"best validation: {best.value:.4f} at step {best.step:,}",
+    )
+
+
+def smooth(values: list[float], share: float = 0.02) -> list[float]:
+    """Mean over a window of about `share` of the curve, centred: it does not lag behind.
+
+    At the start, where losses fall fast, the window shrinks on both sides; at the end only the
+    side that is not there is missing. A value that is not a number stays a gap.
+    """
+    half = max(1, round(share * len(values) / 2))
+    sums, counts = [0.0], [0]
+    for value in values:
+        gap = math.isnan(value)
+        sums.append(sums[-1] + (0.0 if gap else value))
+        counts.append(counts[-1] + (not gap))
+    smoothed = []
+    for i, value in enumerate(values):
+        reach = min(half, i)
+        low, high = i - reach, min(i + reach + 1, len(values))
+        gap = math.isnan(value)
+        mean = math.nan if gap else (sums[high] - sums[low]) / (counts[high] - counts[low])
+        smoothed.append(mean)
+    return smoothed
+
+
+def _scale(axes: "Axes", losses: list[float]) -> None:
+    """A logarithmic axis with plain numbers, where the values allow it."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    low, high = min(losses), max(losses)
+    if low <= 0 or high / low < 1.5:
+        return
+    subs = [1, 2, 5] if high / low > 20 else [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]
+    plain = ScalarFormatter()
+    plain.set_scientific(False)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.06, high * 1.06)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(NullLocator())

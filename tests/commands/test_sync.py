@@ -1,0 +1,152 @@
+import json
+import shutil
+import socket
+
+import pytest
+
+from mambalab import process, run_folder
+from mambalab.commands import sync
+from mambalab.commands.settings_tracking import SyncSettings
+from mambalab.errors import UserError
+from mambalab.train.settings import TrackingKind, TrackingSettings
+from mambalab.train.tracking import Recorder
+from tests.stores import points_in_folder, points_in_store, query
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A function that records a run without MLflow and returns its folder."""
+
+    def build(name: str = "toy/run", *, points: int = 20, status: str = "FINISHED"):
+        folder = tmp_path / name
+        settings = TrackingSettings(TrackingKind.jsonl, None, None)
+        with Recorder(folder, settings, output_dir=tmp_path) as it:
+            it.start(params={}, tags={}, resume=True)
+            for step in range(1, points + 1):
+                it.metrics(step, {"train/loss": 1 / step, "time/seconds": 2.0 * step})
+            it.metrics(points, {"val/loss": float("nan")})
+        (folder / "config.yaml").write_text("task: {name: toy}\nseed: 5\n")
+        summary = {"status": status, "git_revision": "abc", "started": 1_700_000_000.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "samples").mkdir(exist_ok=True)
+        (folder / "samples" / "step-1.txt").write_text("to be")
+        return folder
+
+    return build
+
+
+@pytest.fixture
+def run(tmp_path):
+    def call(*runs, uri: str | None = None) -> int:
+        return sync.run(SyncSettings([str(r) for r in runs], str(tmp_path), uri))
+
+    return call
+
+
+def test_a_run_recorded_without_mlflow_is_sent_once(record, run, store, tmp_path, capsys):
+    folder = record()
+    assert run(folder) == 0
+    out = capsys.readouterr().out
+    assert f"{folder}: 41 points sent, 41 there now (experiment toy, run " in out
+    assert f"MLflow store: sqlite:///{store}" in out
+    assert points_in_store(store) == points_in_folder(folder)
+    assert query(store, "select status, start_time, end_time from runs") == [
+        ("FINISHED", 1_700_000_000_000, 1_700_000_040_000)
+    ]
+    assert dict(query(store, "select key, value from params")) == {"task.name": "toy", "seed": "5"}
+    assert dict(query(store, "select key, value from tags"))["git_revision"] == "abc"
+    note = run_folder.read_json(folder / "mlflow_run.json")
+    artifacts = tmp_path / "mlartifacts" / "toy" / note["run_id"] / "artifacts"
+    assert (artifacts / "samples" / "step-1.txt").read_text() == "to be"
+
+    assert run(folder, "latest") == 0
+    assert capsys.readouterr().out.count(": 0 points sent, 41 there now") == 2
+    assert points_in_store(store) == points_in_folder(folder)
+
+
+def test_what_was_added_since_is_sent(record, run, store):
+    folder = record(points=5, status="KILLED")
+    run(folder)
+    assert query(store, "select status from runs") == [("KILLED",)]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "train/loss": 0.5}\n')
+    (folder / "summary.json").write_text('{"status": "FINISHED"}')
+    assert run(folder) == 0
+    assert points_in_store(store) == points_in_folder(folder)
+    assert query(store, "select status from runs") == [("FINISHED",)]
+
+
+def test_a_run_copied_from_another_machine(record, run, store, tmp_path):
+    """Its note speaks of a store that is not here; the copy of a copy is the same run."""
+    folder = record()
+    run(folder)
+    note = run_folder.read_json(folder / "mlflow_run.json")
+    elsewhere = {**note, "uri": "http://elsewhere:5000", "run_id": "123"}
+    (folder / "mlflow_run.json").write_text(json.dumps(elsewhere))
+    copy = tmp_path / "copied"
+    shutil.move(folder, copy)
+    assert run(copy) == 0
+    assert points_in_store(store) == points_in_folder(copy)
+    assert len(query(store, "select * from runs")) == 1
+
+
+def test_another_store_is_never_chosen_by_the_folder_but_mentioned(record, run, store, capsys):
+    folder = record()
+    run_folder.write_json(folder / "mlflow_run.json", {"uid": "u", "uri": "http://elsewhere"})
+    assert run(folder) == 0
+    assert "add uri=http://elsewhere to send it there" in capsys.readouterr().out
+
+
+def test_one_bad_run_does_not_stop_the_others(record, run, store, tmp_path, capsys):
+    good, bad = record("toy/good"), record("toy/bad")
+    (bad / "metrics.jsonl").write_text("rubbish\n")
+    assert run("toy/none", bad, good) == 1
+    captured = capsys.readouterr()
+    assert "no such folder" in captured.err
+    assert "metrics.jsonl is damaged" in captured.err
+    assert f"{good}: 41 points sent" in captured.out
+
+
+def test_a_run_that_is_being_trained_is_left_alone(record, run, store, capsys):
+    folder = record()
+    summary = {"status": "RUNNING", **process.identity()}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert run(folder) == 1
+    assert "still being trained here" in capsys.readouterr().err
+    (folder / "summary.json").write_text(json.dumps({**summary, "pid": 2**22 + 1}))
+    with run_folder.hold(folder):
+        assert run(folder) == 1
+    assert "is in use" in capsys.readouterr().err
+    assert run(folder) == 0
+    assert query(store, "select status from runs") == [("KILLED",)]
+
+
+def test_a_silent_server_is_asked_once(record, run, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    runs = [record("toy/a"), record("toy/b"), record("toy/c")]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert run(*runs, uri=uri) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        f"{runs[0]}: cannot send it to {uri}: it does not answer",
+        "2 more not tried",
+    ]
+
+
+def test_mistakes_before_anything_is_sent(run):
+    with pytest.raises(UserError, match="is no MLflow tracking URI"):
+        run("x", uri="nonsense")
+    with pytest.raises(UserError, match="which run"):
+        SyncSettings([], "outputs", None).check()
+
+
+def test_values_that_disagree_are_reported(record, run, store, capsys):
+    folder = record()
+    run(folder)
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.replace('"train/loss": 0.5', '"train/loss": 0.6'))
+    assert run(folder) == 0
+    assert "other values than metrics.jsonl for 1 points" in capsys.readouterr().err
