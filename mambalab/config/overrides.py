@@ -1,5 +1,6 @@
 """What a person writes after the verb, made ready for Hydra, with its mistakes found first."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -25,6 +26,7 @@ from mambalab.errors import UserError
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
+PATHS = {"output_dir", "data_dir", "run_dir", "run", "task.path"}  # not every shell expands key=~
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
 
 def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     kind, optional = strip_optional(kind)
+    if key in PATHS and value.startswith("~/"):
+        value = os.path.expanduser(value)
     is_quoted = QUOTED.fullmatch(value) is not None
     if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
         if is_quoted:

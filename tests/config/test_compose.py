@@ -155,6 +155,12 @@ def test_paths_mean_themselves():
     assert typed(compose("train", ["task.path=null"])).task.path is None
 
 
+def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compose("train", ["output_dir=~/runs"]).output_dir == "/home/me/runs"
+    assert compose("generate", ["prompt=~/runs"]).prompt == "~/runs"
+
+
 def test_enums_of_the_other_verbs():
     assert typed(compose("eval", ["split=test"])).split is Split.test
     assert typed(compose("data", ["action=fetch", "name=text"])).action is DataAction.fetch
