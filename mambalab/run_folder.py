@@ -29,6 +29,7 @@ LOCK = ".lock"
 Row = tuple[int, dict[str, float | None]]
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
+_encode = json.JSONEncoder(allow_nan=False).encode  # made once: it is most of the cost of a line
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -51,7 +52,7 @@ def finite(value: Any) -> float | None:
 
 def encode(step: int, values: Mapping[str, float | None]) -> bytes:
     """One line of metrics.jsonl, newline included; `values` went through `finite`."""
-    return json.dumps({"step": step, **values}, allow_nan=False).encode() + b"\n"
+    return _encode({"step": step, **values}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Row:

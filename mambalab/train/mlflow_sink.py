@@ -15,7 +15,7 @@ from mambalab.train.mlflow_run import MlflowRun, attachments
 
 PERIOD = 1.0  # seconds between batches
 PAUSES = (5.0, 15.0, 60.0)  # seconds between attempts to reach a store that failed
-REMOTE_PATIENCE = 6.0  # seconds without any progress after which `finish` gives up a server,
+REMOTE_PATIENCE = 5.0  # seconds without any progress after which `finish` gives up a server,
 LOCAL_PATIENCE = 30.0  # or a store on this machine, which may have to be created first
 LONGEST_FINISH = 60.0
 SILENT = "it does not answer"

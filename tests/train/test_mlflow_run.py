@@ -62,8 +62,17 @@ def test_another_process_sends_only_the_difference(mirror, run_dir, store):
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-def test_a_batch_whose_fate_is_unknown_is_neither_lost_nor_doubled(mirror, run_dir, store, arrived):
+@pytest.mark.parametrize("sent_before", [0, 100])
+def test_a_batch_whose_fate_is_unknown_is_neither_lost_nor_doubled(
+    mirror, run_dir, store, arrived, sent_before
+):
+    path = run_dir / "metrics.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(whole[:sent_before]))
     it = mirror()
+    it.send()
+    path.write_text("".join(whole))
+    before = len(points_in_store(store))
     send, calls = it._client.log_batch, []
 
     def unreliable(*args, **kwargs):
@@ -78,7 +87,7 @@ def test_a_batch_whose_fate_is_unknown_is_neither_lost_nor_doubled(mirror, run_d
     with pytest.raises(ConnectionError):
         it.send()
     held = len(points_in_store(store))
-    assert held == (1800 if arrived else 1000)
+    assert held == (1800 if arrived else before + 1000)
     assert it.send() == 1800 - held
     assert points_in_store(store) == points_in_folder(run_dir)
     assert it.note.points == 1800

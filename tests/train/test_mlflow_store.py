@@ -73,9 +73,14 @@ def test_on_a_network_file_system_wal_would_corrupt(monkeypatch, tmp_path):
 
 def test_processes_that_start_together_share_one_sound_store(tmp_path):
     code = """
-import sys
+import sys, time
 from pathlib import Path
 from mambalab.train import mlflow_store
+def slow(path, artifacts, create=mlflow_store._create):
+    print("creating", flush=True)
+    time.sleep(1)
+    create(path, artifacts)
+mlflow_store._create = slow
 folder = Path(sys.argv[1])
 uri = mlflow_store.store_uri(None, folder)
 import mlflow.tracking, mlflow.store.tracking.sqlalchemy_store
@@ -102,9 +107,11 @@ client.create_run(mlflow_store.experiment_id(client, "together", artifacts))
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
+    said = ""
     for child in children:
-        child.communicate()
+        said += child.communicate()[0]
         assert child.returncode == 0
+    assert said == "creating\n"
     names = query(folder / "mlflow.db", "select name from experiments")
     assert sorted(names) == [("Default",), ("together",)]
     assert len(query(folder / "mlflow.db", "select * from runs")) == 3
