@@ -197,6 +197,9 @@ def run(verb: str, arguments: Arguments) -> int:
                 return 0
     except UserError as error:
         raise UsageError(str(error)) from error
+    # Threads that spin at every barrier make a step several times slower as soon as another
+    # process wants a core; OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = import_module(f"mambalab.commands.{verb}").run
     if sweep is not None:
         return sweep.run(command)
