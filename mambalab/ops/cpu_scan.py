@@ -144,7 +144,7 @@ def backward(
 
     Those of u, delta, B, C, z have the dtype of their tensor, the others are float32.
     """
-    batch, length, d_inner = u.shape
+    batch, _, d_inner = u.shape
     d_state = A.shape[1]
     groups = B.shape[2] if B.dim() == 4 else 1
     grad_y, u, delta, B, C = _rows(grad_y), _rows(u), _rows(delta), _rows(B), _rows(C)

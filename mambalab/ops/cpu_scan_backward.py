@@ -22,6 +22,8 @@ from mambalab.ops.cpu_scan_layout import (
     at,
     clear,
     copy,
+    fetch,
+    fetch_next,
     gather,
     padded_states,
     scatter,
@@ -306,23 +308,25 @@ def build(sources: int):
                     delta_at = at(a.delta, a.delta_batch, batch, a.delta_row, t, low * size)
                     bias = at(a.bias, 0, 0, 0, 0, low * 4)
                     stage_inputs(
-                        u,
-                        delta,
-                        drive,
-                        u_at,
-                        a.u_row,
-                        delta_at,
-                        a.delta_row,
-                        bias,
-                        steps,
-                        count,
-                        half,
-                    )
+                        u, delta, drive, u_at, a.u_row, delta_at, a.delta_row,
+                        bias, steps, count, half,
+                    )  # fmt: skip
                     if softplus:
                         apply_softplus(u, delta, drive, slope, steps)
                     y_at = at(a.y, a.y_batch, batch, a.y_row, t, low * size)
                     z_at = at(a.z, a.z_batch, batch, a.z_row, t, low * size)
                     _stage_output_gradient(dy, dz, y_at, a.y_row, z_at, a.z_row, steps, count, half)
+                    fetch_next(u_at, a.u_row, steps, s, begin, end, size, -CHUNK)
+                    fetch_next(delta_at, a.delta_row, steps, s, begin, end, size, -CHUNK)
+                    fetch_next(y_at, a.y_row, steps, s, begin, end, size, -CHUNK)
+                    fetch_next(z_at, a.z_row, steps, s, begin, end, size, -CHUNK)
+                    place = ((batch * length + t) * a.d_inner + low) * size
+                    fetch(a.grad_u + place, to_row, steps)
+                    fetch(a.grad_delta + place, to_row, steps)
+                    if gated:
+                        fetch(a.grad_z + place, to_row, steps)
+                    strip = (batch * chunks + chunk - 1) * strips + group * group_strips + s
+                    fetch(a.kept + strip * n_pad * _V, _V, n_pad)
                     clear(sum_delta, 2 * CHUNK)
                     if gated:
                         skip(out, u, at(a.D, 0, 0, 0, 0, low * 4), steps, count)

@@ -9,6 +9,8 @@ from mambalab.ops.cpu_scan_layout import (
     apply_softplus,
     at,
     copy,
+    fetch,
+    fetch_next,
     gather,
     padded_states,
     scatter,
@@ -131,31 +133,26 @@ def build(sources: int):
                         strip += group * group_strips + s
                         copy(a.kept + strip * n_pad * _V, state + place, n_pad)
 
+                    y_at = at(a.y, a.y_batch, batch, a.y_row, t, low * size)
+                    z_at = at(a.z, a.z_batch, batch, a.z_row, t, low * size)
                     u_at = at(a.u, a.u_batch, batch, a.u_row, t, low * size)
                     delta_at = at(a.delta, a.delta_batch, batch, a.delta_row, t, low * size)
                     bias = at(a.bias, 0, 0, 0, 0, low * 4)
                     stage_inputs(
-                        u,
-                        delta,
-                        drive,
-                        u_at,
-                        a.u_row,
-                        delta_at,
-                        a.delta_row,
-                        bias,
-                        steps,
-                        count,
-                        half,
-                    )
+                        u, delta, drive, u_at, a.u_row, delta_at, a.delta_row,
+                        bias, steps, count, half,
+                    )  # fmt: skip
                     if a.softplus != 0:
                         apply_softplus(u, delta, drive, 0, steps)
                     skip(out, u, at(a.D, 0, 0, 0, 0, low * 4), steps, count)
+                    fetch_next(u_at, a.u_row, steps, s, begin, end, size, CHUNK)
+                    fetch_next(delta_at, a.delta_row, steps, s, begin, end, size, CHUNK)
+                    fetch_next(z_at, a.z_row, steps, s, begin, end, size, CHUNK)
+                    fetch(y_at, a.y_row, steps)
                     for n in range(0, n_pad, BLOCK):
                         h, r = state + place + n * _V, rates + place + n * _V
                         _advance(h, r, delta, drive, out, bs + n * 4, cs + n * 4, row, steps)
 
-                    y_at = at(a.y, a.y_batch, batch, a.y_row, t, low * size)
-                    z_at = at(a.z, a.z_batch, batch, a.z_row, t, low * size)
                     _finish(y_at, a.y_row, out, z_at, a.z_row, steps, count, half)
 
             if a.final != 0:

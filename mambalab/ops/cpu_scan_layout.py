@@ -22,6 +22,7 @@ from mambalab.ops.cpu_simd import (
     load_float,
     load_row,
     outline,
+    prefetch,
     sigmoid,
     softplus,
     splat,
@@ -103,6 +104,26 @@ def at(base, batch_stride, batch, row, t, offset):
 
 
 # From the caller's rows to vectors in scratch memory ----------------------------------------------
+
+
+@outline
+def fetch(address, stride, lines):
+    """Prefetch `lines` cache lines; none if the address is 0."""
+    if address != 0:
+        for i in range(lines):
+            prefetch(address + i * stride)
+
+
+@outline
+def fetch_next(address, row, steps, s, begin, end, size, chunk):
+    """Prefetch what is staged after the rows of strip s that are at `address`.
+
+    That is strip s + 1, or the first strip of the pack `chunk` rows away. It arrives from memory
+    while strip s is computed.
+    """
+    ahead = LANES * size if s + 1 < end else chunk * row - (s - begin) * LANES * size
+    if address != 0:
+        fetch(address + ahead, row, steps)
 
 
 @outline

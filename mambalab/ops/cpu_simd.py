@@ -13,12 +13,14 @@ import operator
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+_TABLE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+LANES = 16 if _TABLE else 8
 """Channels in a vector: a 512-bit register where there is one, else 256 bits' worth."""
 VECTOR_BYTES = 4 * LANES
 
@@ -36,6 +38,7 @@ _LOG2E = 1.0 / math.log(2.0)
 # do not drift. log(1 + v) = v + v**2 q(v) on [0, 1]. Highest degree first.
 _EXP2 = (0.001326472731307149, 0.009671512991189957, 0.05550733581185341, 0.24022242426872253)
 _EXP2 += (0.6931470036506653, 1.0)
+_EXP2_NEAR = (0.0555041087, 0.240226507, 0.693147181)  # p for |f| <= 1/32
 _LOG1P = (0.005364816635847092, -0.030065763741731644, 0.0792044922709465, -0.13753798604011536)
 _LOG1P += (0.1915365308523178, -0.24857163429260254, 0.3332132399082184, -0.49999648332595825)
 
@@ -95,6 +98,8 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 def _exp2(builder: Any, x: Any) -> Any:
     """2**x: the nearest integer goes into the exponent bits, the rest through a polynomial."""
+    if _TABLE:
+        return _exp2_by_table(builder, x)
     low, high = _constant(-125.0), _constant(128.0)  # 2**128 is inf; NaN passes both
     x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
     x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
@@ -104,6 +109,26 @@ def _exp2(builder: Any, x: Any) -> Any:
     mantissa = builder.bitcast(_polynomial(builder, _EXP2, fraction), _VEC_I32)
     exponent = builder.shl(builder.bitcast(rounded, _VEC_I32), _int_constant(23))
     return builder.bitcast(builder.add(mantissa, exponent), _VEC)
+
+
+def _exp2_by_table(builder: Any, x: Any) -> Any:
+    """The same with AVX-512, in fewer instructions: 16 steps an octave are looked up in a register.
+
+    `scalef` multiplies by 2**floor(y) and takes care of both ends of the range; nothing has to be
+    clamped as long as |x| < 1e18.
+    """
+    magic = _constant(1.5 * 2**19)  # leaves the nearest 16th in the lowest bits
+    shifted = builder.fadd(x, magic)
+    rounded = builder.fsub(shifted, magic)
+    fraction = builder.fsub(x, rounded)
+    table = ir.Constant(_VEC, [ir.Constant(_F32, np.float32(2.0 ** (i / 16))) for i in range(16)])
+    index = builder.bitcast(shifted, _VEC_I32)  # only its four lowest bits count
+    power = _call(builder, "llvm.x86.avx512.permvar.sf.512", _VEC, table, index)
+    slope = _polynomial(builder, _EXP2_NEAR, fraction)
+    power = _fma(builder, builder.fmul(power, fraction), slope, power)
+    every, rounding = ir.Constant(_I16, 0xFFFF), ir.Constant(_I32, 4)
+    name = "llvm.x86.avx512.mask.scalef.ps.512"
+    return _call(builder, name, _VEC, power, rounded, power, every, rounding)
 
 
 def _widen(builder: Any, halves: Any) -> Any:
@@ -156,9 +181,7 @@ def _sums(builder: Any, vectors: list[Any]) -> Any:
     """One vector whose lane i is the sum of vector i, by halving blocks of lanes."""
     block = LANES // 2
     while block:
-        inner = [i for i in range(LANES) if not i & block]  # lanes of the lower half-blocks
-        lower = [i if not i & block else i - block + LANES for i in range(LANES)]
-        assert inner == [i for i in lower if i < LANES]
+        lower = [i - block + LANES if i & block else i for i in range(LANES)]  # of x, then of y
         upper = [i + block for i in lower]
         masks = [ir.Constant(_VEC_I32, [ir.Constant(_I32, i) for i in m]) for m in (lower, upper)]
         vectors = [
@@ -297,7 +320,7 @@ def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 
 @intrinsic
 def exp2(typingctx: Any, x: Any) -> Any:
-    """2**x; at least 2**-125, inf from 128."""
+    """2**x for |x| < 1e18; what is below the least normal float32 may come out as that or as 0."""
     return lanes(lanes), lambda ctx, b, sig, args: _exp2(b, args[0])
 
 
@@ -310,6 +333,19 @@ def sums(typingctx: Any, address: Any) -> Any:
         return _sums(b, [_load(b, address, _VEC) for address in addresses])
 
     return lanes(types.int64), code
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Fetch the cache line at an address, valid or not, for a later read."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(b, args[0], ir.IntType(8))
+        read, second_level, data = (ir.Constant(_I32, i) for i in (0, 2, 1))
+        _call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, read, second_level, data)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 @intrinsic
@@ -367,8 +403,9 @@ def _decay_of_magnitude(typingctx: Any, x: Any) -> Any:
     """exp(-|x|), between 0 and 1."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        magnitude = _call(b, f"llvm.fabs.v{LANES}f32", _VEC, args[0])
-        return _exp2(b, b.fmul(magnitude, _constant(-_LOG2E)))
+        exponent = b.fmul(_call(b, f"llvm.fabs.v{LANES}f32", _VEC, args[0]), _constant(-_LOG2E))
+        low = _constant(-125.0)
+        return _exp2(b, b.select(b.fcmp_ordered("<", exponent, low), low, exponent))
 
     return lanes(lanes), code
 
