@@ -65,7 +65,7 @@ def _other_store(run_dir: Path, uri: str) -> str:
     meant = Note.read(run_dir).uri
     if meant is None or meant == uri:
         return ""
-    return f"; it was sent to {meant} before: add uri={meant} to send it there"
+    return f"; its record names another store, too: add uri={meant} to send it there"
 
 
 def send(run_dir: Path, uri: str, output_dir: Path) -> Sent:

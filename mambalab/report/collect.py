@@ -92,10 +92,11 @@ class RunRecord:
 
     @property
     def minutes(self) -> float | None:
-        """Training time so far, by the last `time/seconds`, else the summary's, or None."""
+        """Training time so far, by the last `time/seconds` or the summary, or None."""
         seconds = [v for _, v in self.curves.get("time/seconds", []) if v is not None]
-        last = seconds[-1] if seconds else self.summary.get("seconds")
-        return None if last is None else last / 60
+        if isinstance(noted := self.summary.get("seconds"), (int, float)):
+            seconds.append(noted)  # of the last sitting's end: later than the last point, or older
+        return max(seconds) / 60 if seconds else None
 
     def setting(self, name: str) -> Any:
         """A value of the config by its dotted name, or None."""

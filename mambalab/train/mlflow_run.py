@@ -124,11 +124,9 @@ class MlflowRun:
             Exception: whatever MLflow raises; safe to call again.
         """
         uri = store.hide_password(self.uri)
-        if self.note.uri != uri:
-            self.note.uri, self.note.run_id = uri, None
-        self.note.experiment = self.experiment
-        self.note.state = "sending"
-        self.note.write(self.run_dir)
+        if self.note.run_id is None:
+            self.note.uri, self.note.experiment = uri, self.experiment
+        self.note.write(self.run_dir)  # the uid is known before any store hears of the run
         client = store.connect(self.uri, self.output_dir)
         self.tick()
         run = self._find(client)
@@ -141,6 +139,7 @@ class MlflowRun:
                 run_name=self._name(),
             )
         self._run_id = self.note.run_id = run.info.run_id
+        self.note.uri, self.note.experiment = uri, self.experiment
         self.note.write(self.run_dir)
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(self._run_id)
@@ -162,7 +161,7 @@ class MlflowRun:
     def _find(self, client: Any) -> Any:
         from mlflow.exceptions import MlflowException
 
-        if self.note.run_id is not None:
+        if self.note.run_id is not None and self.note.uri == store.hide_password(self.uri):
             try:
                 run = client.get_run(self.note.run_id)
             except MlflowException as error:

@@ -54,6 +54,7 @@ class MlflowSink:
         self._run = MlflowRun(
             run_dir, uri, output_dir=output_dir, experiment=experiment, tick=self._tick
         )
+        self._run.note.state = "sending"
         self._params, self._tags, self._start_ms = params, tags, start_ms
         self._remedy = remedy
         self._files: queue.SimpleQueue[Path] = queue.SimpleQueue()

@@ -136,6 +136,17 @@ def test_a_silent_server_is_asked_once(record, run, capsys, monkeypatch):
     ]
 
 
+def test_a_server_that_was_never_reached_leaves_no_trace(record, run, store, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = record()
+    run(folder)
+    note = (folder / "mlflow_run.json").read_text()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert run(folder, uri=f"http://127.0.0.1:{closed.getsockname()[1]}") == 1
+    assert (folder / "mlflow_run.json").read_text() == note
+
+
 def test_mistakes_before_anything_is_sent(run):
     with pytest.raises(UserError, match="is no MLflow tracking URI"):
         run("x", uri="nonsense")

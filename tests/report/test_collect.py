@@ -69,6 +69,15 @@ def test_a_run_without_metrics_speaks_by_its_summary(make_run):
     )
 
 
+def test_minutes_count_to_the_latest_word(make_run):
+    rows = [{"step": 1, "time/seconds": 60.0}]
+    for seconds, minutes in ((90.0, 1.5), (30.0, 1.0), (None, 1.0)):
+        summary = {"status": "KILLED", "seconds": seconds}
+        assert (
+            collect.read_run(make_run(str(seconds), summary=summary, rows=rows)).minutes == minutes
+        )
+
+
 def test_a_run_that_has_measured_nothing_yet(make_run):
     record = collect.read_run(make_run("a", summary={"status": "RUNNING"}))
     assert (record.best, record.step, record.minutes) == (None, None, None)
