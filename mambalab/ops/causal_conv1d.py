@@ -1,5 +1,7 @@
 """Depthwise causal convolution over time, with SiLU, a state in and a state out."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,12 +45,26 @@ def causal_conv1d(
     weight = weight.to(wide)
     bias = None if bias is None else bias.to(wide)
     initial_state = None if initial_state is None else initial_state.to(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        if resolve(backend, x.device, x.dtype) == "reference":
-            y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
-        else:
-            y, state = _torch_conv(x, weight, bias, activation, initial_state)
-    return (y, state) if return_final_state else y
+    if backend == "reference":
+        y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
+        return (y, state) if return_final_state else y
+    if resolve(backend, x.device, x.dtype) == "cpu":
+        y = _conv(x, weight, bias, initial_state, activation == "silu")
+    else:
+        y = _torch_conv(x, weight, bias, activation, initial_state)
+    if not return_final_state:
+        return y
+    return y, _last_inputs(x, initial_state, weight.shape[1] - 1)
+
+
+def _last_inputs(x: Tensor, initial_state: Tensor | None, count: int) -> Tensor:
+    """The last `count` inputs, (B, D, count), reaching back into the initial state or zeros."""
+    length = x.shape[1]
+    if length >= count:
+        return x[:, length - count :].transpose(1, 2).contiguous()
+    if initial_state is None:
+        initial_state = x.new_zeros(x.shape[0], x.shape[2], count)
+    return torch.cat([initial_state[:, :, length:], x.transpose(1, 2)], dim=2)
 
 
 def _check(
@@ -87,14 +103,88 @@ def _torch_conv(
     bias: Tensor | None,
     activation: str | None,
     initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """torch's depthwise convolution, for any device; y and the last K - 1 inputs."""
+) -> Tensor:
+    """torch's depthwise convolution, for any device."""
     d_inner, taps = weight.shape
     if initial_state is None:
         padded = F.pad(x.transpose(1, 2), (taps - 1, 0))
     else:
         padded = torch.cat([initial_state, x.transpose(1, 2)], dim=2)  # (B, D, K - 1 + L)
-    y = F.conv1d(padded.to(weight.dtype), weight.unsqueeze(1), bias, groups=d_inner)
-    if activation == "silu":
-        y = F.silu(y)
-    return y.transpose(1, 2).to(x.dtype), padded[:, :, x.shape[1] :]
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv1d(padded.to(weight.dtype), weight.unsqueeze(1), bias, groups=d_inner)
+        if activation == "silu":
+            y = F.silu(y)
+        return y.transpose(1, 2).to(x.dtype)
+
+
+# The kernels as a custom operator -----------------------------------------------------------------
+
+
+@torch.library.custom_op("mambalab::causal_conv1d", mutates_args=())
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+) -> Tensor:
+    from mambalab.ops import cpu_conv
+
+    return cpu_conv.forward(x, weight, bias, initial_state, silu)
+
+
+@_conv.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("mambalab::causal_conv1d_backward", mutates_args=())
+def _conv_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and the initial state; empty for what was not given."""
+    from mambalab.ops import cpu_conv
+
+    grads = cpu_conv.backward(grad_y, x, weight, bias, initial_state, silu)
+    dx, dweight, dbias, dstate = (weight.new_empty(0) if g is None else g for g in grads)
+    return dx, dweight, dbias, dstate
+
+
+@_conv_backward.register_fake
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dbias = weight.new_empty(0 if bias is None else bias.shape)
+    if initial_state is None:
+        dstate = weight.new_empty(0)
+    else:
+        dstate = initial_state.new_empty(initial_state.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias, dstate
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, initial_state, ctx.silu = inputs
+    ctx.save_for_backward(x, weight, bias, initial_state)
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, initial_state = ctx.saved_tensors
+    dx, dweight, dbias, dstate = _conv_backward(grad_y, x, weight, bias, initial_state, ctx.silu)
+    return (
+        dx,
+        dweight,
+        None if bias is None else dbias,
+        None if initial_state is None else dstate,
+        None,
+    )
+
+
+_conv.register_autograd(_backward, setup_context=_setup_context)
