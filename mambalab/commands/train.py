@@ -212,8 +212,12 @@ class _Sitting:
         assemble.write_spec(self.run_dir, self.task.spec)
         for name, text in self.task.assets().items():
             session.write_text(self.run_dir / name, text)
+        earlier = run_folder.read_json(summary)
+        self.facts["metric"] = self.task.metric
+        self.facts["maximize"] = self.task.maximize
         self.facts["data"] = self.task.fingerprint()
-        started = {**run_folder.read_json(summary), **self.facts, "status": "RUNNING"}
+        self.facts["started"] = earlier.get("started", round(time.time(), 3))
+        started = {**earlier, **self.facts, "status": "RUNNING"}
         started.pop("reason", None)
         run_folder.write_json(summary, {**started, **process.identity()})
         self.recorder.artifact(self.run_dir / run_folder.CONFIG)
@@ -263,7 +267,8 @@ class _Sitting:
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()
-        if self.settings.tracking.kind is TrackingKind.none:
+        metrics = self.run_dir / run_folder.METRICS
+        if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
             return
         self.recorder.artifact(render.loss_picture(self.run_dir))
 

@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_behind(folder, capsys, model):
     assert facts["peak_memory_bytes"] > 10_000_000
     assert facts["packages"]["torch"]
     assert facts["data"]["sha256"]
+    assert (facts["metric"], facts["maximize"]) == ("val/loss", False)
     assert ("backend" in facts) == (model == "mamba")
     recorded = rows(run_dir)
     assert [r["step"] for r in recorded if "train/loss" in r] == [2, 4, 6, 8, 10, 12]
@@ -184,6 +185,20 @@ def mlflow_points(folder: Path, name: str) -> list[tuple[str, int, float]]:
         for key in keys
         for point in client.get_metric_history(run_id, key)
     )
+
+
+def test_stopped_before_the_first_metric(folder):
+    action = "os.kill(os.getpid(), signal.SIGTERM)"
+    done = interrupted(
+        folder,
+        action,
+        "run_dir=cut",
+        "trainer.log_every=50",
+        "tracking=jsonl",
+        "trainer.eval_every=50",
+    )
+    assert done.returncode == 143, done.stderr
+    assert summary(folder / "cut")["best"] is None
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
