@@ -93,7 +93,7 @@ def test_quickstart():
 
 def test_the_command_line_has_the_last_word():
     cfg = typed(compose("train", ["model=transformer", "dropout=none", "experiment=quickstart"]))
-    assert (cfg.model.name, cfg.dropout.name, cfg.trainer.max_minutes) == ("transformer", "none", 2)
+    assert (cfg.model.name, cfg.dropout.name, cfg.trainer.eval_every) == ("transformer", "none", 50)
 
 
 def test_both_models_have_the_same_sizes():
@@ -228,7 +228,7 @@ COMBINATIONS = {
     "dropout=ssm model=transformer": r"dropout.ssm_p=0.1 .* model=transformer has no state-space",
     "dropout.ssm_p=0.2 model.pattern=A": r"no state-space layer",
     "dropout=ssm model.pattern=AM model.n_layer=1": r"no state-space layer",
-    "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=192",
+    "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=128",
     "model=transformer model.d_model=63 model.n_head=3": r"even width",
     "trainer.max_steps=null trainer.max_minutes=null": r"would never end",
     "optim.schedule=exponential optim.min_lr_ratio=0": r"never reaches 0",

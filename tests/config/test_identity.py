@@ -21,7 +21,7 @@ def test_the_folder_says_what_the_run_is():
 
 @pytest.mark.parametrize(
     "same",
-    ["optim.lr=2e-3", "optim.lr=0.002", "trainer.max_steps=7", "trainer.max_minutes=null",
+    ["optim.lr=3e-3", "optim.lr=0.003", "trainer.max_steps=7", "trainer.max_minutes=null",
      "device=cpu", "data_dir=/x", "resume=never", "tracking=none", "trust=a"],
 )  # fmt: skip
 def test_the_same_run(same):
@@ -30,7 +30,7 @@ def test_the_same_run(same):
 
 @pytest.mark.parametrize(
     "other",
-    ["optim.lr=3e-3", "seed=2", "model.d_model=64", "task.seq_len=8", "precision=bf16",
+    ["optim.lr=2e-3", "seed=2", "model.d_model=64", "task.seq_len=8", "precision=bf16",
      "data_fraction=0.5", "task.params.x=1", "dropout.p=0.2", "trainer.grad_accum=2"],
 )  # fmt: skip
 def test_another_run(other):
@@ -65,7 +65,7 @@ def test_differences_name_what_may_not_change():
     after = compose("train", [*PLAIN, "optim.lr=0.01", "seed=2", "device=cpu", "tracking=none",
                               "trainer.max_steps=9", "resume=must", "task.params.x=1"])  # fmt: skip
     assert differences(before, after) == [
-        "optim.lr: 0.002 -> 0.01",
+        "optim.lr: 0.003 -> 0.01",
         "seed: 1 -> 2",
         "task.params: {} -> absent",
         "task.params.x: absent -> 1",

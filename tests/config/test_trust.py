@@ -62,7 +62,7 @@ def test_interpolations_are_refused(stranger, text):
     [
         ("seed: 1", "seed: x", "seed=x: expected a whole number"),
         ("seed: 1", "sead: 1", "sead: no such key; did you mean seed"),
-        ("lr: 0.002", "lr: -1", "optim.lr=-1.0: must be above 0"),
+        ("lr: 0.003", "lr: -1", "optim.lr=-1.0: must be above 0"),
         ("seed: 1", "seed: [", "not YAML; the file is damaged"),
         ("seed: 1", "seed: !!python/object:os.system 1", "not YAML; the file is damaged"),
         ("seed: 1", "seed: &a 1\nb: *a", "aliases"),
