@@ -1,6 +1,9 @@
 """Small models of every kind, in float32 on the CPU."""
 
 import dataclasses
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch
 
 import pytest
 import torch
