@@ -11,20 +11,7 @@ from importlib import import_module
 
 from mambalab import __version__
 from mambalab.errors import UserError
-
-VERBS = {
-    "train": "train a model on a task",
-    "runs": "list runs: status, task, model, best metric, path",
-    "eval": "score a trained model on a split",
-    "generate": "let a trained language model write",
-    "data": "list, fetch or verify data sets",
-    "sync": "send recorded runs to MLflow",
-    "doctor": "check this machine: what works, what is missing",
-    "ui": "look at runs in MLflow's pages",
-    "completion": "print the completion script of a shell",
-}
-SHELLS = ("bash", "zsh", "fish")
-FLAGS = ("--help", "--cfg", "--multirun")
+from mambalab.words import FLAGS, SHELLS, VERBS
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models

@@ -8,6 +8,7 @@ import pytest
 
 from mambalab import __version__, cli
 from mambalab.errors import UserError
+from mambalab.words import VERBS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "mlflow", "datasets", "torchvision", "triton", "numba", "matplotlib", "numpy"]
@@ -34,16 +35,16 @@ def command(monkeypatch):
 def test_the_overview_lists_every_verb(argv, capsys):
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
-    for verb, line in cli.VERBS.items():
+    for verb, line in VERBS.items():
         assert f"  {verb}" in out
         assert line in out
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("form", [["--help"], ["-h"]])
 def test_every_verb_explains_itself(verb, form, capsys):
     assert cli.main([verb, *form]) == 0
-    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {cli.VERBS[verb]}")
+    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {VERBS[verb]}")
     assert cli.main(["help", verb]) == 0
 
 
@@ -212,7 +213,8 @@ def test_a_reader_that_stops_reading():
 def test_no_help_needs_a_heavy_module():
     code = f"""
 import sys
-from mambalab.cli import VERBS, main
+from mambalab.cli import main
+from mambalab.words import VERBS
 for argv in [["--help"], ["--version"], ["__complete", "zsh", "train", ""], ["nonsense"]] + [
     [verb, "--help"] for verb in VERBS
 ]:

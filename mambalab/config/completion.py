@@ -9,9 +9,9 @@ from glob import escape, glob
 from pathlib import Path
 from typing import get_origin
 
-from mambalab.cli import FLAGS, SHELLS, VERBS
 from mambalab.config.messages import choices, strip_optional
 from mambalab.config.overrides import Known, known
+from mambalab.words import FLAGS, SHELLS, VERBS
 
 HELP = """\
 mambalab completion: print the completion script of a shell

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from mambalab.cli import SHELLS, VERBS
 from mambalab.config.completion import SCRIPTS, candidates, main, split
+from mambalab.words import SHELLS, VERBS
 
 
 def test_verbs():

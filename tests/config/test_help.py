@@ -1,10 +1,10 @@
 import pytest
 
-from mambalab.cli import VERBS
 from mambalab.config.help import EXAMPLES, verb_help
 from mambalab.config.overrides import known, prepare
 from mambalab.config.schema import VERB_SETTINGS
 from mambalab.errors import UserError
+from mambalab.words import VERBS
 
 
 @pytest.mark.parametrize("verb", VERB_SETTINGS)

@@ -1,0 +1,15 @@
+"""The words of the command line: its verbs, and what may follow them."""
+
+VERBS = {
+    "train": "train a model on a task",
+    "runs": "list runs: status, task, model, best metric, path",
+    "eval": "score a trained model on a split",
+    "generate": "let a trained language model write",
+    "data": "list, fetch or verify data sets",
+    "sync": "send recorded runs to MLflow",
+    "doctor": "check this machine: what works, what is missing",
+    "ui": "look at runs in MLflow's pages",
+    "completion": "print the completion script of a shell",
+}
+SHELLS = ("bash", "zsh", "fish")
+FLAGS = ("--help", "--cfg", "--multirun")
