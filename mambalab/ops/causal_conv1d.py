@@ -1,9 +1,9 @@
 """Depthwise causal convolution over time, with SiLU, a state in and a state out."""
 
+import importlib
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
@@ -48,10 +48,7 @@ def causal_conv1d(
     if backend == "reference":
         y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
         return (y, state) if return_final_state else y
-    if resolve(backend, x.device, x.dtype) == "cpu":
-        y = _conv(x, weight, bias, initial_state, activation == "silu")
-    else:
-        y = _torch_conv(x, weight, bias, activation, initial_state)
+    y = _conv(x, weight, bias, initial_state, activation == "silu", backend)
     if not return_final_state:
         return y
     return y, _last_inputs(x, initial_state, weight.shape[1] - 1)
@@ -97,41 +94,39 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device} but x on {x.device}")
 
 
-def _torch_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    initial_state: Tensor | None,
-) -> Tensor:
-    """torch's depthwise convolution, for any device."""
-    d_inner, taps = weight.shape
-    if initial_state is None:
-        padded = F.pad(x.transpose(1, 2), (taps - 1, 0))
-    else:
-        padded = torch.cat([initial_state, x.transpose(1, 2)], dim=2)  # (B, D, K - 1 + L)
-    with torch.autocast(x.device.type, enabled=False):
-        y = F.conv1d(padded.to(weight.dtype), weight.unsqueeze(1), bias, groups=d_inner)
-        if activation == "silu":
-            y = F.silu(y)
-        return y.transpose(1, 2).to(x.dtype)
+# Modules with `forward` and `backward`; see cpu_conv for what these promise.
+_IMPLEMENTATIONS = {
+    "triton": "mambalab.ops.triton_conv",
+    "cpu": "mambalab.ops.cpu_conv",
+    "torch": "mambalab.ops.torch_conv",
+}
 
 
-# The kernels as a custom operator -----------------------------------------------------------------
+def _implementation(backend: str, x: Tensor) -> Any:
+    return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, x.device, x.dtype)])
 
 
 @torch.library.custom_op("mambalab::causal_conv1d", mutates_args=())
 def _conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+    backend: str,
 ) -> Tensor:
-    from mambalab.ops import cpu_conv
-
-    return cpu_conv.forward(x, weight, bias, initial_state, silu)
+    with torch.autocast(x.device.type, enabled=False):
+        return _implementation(backend, x).forward(x, weight, bias, initial_state, silu)
 
 
 @_conv.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+    backend: str,
 ) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -144,11 +139,11 @@ def _conv_backward(
     bias: Tensor | None,
     initial_state: Tensor | None,
     silu: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and the initial state; empty for what was not given."""
-    from mambalab.ops import cpu_conv
-
-    grads = cpu_conv.backward(grad_y, x, weight, bias, initial_state, silu)
+    with torch.autocast(x.device.type, enabled=False):
+        grads = _implementation(backend, x).backward(grad_y, x, weight, bias, initial_state, silu)
     dx, dweight, dbias, dstate = (weight.new_empty(0) if g is None else g for g in grads)
     return dx, dweight, dbias, dstate
 
@@ -161,6 +156,7 @@ def _(
     bias: Tensor | None,
     initial_state: Tensor | None,
     silu: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias = weight.new_empty(0 if bias is None else bias.shape)
     if initial_state is None:
@@ -171,18 +167,21 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, initial_state, ctx.silu = inputs
+    x, weight, bias, initial_state, ctx.silu, ctx.backend = inputs
     ctx.save_for_backward(x, weight, bias, initial_state)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, initial_state = ctx.saved_tensors
-    dx, dweight, dbias, dstate = _conv_backward(grad_y, x, weight, bias, initial_state, ctx.silu)
+    dx, dweight, dbias, dstate = _conv_backward(
+        grad_y, x, weight, bias, initial_state, ctx.silu, ctx.backend
+    )
     return (
         dx,
         dweight,
         None if bias is None else dbias,
         None if initial_state is None else dstate,
+        None,
         None,
     )
 

@@ -4,8 +4,6 @@ float32 or bfloat16 rows whose last dimension is contiguous are read where they 
 is float32. Nothing but the inputs is kept for the backward.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from mambalab.ops.cpu_conv_kernels import (
 )
 from mambalab.ops.cpu_runtime import Kernel
 from mambalab.ops.cpu_simd import LANES
+from mambalab.ops.torch_conv import Gradients
 
 _FORWARD = Kernel(build_forward, ConvArgs._fields)
 _BACKWARD = Kernel(build_backward, ConvArgs._fields)
@@ -78,15 +77,6 @@ def forward(
     return y
 
 
-class Gradients(NamedTuple):
-    """Gradients of what `forward` takes; None for what was not given."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    initial_state: Tensor | None
-
-
 def backward(
     grad_y: Tensor,
     x: Tensor,
@@ -117,7 +107,8 @@ def backward(
     by_channel = grad_weight.sum(0).transpose(1, 2).flatten(0, 1)  # (strips * LANES, K)
     grad_state = None
     if initial_state is not None and grad_before is not None:
-        grad_state = grad_before.transpose(1, 2).to(initial_state.dtype).contiguous()
+        grad_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
+        grad_state.copy_(grad_before.transpose(1, 2))
     return Gradients(
         x=grad_x,
         weight=by_channel[:d_inner].contiguous(),

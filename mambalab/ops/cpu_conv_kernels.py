@@ -7,11 +7,10 @@ go into its own buffer; the host adds them up.
 
 from typing import NamedTuple
 
-from numba import carray
-
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
+    carray,
     fma,
     inline,
     load,

@@ -192,7 +192,7 @@ def backward(
     return Gradients(
         u=grad_u,
         delta=grad_delta,
-        A=by_channel[:, : d_inner // groups, :d_state].reshape(d_inner, d_state),
+        A=by_channel[:, : d_inner // groups, :d_state].reshape(d_inner, d_state).contiguous(),
         B=of_matrix(grad_B, B),
         C=of_matrix(grad_C, C),
         D=None if D is None else of_channels(grad_D),

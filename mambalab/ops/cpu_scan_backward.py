@@ -12,8 +12,6 @@ The sums over channels are kept as vectors over the strips of a pack and added a
 
 import math
 
-from numba import carray
-
 from mambalab.ops.cpu_scan_layout import (
     BLOCK,
     CHUNK,
@@ -35,6 +33,7 @@ from mambalab.ops.cpu_scan_layout import (
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
+    carray,
     fma,
     inline,
     load,

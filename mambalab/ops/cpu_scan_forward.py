@@ -1,7 +1,5 @@
 """The forward CPU kernel of the selective scan; `cpu_scan_layout` has the words used here."""
 
-from numba import carray
-
 from mambalab.ops.cpu_scan_layout import (
     BLOCK,
     CHUNK,
@@ -22,6 +20,7 @@ from mambalab.ops.cpu_scan_layout import (
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
+    carray,
     fma,
     load,
     load_row,

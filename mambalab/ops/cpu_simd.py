@@ -13,17 +13,20 @@ import operator
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
 _TABLE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 LANES = 16 if _TABLE else 8
 """Channels in a vector: a 512-bit register where there is one, else 256 bits' worth."""
 VECTOR_BYTES = 4 * LANES
 
+carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]
+intrinsic: Any = extending.intrinsic  # what it makes takes no typing context: hide it from checkers
 inline = njit(forceinline=True, error_model="numpy")
 """Decorator for helpers that are inlined into every kernel."""
 outline = njit(error_model="numpy")
@@ -219,13 +222,13 @@ def _load_whole_halves(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _load_some(typingctx: Any, address: Any, count: Any) -> Any:
-    code = lambda ctx, b, sig, args: _load_first(b, *args, _VEC)  # noqa: E731
+    code = lambda ctx, b, sig, args: _load_first(b, args[0], args[1], _VEC)  # noqa: E731
     return lanes(types.int64, types.int64), code
 
 
 @intrinsic
 def _load_some_halves(typingctx: Any, address: Any, count: Any) -> Any:
-    code = lambda ctx, b, sig, args: _widen(b, _load_first(b, *args, _VEC_I16))  # noqa: E731
+    code = lambda ctx, b, sig, args: _widen(b, _load_first(b, args[0], args[1], _VEC_I16))  # noqa: E731
     return lanes(types.int64, types.int64), code
 
 

@@ -235,12 +235,12 @@ def _(
 def _setup_context(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, _, keep, backend = inputs
+    u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, with_state, keep, backend = inputs
     assert keep, "a backward needs the states that keep=True saves"
     ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
     ctx.set_materialize_grads(False)
     ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
-    ctx.softplus, ctx.backend = softplus, backend
+    ctx.softplus, ctx.with_state, ctx.backend = softplus, with_state, backend
 
 
 def _backward(
@@ -249,6 +249,8 @@ def _backward(
     u, delta, A, B, C, D, z, delta_bias, kept = ctx.saved_tensors
     if grad_y is None:
         grad_y = u.new_zeros(u.shape)
+    if not ctx.with_state:
+        grad_state = None  # of the empty tensor that stands for it
     du, ddelta, dA, dB, dC, *optional = _scan_backward(
         grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, kept, ctx.softplus, ctx.backend
     )
