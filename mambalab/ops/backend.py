@@ -69,8 +69,6 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
 def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
         return f"needs the CPU, not {device.type}"
-    if importlib.util.find_spec("mambalab.ops.cpu_scan") is None:
-        return "the CPU kernels are not part of this version"
     if dtype not in CPU_DTYPES:
         return f"has float32 and bfloat16 kernels, none for {str(dtype).removeprefix('torch.')}"
     return _numba_obstacle()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
+from mambalab.ops.direct import unobserved
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
@@ -48,7 +49,10 @@ def causal_conv1d(
     if backend == "reference":
         y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
         return (y, state) if return_final_state else y
-    y = _conv(x, weight, bias, initial_state, activation == "silu", backend)
+    tensors = (x, weight, bias, initial_state)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    run = _run if not wanted and unobserved(*tensors) else _conv
+    y = run(*tensors, activation == "silu", backend)
     if not return_final_state:
         return y
     return y, _last_inputs(x, initial_state, weight.shape[1] - 1)
@@ -106,8 +110,7 @@ def _implementation(backend: str, x: Tensor) -> Any:
     return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, x.device, x.dtype)])
 
 
-@torch.library.custom_op("mambalab::causal_conv1d", mutates_args=())
-def _conv(
+def _run(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -117,6 +120,18 @@ def _conv(
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return _implementation(backend, x).forward(x, weight, bias, initial_state, silu)
+
+
+@torch.library.custom_op("mambalab::causal_conv1d", mutates_args=())
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+    backend: str,
+) -> Tensor:
+    return _run(x, weight, bias, initial_state, silu, backend)
 
 
 @_conv.register_fake

@@ -1,8 +1,9 @@
 """CPU kernels of the causal convolution: forward and backward, SiLU fused, over explicit vectors.
 
 A *strip* is `LANES` neighbouring channels, a *task* a block of `ROWS` steps of one sequence with
-all its strips, so memory is walked row by row. The gradients of weight and bias that a task finds
-go into its own buffer; the host adds them up.
+all its strips. The usual four taps have passes that go through a strip with everything in
+registers; other widths go row by row. The gradients of weight and bias that a task finds go into
+its own buffer; the host adds them up.
 """
 
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from mambalab.ops.cpu_simd import (
     load_float,
     load_row,
     outline,
+    prefetch,
     sigmoid,
     splat,
     store,
@@ -101,6 +103,30 @@ def _convolved(weights, bias, x, x_row, before, t, s, d_inner, taps, half, count
     return total
 
 
+@outline
+def _forward_four(weights, bias, x, x_row, before, y, y_row, begin, end, s, d_inner, half, silu):
+    """Rows begin ... end of strip s with four taps: a window of inputs slides through registers."""
+    size = 2 if half else 4
+    count = min(LANES, d_inner - s * LANES)
+    own = weights + s * 4 * _V
+    w0, w1, w2, w3 = load(own), load(own + _V), load(own + 2 * _V), load(own + 3 * _V)
+    start = splat(0.0)
+    if bias != 0:
+        start = load_row(bias + s * LANES * 4, False, count)
+    x0 = _input(x, x_row, before, begin - 3, s, d_inner, 4, half, count)
+    x1 = _input(x, x_row, before, begin - 2, s, d_inner, 4, half, count)
+    x2 = _input(x, x_row, before, begin - 1, s, d_inner, 4, half, count)
+    source, target = x + s * LANES * size, y + s * LANES * size
+    for t in range(begin, end):
+        prefetch(source + t * x_row + VECTOR_BYTES)
+        x3 = load_row(source + t * x_row, half, count)
+        value = fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, start))))
+        if silu:
+            value = value * sigmoid(value)
+        store_row(target + t * y_row, value, half, count)
+        x0, x1, x2 = x1, x2, x3
+
+
 def build_forward(sources: int):
     """The forward kernel. `sources` identifies the code, and so enters numba's cache key."""
 
@@ -121,7 +147,16 @@ def build_forward(sources: int):
             batch, begin = task // blocks, task % blocks * ROWS
             x = a.x + batch * a.x_batch
             before = a.before + batch * (taps - 1) * d_inner * 4 if a.before != 0 else 0
-            for t in range(begin, min(a.length, begin + ROWS)):
+            end = min(a.length, begin + ROWS)
+            if taps == 4:
+                y = a.y + batch * a.y_batch
+                for s in range(strips):
+                    _forward_four(
+                        weights, bias, x, x_row, before, y, a.y_row,
+                        begin, end, s, d_inner, half, silu,
+                    )  # fmt: skip
+                continue
+            for t in range(begin, end):
                 y = a.y + batch * a.y_batch + t * a.y_row
                 for s in range(strips):
                     count = min(LANES, d_inner - s * LANES)
@@ -140,6 +175,56 @@ def _slope(value):
     """Derivative of SiLU."""
     share = sigmoid(value)
     return share * fma(value, splat(1.0) - share, splat(1.0))
+
+
+@outline
+def _backward_four(
+    weights, bias, x, x_row, before, dy, dy_row, dx, dx_row, d_before, d_weight, d_bias,
+    begin, end, length, s, d_inner, half, silu,
+):  # fmt: skip
+    """Rows end ... begin of strip s with four taps; inputs and gradients slide in registers."""
+    size = 2 if half else 4
+    count = min(LANES, d_inner - s * LANES)
+    own = weights + s * 4 * _V
+    w0, w1, w2, w3 = load(own), load(own + _V), load(own + 2 * _V), load(own + 3 * _V)
+    zero = splat(0.0)
+    start = zero
+    if bias != 0:
+        start = load_row(bias + s * LANES * 4, False, count)
+    v0, v1, v2, v3, total = zero, zero, zero, zero, zero  # gradients of the weights and the bias
+    g1, g2, g3 = zero, zero, zero  # gradients of the sums at t + 1, t + 2, t + 3
+    t = min(length, end + 3) - 1
+    x3 = _input(x, x_row, before, t, s, d_inner, 4, half, count)
+    x2 = _input(x, x_row, before, t - 1, s, d_inner, 4, half, count)
+    x1 = _input(x, x_row, before, t - 2, s, d_inner, 4, half, count)
+    offset = s * LANES * size
+    while t >= begin:
+        prefetch(x + offset + t * x_row + VECTOR_BYTES)
+        prefetch(dy + offset + t * dy_row + VECTOR_BYTES)
+        x0 = _input(x, x_row, before, t - 3, s, d_inner, 4, half, count)
+        g0 = load_row(dy + offset + t * dy_row, half, count)
+        if silu:
+            g0 = g0 * _slope(fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, start)))))
+        if t < end:
+            v0, v1, v2, v3 = fma(g0, x0, v0), fma(g0, x1, v1), fma(g0, x2, v2), fma(g0, x3, v3)
+            total = total + g0
+            value = fma(w0, g3, fma(w1, g2, fma(w2, g1, w3 * g0)))
+            store_row(dx + offset + t * dx_row, value, half, count)
+        x3, x2, x1 = x2, x1, x0
+        g1, g2, g3 = g0, g1, g2
+        t -= 1
+    if begin == 0 and d_before != 0:
+        place = d_before + s * LANES * 4
+        row = d_inner * 4
+        store_row(place + 2 * row, fma(w0, g3, fma(w1, g2, w2 * g1)), False, count)
+        store_row(place + row, fma(w0, g2, w1 * g1), False, count)
+        store_row(place, w0 * g1, False, count)
+    own = d_weight + s * 4 * _V
+    store(own, v0)
+    store(own + _V, v1)
+    store(own + 2 * _V, v2)
+    store(own + 3 * _V, v3)
+    store(d_bias + s * _V, total)
 
 
 def build_backward(sources: int):
@@ -171,6 +256,18 @@ def build_backward(sources: int):
             before = a.before + batch * (taps - 1) * d_inner * 4 if a.before != 0 else 0
             grad_weight = a.grad_weight + task * strips * taps * _V
             grad_bias = a.grad_bias + task * strips * _V
+            if taps == 4:
+                dy, row = a.y + batch * a.y_batch, d_inner * size
+                dx = a.grad_x + batch * a.length * row
+                d_before = a.grad_before
+                if d_before != 0:
+                    d_before += batch * 3 * d_inner * 4
+                for s in range(strips):
+                    _backward_four(
+                        weights, bias, x, x_row, before, dy, a.y_row, dx, row, d_before,
+                        grad_weight, grad_bias, begin, end, a.length, s, d_inner, half, silu,
+                    )  # fmt: skip
+                continue
             for i in range(strips * taps):
                 store(grad_weight + i * _V, splat(0.0))
                 store(ring + i * _V, splat(0.0))

@@ -31,7 +31,7 @@ from mambalab.ops.cpu_simd import (
     store_float,
 )
 
-CHUNK = 32  # steps between two kept states
+CHUNK = 64  # steps between two kept states
 BLOCK = 4  # states that run side by side
 LOG2E = 1.0 / math.log(2.0)
 _V = VECTOR_BYTES

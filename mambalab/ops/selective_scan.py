@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
+from mambalab.ops.direct import unobserved
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
 # Modules with `forward`, `backward` and `states_shape`; see torch_scan for what these promise.
@@ -79,7 +80,10 @@ def selective_scan(
     else:
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        y, state, _ = _scan(*tensors, delta_softplus, return_final_state, keep, backend)
+        if not keep and unobserved(*tensors):
+            y, state, _ = _run(*tensors, delta_softplus, keep, backend)
+        else:
+            y, state, _ = _scan(*tensors, delta_softplus, return_final_state, keep, backend)
     y = y.to(dtype)
     return (y, state) if return_final_state else y
 
@@ -130,6 +134,26 @@ def _implementation(backend: str, u: Tensor) -> Any:
     return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, u.device, u.dtype)])
 
 
+def _run(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    with torch.autocast(u.device.type, enabled=False):
+        return _implementation(backend, u).forward(
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep
+        )
+
+
 def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
     """A custom operator cannot return None: an empty tensor stands for it."""
     return like.new_empty(0) if x is None else x
@@ -152,10 +176,9 @@ def _scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state if asked for, and with `keep` the states that the backward needs."""
-    with torch.autocast(u.device.type, enabled=False):
-        y, state, kept = _implementation(backend, u).forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep
-        )
+    y, state, kept = _run(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep, backend
+    )
     return y, _or_empty(state if return_final_state else None, A), _or_empty(kept, A)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import weakref
+from importlib import import_module
 
 import pytest
 import torch
@@ -140,3 +141,23 @@ def test_training_memory_of_the_torch_backend_is_bounded():
     states = length * d_inner * 16 * 4
     assert memory.peak <= 2 * (inputs + y.nbytes)
     assert memory.peak < states
+
+
+def test_the_short_way_and_the_dispatcher_agree(monkeypatch):
+    def both():
+        y, state = selective_scan(**case, return_final_state=True)
+        return y, state, causal_conv1d(case["u"], torch.ones(16, 4))
+
+    def refuse(*args):
+        raise AssertionError("the dispatcher was asked")
+
+    case = cast(scan_case(2, 5, 16, 4), torch.float32)
+    with LiveBytes():  # any dispatch mode must see the operators
+        watched = both()
+    # By import_module, for the package's attributes of these names are the functions.
+    monkeypatch.setattr(import_module("mambalab.ops.selective_scan"), "_scan", refuse)
+    monkeypatch.setattr(import_module("mambalab.ops.causal_conv1d"), "_conv", refuse)
+    for one, other in zip(both(), watched, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(AssertionError, match="the dispatcher was asked"), LiveBytes():
+        both()
