@@ -36,11 +36,10 @@ def _rows(x: Tensor) -> Tensor:
 
 def _pack(batch: int, groups: int, strips: int) -> int:
     """Strips in a task: many share the sums of dB and dC, few leave work for more threads."""
-    pack = 1
-    while (
-        2 * pack <= min(_WIDEST_PACK, strips)
-        and batch * groups * -(-strips // (2 * pack)) >= _TASKS
-    ):
+    pack = min(2, strips)
+    while 2 * pack <= min(_WIDEST_PACK, strips):
+        if batch * groups * -(-strips // (2 * pack)) < _TASKS:
+            break
         pack *= 2
     return pack
 

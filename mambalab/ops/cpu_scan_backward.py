@@ -34,12 +34,14 @@ from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
     carray,
+    flush_denormals,
     fma,
     inline,
     load,
     load_float,
     load_row,
     outline,
+    restore,
     sigmoid,
     splat,
     spread,
@@ -243,6 +245,7 @@ def build(sources: int):
 
     def selective_scan_backward(pointer):
         _ = sources
+        control = flush_denormals()
         a = carray(pointer, 1)[0]
         length, d_state, half = a.length, a.d_state, a.half != 0
         gated, softplus = a.z != 0, a.softplus != 0
@@ -397,5 +400,6 @@ def build(sources: int):
                 initial = at(a.initial, a.d_inner * d_state * 4, batch, 0, 0, low * d_state * 4)
                 if initial != 0:
                     scatter(initial, grad_state + place, count, d_state)
+        restore(control)
 
     return selective_scan_backward

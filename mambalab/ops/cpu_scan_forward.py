@@ -21,10 +21,12 @@ from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
     carray,
+    flush_denormals,
     fma,
     load,
     load_row,
     outline,
+    restore,
     sigmoid,
     spread,
     store,
@@ -80,6 +82,7 @@ def build(sources: int):
 
     def selective_scan_forward(pointer):
         _ = sources
+        control = flush_denormals()
         a = carray(pointer, 1)[0]
         length, d_state, half = a.length, a.d_state, a.half != 0
         size = 2 if half else 4
@@ -160,5 +163,6 @@ def build(sources: int):
                     count = min(LANES, channels - s * LANES)
                     final = at(a.final, a.d_inner * d_state * 4, batch, 0, 0, low * d_state * 4)
                     scatter(final, state + (s - begin) * n_pad * _V, count, d_state)
+        restore(control)
 
     return selective_scan_forward

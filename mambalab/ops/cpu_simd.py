@@ -20,6 +20,7 @@ from numba import extending, njit, types
 from numba.core import cgutils
 from numba.extending import models, overload, register_model
 
+_X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i686"))
 _TABLE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 LANES = 16 if _TABLE else 8
 """Channels in a vector: a 512-bit register where there is one, else 256 bits' worth."""
@@ -33,6 +34,7 @@ outline = njit(error_model="numpy")
 """Decorator for helpers that are compiled once and called."""
 
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_BYTES = ir.IntType(8).as_pointer()
 _VEC = ir.VectorType(_F32, LANES)
 _VEC_I32, _VEC_I16 = ir.VectorType(_I32, LANES), ir.VectorType(_I16, LANES)
 _LOG2E = 1.0 / math.log(2.0)
@@ -343,7 +345,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     """Fetch the cache line at an address, valid or not, for a later read."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(b, args[0], ir.IntType(8))
+        pointer = b.inttoptr(args[0], _BYTES)
         read, second_level, data = (ir.Constant(_I32, i) for i in (0, 2, 1))
         _call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, read, second_level, data)
         return ctx.get_dummy_value()
@@ -360,6 +362,42 @@ def take_ticket(typingctx: Any, address: Any) -> Any:
         return b.atomic_rmw("add", pointer, ir.Constant(_I64, 1), "monotonic")
 
     return types.int64(types.int64), code
+
+
+@intrinsic
+def flush_denormals(typingctx: Any) -> Any:
+    """Have this thread treat denormal numbers as zero; returns what `restore` takes.
+
+    A state that decays without input ends in the denormals and stays there, and some processors
+    take a hundred times longer for each operation on one. Does nothing on other than x86.
+    """
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if not _X86:
+            return ir.Constant(_I32, 0)
+        register = cgutils.alloca_once(b, _I32)
+        _call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(register, _BYTES))
+        before = b.load(register)
+        flush_results_and_inputs = ir.Constant(_I32, 0x8040)
+        b.store(b.or_(before, flush_results_and_inputs), register)
+        _call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, _BYTES))
+        return before
+
+    return types.int32(), code
+
+
+@intrinsic
+def restore(typingctx: Any, before: Any) -> Any:
+    """Undo `flush_denormals`."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if _X86:
+            register = cgutils.alloca_once(b, _I32)
+            b.store(args[0], register)
+            _call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, _BYTES))
+        return ctx.get_dummy_value()
+
+    return types.void(types.int32), code
 
 
 def _binary(operation: str) -> Any:
