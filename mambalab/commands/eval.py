@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 from mambalab.commands import assemble
 from mambalab.commands.settings import EvalSettings
@@ -41,7 +42,7 @@ def run(settings: EvalSettings) -> int:
     return 0
 
 
-def _check_stateful(task: object, loaded: assemble.LoadedRun) -> None:
+def _check_stateful(task: Any, loaded: assemble.LoadedRun) -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import cycle, islice
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ class Backbone(nn.Module):
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """States of all layers at the start of a sequence of at most `max_len` tokens."""
-        mixers = [layer.mixer for layer in self.layers]
+        mixers: list[Any] = [layer.mixer for layer in self.layers]
         return ModelState([mixer.initial_state(batch_size, max_len) for mixer in mixers])
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:

@@ -87,6 +87,7 @@ class Mamba(nn.Module):
         if state is not None:
             x, conv = x
             state.conv.copy_(conv)
+        assert isinstance(x, Tensor)
         sizes = [self.dt_rank, self.d_state, self.d_state]
         low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
         A_log, B, C = self.dropout(self.A_log.float(), B, C)

@@ -1,7 +1,7 @@
 """Depthwise causal convolution over time, with SiLU, a state in and a state out."""
 
 import importlib
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,6 +11,26 @@ from mambalab.ops.direct import unobserved
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    activation: str | None = ...,
+    initial_state: Tensor | None = ...,
+    return_final_state: Literal[False] = ...,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    activation: str | None = ...,
+    initial_state: Tensor | None = ...,
+    return_final_state: bool = ...,
+    backend: str = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,

@@ -130,23 +130,9 @@ def _make_reverse(first):
 
     @outline
     def reverse(
-        g,
-        dA,
-        rates,
-        delta,
-        drive,
-        dy,
-        ddelta,
-        ddrive,
-        b,
-        c,
-        row,
-        decays,
-        states,
-        sum_b,
-        sum_c,
-        steps,
-    ):
+        g, dA, rates, delta, drive, dy, ddelta, ddrive,
+        b, c, row, decays, states, sum_b, sum_c, steps,
+    ):  # fmt: skip
         """Carry the gradient of BLOCK states back through a chunk."""
         g0, g1, g2, g3 = load(g), load(g + _V), load(g + 2 * _V), load(g + 3 * _V)
         q0, q1, q2, q3 = load(dA), load(dA + _V), load(dA + 2 * _V), load(dA + 3 * _V)
