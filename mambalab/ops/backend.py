@@ -6,7 +6,7 @@ by name and cannot run is an error that gives the reason.
 """
 
 import functools
-import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
+_OLDEST_GPU = (7, 0)  # of Triton
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,6 @@ def _numba_obstacle() -> str | None:
 @functools.cache
 def _triton_obstacle() -> str | None:
     """Why the Triton kernels cannot run on a CUDA device, in one line; None if they can."""
-    if importlib.util.find_spec("mambalab.ops.triton_scan") is None:
-        return "this version of mambalab has no Triton kernels yet"
     try:
         import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
     except Exception as error:
@@ -54,15 +53,25 @@ def _triton_obstacle() -> str | None:
     return None
 
 
+def _triton_interpreted() -> bool:
+    """Whether Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
 def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cuda":
-        return f"needs a CUDA device, not {device.type}"
     if dtype == torch.float64:
         return "has no float64 kernels"
+    if _triton_interpreted() and device.type == "cpu":
+        return _triton_obstacle()
+    if device.type != "cuda":
+        return f"needs a CUDA device, not {device.type}"
+    if (found := torch.cuda.get_device_capability(device)) < _OLDEST_GPU:
+        needed, here = (".".join(map(str, version)) for version in (_OLDEST_GPU, found))
+        return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
     return _triton_obstacle()
 
 
@@ -97,10 +106,12 @@ def describe(requested: str, device: torch.device, dtype: torch.dtype) -> Choice
     if requested == "auto":
         passed_over: dict[str, str] = {}
         for backend in BACKENDS:
+            if backend == "triton" and device.type != "cuda":
+                continue
             why = obstacle(backend, device, dtype)
             if why is None:
                 return Choice(backend, passed_over)
-            if (backend, device.type) in (("triton", "cuda"), ("cpu", "cpu")):
+            if backend == "triton" or (backend, device.type) == ("cpu", "cpu"):
                 passed_over[backend] = why
         raise AssertionError("the torch backend runs everywhere")
     if requested not in BACKENDS:

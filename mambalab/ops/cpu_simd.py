@@ -80,7 +80,7 @@ def _load_some(typingctx: Any, address: Any, count: Any) -> Any:
 @intrinsic
 def _load_some_halves(typingctx: Any, address: Any, count: Any) -> Any:
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        return llvm.widen(b, llvm.load_first(b, *args, llvm.VEC_I16))
+        return llvm.widen(b, llvm.load_first(b, args[0], args[1], llvm.VEC_I16))
 
     return lanes(types.int64, types.int64), code
 

@@ -1,0 +1,39 @@
+# Kernels are Triton, not Python: their types mean nothing to a checker.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
+"""Small functions that the Triton kernels share."""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return 1.0 / (1.0 + tl.exp2(x * -LOG2E))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)) with full relative accuracy where it is tiny.
+
+    log(1 + v) = v + v**2 q(v) on [0, 1] with a minimax polynomial q: it needs no logarithm, whose
+    hardware approximation is worthless near 1.
+    """
+    v = tl.exp2(tl.abs(x) * -LOG2E)
+    q = 0.005364816635847092 * v - 0.030065763741731644
+    q = q * v + 0.0792044922709465
+    q = q * v - 0.13753798604011536
+    q = q * v + 0.1915365308523178
+    q = q * v - 0.24857163429260254
+    q = q * v + 0.3332132399082184
+    q = q * v - 0.49999648332595825
+    return tl.maximum(x, 0.0) + (v + v * v * q)
+
+
+@triton.jit
+def carry_on(decay, state, next_decay, next_state):
+    """Two steps of the recurrence h = decay * h + x as one, for an associative scan."""
+    return decay * next_decay, next_decay * state + next_state

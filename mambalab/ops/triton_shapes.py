@@ -1,0 +1,45 @@
+"""How the scan is cut to size for the Triton kernels, and tensors as they read them.
+
+Everything follows from shapes and the device, so that results repeat to the last bit.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+CHUNK = 64  # steps between two kept states
+_SEGMENT = 512  # steps below which a segment is not worth the second pass
+
+
+@functools.cache
+def _schedulers(device: torch.device) -> int:
+    """How many warps the device issues from at once."""
+    if device.type != "cuda":
+        return 4  # Triton's interpreter
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def segments(programs: int, length: int, device: torch.device) -> int:
+    """Into how many parts a sequence is cut: one if `programs` warps fill the device anyway."""
+    wanted = 2 * _schedulers(device) // programs
+    return max(1, min(wanted, length // _SEGMENT)) if wanted > 2 else 1
+
+
+def rows(x: Tensor) -> Tensor:
+    """The tensor itself if its last dimension is contiguous, else a contiguous copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def matrix(x: Tensor) -> Tensor:
+    """B or C as (B, L, G, N) float32, contiguous."""
+    x = x.float().contiguous()
+    return x if x.dim() == 4 else x.unsqueeze(2)
+
+
+def tile(d_state: int) -> dict[str, Any]:
+    """States of a tile, its steps, and its warps: about as many registers for any N."""
+    block_n = max(2, triton.next_power_of_2(d_state))
+    return {"N": d_state, "BLOCK_N": block_n, "num_warps": max(1, block_n // 16)}
