@@ -62,9 +62,9 @@ def test_every_file_keeps_to_its_doors(path):
     assert not forbidden, f"{here} may not import {', '.join(sorted(forbidden))}"
 
 
-def test_nobody_imports_the_benchmarks():
+def test_only_their_verb_imports_the_benchmarks():
     for path in FILES:
-        if room(path) != "bench":
+        if room(path) != "bench" and path.parts[-2:] != ("commands", "bench.py"):
             assert "bench" not in rooms(imports(ast.parse(path.read_text()), path)), path
 
 

@@ -2,12 +2,17 @@
 
 import importlib.util
 import platform
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mambalab.commands.settings import DoctorSettings
 from mambalab.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 Finding = tuple[str, str, str]
 """Mark (`ok`, `--` for something optional that is absent, `!!`), what was checked, the result."""
@@ -88,32 +93,55 @@ def _triton(_settings: DoctorSettings) -> Iterator[Finding]:
     if importlib.util.find_spec("triton") is None:
         yield "--", "triton", "not installed (only needed on an NVIDIA GPU)"
         return
-    why = backend.obstacle("triton", torch.device("cuda"), torch.float32)
     found = f"{metadata.version('triton')} installed"
-    yield ("ok", "triton", found) if why is None else ("--", "triton", f"{found}, but {why}")
+    device = torch.device("cuda")
+    if not torch.cuda.is_available():
+        yield "--", "triton", f"{found}; its kernels are for NVIDIA GPUs, and torch can use none"
+    elif why := backend.obstacle("triton", device, torch.float32):
+        yield "--", "triton", f"{found}; not used, training on the GPU will be slow: {why}"
+    else:
+        yield _checked("triton", device)
 
 
 def _cpu_kernels(_settings: DoctorSettings) -> Iterator[Finding]:
     import torch
 
-    from mambalab.ops import backend, selective_scan
+    from mambalab.ops import backend
 
     if why := backend.obstacle("cpu", torch.device("cpu"), torch.float32):
         yield "--", "cpu kernels", f"not used, training on the CPU will be slow: {why}"
-        return
+    else:
+        yield _checked("cpu", torch.device("cpu"))
+
+
+def _checked(backend: str, device: "torch.device") -> Finding:
+    """Compile the kernels of a backend and compare their output and gradients with float64."""
+    import torch
+
+    from mambalab.ops import selective_scan
+
     generator = torch.Generator().manual_seed(0)
     u, delta = torch.randn(2, 1, 9, 20, generator=generator)
     A = -torch.rand(20, 4, generator=generator)
     B, C = torch.randn(2, 1, 9, 4, generator=generator)
-    fast = selective_scan(u, delta, A, B, C, delta_softplus=True, backend="cpu")
-    exact = selective_scan(
-        *(t.double() for t in (u, delta, A, B, C)), delta_softplus=True, backend="reference"
+
+    def results(name: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [x.requires_grad_() for x in inputs]
+        y = selective_scan(*leaves, delta_softplus=True, backend=name)
+        return [y.detach(), *torch.autograd.grad(y.sum(), leaves)]
+
+    exact = results("reference", [x.double() for x in (u, delta, A, B, C)])
+    start = time.monotonic()
+    fast = results(backend, [x.clone().to(device) for x in (u, delta, A, B, C)])
+    seconds = time.monotonic() - start
+    error = max(
+        float((x.double().cpu() - y).abs().max() / y.abs().max())
+        for x, y in zip(fast, exact, strict=True)
     )
-    error = float((fast - exact).abs().max() / exact.abs().max())
-    if error > 1e-5:
-        yield "!!", "cpu kernels", f"wrong by {error:.1e}: please report this; scan_backend=torch"
-    else:
-        yield "ok", "cpu kernels", f"compiled and right to {error:.0e}"
+    what = f"{backend} kernels" if backend == "cpu" else backend
+    if not error <= 1e-5:
+        return "!!", what, f"wrong by {error:.1e}: please report this; use scan_backend=torch"
+    return "ok", what, f"compiled or loaded in {seconds:.1f} s, right to {error:.0e}"
 
 
 def _data(settings: DoctorSettings) -> Iterator[Finding]:

@@ -80,13 +80,15 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
-    """The settings that plain words stand for: `data fetch NAME`, `sync RUN ...`.
+    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN`.
 
     Raises:
         UserError: a word that the verb has no use for.
     """
     if verb == "data" and len(words) <= 2:
         return [f"{k}={w}" for k, w in zip(("action", "name"), words, strict=False)]
+    if verb == "bench" and len(words) == 1:
+        return [f"what={words[0]}"]
     if verb == "sync":
         return [f"runs=[{','.join(map(quoted, words))}]"] if words else []
     if words:

@@ -64,6 +64,7 @@ VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the 
     "eval": ("mambalab.commands.settings", "EvalSettings"),
     "generate": ("mambalab.commands.settings", "GenerateSettings"),
     "data": ("mambalab.commands.settings", "DataSettings"),
+    "bench": ("mambalab.commands.settings_bench", "BenchSettings"),
     "sync": ("mambalab.commands.settings_tracking", "SyncSettings"),
     "doctor": ("mambalab.commands.settings", "DoctorSettings"),
     "ui": ("mambalab.commands.settings_tracking", "UiSettings"),

@@ -53,6 +53,17 @@ def _triton_obstacle() -> str | None:
     return None
 
 
+def _old_gpu(device: torch.device) -> str | None:
+    """Why this very GPU cannot run Triton's code, in one line; None if it can or is not here."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_capability(device)
+    if found >= _OLDEST_GPU:
+        return None
+    needed, here = (".".join(map(str, version)) for version in (_OLDEST_GPU, found))
+    return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
+
+
 def _triton_interpreted() -> bool:
     """Whether Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -69,10 +80,7 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
         return _triton_obstacle()
     if device.type != "cuda":
         return f"needs a CUDA device, not {device.type}"
-    if (found := torch.cuda.get_device_capability(device)) < _OLDEST_GPU:
-        needed, here = (".".join(map(str, version)) for version in (_OLDEST_GPU, found))
-        return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
-    return _triton_obstacle()
+    return _triton_obstacle() or _old_gpu(device)
 
 
 def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -94,7 +94,7 @@ def test_doctor_finds_the_machine_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", "device=cpu"]) == 0
     out = capsys.readouterr().out
-    assert "compiled and right to" in out
+    assert "right to" in out
     assert "!!" not in out
     (tmp_path / "file").touch()
     assert cli.main(["doctor", "output_dir=file"]) == 1

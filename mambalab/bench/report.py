@@ -1,0 +1,111 @@
+"""Results of a benchmark: as a table, as JSON, and as a picture on logarithmic axes."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mambalab.errors import UserError
+
+# Okabe and Ito's colours, with a marker each: told apart with any colour vision.
+_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
+
+
+@dataclass
+class Result:
+    """What was measured.
+
+    Attributes:
+        what, device: kind of benchmark, and cpu or cuda.
+        machine, versions, options: what the numbers depend on.
+        columns: names of the table's columns.
+        rows: one dictionary for each line of the table; raw numbers.
+        curves: for each contender, (length, value) points of the picture.
+        axis: what the values of the picture are.
+        missing: contenders that are not here, with the reason.
+        wrong: contenders whose results were wrong, with the error; they were not timed.
+        notes: facts worth a line below the table.
+    """
+
+    what: str
+    device: str
+    machine: str
+    versions: dict[str, str]
+    options: dict[str, Any]
+    columns: list[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    axis: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError now if nothing can be written to `folder` later."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"out={folder}: not writable")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "-" if value is None else str(value)
+
+
+def table(result: Result) -> str:
+    """The result for the terminal."""
+    lines = [result.columns, *([_cell(row.get(c)) for c in result.columns] for row in result.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(result.columns))]
+    text = [f"{result.what} on {result.machine}"]
+    text += [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in pairs).rstrip()
+        for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
+    ]
+    text += result.notes
+    text += [f"not measured: {name}: {why}" for name, why in result.missing.items()]
+    text += [f"WRONG: {name}: {why}" for name, why in result.wrong.items()]
+    return "\n".join(text)
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Write `<what>-<device>.json`, and `.png` if there are curves; returns their paths."""
+    stem = f"{result.what}-{'gpu' if result.device == 'cuda' else result.device}"
+    paths = [folder / f"{stem}.json"]
+    try:
+        paths[0].write_text(json.dumps(asdict(result), indent=1) + "\n")
+        if result.curves:
+            paths.append(folder / f"{stem}.png")
+            _picture(result, paths[1])
+    except OSError as error:
+        raise UserError(f"cannot write {paths[-1]}: {error.strerror}") from error
+    return paths
+
+
+def _picture(result: Result, path: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
+
+    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for (name, points), (colour, marker) in zip(result.curves.items(), _STYLES, strict=False):
+        lengths, values = zip(*points, strict=True)
+        axes.plot(lengths, values, color=colour, marker=marker, linewidth=1.5, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    lengths = sorted({x for points in result.curves.values() for x, _ in points})
+    axes.set_xticks(lengths)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("sequence length L (steps)")
+    axes.set_ylabel(result.axis)
+    axes.set_title(f"{result.what} · {result.machine}", fontsize=11)
+    axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)

@@ -1,0 +1,110 @@
+"""`mambalab bench train`: whole training steps of Mamba and of the pinned Transformer."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from mambalab.bench.report import Result
+from mambalab.bench.step import VOCABULARY, own_model, training_step
+from mambalab.bench.timing import in_turns, milliseconds
+from mambalab.train import runtime
+from mambalab.train.settings import Precision
+
+LENGTHS = (256, 1024, 4096, 16384)
+_PEER_TOKENS = 2048  # mambapy's step materialises (B, L, D, N): fewer tokens are enough to wait for
+
+
+class _Mambapy(nn.Module):
+    """A language model of mambapy's blocks, of the same sizes as ours."""
+
+    def __init__(self, d_model: int, n_layer: int) -> None:
+        super().__init__()
+        module = importlib.import_module("mambapy.mamba")
+        self.embedding = nn.Embedding(VOCABULARY, d_model)
+        self.mamba: Any = module.Mamba(module.MambaConfig(d_model=d_model, n_layers=n_layer))
+        self.norm = nn.RMSNorm(d_model)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.mamba(self.embedding(tokens)))
+        return hidden @ self.embedding.weight.T
+
+
+def measure(
+    device: torch.device,
+    lengths: list[int] | None,
+    seconds: float,
+    *,
+    d_model: int,
+    n_layer: int,
+    tokens: int,
+) -> Result:
+    """Time steps at each length; tokens a second, memory, and how flat Mamba's cost is."""
+    precision = runtime.choose_precision(Precision.auto, device)
+    result = Result(
+        what="train",
+        device=device.type,
+        machine=f"{runtime.device_name(device)}, {precision.value}",
+        versions=runtime.package_versions(),
+        options={"d_model": d_model, "n_layer": n_layer, "tokens": tokens, "seconds": seconds},
+        columns=["batch x length", "contender", "ms a step", "tokens/s", "Mamba x", "memory MB"],
+        axis="training step (µs a token)",
+        notes=["Mamba x: how many times as many tokens a second as the contender"],
+    )
+    result.options["git_revision"] = runtime.git_revision()
+    speeds: list[float] = []
+    for length in sorted(lengths or LENGTHS):
+        batch = max(1, tokens // length)
+        steps: dict[str, Callable[[], Any]] = {}
+        for name in ("mamba", "transformer"):
+            model, optimizer = own_model(name, length, d_model, n_layer, device)
+            steps[name] = training_step(model, optimizer, batch, length, precision)
+        took = in_turns(steps, device, seconds)
+        speed = {k: batch * length / (milliseconds(v) / 1e3) for k, v in took.items()}
+        speeds.append(speed["mamba"])
+        for name, value in speed.items():
+            row: dict[str, Any] = {"batch x length": f"{batch} x {length}", "contender": name}
+            row |= {"ms a step": milliseconds(took[name]), "tokens/s": value}
+            if name != "mamba":
+                row["Mamba x"] = speed["mamba"] / value
+            if device.type == "cpu":
+                row["memory MB"] = _memory(name, length, batch, d_model, n_layer) / 1e6
+            result.rows.append(row)
+            result.curves.setdefault(name, []).append((length, 1e6 / value))
+    if len(speeds) > 1:
+        spread = 100 * (max(speeds) / min(speeds) - 1)
+        result.notes.append(f"Mamba's cost of a token varies by {spread:.0f} % over these lengths")
+    if device.type == "cpu":
+        _add_mambapy(result, min(lengths or LENGTHS), d_model, n_layer, precision, speeds[0])
+    return result
+
+
+def _memory(name: str, length: int, batch: int, d_model: int, n_layer: int) -> int:
+    """Resident bytes that steps need, measured in a process of their own."""
+    sizes = map(str, (length, batch, d_model, n_layer))
+    command = [sys.executable, "-m", "mambalab.bench.step", name, *sizes]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _add_mambapy(
+    result: Result, length: int, d_model: int, n_layer: int, precision: Precision, ours: float
+) -> None:
+    """A row for mambapy's whole step, on fewer tokens; its speed a token is compared."""
+    try:
+        model = _Mambapy(d_model, n_layer)
+    except ImportError as error:
+        result.missing["mambapy"] = f"not installed ({error})"
+        return
+    result.versions["mambapy"] = metadata.version("mambapy")
+    batch = max(1, _PEER_TOKENS // length)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    step = training_step(model, optimizer, batch, length, precision)
+    taken = milliseconds(in_turns({"mambapy": step}, torch.device("cpu"), 0.0)["mambapy"])
+    speed = batch * length / (taken / 1e3)
+    row = {"batch x length": f"{batch} x {length}", "contender": "mambapy", "ms a step": taken}
+    result.rows.append(row | {"tokens/s": speed, "Mamba x": ours / speed})

@@ -1,0 +1,46 @@
+"""Settings of `mambalab bench` (no torch here: the command line reads this)."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from mambalab.errors import UserError
+from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
+
+
+class Benchmark(Enum):
+    """What `mambalab bench` can measure."""
+
+    scan = "scan"
+    train = "train"
+
+
+class ScanType(Enum):
+    """Element types of the scan's inputs."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class BenchSettings:
+    """`mambalab bench scan|train`."""
+
+    what: Benchmark = option("what to measure: the operator, or whole training steps")
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    dtype: ScanType = option("scan: element type of the inputs")
+    shapes: list[str] | None = option("scan: shapes BxLxD; null = those of the targets")
+    lengths: list[int] | None = option("sequence lengths of the picture; null = the usual", ge=1)
+    seconds: float = option("least time to spend on each contender and shape", gt=0)
+    yardstick: str | None = option("scan on a CPU: a C++ file to compare with (fwd and bwd)")
+    out: str = option("folder for the JSON file and the picture", **FOLDER)
+    d_model: int = option("train: width of the models", ge=8)
+    n_layer: int = option("train: layers of the models", ge=1)
+    tokens: int = option("train: tokens in a step, spread over sequences", ge=64)
+
+    def check(self) -> None:
+        """Raise UserError for shapes that cannot be read."""
+        for shape in self.shapes or []:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape):
+                raise UserError(f"shapes: {shape}: write BxLxD, e.g. shapes=[16x256x256]")

@@ -1,0 +1,136 @@
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from mambalab import cli
+from mambalab.bench import peers, scan
+from mambalab.bench.report import Result, table
+from mambalab.bench.timing import in_turns
+
+CPU = torch.device("cpu")
+QUICK = ["seconds=0.001", "out=found"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_peers(monkeypatch):
+    monkeypatch.setattr(peers, "mambapy", lambda: peers.Peer("mambapy", missing="not installed"))
+
+
+def test_the_scan_is_measured(no_peers, capsys):
+    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[4,8]", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "1x8x16" in out
+    assert "not measured: mambapy: not installed" in out
+    assert "not measured: mamba_ssm: runs on CUDA only" in out
+    found = json.loads(Path("found/scan-cpu.json").read_text())
+    assert [row["contender"] for row in found["rows"]] == ["mambalab"]
+    assert all(row["forward ms"] > 0 and row["both ms"] > 0 for row in found["rows"])
+    assert [length for length, _ in found["curves"]["mambalab"]] == [4, 8]
+    assert found["versions"]["torch"] == metadata.version("torch")
+    assert Path("found/scan-cpu.png").stat().st_size > 10_000
+
+
+def test_a_peer_is_compared_on_the_same_inputs(monkeypatch, capsys):
+    def fair(u, delta, A, B, C, D):
+        return scan.selective_scan(u, delta, A, B, C, D, backend="torch")
+
+    monkeypatch.setattr(peers, "mambapy", lambda: peers.Peer("mambapy", "1", fair))
+    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 0
+    rows = json.loads(Path("found/scan-cpu.json").read_text())["rows"]
+    assert rows[1]["both x"] == pytest.approx(rows[1]["both ms"] / rows[0]["both ms"])
+
+
+def test_a_peer_that_computes_something_else_is_not_timed(monkeypatch, capsys):
+    def wrong(u, delta, A, B, C, D):
+        return 1.01 * scan.selective_scan(u, delta, A, B, C, D)
+
+    monkeypatch.setattr(peers, "mambapy", lambda: peers.Peer("mambapy", "1", wrong))
+    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 1
+    assert "WRONG: mambapy: y is off by 1.0e-02" in capsys.readouterr().out
+    rows = json.loads(Path("found/scan-cpu.json").read_text())["rows"]
+    assert [row["contender"] for row in rows] == ["mambalab"]
+
+
+def test_wrong_results_of_ours_stop_everything(no_peers, monkeypatch):
+    def noisy(u, delta, A, B, C, D):
+        return scan.selective_scan(u, delta, A, B, C, D) + 0 * D * torch.rand(())
+
+    monkeypatch.setattr(scan, "_ours", noisy)
+    fault = scan._fault(lambda u, *rest: noisy(u, *rest) * float("nan"), CPU, torch.float32)
+    assert fault == "y is off by nan"
+
+
+def test_training_steps_are_measured(monkeypatch, capsys):
+    monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
+    monkeypatch.setattr("mambalab.bench.train._Mambapy", _missing)
+    line = ["bench", "train", "lengths=[8,16]", "d_model=32", "n_layer=2", "tokens=64", *QUICK]
+    assert cli.main(line) == 0
+    out = capsys.readouterr().out
+    assert "not measured: mambapy: not installed (no mambapy)" in out
+    found = json.loads(Path("found/train-cpu.json").read_text())
+    names = [(row["batch x length"], row["contender"]) for row in found["rows"]]
+    assert names == [(b, m) for b in ("8 x 8", "4 x 16") for m in ("mamba", "transformer")]
+    assert found["rows"][0]["memory MB"] == 5
+    assert "varies by" in found["notes"][1]
+
+
+def _missing(*_):
+    raise ImportError("no mambapy")
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    from mambalab.bench.train import _memory
+
+    assert 10_000 < _memory("mamba", 16, 2, 32, 2) < 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scn"], "scn"),
+        (["scan", "shapes=[1x2]"], "write BxLxD"),
+        (["scan", "lengths=[0]"], "lengths"),
+        (["scan", "dtype=int8"], "dtype"),
+        (["train", "tokens=1"], "tokens=1: must be at least 64"),
+    ],
+)
+def test_misuse_is_one_line(words, message, capsys):
+    assert cli.main(["bench", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_what_cannot_run_is_one_line(capsys):
+    Path("file").write_text("")
+    for words, message in (
+        (["out=file/below"], "out=file/below: Not a directory"),
+        (["yardstick=none.cpp"], "yardstick=none.cpp: no such file"),
+    ):
+        assert cli.main(["bench", "scan", *words]) == 1
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_contenders_take_turns():
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) for name in "ab"}
+    taken = in_turns(contenders, CPU, seconds=0.0, least=3)
+    assert calls[:4] == list("aabb"), "warm-up"
+    assert calls[4:] == list("ababab")
+    assert {name: len(times) for name, times in taken.items()} == {"a": 3, "b": 3}
+
+
+def test_tables_line_up():
+    result = Result("scan", "cpu", "here", {}, {}, ["shape", "ms"])
+    result.rows = [{"shape": "a", "ms": 1234.5}, {"shape": "long"}]
+    assert table(result).splitlines()[1:] == ["shape     ms", "a      1,234", "long       -"]
