@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check install clean
+.PHONY: help run test check gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
+	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE=tests|scan|train"
 
 run: install
 	$(BIN)/mambalab train experiment=quickstart
@@ -20,6 +21,17 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# With the Python of a machine that has torch and triton but perhaps no network: what else is needed
+# is taken from wheels/ if that is there.
+gpu: STAGE ?= tests scan train
+gpu: OUT ?= outputs/gpu
+gpu:
+	@if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
+	@for stage in $(STAGE); do case $$stage in \
+	  tests) $(PYTHON) -m pytest -m gpu tests/ops ;; \
+	  *) $(PYTHON) -m mambalab bench $$stage device=cuda out=$(OUT) ;; \
+	esac || exit 1; done
 
 install: $(VENV)/.installed
 

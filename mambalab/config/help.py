@@ -89,7 +89,7 @@ def _options(verb: str, cfg: DictConfig, width: int) -> list[str]:
             section = head
         start = f"  {option.key:{key_width}}{values[option.key]:{value_width}}"
         wide = 2 + key_width + value_width
-        if len(start) > wide:  # a long value has the line for itself
+        if len(values[option.key]) >= value_width:  # a long value has the line for itself
             lines.append(start.rstrip())
             start = " " * wide
         lines += _row(start, _explain(option), width)
