@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mambalab.models.heads import LanguageModel
-from mambalab.models.settings import DropoutSettings, ModelSettings, ScanBackend
+from mambalab.models.settings import DropoutSettings, ModelSettings, Pooling, ScanBackend
 from mambalab.spec import ModelSpec
 
 SETTINGS = ModelSettings(
     name="test",
-    _target_="mambalab.models.heads.LanguageModel",
+    _target_="auto",
     pattern="M",
     d_model=32,
     n_layer=3,
@@ -26,11 +26,14 @@ SETTINGS = ModelSettings(
     dt_max=1e-1,
     dt_init_floor=1e-4,
     scan_backend=ScanBackend.auto,
+    bidirectional=False,
     n_head="auto",
     d_ff="auto",
     rope_theta=10000.0,
     norm_eps=1e-5,
     tie_embeddings=False,
+    position_embedding=False,
+    pooling=Pooling.mean,
     params={},
 )
 NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)

@@ -10,7 +10,8 @@ from torch import nn
 
 from mambalab import config, run_folder
 from mambalab.errors import UserError
-from mambalab.models.heads import count_parameters
+from mambalab.models.heads import count_parameters, head_class
+from mambalab.models.settings import AUTO
 from mambalab.spec import ModelSpec
 from mambalab.train import checkpoint, runtime
 from mambalab.train.settings import Precision
@@ -32,7 +33,8 @@ def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Any
 
 def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:
     """The model that the settings name, freshly initialised on the current default device."""
-    target = config.resolve_target(settings.model._target_)
+    named = settings.model._target_
+    target = head_class(spec) if named == AUTO else config.resolve_target(named)
     return target(settings.model, settings.dropout, spec)
 
 
@@ -42,7 +44,7 @@ def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module)
     line = f"{settings.model.name}: {count:,} parameters"
     twins = {"M": ("A", "transformer"), "A": ("M", "mamba")}
     kinds = "".join(sorted(set(settings.model.pattern)))
-    if kinds not in twins or not settings.model._target_.startswith("mambalab."):
+    if kinds not in twins or settings.model._target_ != AUTO:
         return line
     pattern, name = twins[kinds]
     twin = dataclasses.replace(

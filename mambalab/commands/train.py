@@ -88,7 +88,7 @@ def _earlier_run(settings: config.TrainConfig, run_dir: Path) -> checkpoint.Chec
 def _module(settings: config.TrainConfig) -> str:
     """The user's own module, named on the command line or in ./conf, is trusted by naming it."""
     names = (settings.task._target_, settings.model._target_)
-    outside = [n.rpartition(".")[0] for n in names if not n.startswith("mambalab.")]
+    outside = [n.rpartition(".")[0] for n in names if "." in n and not n.startswith("mambalab.")]
     return outside[0] if outside else "mambalab"
 
 

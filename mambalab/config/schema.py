@@ -11,7 +11,16 @@ from typing import Any, get_type_hints
 from mambalab.errors import UserError
 from mambalab.models.settings import DropoutSettings, ModelSettings
 from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
-from mambalab.tasks.settings import TaskSettings, TextSettings
+from mambalab.tasks.settings import (
+    FolderSettings,
+    InductionHeadsSettings,
+    PairSettings,
+    PatchSettings,
+    PixelSettings,
+    SelectiveCopyingSettings,
+    TaskSettings,
+    TextSettings,
+)
 from mambalab.train.settings import (
     OptimSettings,
     Precision,
@@ -25,6 +34,14 @@ from mambalab.train.settings import (
 TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.text.TextTask": TextSettings,
     "mambalab.tasks.text.ShakespeareTask": TextSettings,
+    "mambalab.tasks.mnist.MnistTask": PixelSettings,
+    "mambalab.tasks.digits.DigitsTask": PixelSettings,
+    "mambalab.tasks.cifar10.Cifar10Task": PatchSettings,
+    "mambalab.tasks.image_folder.ImageFolderTask": FolderSettings,
+    "mambalab.tasks.pairs.PairTask": PairSettings,
+    "mambalab.tasks.pairs.RetrievalTask": PairSettings,
+    "mambalab.tasks.synthetic.SelectiveCopyingTask": SelectiveCopyingSettings,
+    "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }
 
 

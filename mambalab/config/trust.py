@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from mambalab.config.compose import merge
 from mambalab.errors import UserError
+from mambalab.models.settings import AUTO
 
 LIMIT = 1_000_000  # bytes; a config.yaml is some three thousand
 
@@ -87,6 +88,8 @@ def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
 
 
 def _check_trusted(path: Path, key: str, target: object, trust: list[str]) -> None:
+    if key == "model._target_" and target == AUTO:
+        return
     module = str(target).rpartition(".")[0]
     if not any(_inside(module, trusted) for trusted in ["mambalab", *trust]):
         raise UserError(

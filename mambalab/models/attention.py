@@ -12,7 +12,7 @@ from mambalab.models.state import AttentionState
 
 
 class Attention(nn.Module):
-    """Causal self-attention: fused qkv, rotary positions (arXiv 2104.09864), no biases.
+    """Self-attention: fused qkv, rotary positions (arXiv 2104.09864), no biases.
 
     There is no dropout on the attention probabilities: with it PyTorch leaves its fast kernels.
 
@@ -36,8 +36,13 @@ class Attention(nn.Module):
         weight = self.in_proj.weight
         return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
 
-    def forward(self, hidden: Tensor, state: AttentionState | None = None) -> Tensor:
-        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given."""
+    def forward(
+        self, hidden: Tensor, state: AttentionState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given.
+
+        Where positions see the whole sequence, `lengths` (B,) is where that ends.
+        """
         batch, length, d_model = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.n_head, self.head_dim)
         start = state.length if state else 0
@@ -45,6 +50,9 @@ class Attention(nn.Module):
         query, key = rotate(qkv[:, :, :2], cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
         value = qkv[:, :, 2].transpose(1, 2)
         mask = None
+        if lengths is not None and not self.causal:
+            inside = torch.arange(length, device=hidden.device) < lengths[:, None]
+            mask = inside[:, None, None]
         if state is not None:
             key, value = state.append(key, value)
             key, value = key.to(query.dtype), value.to(query.dtype)

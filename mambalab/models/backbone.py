@@ -4,6 +4,7 @@ import math
 from itertools import cycle, islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mambalab.models.attention import Attention, d_ff
@@ -12,6 +13,7 @@ from mambalab.models.layers import FeedForward, RMSNorm
 from mambalab.models.mamba import Mamba
 from mambalab.models.settings import DropoutSettings, ModelSettings
 from mambalab.models.state import LayerState, ModelState
+from mambalab.spec import ModelSpec
 
 
 class MambaBlock(nn.Module):
@@ -23,9 +25,11 @@ class MambaBlock(nn.Module):
         self.mixer = Mamba(settings, SSMDropout(dropout.ssm_p, dropout.reset_A))
         self.dropout = Dropout(dropout.p)
 
-    def forward(self, hidden: Tensor, state: LayerState | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """(B, L, d_model) float32 to the same."""
-        return hidden + self.dropout(self.mixer(self.norm(hidden), state))
+        return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
 
 
 class AttentionBlock(nn.Module):
@@ -44,19 +48,24 @@ class AttentionBlock(nn.Module):
         for linear in (self.mixer.out_proj, self.mlp.fc2):
             nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * settings.n_layer))
 
-    def forward(self, hidden: Tensor, state: LayerState | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """(B, L, d_model) float32 to the same."""
-        hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state))
+        hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
         return hidden + self.dropout(self.mlp(self.norm2(hidden)))
 
 
 class Backbone(nn.Module):
-    """Embedding, layers, final norm: (B, L) tokens to (B, L, d_model) features.
+    """Embedding, layers, final norm: tokens or vectors to (B, L, d_model) features.
+
+    Tokens are looked up in a table, vectors (pixels, patches) go through a linear layer. Learned
+    positions, where asked for, are added to either; they make `spec.seq_len` the longest input.
 
     Args:
         settings: sizes and the layer pattern.
         dropout: probabilities at training time.
-        vocab_size: rows of the embedding.
+        spec: vocab_size, or input_dim, and seq_len are read.
         causal: False lets attention layers see the whole sequence.
     """
 
@@ -64,12 +73,18 @@ class Backbone(nn.Module):
         self,
         settings: ModelSettings,
         dropout: DropoutSettings,
-        vocab_size: int,
+        spec: ModelSpec,
         causal: bool = True,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, settings.d_model)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        if spec.input_dim:
+            self.embedding = nn.Linear(spec.input_dim, settings.d_model)
+        else:
+            self.embedding = nn.Embedding(spec.vocab_size, settings.d_model)
+            nn.init.normal_(self.embedding.weight, std=0.02)
+        self.positions = None
+        if settings.position_embedding:
+            self.positions = nn.Parameter(0.02 * torch.randn(spec.seq_len, settings.d_model))
         self.dropout = Dropout(dropout.p)
         blocks = {
             "M": lambda: MambaBlock(settings, dropout),
@@ -84,10 +99,16 @@ class Backbone(nn.Module):
         mixers: list[Any] = [layer.mixer for layer in self.layers]
         return ModelState([mixer.initial_state(batch_size, max_len) for mixer in mixers])
 
-    def forward(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
-        """(B, L) int64 to (B, L, d_model) float32; updates `state` in place if given."""
-        hidden = self.dropout(self.embedding(tokens))
+    def forward(
+        self, inputs: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """(B, L) int64 or (B, L, input_dim) to (B, L, d_model) float32; updates `state` in place
+        if given. What lies beyond `lengths` (B,) changes nothing before it."""
+        hidden = self.embedding(inputs)
+        if self.positions is not None:
+            hidden = hidden + self.positions[: hidden.shape[1]]
+        hidden = self.dropout(hidden)
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
-            hidden = layer(hidden, layer_state)
+            hidden = layer(hidden, layer_state, lengths)
         return self.norm_f(hidden)

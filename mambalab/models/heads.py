@@ -1,9 +1,12 @@
 """Heads: what turns the backbone's features into a task's outputs."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.errors import UserError
 from mambalab.models.backbone import Backbone
-from mambalab.models.settings import DropoutSettings, ModelSettings
+from mambalab.models.settings import DropoutSettings, ModelSettings, Pooling
 from mambalab.models.state import ModelState
 from mambalab.spec import ModelSpec
 
@@ -19,11 +22,25 @@ class LanguageModel(nn.Module):
     Attributes:
         context_limit: longest sequence the model was trained for, or None where any length will
             do (Mamba); attention with rotary positions degrades beyond it.
+
+    Raises:
+        UserError: a bidirectional model was asked for (it would see what it has to predict), or
+            learned positions.
     """
 
     def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
         super().__init__()
-        self.backbone = Backbone(settings, dropout, spec.vocab_size)
+        if settings.bidirectional and "M" in settings.layers():
+            raise UserError(
+                "model.bidirectional=true: this task predicts each token from those before it; "
+                "use model.bidirectional=false"
+            )
+        if settings.position_embedding:
+            raise UserError(
+                "model.position_embedding=true: learned positions are for classification; "
+                "attention has rotary positions here, Mamba needs none"
+            )
+        self.backbone = Backbone(settings, dropout, spec)
         self.lm_head = nn.Linear(settings.d_model, spec.vocab_size, bias=False)
         if settings.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
@@ -36,6 +53,87 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         """(B, L) int64 tokens to (B, L, V) logits; continues from and updates `state` if given."""
         return self.lm_head(self.backbone(tokens, state))
+
+
+class Classifier(nn.Module):
+    """One class for each sequence: features pooled over its true length, then a linear layer.
+
+    Attention layers see the whole sequence; Mamba layers read it from the start, and from the end,
+    too, with `bidirectional`.
+
+    Args:
+        settings: the backbone, and how to pool.
+        dropout: probabilities at training time.
+        spec: inputs, training length and classes of the task.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
+        super().__init__()
+        self.backbone = Backbone(settings, dropout, spec, causal=False)
+        self.pooling = settings.pooling
+        self.head = nn.Linear(settings.d_model, spec.classes)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, L) tokens or (B, L, input_dim) vectors to (B, classes) logits.
+
+        What lies beyond `lengths` (B,) int64 >= 1 does not matter; None means no padding.
+        """
+        features = self.backbone(inputs, lengths=lengths)
+        return self.head(pool(features, lengths, self.pooling))
+
+
+class PairClassifier(nn.Module):
+    """One class for two sequences: both go through the same backbone (the LRA retrieval set-up,
+    arXiv 2011.04006, section 2.2.3), a small network compares the pooled vectors u and v as
+    [u, v, u * v, |u - v|].
+
+    Args:
+        settings: the backbone, and how to pool.
+        dropout: probabilities at training time.
+        spec: inputs, training length and classes of the task.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
+        super().__init__()
+        self.backbone = Backbone(settings, dropout, spec, causal=False)
+        self.pooling = settings.pooling
+        self.compare = nn.Linear(4 * settings.d_model, 2 * settings.d_model)
+        self.head = nn.Linear(2 * settings.d_model, spec.classes)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, 2, L) tokens or (B, 2, L, input_dim) vectors, lengths (B, 2), to (B, classes)."""
+        ends = None if lengths is None else lengths.flatten()
+        features = self.backbone(inputs.flatten(0, 1), lengths=ends)
+        first, second = pool(features, ends, self.pooling).unflatten(0, (-1, 2)).unbind(1)
+        both = torch.cat((first, second, first * second, (first - second).abs()), dim=-1)
+        return self.head(F.gelu(self.compare(both)))
+
+
+def pool(features: Tensor, lengths: Tensor | None, pooling: Pooling) -> Tensor:
+    """(B, L, d_model) features to one vector (B, d_model) a sequence, padding left out.
+
+    Args:
+        features: of all steps.
+        lengths: (B,) true lengths >= 1, or None if all are L.
+        pooling: mean of all steps, the last step, or the maximum of each channel.
+    """
+    if lengths is None:
+        if pooling is Pooling.mean:
+            return features.mean(1)
+        return features[:, -1] if pooling is Pooling.last else features.amax(1)
+    if pooling is Pooling.last:
+        return features[torch.arange(len(features), device=features.device), lengths - 1]
+    outside = torch.arange(features.shape[1], device=features.device) >= lengths[:, None]
+    if pooling is Pooling.max:
+        return features.masked_fill(outside[..., None], float("-inf")).amax(1)
+    return features.masked_fill(outside[..., None], 0.0).sum(1) / lengths[:, None]
+
+
+def head_class(spec: ModelSpec) -> type[nn.Module]:
+    """The class of model that a task needs (`model._target_=auto`)."""
+    if not spec.classes:
+        return LanguageModel
+    return PairClassifier if spec.pair else Classifier
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -25,33 +25,31 @@ class DepthwiseConv1d(nn.Module):
         self.bias = nn.Parameter(torch.empty(d_inner).uniform_(-bound, bound))
 
 
-class Mamba(nn.Module):
-    """Selective SSM with its convolution, gate and projections.
+class SelectiveSSM(nn.Module):
+    """Convolution, SiLU, selective scan and gate: one direction of a Mamba mixer.
 
     Args:
-        settings: d_model, d_state, d_conv, expand, dt_rank, dt_min, dt_max, dt_init_floor,
-            n_layer (for the scale of out_proj) and scan_backend are read.
-        dropout: drops entries of A_log, B and C at training time; none by default.
+        settings: d_model, d_state, d_conv, expand, dt_rank, dt_min, dt_max, dt_init_floor and
+            scan_backend are read.
+        dropout: drops entries of A_log, B and C at training time.
     """
 
-    def __init__(self, settings: ModelSettings, dropout: SSMDropout | None = None) -> None:
+    def __init__(self, settings: ModelSettings, dropout: SSMDropout) -> None:
         super().__init__()
-        d_model, d_state, d_conv = settings.d_model, settings.d_state, settings.d_conv
-        d_inner = settings.expand * d_model
-        self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
+        self._add_parameters(settings)
+        self._initialise_delta(settings)
+        self.dropout = dropout
+
+    def _add_parameters(self, settings: ModelSettings) -> None:
+        d_state, d_inner = settings.d_state, settings.expand * settings.d_model
+        self.d_inner, self.d_state, self.d_conv = d_inner, d_state, settings.d_conv
         self.dt_rank = dt_rank(settings)
         self.backend = settings.scan_backend.value
-        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv1d = DepthwiseConv1d(d_inner, d_conv)
+        self.conv1d = DepthwiseConv1d(d_inner, settings.d_conv)
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
         self.A_log = nn.Parameter(s4d_real_log(d_inner, d_state))
         self.D = nn.Parameter(torch.ones(d_inner))
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self.dropout = dropout or SSMDropout(0.0, reset_A=True)
-        self._initialise_delta(settings)
-        with torch.no_grad():
-            self.out_proj.weight /= math.sqrt(settings.n_layer)
 
     def _initialise_delta(self, settings: ModelSettings) -> None:
         """Delta starts log-uniform in [dt_min, dt_max] (section 3.6); bias = softplus^-1(delta)."""
@@ -63,17 +61,10 @@ class Mamba(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
-    def initial_state(self, batch_size: int, max_len: int) -> MambaState:
-        """Zeros for a new sequence; `max_len` does not matter here."""
-        del max_len
-        weight = self.conv1d.weight
-        conv = weight.new_zeros(batch_size, self.d_inner, self.d_conv - 1)
-        ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=weight.device)
-        return MambaState(conv, ssm)
-
-    def forward(self, hidden: Tensor, state: MambaState | None = None) -> Tensor:
-        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+    def mix(self, xz: Tensor, state: MambaState | None = None) -> Tensor:
+        """(B, L, 2 * d_inner) input and gate to (B, L, d_inner); continues from `state` if given,
+        and updates it."""
+        x, z = xz.chunk(2, dim=-1)
         carry = state is not None
         x = causal_conv1d(
             x,
@@ -108,7 +99,68 @@ class Mamba(nn.Module):
         if state is not None:
             y, ssm = y
             state.ssm.copy_(ssm)
+        assert isinstance(y, Tensor)
+        return y
+
+
+class Mamba(SelectiveSSM):
+    """Selective SSM with its convolution, gate and projections.
+
+    With `settings.bidirectional` a second SSM of its own weights, `reverse`, reads the same
+    projected sequence from its end; the two outputs are added before the shared out_proj
+    (as in arXiv 2401.09417, section 3.3).
+
+    Args:
+        settings: all that `SelectiveSSM` reads, n_layer (for the scale of out_proj) and
+            bidirectional.
+        dropout: drops entries of A_log, B and C at training time; none by default.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: SSMDropout | None = None) -> None:
+        nn.Module.__init__(self)
+        d_inner = settings.expand * settings.d_model
+        self.in_proj = nn.Linear(settings.d_model, 2 * d_inner, bias=False)
+        self._add_parameters(settings)
+        self.out_proj = nn.Linear(d_inner, settings.d_model, bias=False)
+        self.dropout = dropout or SSMDropout(0.0, reset_A=True)
+        self._initialise_delta(settings)
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(settings.n_layer)
+        again = SSMDropout(self.dropout.p, self.dropout.reset_A)
+        self.reverse = SelectiveSSM(settings, again) if settings.bidirectional else None
+
+    def initial_state(self, batch_size: int, max_len: int) -> MambaState:
+        """Zeros for a new sequence; `max_len` does not matter here."""
+        del max_len
+        weight = self.conv1d.weight
+        conv = weight.new_zeros(batch_size, self.d_inner, self.d_conv - 1)
+        ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=weight.device)
+        return MambaState(conv, ssm)
+
+    def forward(
+        self, hidden: Tensor, state: MambaState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given.
+
+        `lengths` (B,) is where each sequence ends, for the direction that begins there.
+        """
+        xz = self.in_proj(hidden)
+        y = self.mix(xz, state)
+        if self.reverse is not None:
+            assert state is None, "a state is carried one way only"
+            y = y + reverse(self.reverse.mix(reverse(xz, lengths)), lengths)
         return self.out_proj(y)
+
+
+def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, L, ...) with the first `lengths[b]` steps of each sequence b in reverse order; the
+    padding behind them stays where it is. Its own inverse."""
+    if lengths is None:
+        return x.flip(1)
+    step = torch.arange(x.shape[1], device=x.device)
+    ends = lengths[:, None]
+    source = torch.where(step < ends, ends - 1 - step, step)
+    return x.gather(1, source[..., None].expand_as(x))
 
 
 def dt_rank(settings: ModelSettings) -> int:
@@ -122,5 +174,6 @@ def parameter_count(settings: ModelSettings) -> int:
     """Parameters of one Mamba mixer, from its settings alone."""
     d_model, d_inner = settings.d_model, settings.expand * settings.d_model
     rank, d_state = dt_rank(settings), settings.d_state
-    projections = 3 * d_model * d_inner + d_inner * (rank + 2 * d_state) + rank * d_inner + d_inner
-    return projections + d_inner * (settings.d_conv + 1) + d_inner * d_state + d_inner
+    ssm = d_inner * (rank + 2 * d_state) + rank * d_inner + d_inner  # x_proj, dt_proj
+    ssm += d_inner * (settings.d_conv + 1) + d_inner * d_state + d_inner  # conv1d, A_log, D
+    return 3 * d_model * d_inner + ssm * (2 if settings.bidirectional else 1)

@@ -7,6 +7,8 @@ from typing import Any
 from mambalab.errors import UserError
 from mambalab.settings import NAME, NAME_HINT, option
 
+AUTO = "auto"  # model._target_: the head that the task needs
+
 
 class ScanBackend(Enum):
     """Implementations of the selective scan; `auto` picks the fastest that runs."""
@@ -18,12 +20,20 @@ class ScanBackend(Enum):
     reference = "reference"
 
 
+class Pooling(Enum):
+    """How a classifier makes one vector of a sequence's features."""
+
+    mean = "mean"
+    last = "last"
+    max = "max"
+
+
 @dataclass
 class ModelSettings:
     """A backbone of `n_layer` layers whose kinds follow `pattern`, repeated."""
 
     name: str = option("name of the model in run folders and reports", match=NAME, hint=NAME_HINT)
-    _target_: str = option("class that builds the model; your own class may stand here")
+    _target_: str = option("auto = the head that the task needs; your own class may stand here")
     pattern: str = option(
         "kinds of layer, repeated to n_layer: M = Mamba, A = attention + FFN",
         match="[MA]+",
@@ -41,13 +51,16 @@ class ModelSettings:
     dt_max: float = option("Mamba: largest initial delta", gt=0)
     dt_init_floor: float = option("Mamba: initial deltas below this are raised to it", gt=0)
     scan_backend: ScanBackend = option("Mamba: implementation of the scan; auto = the fastest")
+    bidirectional: bool = option("Mamba: read the sequence from both ends (classification)")
     n_head: Any = option("attention: heads; auto = d_model / 64, at least one", auto=True, ge=1)
     d_ff: Any = option(
         "attention: FFN width; auto = as many parameters as a Mamba layer", auto=True, ge=1
     )
     rope_theta: float = option("attention: base of the rotary position angles", gt=1)
     norm_eps: float = option("epsilon of the RMS norms", gt=0)
-    tie_embeddings: bool = option("share the embedding with the output projection")
+    tie_embeddings: bool = option("text: share the embedding with the output projection")
+    position_embedding: bool = option("add a learned vector to each step (fixed lengths, images)")
+    pooling: Pooling = option("classification: mean, last or max over the steps")
     params: dict[str, Any] = option("free options for a class of your own")
 
     def layers(self) -> str:

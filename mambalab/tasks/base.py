@@ -45,6 +45,11 @@ from mambalab.tasks.settings import TaskSettings
 Batch: TypeAlias = Any
 """Whatever a task's `batch` returns and its `loss` takes; nobody else looks inside."""
 
+Table: TypeAlias = dict[str, Any]
+"""A result that is more than a number, as JSON: `kind` (what a report makes of it), `title`, and
+what that kind holds. `confusion`: `classes` (names), `counts[true][predicted]`. `curve`: `x`, `y`,
+`x_label`, `y_label`, `marked` (an x worth a line: the training length)."""
+
 
 class Task(ABC):
     """Data, loss and metrics of one benchmark.
@@ -59,12 +64,14 @@ class Task(ABC):
         splits: names that `evaluate` accepts.
         metric: the key of `evaluate`'s result by which checkpoints are chosen.
         maximize: whether a higher `metric` is better.
+        loss_unit: unit of the loss, for the axis of a picture.
     """
 
     spec: ModelSpec
     splits: tuple[str, ...] = ("train", "val")
     metric: str = "val/loss"
     maximize: bool = False
+    loss_unit: str = "nats"
 
     def __init__(
         self, settings: TaskSettings, *, seed: int, data_dir: Path, data_fraction: float
@@ -114,8 +121,8 @@ class Task(ABC):
 
     @property
     def items_per_batch(self) -> int:
-        """Items (tokens, images, ...) in a training batch: the unit of the reported speed."""
-        return self.settings.batch_size
+        """Tokens (steps of all sequences) in a training batch: the unit of the reported speed."""
+        return self.settings.batch_size * self.spec.seq_len
 
     def fingerprint(self) -> dict[str, str]:
         """What identifies the prepared data, for the record of the run.
@@ -138,12 +145,33 @@ class Task(ABC):
         Raises:
             UserError: the task has no such split.
         """
+        self._check_split(split)
+        with evaluating(model):
+            return self.measure(model, split)
+
+    def examine(self, model: nn.Module, split: str) -> tuple[dict[str, float], list[Table]]:
+        """As `evaluate`, and what does not fit into a number (a confusion matrix, a curve).
+
+        A split called `test` is examined once, with the best weights, when training has ended.
+
+        Raises:
+            UserError: the task has no such split.
+        """
+        self._check_split(split)
+        with evaluating(model):
+            return self.measure_in_detail(model, split)
+
+    def measure_in_detail(
+        self, model: nn.Module, split: str
+    ) -> tuple[dict[str, float], list[Table]]:
+        """What `measure` returns, and tables; override it if the task has any."""
+        return self.measure(model, split), []
+
+    def _check_split(self, split: str) -> None:
         if split not in self.splits:
             raise UserError(
                 f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}"
             )
-        with evaluating(model):
-            return self.measure(model, split)
 
 
 @contextmanager

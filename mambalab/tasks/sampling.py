@@ -1,6 +1,7 @@
 """Random numbers addressed by (seed, position): what makes a training batch a pure function."""
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,9 +24,45 @@ def draw(seed: int, position: int, *, count: int, bound: int, stream: str = "bat
         bound: >= 1.
         stream: name of the purpose; different names give unrelated numbers.
     """
-    assert position >= 0, position
     assert bound >= 1, bound
+    words = _words(seed, position, count, stream)
+    return (words % np.uint64(bound)).astype(np.int64)
+
+
+def uniform(seed: int, position: int, *, count: int, stream: str) -> np.ndarray:
+    """`count` numbers in [0, 1), float64, addressed as in `draw`."""
+    return (_words(seed, position, count, stream) >> np.uint64(11)) * 2.0**-53
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, position: int, count: int, stream: str = "order") -> np.ndarray:
+    """The numbers 0 .. count - 1 in random order, int64, addressed as in `draw`; read-only."""
+    order = np.argsort(_words(seed, position, count, stream), kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def shuffled(seed: int, position: int, *, count: int, total: int) -> np.ndarray:
+    """Rows of batch `position` when `total` rows are gone through in a new order each time.
+
+    Args:
+        seed: any integer.
+        position: number of the batch, >= 0.
+        count: rows in a batch; a batch may begin in one round and end in the next.
+        total: rows there are.
+    """
+    places = np.arange(position * count, (position + 1) * count)
+    rounds = places // total
+    rows = np.empty(count, dtype=np.int64)
+    for number in np.unique(rounds):
+        chosen = rounds == number
+        rows[chosen] = permutation(seed, int(number), total)[places[chosen] % total]
+    return rows
+
+
+def _words(seed: int, position: int, count: int, stream: str) -> np.ndarray:
+    """`count` random 64-bit words, uint64."""
+    assert position >= 0, position
     key = np.array([seed % _WORD, zlib.crc32(stream.encode())], dtype=np.uint64)
     counter = np.array([0, position, 0, 0], dtype=np.uint64)
-    words = np.random.Philox(key=key, counter=counter).random_raw(count)
-    return (words % np.uint64(bound)).astype(np.int64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)

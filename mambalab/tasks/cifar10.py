@@ -1,0 +1,78 @@
+"""CIFAR-10 as patches: `task=cifar10`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mambalab.errors import UserError
+from mambalab.tasks.catalog import CATALOG
+from mambalab.tasks.images import ImageData, Images, PatchTask
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+SIDE = 32
+
+
+class Cifar10Task(PatchTask):
+    """50,000 training and 10,000 test images, 32 x 32 pixels in three colours, ten classes.
+
+    A patch of `task.patch_size` pixels square is a step: 4 gives 64 steps of 48 values. The files
+    are looked for in `data_dir`/cifar10 as the Hugging Face hub has them (`train.parquet`,
+    `test.parquet`; columns `img` and `label`) and fetched from there if absent. Copies of another
+    image format (JPEG) are taken as they are; the run records what they were.
+    """
+
+    def read(self) -> ImageData:
+        """All images.
+
+        Raises:
+            UserError: absent and not to be fetched, or not what they should be.
+        """
+        paths = CATALOG["cifar10"].require(self.data_dir)
+        (train, encoding), (test, _) = (read_parquet(path) for path in paths)
+        source = {"path": str(paths[0].parent.absolute()), "encoding": encoding}
+        return ImageData(CLASSES, train, test, source)
+
+
+def read_parquet(path: Path) -> tuple[Images, str]:
+    """All images of a parquet file with the hub's columns, and their encoding (PNG, JPEG).
+
+    Raises:
+        UserError: it cannot be read, or does not hold what it should.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        table = pq.read_table(path, columns=["img", "label"])
+        encoded = [cell["bytes"] for cell in table["img"].to_pylist()]
+        labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} does not hold CIFAR-10 as the hub has it (columns img, label): {reason}"
+        ) from None
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASSES):
+        raise UserError(f"{path}: labels must be 0 to {len(CLASSES) - 1}, and there must be some")
+    pixels = torch.empty(len(labels), 3, SIDE, SIDE, dtype=torch.uint8)
+    for row, data in enumerate(encoded):
+        try:
+            image = decode_image(
+                torch.from_numpy(np.frombuffer(data, np.uint8).copy()), ImageReadMode.RGB
+            )
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}, row {row}: not an image ({reason})") from None
+        if image.shape != pixels.shape[1:]:
+            raise UserError(f"{path}, row {row}: an image of {tuple(image.shape)}, not 3 x 32 x 32")
+        pixels[row] = image
+    return Images(pixels, torch.from_numpy(labels)), _encoding(encoded[0])
+
+
+def _encoding(data: bytes) -> str:
+    if data.startswith(b"\x89PNG"):
+        return "PNG"
+    return "JPEG (lossy copies)" if data.startswith(b"\xff\xd8") else "unknown"

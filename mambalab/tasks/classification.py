@@ -1,0 +1,115 @@
+"""What tasks that name a class for a whole sequence share: batches, loss and metrics."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambalab.tasks.base import Table, Task
+from mambalab.tasks.sampling import shuffled
+from mambalab.tasks.settings import ClassificationSettings
+
+Inputs = tuple[Tensor, Tensor | None]
+"""What a classifier is called with: the sequences, and where each ends (None = none is padded)."""
+
+
+class ClassificationTask(Task):
+    """One class for each example; accuracy chooses the checkpoints.
+
+    *Training batch k*: `batch_size` examples of the training split, which is gone through in a
+    new order each round (`sampling.shuffled`).
+
+    *Metrics*: `<split>/loss` (mean cross-entropy in nats, without label smoothing) and
+    `<split>/accuracy` (share of all examples, 0 to 1), over the whole split. In detail, also
+    `<split>/accuracy_of/<class>` and a confusion table.
+
+    A subclass sets `spec`, `classes` and `labels` in `prepare` and writes `inputs`.
+
+    Attributes:
+        classes: their names; an example's label is an index into them.
+        labels: for each split its labels, (n,) int64 on the device.
+    """
+
+    settings: ClassificationSettings
+    splits = ("train", "val", "test", "train_sample")
+    metric = "val/accuracy"
+    maximize = True
+    classes: Sequence[str]
+    labels: dict[str, Tensor]
+
+    @abstractmethod
+    def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
+        """Sequences of some rows of a split.
+
+        Args:
+            split: one of `splits`.
+            rows: which examples, int64.
+            position: number of the training batch, which addresses the random numbers of
+                augmentation; None in an evaluation: nothing random happens.
+        """
+
+    def rows(self, position: int) -> np.ndarray:
+        """Rows of the training split in batch `position`."""
+        total = len(self.labels["train"])
+        return shuffled(self.seed, position, count=self.settings.batch_size, total=total)
+
+    def batch(self, position: int) -> tuple[Inputs, Tensor]:
+        """Inputs and labels (batch_size,)."""
+        rows = self.rows(position)
+        labels = self.labels["train"]
+        return self.inputs("train", rows, position), labels[_index(rows, labels)]
+
+    def loss(self, model: nn.Module, batch: tuple[Inputs, Tensor]) -> Tensor:
+        """Mean cross-entropy in nats, with label smoothing: a float32 scalar."""
+        (sequences, lengths), labels = batch
+        logits = model(sequences, lengths).float()
+        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+
+    def measure(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Loss and accuracy of a whole split."""
+        return self._measure(model, split)[0]
+
+    def measure_in_detail(
+        self, model: nn.Module, split: str
+    ) -> tuple[dict[str, float], list[Table]]:
+        """Loss, accuracy, accuracy of each class, and the confusion table."""
+        metrics, counts = self._measure(model, split)
+        names = metric_names(self.classes)
+        for name, row, right in zip(names, counts, counts.diagonal(), strict=True):
+            if row.sum():
+                metrics[f"{split}/accuracy_of/{name}"] = float(right / row.sum())
+        table = {"kind": "confusion", "title": f"{self.name}, {split} split"}
+        return metrics, [table | {"classes": list(self.classes), "counts": counts.tolist()}]
+
+    def _measure(self, model: nn.Module, split: str) -> tuple[dict[str, float], np.ndarray]:
+        """Loss and accuracy, and how often each class (row) was taken for each (column)."""
+        labels = self.labels[split]
+        total, n = 0.0, len(self.classes)
+        counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
+        for start in range(0, len(labels), self.settings.eval_batch_size):
+            rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
+            true = labels[start : start + len(rows)]
+            logits = model(*self.inputs(split, rows, None)).float()
+            total += float(F.cross_entropy(logits, true, reduction="sum"))
+            counts += torch.bincount(true * n + logits.argmax(-1), minlength=n * n)
+        table = counts.view(n, n).cpu().numpy()
+        right = float(table.diagonal().sum() / len(labels))
+        return {f"{split}/loss": total / len(labels), f"{split}/accuracy": right}, table
+
+
+def _index(rows: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(like.device)
+
+
+def metric_names(classes: Sequence[str]) -> list[str]:
+    """Names of classes as parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
+    becomes `_`; where that makes two the same, all get their number."""
+    names = ["".join(c if c.isalnum() or c in "_-." else "_" for c in text) for text in classes]
+    if len(set(names)) == len(names) and all(names):
+        return names
+    return [f"{number}_{name}" for number, name in enumerate(names)]

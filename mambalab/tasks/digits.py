@@ -1,0 +1,40 @@
+"""Small digits that need no download: `task=digits`."""
+
+from __future__ import annotations
+
+import torch
+
+from mambalab.errors import UserError
+from mambalab.tasks.images import ImageData, Images, PixelTask
+from mambalab.tasks.sampling import permutation
+
+_TEST = 360  # a fifth
+
+
+class DigitsTask(PixelTask):
+    """1,797 handwritten digits of 8 x 8 grey pixels (UCI "optical recognition of handwritten
+    digits", test part), which come with scikit-learn.
+
+    360 of them, chosen once for all runs, are the test split. `task.input_dim` pixels make a step.
+    """
+
+    def read(self) -> ImageData:
+        """All images.
+
+        Raises:
+            UserError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise UserError(
+                f"task=digits: its images come with scikit-learn, which is absent ({error}): "
+                "pip install scikit-learn"
+            ) from error
+        found = load_digits()
+        pixels = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
+        images = Images(pixels, torch.from_numpy(found.target).long())
+        order = permutation(0, 0, len(pixels), "digits")
+        test, train = images.rows(order[:_TEST]), images.rows(order[_TEST:])
+        names = [str(digit) for digit in range(10)]
+        return ImageData(names, train, test, {"source": "sklearn.datasets.load_digits"})

@@ -1,0 +1,196 @@
+"""Images as sequences: what `task=mnist`, `cifar10`, `digits` and `images` share."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambalab.errors import UserError
+from mambalab.spec import ModelSpec
+from mambalab.tasks.augment import augment
+from mambalab.tasks.classification import ClassificationTask, Inputs
+from mambalab.tasks.sampling import permutation
+from mambalab.tasks.settings import ImageSettings, PatchSettings, PixelSettings
+
+_FIXED = 0  # seed of what is the same in every run: splits, the order of permuted pixels
+
+
+@dataclass
+class Images:
+    """Labelled images.
+
+    Attributes:
+        pixels: (n, channels, height, width) uint8.
+        labels: (n,) int64.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def rows(self, rows: np.ndarray) -> Images:
+        """Some of them, copied."""
+        chosen = torch.from_numpy(rows.copy())
+        return Images(self.pixels[chosen], self.labels[chosen])
+
+
+@dataclass
+class ImageData:
+    """What a task's files hold.
+
+    Attributes:
+        classes: names of the labels.
+        train: from which `val_size` images are held out at random, the same in every run.
+        test: for the final test.
+        source: where the images came from, for the record of the run.
+    """
+
+    classes: Sequence[str]
+    train: Images
+    test: Images
+    source: dict[str, str]
+
+
+class ImageTask(ClassificationTask):
+    """Classify images that a model reads as a sequence of pixels or patches.
+
+    *Splits*: `val` is `val_size` of the training images, chosen once for all seeds; `data_fraction`
+    keeps a share of the rest, likewise chosen; `train_sample` is as many of the training images as
+    `val` has, to set beside it. Pixels are normalised by mean and deviation of each channel over
+    the training images, validation included.
+
+    *Augmentation* (`task.augment`) changes each training image at random (`augment.augment`).
+
+    A subclass writes `read`, and `sequence`, or takes it from `PixelTask` or `PatchTask`.
+    """
+
+    settings: ImageSettings
+
+    @abstractmethod
+    def read(self) -> ImageData:
+        """All images.
+
+        Raises:
+            UserError: they are absent and cannot be fetched, or are not what they should be.
+        """
+
+    @abstractmethod
+    def sequence(self, images: Tensor) -> Tensor:
+        """(B, channels, height, width) float32 to (B, L, input_dim)."""
+
+    @abstractmethod
+    def check_shape(self, height: int, width: int) -> None:
+        """Raise UserError if images of this size cannot be cut as asked."""
+
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """Read the images, split them, and put them on `device`, one byte a value.
+
+        Raises:
+            UserError: the data cannot be had, or do not fit the settings.
+        """
+        data = self.read()
+        _, channels, height, width = data.train.pixels.shape
+        self.check_shape(height, width)
+        held_out, total = self.settings.val_size, len(data.train.labels)
+        if held_out >= total:
+            raise UserError(
+                f"task.val_size={held_out}: {self.name} has only {total:,} training images"
+            )
+        order = permutation(_FIXED, 0, total, "split")
+        val, rest = order[:held_out], order[held_out:]
+        kept = rest[: int(len(rest) * self.data_fraction)]
+        if not len(kept):
+            raise UserError(f"data_fraction={self.data_fraction}: no training image is left")
+        parts = {"train": data.train.rows(kept), "val": data.train.rows(val), "test": data.test}
+        sample = min(held_out, len(kept))
+        parts["train_sample"] = parts["train"].rows(np.arange(sample))
+        self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
+        self.labels = {name: part.labels.to(device) for name, part in parts.items()}
+        self.classes = data.classes
+        mean, deviation = _statistics(data.train.pixels)
+        self._mean = mean.to(device).view(1, channels, 1, 1)
+        self._scale = (1 / deviation.clamp(min=1 / 255)).to(device).view(1, channels, 1, 1)
+        self._fingerprint = {"sha256": _digest(data), **data.source}
+        _, length, values = self.sequence(torch.empty(1, channels, height, width)).shape
+        self.spec = ModelSpec(0, length, input_dim=values, classes=len(self.classes))
+
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of all pixels and labels, and where they came from."""
+        return dict(self._fingerprint)
+
+    def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
+        """The images' sequences, (B, L, input_dim) float32; none is padded."""
+        pixels = self.pixels[split]
+        chosen = pixels[torch.from_numpy(rows).to(pixels.device)]
+        images = (chosen.float() / 255 - self._mean) * self._scale
+        if position is not None:
+            images = augment(images, self.settings.augment, self.seed, position)
+        return self.sequence(images), None
+
+
+class PixelTask(ImageTask):
+    """Images read row by row, `input_dim` pixels a step; grey ones only."""
+
+    settings: PixelSettings
+
+    def check_shape(self, height: int, width: int) -> None:
+        """Raise UserError unless input_dim divides the number of pixels."""
+        if (height * width) % self.settings.input_dim:
+            raise UserError(
+                f"task.input_dim={self.settings.input_dim}: must divide the {height * width} "
+                f"pixels of an image of {self.name}"
+            )
+
+    def sequence(self, images: Tensor) -> Tensor:
+        """(B, 1, height, width) to (B, height * width / input_dim, input_dim)."""
+        pixels = images.flatten(1)
+        if self.settings.permute:
+            order = permutation(_FIXED, 0, pixels.shape[1], "pixels").copy()
+            pixels = pixels[:, torch.from_numpy(order).to(pixels.device)]
+        return pixels.unflatten(1, (-1, self.settings.input_dim))
+
+
+class PatchTask(ImageTask):
+    """Images read patch by patch, row by row; a step holds a patch's pixels of all channels."""
+
+    settings: PatchSettings
+
+    def check_shape(self, height: int, width: int) -> None:
+        """Raise UserError unless patch_size divides both sides."""
+        side = self.settings.patch_size
+        if height % side or width % side:
+            raise UserError(
+                f"task.patch_size={side}: must divide the {height} x {width} pixels of an image "
+                f"of {self.name}"
+            )
+
+    def sequence(self, images: Tensor) -> Tensor:
+        """(B, C, height, width) to (B, patches, C * patch_size^2)."""
+        side = self.settings.patch_size
+        tiles = images.unflatten(2, (-1, side)).unflatten(4, (-1, side))
+        return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images, on the scale 0 to 1."""
+    totals = torch.zeros(2, pixels.shape[1], dtype=torch.float64)
+    for part in pixels.split(4096):
+        values = part.double() / 255
+        totals[0] += values.sum((0, 2, 3))
+        totals[1] += values.square().sum((0, 2, 3))
+    mean, square = totals / (pixels.numel() / pixels.shape[1])
+    return mean.float(), (square - mean**2).clamp(min=0).sqrt().float()
+
+
+def _digest(data: ImageData) -> str:
+    """sha256 of everything a model is trained and scored on."""
+    digest = hashlib.sha256(repr([list(data.classes), data.train.pixels.shape[1:]]).encode())
+    for images in (data.train, data.test):
+        digest.update(images.pixels.contiguous().numpy())
+        digest.update(images.labels.contiguous().numpy())
+    return digest.hexdigest()
