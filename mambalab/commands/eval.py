@@ -1,13 +1,14 @@
 """`mambalab eval`: score a run's best weights on a split of its data."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 from mambalab.commands import assemble
 from mambalab.commands.settings import EvalSettings
 from mambalab.errors import UserError
-from mambalab.report import collect
+from mambalab.report import collect, tables
 from mambalab.train import runtime
 
 
@@ -33,12 +34,20 @@ def run(settings: EvalSettings) -> int:
         _check_stateful(task, loaded)
         options["stateful"] = True
     with runtime.autocast(loaded.device, loaded.precision):
-        metrics = task.evaluate(loaded.model, settings.split.value, **options)
+        if options:
+            metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
+        else:
+            metrics, found = task.examine(loaded.model, settings.split.value)
     rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}
     width = max(map(len, rows))
     print("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    for shown in filter(None, map(tables.text, found)):
+        print(f"\n{shown}")
+    if os.access(path, os.W_OK):  # it may be somebody else's
+        for file in tables.keep(path, settings.split.value, found):
+            print(file)
     return 0
 
 

@@ -13,7 +13,7 @@ from mambalab.commands import assemble
 from mambalab.errors import UserError
 from mambalab.generate import generate
 from mambalab.ops import backend as scan_backend
-from mambalab.report import render
+from mambalab.report import render, tables
 from mambalab.train import checkpoint, runtime, session, tracking
 from mambalab.train.loop import Result, Trainer
 from mambalab.train.progress import duration
@@ -270,7 +270,7 @@ class _Sitting:
         metrics = self.run_dir / run_folder.METRICS
         if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
             return
-        self.recorder.artifact(render.loss_picture(self.run_dir))
+        self.recorder.artifact(render.loss_picture(self.run_dir, unit=self.task.loss_unit))
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -285,10 +285,32 @@ class _Sitting:
             "seconds": round(result.seconds, 2),
             "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
         }
+        if result.status == "FINISHED" and "test" in self.task.splits:
+            facts["test"] = self._final_test()
         self._draw()
         self._write_summary(facts)
         LOG.info("%s: %s", result.status.lower(), result.reason)
         self.recorder.finish(result.status)
+
+    def _final_test(self) -> dict[str, Any]:
+        """The test split's metrics, measured once, with the weights that validation chose.
+
+        A run that was finished, tested and then trained further is tested again only if other
+        weights are the best now; `times` counts.
+        """
+        earlier = run_folder.read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
+        best = checkpoint.find(self.run_dir, "best")
+        assert best is not None, "a finished run was evaluated"
+        if earlier.get("step") == best.step:
+            return earlier
+        weights, _, _ = checkpoint.load(best, self.device)
+        checkpoint.restore_weights(self.model, weights, best.path)
+        with runtime.autocast(self.device, self.precision):
+            metrics, found = self.task.examine(self.model, "test")
+        self.recorder.metrics(best.step, metrics)
+        for path in tables.keep(self.run_dir, "test", found):
+            self.recorder.artifact(path)
+        return {"step": best.step, "times": earlier.get("times", 0) + 1, **metrics}
 
     def _failed(self, error: BaseException) -> None:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
@@ -328,12 +350,16 @@ def _report(settings: config.TrainConfig, run_dir: Path) -> None:
             rows.append(
                 (name, metrics + (f" at step {values['step']:,}" if name == "best" else ""))
             )
+    if test := summary.get("test"):
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k.count("/") == 1)
+        rows.append(("test", f"{shown}, weights of step {test['step']:,}"))
     if samples := sorted((run_dir / "samples").glob("*.txt")):
         text = samples[-1].read_text(encoding="utf-8").strip()
         rows.append(("sample", "\n" + "\n".join(f"    {line}" for line in text.splitlines())))
     rows.append(("folder", str(run_dir)))
     if (run_dir / PICTURE).exists():
         rows.append(("picture", str(run_dir / PICTURE)))
+    rows += [("picture", str(path)) for path in sorted((run_dir / "plots").glob("test_*.png"))]
     if settings.tracking.kind is TrackingKind.mlflow:
         default = settings.output_dir == "outputs"
         place = "" if default else f" output_dir={settings.output_dir}"

@@ -15,7 +15,7 @@ from mambalab.run_folder import CONFIG, METRICS, SUMMARY
 Curve = list[tuple[int, float | None]]
 
 # Folders in which no run lies; MLflow's copies of run files would look like runs.
-_SKIPPED = {"mlartifacts", "checkpoints", "plots", "samples", "multirun", "__pycache__"}
+_SKIPPED = {"mlartifacts", "checkpoints", "plots", "samples", "tables", "multirun", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,14 @@ class RunRecord:
     @property
     def best(self) -> Best | None:
         """The best finite value of the metric in metrics.jsonl, else the summary's, or None."""
-        if self.metric in self.curves:
-            return best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
-        noted = self.summary.get("best")  # a run that kept no metrics.jsonl
-        if isinstance(noted, dict) and {self.metric, "step"} <= noted.keys():
-            return Best(self.metric, noted[self.metric], noted["step"])
-        return None
+        summary, noted = self.summary.get("best"), None
+        if isinstance(summary, dict) and {self.metric, "step"} <= summary.keys():
+            noted = Best(self.metric, summary[self.metric], summary["step"])
+        if self.metric not in self.curves:  # a run that kept no metrics.jsonl
+            return noted
+        found = best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
+        # Of equal values training may have preferred a later one, with a lower loss.
+        return noted if found and noted and noted.value == found.value else found
 
     @property
     def step(self) -> int | None:

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
-from mambalab.report.collect import Curve, RunRecord, best_of, read_run
+from mambalab.report.collect import Best, Curve, RunRecord, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours: told apart with any colour vision; markers and line styles tell, too.
 TRAIN, VAL, BEST = "#0072B2", "#D55E00", "#000000"
 _SMOOTH_FROM = 60  # points from which a training curve is also drawn smoothed
 
 
-def loss_picture(run_dir: Path, *, unit: str = "nats per character") -> Path:
-    """Draw `plots/loss.png`: training curve, validation points, the best of them marked.
+def loss_picture(run_dir: Path, *, unit: str) -> Path:
+    """Draw `plots/loss.png`: training curve, validation points, the best of them marked; and, if
+    the run has a validation accuracy, that below.
 
     Args:
         run_dir: a run folder with `train/loss` or `val/loss` in its metrics.jsonl.
@@ -38,23 +40,36 @@ def loss_picture(run_dir: Path, *, unit: str = "nats per character") -> Path:
     losses = [v for _, v in [*train, *val] if v is not None]
     if not losses:
         raise UserError(f"{run_dir} holds no loss to draw yet")
-    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    accuracy = run.curves.get("val/accuracy", [])
+    figure = Figure(figsize=(7.2, 6.6 if accuracy else 4.5), dpi=150, layout="constrained")
+    axes, *below = figure.subplots(2 if accuracy else 1, sharex=True, squeeze=False)[:, 0]
     if train:
         _draw_train(axes, train)
     if val:
-        _draw_val(axes, val)
+        best = run.best
+        _draw_val(axes, val, best if best and best.metric == "val/loss" else None)
+    for panel in below:
+        _draw_accuracy(panel, accuracy, run.best)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel("step (optimiser updates)")
+    [axes, *below][-1].set_xlabel("step (optimiser updates)")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(_title(run), fontsize=11)
     _scale(axes, losses)
-    axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    target = run_dir / "plots" / "loss.png"
-    partial = target.with_name(f".loss.{os.getpid()}.png")
+    for panel in (axes, *below):
+        panel.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    return save(figure, run_dir / "plots" / "loss.png")
+
+
+def save(figure: "Figure", target: Path) -> Path:
+    """Write a picture so that readers see the old or the new one; returns its path.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.png")
     try:
         target.parent.mkdir(exist_ok=True)
         figure.savefig(partial)
@@ -86,22 +101,28 @@ def _draw_train(axes: "Axes", points: Curve) -> None:
     axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, label="train (smoothed)")
 
 
-def _draw_val(axes: "Axes", points: Curve) -> None:
+def _draw_val(axes: "Axes", points: Curve, best: Best | None) -> None:
     steps, values = _xy(points)
     size = 5 if len(values) <= 60 else 2.5
     axes.plot(steps, values, "o--", color=VAL, markersize=size, linewidth=1.2, label="validation")
-    best = best_of(points, "val/loss")
-    if best is None:
-        return
-    axes.plot(
-        [best.step],
-        [best.value],
-        "*",
-        color=BEST,
-        markersize=13,
-        zorder=5,
-        label=f"best validation: {best.value:.4f} at step {best.step:,}",
-    )
+    if best is not None:
+        _mark(axes, best, f"best validation: {best.value:.4f} at step {best.step:,}")
+
+
+def _draw_accuracy(axes: "Axes", points: Curve, best: Best | None) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    steps, values = _xy(points)
+    size = 5 if len(values) <= 60 else 2.5
+    axes.plot(steps, values, "o--", color=VAL, markersize=size, linewidth=1.2, label="validation")
+    if best is not None and best.metric == "val/accuracy":
+        _mark(axes, best, f"best: {100 * best.value:.2f} % at step {best.step:,}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylabel("accuracy")
+
+
+def _mark(axes: "Axes", best: Best, label: str) -> None:
+    axes.plot([best.step], [best.value], "*", color=BEST, markersize=13, zorder=5, label=label)
 
 
 def smooth(values: list[float], share: float = 0.02) -> list[float]:

@@ -52,6 +52,7 @@ class TextTask(Task):
 
     settings: TextSettings
     splits = ("train", "val", "train_sample")
+    loss_unit = "nats per character"
 
     def read(self) -> tuple[str, dict[str, str]]:
         """The whole text and its fingerprint; override it for a text of your own.

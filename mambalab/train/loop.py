@@ -228,8 +228,7 @@ class Trainer:
         self.model.train()
         self.last = metrics
         self.evaluated_step = self.step
-        value = metrics[self.task.metric]
-        if self.best is None or self._improves(value, self.best.metrics[self.task.metric]):
+        if self.best is None or self._merit(metrics) > self._merit(self.best.metrics):
             self.best = Best(self.step, metrics)
             self.evaluations_since_best = 0
             facts = {"metrics": metrics, "metric": self.task.metric}
@@ -239,8 +238,10 @@ class Trainer:
         self.recorder.metrics(self.step, metrics)
         self.evaluated(self.step)
 
-    def _improves(self, value: float, best: float) -> bool:
-        return value > best if self.task.maximize else value < best
+    def _merit(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """More is better; of equal accuracies, which small splits often give, the lower loss."""
+        value = metrics[self.task.metric]
+        return value if self.task.maximize else -value, -metrics.get("val/loss", 0.0)
 
     def validation_text(self) -> str:
         """The latest validation metric, as the progress bar shows it."""

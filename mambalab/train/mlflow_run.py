@@ -280,7 +280,7 @@ def attachments(run_dir: Path) -> list[Path]:
     """Files of a run folder that belong into MLflow: all but metrics, checkpoints and the log."""
     named = [run_dir / run_folder.CONFIG, run_dir / run_folder.SUMMARY]
     found = [path for path in named if path.is_file()]
-    for folder in ("plots", "samples"):
+    for folder in ("plots", "samples", "tables"):
         files = (p for p in (run_dir / folder).glob("*") if p.is_file())
         found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
     return found

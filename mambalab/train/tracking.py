@@ -210,7 +210,8 @@ class Recorder:
         """Copy a file below the run folder to MLflow, to the same relative path, soon.
 
         The same file may come again when it has changed. After `start(resume=True)` and in
-        `mambalab sync` config.yaml, summary.json, plots/ and samples/ are copied by themselves.
+        `mambalab sync` config.yaml, summary.json, plots/, samples/ and tables/ are copied by
+        themselves.
 
         Raises:
             ValueError: if the path is not below the run folder.
