@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         }
         kinds = islice(cycle(settings.pattern), settings.n_layer)
         self.layers = nn.ModuleList(blocks[kind]() for kind in kinds)
-        self.norm_f = RMSNorm(settings.d_model, settings.norm_eps)
+        self.norm_f = RMSNorm(settings.d_model, settings.norm_eps, wide=True)
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """States of all layers at the start of a sequence of at most `max_len` tokens."""

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.ops import rms_norm
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the last dimension (arXiv 1910.07467), in float32.
@@ -11,16 +13,22 @@ class RMSNorm(nn.Module):
     Args:
         d_model: size of the last dimension.
         eps: added to the mean square.
+        wide: the result is float32 even under autocast; otherwise it has autocast's type at once,
+            which the matrix product behind it would turn it into.
     """
 
-    def __init__(self, d_model: int, eps: float) -> None:
+    def __init__(self, d_model: int, eps: float, wide: bool = False) -> None:
         super().__init__()
         self.eps = eps
+        self.wide = wide
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d_model) of any floating dtype to (..., d_model) float32."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        """(..., d_model) of any floating dtype to (..., d_model) float32, or autocast's type."""
+        kind = x.device.type
+        narrow = not self.wide and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if narrow else torch.float32
+        return rms_norm(x, self.weight, self.eps, dtype)
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,85 @@
+"""Root-mean-square norm (arXiv 1910.07467), fused on the CPU."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambalab.ops.backend import obstacle
+from mambalab.ops.direct import unobserved
+
+_FUSED = (torch.float32, torch.bfloat16)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """X / sqrt(mean(x^2) + eps) * weight over the last dimension, differentiably.
+
+    On a CPU with numba this is one kernel forward and one backward, for float32 and bfloat16;
+    everywhere else PyTorch's own norm. All arithmetic is float32 (float64 where x is).
+
+    Args:
+        x: (..., D), any floating dtype.
+        weight: (D,).
+        eps: added to the mean square.
+        dtype: of the result.
+
+    Returns:
+        (..., D) in `dtype`.
+
+    Raises:
+        ValueError: the weight does not fit.
+    """
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(f"weight must be {tuple(x.shape[-1:])}, not {tuple(weight.shape)}")
+    fused = {x.dtype, dtype} <= set(_FUSED) and obstacle("cpu", x.device, x.dtype) is None
+    if not fused or not x.numel():
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        with torch.autocast(x.device.type, enabled=False):
+            return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(dtype)
+    weight = weight.float()
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    run = _run if not wanted and unobserved(x, weight) else _norm
+    return run(x, weight, eps, dtype)
+
+
+def _run(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    from mambalab.ops import cpu_norm
+
+    return cpu_norm.forward(x, weight, eps, dtype)
+
+
+@torch.library.custom_op("mambalab::rms_norm", mutates_args=())
+def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return _run(x, weight, eps, dtype)
+
+
+@_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return x.new_empty(x.shape, dtype=dtype)
+
+
+@torch.library.custom_op("mambalab::rms_norm_backward", mutates_args=())
+def _norm_backward(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    from mambalab.ops import cpu_norm
+
+    return cpu_norm.backward(grad_y, x, weight, eps)
+
+
+@_norm_backward.register_fake
+def _(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, ctx.eps, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dweight = _norm_backward(grad_y, *ctx.saved_tensors, ctx.eps)
+    return dx, dweight, None, None
+
+
+_norm.register_autograd(_backward, setup_context=_setup_context)
