@@ -20,7 +20,7 @@ test: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there.

@@ -71,10 +71,11 @@ def _scales(scratch, x, row, last, width, half, eps, scales):
 
 
 def build_forward(sources: int) -> Callable[[Any], None]:
-    """The kernel of y = x / sqrt(mean(x^2) + eps) * weight."""
+    """The kernel of y = x / sqrt(mean(x^2) + eps) * weight. `sources` identifies the code, and so
+    enters numba's cache key."""
 
     def rms_norm_forward(block):
-        sources  # noqa: B018 - part of what numba's cache goes by
+        _ = sources
         a = carray(block, 1)[0]
         worker = take_ticket(a.tickets)
         scratch = a.scratch + worker * a.scratch_bytes
@@ -101,14 +102,14 @@ def build_forward(sources: int) -> Callable[[Any], None]:
 
 
 def build_backward(sources: int) -> Callable[[Any], None]:
-    """The kernel of both gradients.
+    """The kernel of both gradients. `sources`: as above.
 
     With r = 1 / sqrt(mean(x^2) + eps) and g = weight * dy: dx = r (g - x r^2 mean(g x)), and
     dweight is the sum over rows of dy x r.
     """
 
     def rms_norm_backward(block):
-        sources  # noqa: B018 - part of what numba's cache goes by
+        _ = sources
         a = carray(block, 1)[0]
         worker = take_ticket(a.tickets)
         scratch = a.scratch + worker * a.scratch_bytes

@@ -32,18 +32,25 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     """
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be {tuple(x.shape[-1:])}, not {tuple(weight.shape)}")
-    fused = {x.dtype, dtype} <= set(_FUSED) and obstacle("cpu", x.device, x.dtype) is None
+    fused = x.device.type == "cpu" and x.dtype in _FUSED and dtype in _FUSED
     if not fused or not x.numel():
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with torch.autocast(x.device.type, enabled=False):
-            return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(dtype)
+        return _plain(x, weight, eps, dtype)
     weight = weight.float()
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     run = _run if not wanted and unobserved(x, weight) else _norm
     return run(x, weight, eps, dtype)
 
 
+def _plain(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """PyTorch's own norm."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(dtype)
+
+
 def _run(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    if obstacle("cpu", x.device, x.dtype) is not None:
+        return _plain(x, weight, eps, dtype)
     from mambalab.ops import cpu_norm
 
     return cpu_norm.forward(x, weight, eps, dtype)
@@ -62,6 +69,12 @@ def _(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 @torch.library.custom_op("mambalab::rms_norm_backward", mutates_args=())
 def _norm_backward(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
+    if obstacle("cpu", x.device, x.dtype) is not None:
+        wide, grad = x.float(), grad_y.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        share = (grad * weight * wide).mean(-1, keepdim=True) * scale**3
+        dweight = (grad * wide * scale).reshape(-1, len(weight)).sum(0)
+        return (grad * weight * scale - wide * share).to(x.dtype), dweight
     from mambalab.ops import cpu_norm
 
     return cpu_norm.backward(grad_y, x, weight, eps)

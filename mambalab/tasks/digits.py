@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mambalab.errors import UserError
@@ -31,7 +33,7 @@ class DigitsTask(PixelTask):
                 f"task=digits: its images come with scikit-learn, which is absent ({error}): "
                 "pip install scikit-learn"
             ) from error
-        found = load_digits()
+        found: Any = load_digits()
         pixels = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
         images = Images(pixels, torch.from_numpy(found.target).long())
         order = permutation(0, 0, len(pixels), "digits")

@@ -31,9 +31,12 @@ class MnistTask(PixelTask):
         """
         paths = CATALOG["mnist"].require(self.data_dir)
         train_x, train_y, test_x, test_y = (read_idx(path) for path in paths)
-        parts = [Images(x[:, None], y.long()) for x, y in ((train_x, train_y), (test_x, test_y))]
+        train, test = (
+            Images(train_x[:, None], train_y.long()),
+            Images(test_x[:, None], test_y.long()),
+        )
         folder = {"path": str(paths[0].parent.absolute())}
-        return ImageData([str(digit) for digit in range(10)], *parts, folder)
+        return ImageData([str(digit) for digit in range(10)], train, test, folder)
 
 
 def read_idx(path: Path) -> Tensor:
