@@ -191,6 +191,6 @@ def _digest(data: ImageData) -> str:
     """sha256 of everything a model is trained and scored on."""
     digest = hashlib.sha256(repr([list(data.classes), data.train.pixels.shape[1:]]).encode())
     for images in (data.train, data.test):
-        digest.update(memoryview(images.pixels.contiguous().numpy()))
-        digest.update(memoryview(images.labels.contiguous().numpy()))
+        digest.update(images.pixels.contiguous().numpy().data)
+        digest.update(images.labels.contiguous().numpy().data)
     return digest.hexdigest()
