@@ -6,7 +6,7 @@ VERBS = {
     "eval": "score a trained model on a split",
     "generate": "let a trained language model write",
     "data": "list, fetch or verify data sets",
-    "bench": "measure scan or train against what others offer",
+    "bench": "measure scan, train or data against what others offer",
     "sync": "send recorded runs to MLflow",
     "doctor": "check this machine: what works, what is missing",
     "ui": "look at runs in MLflow's pages",

@@ -1,8 +1,8 @@
-"""`mambalab bench`: measure the operator or whole training steps against what others offer."""
+"""`mambalab bench`: measure the operator, whole training steps, or how fast batches come."""
 
 from pathlib import Path
 
-from mambalab.bench import report, scan, train
+from mambalab.bench import data, report, scan, train
 from mambalab.commands.settings_bench import Benchmark, BenchSettings, ScanType
 from mambalab.train import runtime
 
@@ -25,6 +25,8 @@ def run(settings: BenchSettings) -> int:
         result = scan.measure(
             device, dtype, settings.shapes, settings.lengths, settings.seconds, settings.yardstick
         )
+    elif settings.what is Benchmark.data:
+        result = data.measure(device, settings.tasks, settings.seconds, settings.data_dir)
     else:
         result = train.measure(
             device,

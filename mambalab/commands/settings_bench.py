@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mambalab.errors import UserError
-from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
+from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, NAME, NAME_HINT, option
 
 
 class Benchmark(Enum):
@@ -13,6 +13,7 @@ class Benchmark(Enum):
 
     scan = "scan"
     train = "train"
+    data = "data"
 
 
 class ScanType(Enum):
@@ -25,9 +26,11 @@ class ScanType(Enum):
 
 @dataclass
 class BenchSettings:
-    """`mambalab bench scan|train`."""
+    """`mambalab bench scan|train|data`."""
 
-    what: Benchmark = option("what to measure: the operator, or whole training steps")
+    what: Benchmark = option(
+        "what to measure: the operator, whole training steps, or tasks' batches"
+    )
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     dtype: ScanType = option("scan: element type of the inputs")
     shapes: list[str] | None = option("scan: shapes BxLxD; null = those of the targets")
@@ -38,6 +41,8 @@ class BenchSettings:
     d_model: int = option("train: width of the models", ge=8)
     n_layer: int = option("train: layers of the models", ge=1)
     tokens: int = option("train: tokens in a step, spread over sequences", ge=64)
+    tasks: list[str] | None = option("data: which tasks; null = all", match=NAME, hint=NAME_HINT)
+    data_dir: str = option("data: folder of the data sets", **FOLDER)
 
     def check(self) -> None:
         """Raise UserError for shapes that cannot be read."""

@@ -15,7 +15,7 @@ from mambalab.config.overrides import prepare
 from mambalab.config.schema import Option, settings_class, task_settings, walk
 
 USAGE = {
-    "bench": "mambalab bench scan|train [KEY=VALUE ...] [--cfg job]",
+    "bench": "mambalab bench scan|train|data [KEY=VALUE ...] [--cfg job]",
     "train": "mambalab train [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
     "data": "mambalab data [list | fetch NAME | verify NAME] [KEY=VALUE ...]",
     "sync": "mambalab sync RUN ... [KEY=VALUE ...]",
@@ -35,7 +35,7 @@ EXAMPLES = {
     ],
     "data": ["mambalab data list", "mambalab data fetch shakespeare"],
     "sync": ["mambalab sync latest", "mambalab sync outputs/text/mamba/ssm-0f3a9c21-s1"],
-    "bench": ["mambalab bench scan", "mambalab bench train lengths=[256,4096]"],
+    "bench": ["mambalab bench scan", "mambalab bench data tasks=[mnist]"],
     "doctor": ["mambalab doctor", "mambalab doctor data_dir=/data"],
     "ui": ["mambalab ui", "mambalab ui port=5001"],
 }
