@@ -18,7 +18,7 @@ TRAIN, VAL, BEST = "#0072B2", "#D55E00", "#000000"
 _SMOOTH_FROM = 60  # points from which a training curve is also drawn smoothed
 
 
-def loss_picture(run_dir: Path, *, unit: str) -> Path:
+def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     """Draw `plots/loss.png`: training curve, validation points, the best of them marked; and, if
     the run has a validation accuracy, that below.
 

@@ -1,9 +1,12 @@
 import pytest
 
+from mambalab.config.compose import compose
 from mambalab.config.help import EXAMPLES, verb_help
-from mambalab.config.overrides import known, prepare
-from mambalab.config.schema import VERB_SETTINGS
+from mambalab.config.overrides import prepare
+from mambalab.config.schema import TASK_SETTINGS, VERB_SETTINGS, settings_class, walk
+from mambalab.config.search import options
 from mambalab.errors import UserError
+from mambalab.tasks.settings import TextSettings
 from mambalab.words import VERBS
 
 
@@ -11,11 +14,20 @@ from mambalab.words import VERBS
 def test_every_option_is_listed_with_its_help(verb):
     text = verb_help(verb, VERBS[verb], [])
     lines = text.splitlines()
-    for option in known(verb).options.values():
+    for option in walk(settings_class(verb), {"task": TextSettings}):
         assert any(line.startswith(f"  {option.key} ") for line in lines), option.key
         assert option.help.split()[0] in text
     assert max(map(len, lines)) <= 110
     assert text.startswith(f"mambalab {verb}: {VERBS[verb]}\n")
+
+
+@pytest.mark.parametrize("name", options("task"))
+def test_the_options_of_each_task_are_listed(name):
+    text = verb_help("train", "x", [f"task={name}"])
+    target = compose("train", [f"task={name}"]).task._target_
+    for option in walk(TASK_SETTINGS[target], prefix="task."):
+        assert f"\n  {option.key} " in text
+    assert max(map(len, text.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("verb", VERB_SETTINGS)
@@ -29,8 +41,8 @@ def test_the_examples_are_right(verb):
 def test_groups_show_their_options_and_the_chosen_one(write):
     write("conf/model/mine.yaml", "defaults: [mamba, _self_]\n")
     text = verb_help("train", "x", ["task=shakespeare"])
-    assert "  task        shakespeare*  text\n" in text
-    assert "  model       mamba*  mine  transformer\n" in text
+    assert "  shakespeare*  text\n" in text
+    assert "  model       hybrid  mamba*  mine  transformer\n" in text
     assert "_base" not in text
 
 
