@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING
 from mambalab.commands.settings import DataAction
 from mambalab.errors import UserError
 from mambalab.tasks.catalog import CATALOG, Dataset
-from mambalab.tasks.progress import human_bytes
 
 if TYPE_CHECKING:
     from mambalab.commands.settings import DataSettings
-
-_QUICK = 100_000_000  # bytes that `list` is willing to checksum
 
 
 def run(cfg: DataSettings) -> int:
@@ -38,23 +35,22 @@ def run(cfg: DataSettings) -> int:
         return 0
     assert cfg.name is not None, "checked with the settings"
     dataset = _dataset(cfg.name)
-    if not dataset.files:
+    if not dataset.needs_download:
         print(f"{dataset.name}: needs no download")
     elif cfg.action is DataAction.fetch:
         new = dataset.missing(data_dir)
         for path in dataset.require(data_dir):
             print(f"{dataset.name}: {path.absolute()}")
-        print(f"{dataset.name}: {'fetched' if new else 'already here'}, checksums ok")
+        print(f"{dataset.name}: {'fetched' if new else 'already here'} and checked")
     else:
         absent = dataset.missing(data_dir)
         if absent:
             raise UserError(
-                f"{dataset.name}: there is no {(data_dir / absent[0].path).absolute()}; "
+                f"{dataset.name}: there is no {absent[0].target(data_dir).absolute()}; "
                 f"`mambalab data fetch {dataset.name}` downloads it"
             )
-        dataset.verify(data_dir)
-        for file in dataset.files:
-            print(f"{dataset.name}: {(data_dir / file.path).absolute()}: checksum ok")
+        for line in dataset.report(data_dir):
+            print(f"{dataset.name}: {line}")
     return 0
 
 
@@ -62,28 +58,9 @@ def table(datasets: Sequence[Dataset], data_dir: Path) -> str:
     """A line for each file: here or not, size, checksum, licence, where it lies and comes from."""
     rows = [("task", "here", "size", "checksum", "licence", "where", "source")]
     for dataset in datasets:
-        if not dataset.files:
-            where = f"{dataset.title}: needs no download"
-            rows.append((dataset.name, "yes", "-", "-", dataset.licence, where, dataset.source))
-        for file in dataset.files:
-            path = data_dir / file.path
-            here = os.path.exists(path)
-            checksum = "-"
-            if here and file.size > _QUICK:
-                checksum = "unchecked"
-            elif here:
-                checksum = "ok" if file.fault(data_dir) is None else "WRONG"
-            rows.append(
-                (
-                    dataset.name,
-                    "yes" if here else "no",
-                    human_bytes(path.stat().st_size if here else file.size),
-                    checksum,
-                    dataset.licence,
-                    str(path.absolute()),
-                    file.url,
-                )
-            )
+        for here, size, checksum, where, source in dataset.rows(data_dir):
+            known = "yes" if here else "no"
+            rows.append((dataset.name, known, size, checksum, dataset.licence, where, source))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -149,8 +149,10 @@ def _data(settings: DoctorSettings) -> Iterator[Finding]:
 
     folder = Path(settings.data_dir).expanduser()
     for name, dataset in CATALOG.items():
+        if not dataset.needs_download:
+            continue
         here = dataset.missing(folder) == []
-        advice = f"not in {folder}: mambalab data fetch {name} (task=text needs no download)"
+        advice = f"not in {folder}: mambalab data fetch {name} (offline: {dataset.offline})"
         yield ("ok", "data", f"{name} in {folder}") if here else ("--", "data", advice)
 
 

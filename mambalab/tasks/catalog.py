@@ -2,119 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass
-from pathlib import Path
+from mambalab.tasks.data_files import DataFile, Dataset, GzipFile
+from mambalab.tasks.hub import HubDataset, HubFile
+from mambalab.tasks.lra_archive import RETRIEVAL
 
-from mambalab.errors import UserError
-from mambalab.tasks.download import DownloadError, download
+__all__ = ["CATALOG", "DataFile", "Dataset", "GzipFile", "HubDataset", "HubFile"]
 
-
-@dataclass(frozen=True)
-class DataFile:
-    """One published file.
-
-    Attributes:
-        path: below data_dir.
-        url: where it is fetched from.
-        sha256: in hex.
-        size: in bytes.
-    """
-
-    path: str
-    url: str
-    sha256: str
-    size: int
-
-    def fault(self, data_dir: Path) -> str | None:
-        """What is wrong with the file that is here, in words; None if it is the published one.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        path = data_dir / self.path
-        try:
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        if sha256 == self.sha256:
-            return None
-        return (
-            f"{size:,} bytes with sha256 {sha256} instead of {self.size:,} bytes with sha256 "
-            f"{self.sha256}"
-        )
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The data of one task.
-
-    A data set that takes more than fetching files (unpacking, converting) overrides `fetch`.
-
-    Attributes:
-        name: of the task that uses it.
-        title: as a sentence would say it.
-        licence: in short.
-        source: a page or address for people to read.
-        files: what it consists of; empty if it needs no download.
-        offline: the option with which to train if the files cannot be had.
-    """
-
-    name: str
-    title: str
-    licence: str
-    source: str
-    files: tuple[DataFile, ...] = ()
-    offline: str = "task=text"
-
-    def missing(self, data_dir: Path) -> list[DataFile]:
-        """The files that are not below `data_dir`."""
-        return [file for file in self.files if not os.path.exists(data_dir / file.path)]
-
-    def verify(self, data_dir: Path) -> None:
-        """Compare the files that are here with the published ones; needs no network.
-
-        Raises:
-            UserError: names the first that differs, and what to do.
-        """
-        for file in self.files:
-            path = data_dir / file.path
-            if os.path.exists(path) and (fault := file.fault(data_dir)) is not None:
-                raise UserError(
-                    f"{path.absolute()} is not the published file ({fault}): move it away and run "
-                    f"`mambalab data fetch {self.name}`, or put {file.url} in its place"
-                )
-
-    def fetch(self, data_dir: Path) -> None:
-        """Download what is missing; never touches a file that is here.
-
-        Raises:
-            UserError: names the reason, the file to put where, and how to train offline.
-        """
-        for file in self.missing(data_dir):
-            path = (data_dir / file.path).absolute()
-            try:
-                download(file.url, path, sha256=file.sha256, size=file.size)
-            except DownloadError as error:
-                raise UserError(
-                    f"cannot fetch {self.title}: {error}. Put {file.url} (sha256 {file.sha256}) at "
-                    f"{path}, or name the folder that has it with data_dir=FOLDER, or train "
-                    f"offline: {self.offline}"
-                ) from None
-
-    def require(self, data_dir: Path) -> list[Path]:
-        """The paths of the files, found or fetched, and checked either way.
-
-        Raises:
-            UserError: as `fetch` and `verify`.
-        """
-        self.fetch(data_dir)
-        self.verify(data_dir)
-        return [data_dir / file.path for file in self.files]
-
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_CIFAR10 = "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"
 
 CATALOG: dict[str, Dataset] = {
     dataset.name: dataset
@@ -139,6 +34,108 @@ CATALOG: dict[str, Dataset] = {
             title="the help topics of CPython",
             licence="PSF-2.0",
             source="https://docs.python.org/3/reference/",
+        ),
+        Dataset(
+            name="mnist",
+            title="MNIST",
+            licence="CC BY-SA 3.0",
+            source="http://yann.lecun.com/exdb/mnist/",
+            files=tuple(
+                GzipFile(
+                    path=f"MNIST/raw/{name}",
+                    url=f"{_MNIST}/{name}.gz",
+                    sha256=sha256,
+                    size=size,
+                    content_sha256=content_sha256,
+                    content_size=content_size,
+                )
+                for name, size, sha256, content_size, content_sha256 in (
+                    (
+                        "train-images-idx3-ubyte",
+                        9_912_422,
+                        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                        47_040_016,
+                        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                    ),
+                    (
+                        "train-labels-idx1-ubyte",
+                        28_881,
+                        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                        60_008,
+                        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                    ),
+                    (
+                        "t10k-images-idx3-ubyte",
+                        1_648_877,
+                        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                        7_840_016,
+                        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                    ),
+                    (
+                        "t10k-labels-idx1-ubyte",
+                        4_542,
+                        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                        10_008,
+                        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                    ),
+                )
+            ),
+            offline="task=digits",
+        ),
+        HubDataset(
+            name="cifar10",
+            title="CIFAR-10",
+            licence="not stated",
+            source="https://huggingface.co/datasets/uoft-cs/cifar10",
+            files=tuple(
+                HubFile(
+                    path=f"cifar10/{split}.parquet",
+                    url=f"{_CIFAR10}/{split}-00000-of-00001.parquet",
+                    sha256="",
+                    size=size,
+                    split=split,
+                    count=count,
+                    classes=10,
+                    side=32,
+                )
+                for split, size, count in (
+                    ("train", 119_705_255, 50_000),
+                    ("test", 23_940_850, 10_000),
+                )
+            ),
+            offline="task=digits",
+            repository="uoft-cs/cifar10",
+        ),
+        Dataset(
+            name="digits",
+            title="the small digits of scikit-learn",
+            licence="CC BY 4.0",
+            source="https://archive.ics.uci.edu/dataset/80",
+        ),
+        Dataset(
+            name="images",
+            title="a folder of your own, task.path=FOLDER",
+            licence="yours",
+            source="your own images",
+        ),
+        Dataset(
+            name="selective_copying",
+            title="generated",
+            licence="none needed",
+            source="https://arxiv.org/abs/2312.00752",
+        ),
+        Dataset(
+            name="induction_heads",
+            title="generated",
+            licence="none needed",
+            source="https://arxiv.org/abs/2312.00752",
+        ),
+        RETRIEVAL,
+        Dataset(
+            name="pairs",
+            title="a TSV file of your own, task.path=FILE",
+            licence="yours",
+            source="your own texts",
         ),
     )
 }

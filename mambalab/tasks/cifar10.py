@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def read_parquet(path: Path) -> tuple[Images, str]:
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
 
     try:
         table = pq.read_table(path, columns=["img", "label"])
@@ -57,19 +58,21 @@ def read_parquet(path: Path) -> tuple[Images, str]:
         ) from None
     if not len(labels) or labels.min() < 0 or labels.max() >= len(CLASSES):
         raise UserError(f"{path}: labels must be 0 to {len(CLASSES) - 1}, and there must be some")
-    pixels = torch.empty(len(labels), 3, SIDE, SIDE, dtype=torch.uint8)
+    pixels = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
     for row, data in enumerate(encoded):
         try:
-            image = decode_image(
-                torch.from_numpy(np.frombuffer(data, np.uint8).copy()), ImageReadMode.RGB
-            )
-        except (RuntimeError, TypeError) as error:
+            with Image.open(io.BytesIO(data)) as image:
+                size, values = image.size, np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}, row {row}: not an image ({reason})") from None
-        if image.shape != pixels.shape[1:]:
-            raise UserError(f"{path}, row {row}: an image of {tuple(image.shape)}, not 3 x 32 x 32")
-        pixels[row] = image
-    return Images(pixels, torch.from_numpy(labels)), _encoding(encoded[0])
+        if size != (SIDE, SIDE):
+            raise UserError(
+                f"{path}, row {row}: an image of {size[0]} x {size[1]} pixels, not {SIDE} x {SIDE}"
+            )
+        pixels[row] = values
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Images(planes, torch.from_numpy(labels)), _encoding(encoded[0])
 
 
 def _encoding(data: bytes) -> str:

@@ -114,7 +114,7 @@ def _attempt(
     if offset and validator is not None:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     try:
-        response = _open(urllib.request.Request(url, headers=headers), patience)
+        response = open_url(urllib.request.Request(url, headers=headers), patience)
     except urllib.error.HTTPError as error:
         with error:
             if offset and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -122,7 +122,7 @@ def _attempt(
                 return _attempt(url, part, size, patience, progress)
             raise DownloadError(f"{url}: HTTP {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DownloadError(_reason(error, url, patience)) from None
+        raise DownloadError(reason(error, url, patience)) from None
     with response:
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             total = _range_total(response, offset)
@@ -174,7 +174,7 @@ def _copy(
         raise _Interrupted("the connection was cut")
 
 
-def _open(request: urllib.request.Request, patience: float) -> http.client.HTTPResponse:
+def open_url(request: urllib.request.Request, patience: float) -> http.client.HTTPResponse:
     """The answer to `request` within `patience` seconds, all told.
 
     A socket's timeout bounds neither the name look-up nor the sum over a host's addresses (each
@@ -217,7 +217,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
 
 
-def _reason(error: Exception, url: str, patience: float) -> str:
+def reason(error: Exception, url: str, patience: float) -> str:
     """One line for an exception that kept an answer from coming."""
     cause = error
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):

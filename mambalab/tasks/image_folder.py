@@ -85,6 +85,6 @@ def _load(file: str, side: int) -> torch.Tensor:
     try:
         with Image.open(file) as image:
             fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image ({error}): mend or remove it") from None
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)

@@ -119,4 +119,4 @@ class InductionHeadsSettings(TaskSettings):
     seq_len: int = option("length of the training sequences", ge=4)
     vocab_size: int = option("kinds of token, the special one included", ge=3)
     eval_sequences: int = option("sequences of each length in an evaluation", ge=1)
-    longest: int = option("test at 2, 4, ... so many times task.seq_len", ge=1)
+    longest: int = option("test at 2, 4, ... so many times task.seq_len", ge=2)

@@ -67,19 +67,17 @@ class AnswerTask(Task):
 
     def score(self, model: nn.Module, split: str, length: int) -> tuple[float, float]:
         """Mean loss and accuracy over `eval_sequences` sequences of a length."""
-        total, right, seen, position = 0.0, 0, 0, 0
+        total, right, seen = 0.0, 0, 0
         most = max(1, min(self.settings.eval_batch_size, _EVAL_TOKENS // length))
-        remaining = self.settings.eval_sequences
-        while remaining:
-            count = min(most, remaining)
-            pair = self.sequences(_EVAL_SEED, position, count, length, f"{split} {length}")
-            tokens, answers = (x.to(self.device) for x in pair)
+        for start in range(0, self.settings.eval_sequences, most):
+            numbers = range(start, min(start + most, self.settings.eval_sequences))
+            # One at a time: the questions do not depend on how many are asked at once.
+            pairs = [self.sequences(_EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
+            tokens, answers = (torch.cat(x).to(self.device) for x in zip(*pairs, strict=True))
             logits, expected = _answering(model, tokens, answers), answers.flatten()
             total += float(F.cross_entropy(logits, expected, reduction="sum"))
             right += int((logits.argmax(-1) == expected).sum())
             seen += len(expected)
-            remaining -= count
-            position += 1
         return total / seen, right / seen
 
 
@@ -139,7 +137,7 @@ class InductionHeadsTask(AnswerTask):
     def lengths(self) -> list[int]:
         """Lengths of the test: the training length doubled, and doubled again, up to `longest`."""
         found, times = [], 2
-        while times <= max(2, self.settings.longest):
+        while times <= self.settings.longest:
             found.append(times * self.settings.seq_len)
             times *= 2
         return found

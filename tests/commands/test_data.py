@@ -7,7 +7,9 @@ import pytest
 from mambalab.commands import data
 from mambalab.commands.settings import DataAction, DataSettings
 from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG, DataFile, Dataset
+from mambalab.tasks import data_files
+from mambalab.tasks.catalog import CATALOG
+from mambalab.tasks.data_files import DataFile, Dataset
 
 CONTENT = b"to be or not to be"
 
@@ -58,7 +60,7 @@ def test_list_shows_what_is_here_and_whether_it_is_right(run, place, capsys, tmp
 
 
 def test_list_leaves_large_files_unread(run, place, capsys, monkeypatch):
-    monkeypatch.setattr(data, "_QUICK", 10)
+    monkeypatch.setattr(data_files, "QUICK", 10)
     place(CONTENT)
     run("list", "toy")
     assert "unchecked" in row(capsys.readouterr().out, "toy")
@@ -80,15 +82,29 @@ def test_fetch_uses_what_is_here_and_names_what_fails(run, place, capsys):
         run("fetch", "toy")
     place(CONTENT)
     assert run("fetch", "toy") == 0
-    assert "toy: already here, checksums ok" in capsys.readouterr().out
+    assert "toy: already here and checked" in capsys.readouterr().out
     assert run("fetch", "text") == 0
     assert "text: needs no download" in capsys.readouterr().out
+
+
+def test_every_task_is_listed_and_what_needs_no_download_is_never_fetched(run, capsys):
+    run("list")
+    output = capsys.readouterr().out
+    for name in ("digits", "images", "selective_copying", "induction_heads"):
+        assert row(output, name)[:2] == [name, "yes"]
+        for action in ("fetch", "verify"):
+            assert run(action, name) == 0
+            assert capsys.readouterr().out == f"{name}: needs no download\n"
+    for name in ("mnist", "cifar10"):
+        assert row(output, name)[:2] == [name, "no"]
+        with pytest.raises(UserError, match=f"there is no .*mambalab data fetch {name}"):
+            run("verify", name)
 
 
 def test_an_unknown_name_is_answered_with_a_likely_one(run):
     with pytest.raises(UserError, match="no data set 'shakespear'; did you mean shakespeare"):
         run("fetch", "shakespear")
-    with pytest.raises(UserError, match="no data set 'x'; there are: shakespeare, text, toy"):
+    with pytest.raises(UserError, match=r"no data set 'x'; there are: shakespeare, .*, toy"):
         run("verify", "x")
 
 

@@ -1,0 +1,107 @@
+"""Rows of a TSV file of labelled pairs of texts: what is one, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+LONGEST = 1 << 26
+"""Bytes of a line; a longer one is no row (it would have to be held in memory whole)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a file. They are separated by tabs; quotes and backslashes mean nothing.
+
+    The first column is the label, the last two are the texts, any between are passed over.
+
+    Attributes:
+        name: part of the converted store's name.
+        columns: what the columns hold, for messages.
+        classes: names of the classes in order; None = whatever labels the file has, sorted.
+        labels: what may stand in the label column, and which class it means; empty = anything.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    labels: Mapping[bytes, int]
+
+
+LRA = Layout(
+    name="lra",
+    columns=("label", "id1", "id2", "text1", "text2"),
+    classes=("0", "1"),
+    labels={b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1},
+)
+"""Document retrieval as Long Range Arena has it (arXiv 2011.04006)."""
+
+PAIRS = Layout(name="pairs", columns=("label", "text", "text"), classes=None, labels={})
+"""A file of the user's own."""
+
+
+class BadRow(Exception):
+    """What is wrong with a row, in words."""
+
+
+def lines(file: BinaryIO, longest: int = LONGEST) -> Iterator[bytes | None]:
+    """The lines of a file without their ends ("\\n" or "\\r\\n"); None for one that is too long.
+
+    A byte order mark before the first is dropped. No more than `longest` bytes are held at once.
+    """
+    first = True
+    while line := file.readline(longest + 1):
+        if len(line) > longest and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(longest)
+            yield None
+        else:
+            if first and line.startswith(codecs.BOM_UTF8):
+                line = line[len(codecs.BOM_UTF8) :]
+            if line.endswith(b"\n"):
+                line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+            yield line
+        first = False
+
+
+def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
+    """Label and both texts of a line of `lines`, whole.
+
+    Raises:
+        BadRow: too long, another number of columns, a label that is none, a text without anything
+            but white space, a NUL byte (0 is what sequences are padded with), or no UTF-8.
+    """
+    if line is None:
+        raise BadRow(f"longer than {LONGEST:,} bytes")
+    if b"\0" in line:
+        raise BadRow("NUL byte (if the file is UTF-16, convert it to UTF-8)")
+    # Counted before it is split: a line of nothing but tabs would become millions of columns.
+    columns = line.count(b"\t") + 1
+    if columns != len(layout.columns):
+        wanted = ", ".join(layout.columns)
+        raise BadRow(f"{columns} columns instead of {len(layout.columns)} ({wanted})")
+    if not line.isascii():
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRow(
+                f"broken UTF-8 (byte 0x{line[error.start]:02x}, the line's byte {error.start + 1:,}"
+                f", column {line.count(9, 0, error.start) + 1})"
+            ) from None
+    label, *_, first, second = line.split(b"\t")
+    if layout.labels and label not in layout.labels:
+        allowed = ", ".join(known.decode() for known in layout.labels)
+        raise BadRow(f"label {_shown(label)} (allowed: {allowed})")
+    if not label or label.isspace():
+        raise BadRow("empty label")
+    for text, column in ((first, columns - 1), (second, columns)):
+        if not text or text.isspace():
+            raise BadRow(f"empty text (column {column})")
+    return label, first, second
+
+
+def _shown(label: bytes) -> str:
+    text = label.decode("utf-8")
+    return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -1,0 +1,199 @@
+"""Two texts and how they belong together: `task=pairs` (your TSV file) and `task=retrieval`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mambalab.errors import UserError
+from mambalab.spec import ModelSpec
+from mambalab.tasks.catalog import CATALOG
+from mambalab.tasks.classification import ClassificationTask, Inputs
+from mambalab.tasks.lra_archive import FOLDER, PUBLISHED, file_name
+from mambalab.tasks.pair_rows import LRA, PAIRS
+from mambalab.tasks.pair_store import PairStore, open_store
+from mambalab.tasks.sampling import permutation
+from mambalab.tasks.settings import PairSettings
+
+LOG = logging.getLogger("mambalab")
+_FIXED = 0  # seed of what is the same in every run: splits and shares
+
+
+class PairTask(ClassificationTask):
+    """Any TSV file with the columns label, text, text: which label does a pair have?
+
+    The file has no header and no quoting; whatever strings the label column holds are the classes,
+    in sorted order. A text is read as bytes (UTF-8), cut after `task.max_bytes`; byte 0 is padding.
+    The file is converted once (`pair_store`); rows that are none are left out and reported.
+
+    *Splits*: `val` and `test` are `val_fraction` and `test_fraction` of all pairs, chosen once for
+    all seeds; `data_fraction` keeps a share of the rest, likewise chosen; `train_sample` is as many
+    of the training pairs as `val` has, to set beside it.
+    """
+
+    settings: PairSettings
+
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """Convert the file if need be, split its rows, and put the labels on `device`.
+
+        Raises:
+            UserError: the data cannot be had, or do not fit the settings.
+        """
+        parts = self.read()
+        train, kept = parts["train"]
+        parts["train_sample"] = train, kept[: len(parts["val"][1])]
+        self._parts = parts
+        self.labels = {
+            name: torch.from_numpy(store.labels[rows].astype(np.int64)).to(device)
+            for name, (store, rows) in parts.items()
+        }
+        self.classes = train.classes
+        self.spec = ModelSpec(256, self.settings.max_bytes, classes=len(self.classes), pair=True)
+
+    def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
+        """For `train`, `val` and `test`: a store, and which of its pairs, (n,) int64.
+
+        Raises:
+            UserError: the file cannot be had, or is too small for the splits.
+        """
+        if self.settings.path is None:
+            raise UserError("task=pairs: name the TSV file (label, text, text) with task.path=FILE")
+        store = open_store(Path(self.settings.path), PAIRS, self.settings.max_bytes)
+        self._check_classes(store)
+        total = len(store)
+        order = permutation(_FIXED, 0, total, "split")
+        val, test = (
+            int(total * share)
+            for share in (self.settings.val_fraction, self.settings.test_fraction)
+        )
+        rest = total - val - test
+        kept = int(rest * self.data_fraction)
+        if min(val, test, kept) < 1:
+            raise UserError(
+                f"{store.source}: of {total:,} pairs, task.val_fraction="
+                f"{self.settings.val_fraction:g}, task.test_fraction="
+                f"{self.settings.test_fraction:g} and data_fraction={self.data_fraction:g} leave "
+                f"{max(kept, 0):,} to train, {val:,} for validation and {test:,} for the test; "
+                "each needs one"
+            )
+        self._fingerprint = {
+            "sha256": store.sha256,
+            "path": str(store.source),
+            "rows": str(total),
+            "rejected": str(store.rejected),
+        }
+        return {
+            "val": (store, order[:val]),
+            "test": (store, order[val : val + test]),
+            "train": (store, order[val + test :][:kept]),
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of texts (as cut), labels and classes; origin, pairs, and rows left out."""
+        return dict(self._fingerprint)
+
+    def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
+        """Both texts of some pairs.
+
+        Returns:
+            (B, 2, L) int64 bytes on the device, L the longest of these texts, 0 behind the others'
+            ends; lengths (B, 2) int64, or None if all have the same.
+        """
+        store, chosen = self._parts[split]
+        texts, lengths = store.documents(chosen[rows])
+        device = self.labels[split].device
+        tokens = torch.from_numpy(texts).to(device).long()  # a byte each on the way to the device
+        if lengths.min() == texts.shape[2]:
+            return tokens, None
+        return tokens, torch.from_numpy(lengths).to(device)
+
+    @property
+    def items_per_batch(self) -> int:
+        """Bytes in a training batch, both texts of a pair, if none is shorter than `max_bytes`."""
+        return self.settings.batch_size * 2 * self.settings.max_bytes
+
+    def _check_classes(self, store: PairStore) -> None:
+        """There must be two classes; one that a single row has is probably a slip."""
+        counts = np.bincount(store.labels, minlength=len(store.classes))
+        if len(counts) < 2:
+            raise UserError(
+                f"{store.source}: every row has the label {store.classes[0]!r}; at least two "
+                "different labels are needed in the first column"
+            )
+        for name, count in zip(store.classes, counts.tolist(), strict=True):
+            if count == 1:
+                LOG.warning(
+                    "%s: only one row has the label %r; a header, or a slip? It counts as a class",
+                    store.source,
+                    name,
+                )
+
+
+class RetrievalTask(PairTask):
+    """Document retrieval of Long Range Arena (arXiv 2011.04006, section 2.2.3): does one paper of
+    the ACL Anthology Network cite the other?
+
+    The files new_aan_pairs.{train,eval,test}.tsv are looked for in `task.path`, a folder, else in
+    `data_dir`/lra_retrieval, and fetched if they are not there. They are the splits `train`, `val`
+    and `test`; `data_fraction` keeps a share of the training pairs, chosen once for all seeds.
+    Files with other numbers of rows than the published ones are used, with a warning, and the
+    record of the run says so.
+    """
+
+    def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
+        """The three files' stores, and which pairs of them, (n,) int64.
+
+        Raises:
+            UserError: a file is absent and cannot be fetched, or is no such file.
+        """
+        folder = self._folder()
+        stores = {
+            split: open_store(folder / file_name(part), LRA, self.settings.max_bytes)
+            for part, split in (("train", "train"), ("eval", "val"), ("test", "test"))
+        }
+        total = len(stores["train"])
+        kept = permutation(_FIXED, 0, total, "split")[: int(total * self.data_fraction)]
+        if not len(kept):
+            raise UserError(f"data_fraction={self.data_fraction}: no training pair is left")
+        self._fingerprint = self._describe(folder, stores)
+        parts = {split: (store, np.arange(len(store))) for split, store in stores.items()}
+        return parts | {"train": (stores["train"], kept)}
+
+    def _folder(self) -> Path:
+        if self.settings.path is None:
+            CATALOG["retrieval"].fetch(self.data_dir)
+            return self.data_dir / FOLDER
+        folder = Path(os.path.expanduser(self.settings.path)).absolute()
+        if not folder.is_dir():
+            raise UserError(
+                f"there is no folder {folder} (task.path): task=retrieval reads "
+                f"{file_name('train')}, {file_name('eval')} and {file_name('test')} from it; "
+                "for one file of your own use task=pairs task.path=FILE"
+            )
+        return folder
+
+    def _describe(self, folder: Path, stores: dict[str, PairStore]) -> dict[str, str]:
+        """The fingerprint; warns if there are not as many rows as were published."""
+        rows = " / ".join(f"{store.lines:,}" for store in stores.values())
+        published = " / ".join(f"{count:,}" for count in PUBLISHED.values())
+        if rows != published:
+            LOG.warning(
+                "%s is not the published data set: %s rows to train, validate and test instead of "
+                "%s; results do not compare with published ones",
+                folder.absolute(),
+                rows,
+                published,
+            )
+        digests = "".join(store.sha256 for store in stores.values())
+        return {
+            "sha256": hashlib.sha256(digests.encode()).hexdigest(),
+            "path": str(folder.absolute()),
+            "rows": rows,
+            "rows_published": published,
+            "rejected": str(sum(store.rejected for store in stores.values())),
+        }

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mambalab.errors import UserError
+from mambalab.tasks import image_folder as module
+from mambalab.tasks.image_folder import ImageFolderTask
+from tests.tasks.toys import FOLDER, build
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+@pytest.fixture
+def fill():
+    """A function that puts one-coloured images of several sizes into a folder for each class."""
+
+    def write(folder, count=6, classes=COLOURS):
+        for name, colour in classes.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                size = (8 + number, 12 - number)
+                Image.new("RGB", size, colour).save(folder / name / f"{number}.png")
+
+    return write
+
+
+@pytest.fixture
+def make(tmp_path):
+    def prepared(**changes):
+        return build(ImageFolderTask, FOLDER, path=str(tmp_path), **changes)
+
+    return prepared
+
+
+def of_class(task, split: str) -> bool:
+    """Whether every image has the colour of its class."""
+    expected = torch.tensor([COLOURS[task.classes[label]] for label in task.labels[split]])
+    return torch.equal(task.pixels[split].long(), expected[:, :, None, None].expand(-1, 3, 8, 8))
+
+
+def test_classes_are_the_sub_folders_and_test_is_held_out(fill, make, tmp_path):
+    fill(tmp_path)
+    task = make()
+    assert task.classes == ["blue", "green", "red"]
+    sizes = {split: len(labels) for split, labels in task.labels.items()}
+    assert sizes == {"train": 8, "val": 6, "test": 4, "train_sample": 6}
+    assert all(of_class(task, split) for split in task.splits)
+    every = torch.cat([task.labels[split] for split in ("train", "val", "test")])
+    assert torch.bincount(every).tolist() == [6, 6, 6]
+    assert (task.spec.seq_len, task.spec.input_dim, task.spec.classes) == (16, 12, 3)
+    assert task.fingerprint()["path"] == str(tmp_path)
+    other = make(seed=5)
+    assert torch.equal(other.labels["test"], task.labels["test"])
+    assert other.fingerprint() == task.fingerprint()
+
+
+def test_folders_train_and_test_are_the_splits(fill, make, tmp_path):
+    fill(tmp_path / "train", 6)
+    fill(tmp_path / "test", 2)
+    task = make()
+    sizes = {split: len(labels) for split, labels in task.labels.items()}
+    assert sizes == {"train": 12, "val": 6, "test": 6, "train_sample": 6}
+    assert task.classes == list(COLOURS)
+    assert of_class(task, "test")
+
+
+def test_other_classes_in_test_than_in_train_are_refused(fill, make, tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", classes={"red": COLOURS["red"]})
+    with pytest.raises(UserError, match="train and test differ in their classes: blue"):
+        make()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_every_kind_of_image_becomes_rgb(fill, make, tmp_path, mode):
+    fill(tmp_path)
+    kind = "tif" if mode == "CMYK" else "png"
+    Image.new("L", (9, 9), 0).convert(mode if mode != "I;16" else "I").convert(mode).save(
+        tmp_path / "red" / f"odd.{kind}"
+    )
+    task = make()
+    every = torch.cat([task.pixels[split] for split in ("train", "val", "test")])
+    assert every.shape == (19, 3, 8, 8)
+    assert (every.flatten(1).long().sum(1) == 0).sum() == 1
+
+
+def test_a_photograph_taken_sideways_is_turned(fill, make, tmp_path):
+    fill(tmp_path)
+    image = Image.new("RGB", (8, 8))
+    image.paste((200, 200, 200), (0, 0, 8, 4))  # the upper half is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees: the bright half goes to the right
+    path = tmp_path / "red" / "photo.png"
+    image.save(path, exif=exif)
+    loaded = module._load(str(path), 8)
+    assert loaded[:, :, 4:].min() == 200
+    assert loaded[:, :, :4].max() == 0
+    make()
+
+
+def test_the_middle_square_is_kept(tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 99
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    loaded = module._load(str(tmp_path / "wide.png"), 8)
+    assert loaded.shape == (3, 8, 8)
+    assert (loaded == 99).all()
+
+
+@pytest.mark.parametrize("damage", ["no image", "empty", "cut short"])
+def test_a_broken_image_is_named(fill, make, tmp_path, damage):
+    fill(tmp_path)
+    path = tmp_path / "green" / "3.png"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    content = path.read_bytes()
+    path.write_bytes({"no image": b"text", "empty": b"", "cut short": content[:2000]}[damage])
+    with pytest.raises(UserError, match=r"3\.png cannot be read as an image") as error:
+        make()
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_monstrous_image_is_refused(fill, make, tmp_path, monkeypatch):
+    fill(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (40, 40)).save(tmp_path / "red" / "huge.png")
+    with pytest.raises(UserError, match=r"huge\.png cannot be read as an image"):
+        make()
+
+
+def test_what_is_missing_is_told(fill, make, tmp_path):
+    with pytest.raises(UserError, match="put a sub-folder of images there for each class"):
+        make()
+    fill(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty") as error:
+        make()
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere \(task\.path\)"):
+        build(ImageFolderTask, FOLDER, path="nowhere")
+    with pytest.raises(UserError, match=r"name the folder with task\.path=FOLDER"):
+        build(ImageFolderTask, FOLDER)
+
+
+def test_sizes_that_do_not_fit_are_told(fill, make, tmp_path, monkeypatch):
+    fill(tmp_path)
+    with pytest.raises(UserError, match=r"task\.test_size=18: .* holds only 18 images"):
+        make(test_size=18)
+    with pytest.raises(UserError, match=r"task\.val_size=14: toy has only 14 training images"):
+        make(val_size=14)
+    with pytest.raises(UserError, match=r"task\.patch_size=3: must divide the 8 x 8"):
+        make(patch_size=3)
+    monkeypatch.setattr(module, "_MOST", 18 * 3 * 64 - 1)
+    with pytest.raises(UserError, match=r"use a smaller task\.image_size"):
+        make()
