@@ -1,0 +1,65 @@
+"""Every ready-made experiment runs: a few steps of a small model on its own data and settings."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mambalab import cli, config
+from mambalab.bench import lra_corpus
+from mambalab.commands import assemble
+from mambalab.config import search
+from mambalab.models.heads import count_parameters
+from mambalab.spec import ModelSpec
+from mambalab.tasks.catalog import CATALOG
+
+EXPERIMENTS = search.options("experiment")
+SHORT = [
+    "trainer.max_steps=2",
+    "trainer.max_minutes=null",
+    "trainer.eval_every=1000",
+    "trainer.checkpoint_every=1000",
+    "trainer.log_every=1",
+    "model.d_model=8",
+    "model.n_layer=1",
+    "model.d_state=2",
+    "tracking=jsonl",
+    "device=cpu",
+]
+FEW = {  # what makes an evaluation short
+    "induction_heads": ["task.eval_sequences=2", "task.longest=2", "task.batch_size=2"],
+    "selective_copying": ["task.eval_sequences=2", "task.seq_len=64", "task.batch_size=2"],
+    "retrieval": ["task.path=corpus", "task.max_bytes=200", "task.batch_size=2"],
+    "cifar10": ["task.batch_size=4"],
+    "mnist": ["task.batch_size=4", "task.input_dim=28"],
+}
+
+
+def task_of(name: str) -> str:
+    return config.typed(config.compose("train", [f"experiment={name}"])).task.name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = task_of(name)
+    data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
+    if task == "retrieval":
+        lra_corpus.write(tmp_path / "corpus", train=12, eval=6, test=6, size=300, seed=1)
+    elif (data := CATALOG[task]).missing(data_dir):
+        pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
+    assert cli.main(["train", f"experiment={name}", *SHORT, *FEW.get(task, [])]) == 0
+    (summary,) = tmp_path.glob("outputs/*/*/*/summary.json")
+    assert '"status": "FINISHED"' in summary.read_text()
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "/" in n])
+def test_both_models_have_the_same_number_of_parameters(name):
+    counts = []
+    for model in ("mamba", "transformer"):
+        cfg = config.typed(config.compose("train", [f"experiment={name}", f"model={model}"]))
+        spec = ModelSpec(vocab_size=256, seq_len=64, classes=10)
+        with torch.device("meta"):
+            counts.append(count_parameters(assemble.build_model(cfg, spec)))
+    assert abs(counts[1] / counts[0] - 1) < 0.03, counts
