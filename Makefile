@@ -9,7 +9,8 @@ help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
-	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE=tests|scan|train"
+	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train'"
+	@echo "            or runs: STAGE='mnist/gpu cifar10/gpu'; each stops after LIMIT s and goes on when called again"
 
 run: install
 	$(BIN)/mambalab train experiment=quickstart
@@ -26,10 +27,13 @@ check: install
 # is taken from wheels/ if that is there.
 gpu: STAGE ?= tests scan train
 gpu: OUT ?= outputs/gpu
+gpu: LIMIT ?= 540
 gpu:
 	@if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
 	@for stage in $(STAGE); do case $$stage in \
 	  tests) $(PYTHON) -m pytest -m gpu tests/ops ;; \
+	  */*) timeout --signal=INT $(LIMIT) $(PYTHON) -m mambalab train experiment=$$stage \
+	    device=cuda tracking=jsonl output_dir=$(OUT)/runs $(ARGS) || [ $$? -eq 124 ] ;; \
 	  *) $(PYTHON) -m mambalab bench $$stage device=cuda out=$(OUT) ;; \
 	esac || exit 1; done
 
