@@ -30,6 +30,8 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         cut = round(self.p * 65536)
+        if cut == 65536:
+            return x * 0.0
         return torch.where(_kept(x, cut), x * (65536 / (65536 - cut)), 0.0)
 
     def extra_repr(self) -> str:

@@ -82,7 +82,7 @@ def _last_inputs(x: Tensor, initial_state: Tensor | None, count: int) -> Tensor:
     """The last `count` inputs, (B, D, count), reaching back into the initial state or zeros."""
     length = x.shape[1]
     if length >= count:
-        return x[:, length - count :].transpose(1, 2).contiguous()
+        return x[:, length - count :].transpose(1, 2).clone(memory_format=torch.contiguous_format)
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], x.shape[2], count)
     return torch.cat([initial_state[:, :, length:], x.transpose(1, 2)], dim=2)
@@ -127,7 +127,8 @@ _IMPLEMENTATIONS = {
 
 
 def _implementation(backend: str, x: Tensor) -> Any:
-    return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, x.device, x.dtype)])
+    chosen = resolve(backend, x.device, x.dtype)
+    return importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
 
 
 def _run(

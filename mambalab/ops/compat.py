@@ -84,9 +84,7 @@ def selective_scan_fn(
     groups = math.lcm(*(x.shape[2] for x in matrices))
     if d_inner % groups:
         raise ValueError(f"{groups} groups of B and C do not divide {d_inner} channels")
-    B, C = (
-        x.to(u.dtype).repeat_interleave(groups // x.shape[2], dim=2).contiguous() for x in matrices
-    )
+    B, C = (x.repeat_interleave(groups // x.shape[2], dim=2).contiguous() for x in matrices)
     y, state = selective_scan(
         u.transpose(1, 2),
         delta.transpose(1, 2),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
+    apply_silu,
     carray,
     fma,
     inline,
@@ -20,6 +21,7 @@ from mambalab.ops.cpu_simd import (
     outline,
     prefetch,
     sigmoid,
+    silu_argument,
     splat,
     store,
     store_float,
@@ -122,7 +124,7 @@ def _forward_four(weights, bias, x, x_row, before, y, y_row, begin, end, s, d_in
         x3 = load_row(source + t * x_row, half, count)
         value = fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, start))))
         if silu:
-            value = value * sigmoid(value)
+            value = apply_silu(value)
         store_row(target + t * y_row, value, half, count)
         x0, x1, x2 = x1, x2, x3
 
@@ -164,7 +166,7 @@ def build_forward(sources: int):
                         weights, bias, x, x_row, before, t, s, d_inner, taps, half, count
                     )
                     if silu:
-                        value = value * sigmoid(value)
+                        value = apply_silu(value)
                     store_row(y + s * LANES * size, value, half, count)
 
     return causal_conv1d_forward
@@ -173,6 +175,7 @@ def build_forward(sources: int):
 @inline
 def _slope(value):
     """Derivative of SiLU."""
+    value = silu_argument(value)
     share = sigmoid(value)
     return share * fma(value, splat(1.0) - share, splat(1.0))
 

@@ -43,6 +43,7 @@ from mambalab.ops.cpu_simd import (
     outline,
     restore,
     sigmoid,
+    silu_argument,
     splat,
     spread,
     store,
@@ -179,11 +180,11 @@ def _stage_output_gradient(dy_to, dz_to, dy, dy_row, z, z_row, steps, count, hal
     for t in range(steps):
         grad = load_row(dy + t * dy_row, half, count)
         if z != 0:
-            gate = load_row(z + t * z_row, half, count)
+            gate = silu_argument(load_row(z + t * z_row, half, count))
             share = sigmoid(gate)
             slope = share * fma(gate, splat(1.0) - share, splat(1.0))
             store(dz_to + t * _V, grad * slope)
-            grad = grad * gate * share
+            grad = grad * (gate * share)
         store(dy_to + t * _V, grad)
 
 

@@ -20,6 +20,7 @@ from mambalab.ops.cpu_scan_layout import (
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
+    apply_silu,
     carray,
     flush_denormals,
     fma,
@@ -27,7 +28,6 @@ from mambalab.ops.cpu_simd import (
     load_row,
     outline,
     restore,
-    sigmoid,
     spread,
     store,
     store_row,
@@ -73,7 +73,7 @@ def _finish(y, y_row, out, z, z_row, steps, count, half):
         value = load(out + t * _V)
         if z != 0:
             gate = load_row(z + t * z_row, half, count)
-            value = value * gate * sigmoid(gate)
+            value = value * apply_silu(gate)
         store_row(y + t * y_row, value, half, count)
 
 

@@ -133,6 +133,8 @@ def _check(
         raise ValueError(f"u must be (B, L, D) with L >= 1, not {tuple(u.shape)}")
     if not u.dtype.is_floating_point:
         raise ValueError(f"u must be floating point, not {u.dtype}")
+    if any(x.is_complex() for x in (A, B, C)):
+        raise ValueError("A, B and C must be real: complex state spaces are not supported")
     batch, length, d_inner = u.shape
     if A.dim() != 2 or A.shape[0] != d_inner or A.shape[1] < 1:
         raise ValueError(f"A must be ({d_inner}, N), not {tuple(A.shape)}")
@@ -161,7 +163,8 @@ def _check(
 
 
 def _implementation(backend: str, u: Tensor) -> Any:
-    return importlib.import_module(_IMPLEMENTATIONS[resolve(backend, u.device, u.dtype)])
+    chosen = resolve(backend, u.device, u.dtype)
+    return importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
 
 
 def _run(

@@ -168,10 +168,10 @@ def backward(
     grads = Gradients(
         u=u.new_empty(u.shape),
         delta=delta.new_empty(delta.shape),
-        A=torch.zeros_like(A),
+        A=A.new_zeros(A.shape),
         B=B.new_empty(B.shape),
         C=C.new_empty(C.shape),
-        D=None if skip is None else torch.zeros_like(skip),
+        D=None if skip is None else skip.new_zeros(skip.shape),
         z=None if z is None else z.new_empty(z.shape),
         delta_bias=None if delta_bias is None else A.new_zeros(A.shape[:2]),
         initial_state=u.new_zeros((batch, *A.shape), dtype=dtype),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mambalab.ops import triton_scan_forward as kernels
 from mambalab.ops.triton_scan_gradients import backward
-from mambalab.ops.triton_shapes import CHUNK, matrix, rows, segments, tile
+from mambalab.ops.triton_shapes import CHUNK, matrix, rows, segments, tile, vector
 
 __all__ = ["backward", "forward", "states_shape"]
 
@@ -62,6 +62,7 @@ def forward(
     segment = CHUNK * triton.cdiv(triton.cdiv(length, parts), CHUNK)
     parts = triton.cdiv(length, segment)
     rates = (A.t() * math.log2(math.e)).contiguous()
+    D, delta_bias = vector(D), vector(delta_bias)
     start = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     final = rates.new_empty(batch, d_state, d_inner)

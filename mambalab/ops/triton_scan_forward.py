@@ -208,4 +208,5 @@ def combine_kernel(
         tl.store(start_ptr + part * N * d_inner + place, h, mask=states)
         total = tl.load(total_ptr + part * d_inner + d, mask=real, other=0.0)
         local = tl.load(local_ptr + part * N * d_inner + place, mask=states, other=0.0)
-        h = tl.exp2(total[None, :] * rates) * h + local
+        carried = tl.exp2(total[None, :] * rates) * h
+        h = tl.where(h == 0.0, 0.0, carried) + local  # growth may overflow: inf * 0 is NaN

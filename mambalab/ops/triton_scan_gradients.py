@@ -15,7 +15,7 @@ from torch import Tensor
 from mambalab.ops import triton_scan_backward as kernels
 from mambalab.ops.torch_scan import Gradients
 from mambalab.ops.triton_scan_forward import combine_kernel
-from mambalab.ops.triton_shapes import CHUNK, matrix, rows, segments, tile
+from mambalab.ops.triton_shapes import CHUNK, matrix, rows, segments, tile, vector
 
 BLOCK_D = 32
 BLOCK_T = 4
@@ -55,6 +55,7 @@ def backward(
     segment = CHUNK * triton.cdiv(triton.cdiv(length, parts), CHUNK)
     parts = triton.cdiv(length, segment)
     rates = (A.t() * math.log2(math.e)).contiguous()
+    D, delta_bias = vector(D), vector(delta_bias)
     ending = None if grad_state is None else grad_state.transpose(1, 2).contiguous()
     sizes = tile(d_state)
 

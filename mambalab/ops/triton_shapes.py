@@ -33,6 +33,11 @@ def rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def vector(x: Tensor | None) -> Tensor | None:
+    """D or delta_bias, (D,) contiguous: the kernels know no stride of theirs."""
+    return None if x is None else x.contiguous()
+
+
 def matrix(x: Tensor) -> Tensor:
     """B or C as (B, L, G, N) float32, contiguous."""
     x = x.float().contiguous()

@@ -6,6 +6,7 @@ the checkpoint. A run ended by `max_steps` therefore gives the same numbers whet
 interrupted. With `max_minutes` the schedule follows the clock, and only the time used is exact.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,9 +209,11 @@ class Trainer:
         self.model.train()
         position = step * self.settings.grad_accum
         where = first_bad_layer(self.model, lambda: self._loss(position))
+        last = checkpoint.find(self.run_dir, "last")
+        kept = f"the checkpoint of step {last.step} is kept; " if last else ""
         raise NonFiniteError(
-            f"loss or gradients became NaN or infinite at step {step + 1}, {where}; the last good "
-            f"checkpoint is kept; try a smaller optim.lr, optim.grad_clip=1 or precision=fp32"
+            f"loss or gradients became NaN or infinite at step {step + 1}, {where}; {kept}"
+            f"try a smaller optim.lr, optim.grad_clip=1 or precision=fp32"
         )
 
     def tokens_per_second(self) -> float:
@@ -241,6 +244,8 @@ class Trainer:
     def _merit(self, metrics: dict[str, float]) -> tuple[float, float]:
         """More is better; of equal accuracies, which small splits often give, the lower loss."""
         value = metrics[self.task.metric]
+        if math.isnan(value):
+            return -math.inf, 0.0
         return value if self.task.maximize else -value, -metrics.get("val/loss", 0.0)
 
     def validation_text(self) -> str:
@@ -311,6 +316,7 @@ class Trainer:
             return
         _, facts, _ = checkpoint.load(found, torch.device("cpu"))
         self.best = Best(found.step, facts["metrics"])
+        self.evaluations_since_best = 0  # those before it count no more when they come again
 
     # -- the run ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,17 +79,23 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's generators, as tensors."""
-    state = {"cpu": torch.get_rng_state()}
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of torch's generators, of NumPy's and of Python's, as tensors and plain values."""
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002
+    numpy = [kind, torch.from_numpy(np.asarray(words).astype(np.int64)), *rest]
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    state |= {"numpy": numpy, "python": random.getstate()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Undo everything drawn since `random_state`; a run may come back on another device."""
     torch.set_rng_state(state["cpu"])
+    kind, words, *rest = state["numpy"]
+    np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
 

@@ -117,3 +117,8 @@ def test_ordinary_dropout_acts_on_embedding_and_every_block(build_model, tokens)
     model(tokens)
     assert len(rates) == 1 + 1 + 2 + 1  # embedding, M, A (attention and FFN), M
     assert all(0.3 < rate < 0.5 for rate in rates)
+
+
+@pytest.mark.parametrize("p", [1.0, 1 - 1e-6])
+def test_nearly_everything_may_be_dropped(p):
+    assert not Dropout(p)(torch.ones(100)).any()

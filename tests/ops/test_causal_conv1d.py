@@ -131,3 +131,27 @@ def test_float64_takes_the_torch_backend():
 def test_what_does_not_fit_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         causal_conv1d(**(conv_case(2, 9, 6, 4) | change))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("value", [-1e38, -1e4, -200.0, -88.0, 1e4])
+def test_silu_of_any_size_is_harmless(backend, value):
+    case = conv_case(1, 4, 3, 1)
+    case["bias"] = torch.full((3,), value)
+    assert_close(results(conv(backend), case), oracle(case), 3e-6)
+
+
+def test_the_state_is_not_a_window_on_the_input():
+    for length, d_inner, taps in ((1, 2, 2), (3, 1, 4), (9, 2, 3)):
+        x = torch.ones(1, length, d_inner)
+        _, state = causal_conv1d(x, torch.ones(d_inner, taps), return_final_state=True)
+        x.zero_()
+        assert state.eq(1).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 6), (2, 5, 0)])
+def test_nothing_in_nothing_out(shape):
+    x = torch.zeros(shape, requires_grad=True)
+    y = causal_conv1d(x, torch.ones(shape[2], 4), torch.ones(shape[2]), "silu")
+    assert y.shape == x.shape
+    y.sum().backward()

@@ -71,3 +71,18 @@ def test_the_convolution_with_time_last():
     expected = F.silu(F.conv1d(F.pad(x, (3, 0)), weight[:, None], bias, groups=3))
     for name in ("silu", "swish"):
         torch.testing.assert_close(causal_conv1d_fn(x, weight, bias, name), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float32_matrices_stay_float32_beside_bfloat16(form):
+    make = torch.Generator().manual_seed(0)
+    u, delta = (torch.randn(BATCH, CHANNELS, LENGTH, generator=make).bfloat16() for _ in range(2))
+    A = -torch.rand(CHANNELS, STATES, generator=make)
+    B, C = (torch.randn(FORMS[form], generator=make) for _ in range(2))
+
+    def state(*tensors):
+        return selective_scan_fn(*tensors, delta_softplus=True, return_last_state=True)[1]
+
+    exact = state(*(x.double() for x in (u, delta, A, B, C)))
+    found = state(u, delta, A, B, C)
+    assert (found.double() - exact).norm() < 1e-5 * exact.norm()

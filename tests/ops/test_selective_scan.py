@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mambalab.ops import selective_scan
+from mambalab.ops import selective_scan, torch_scan
 from mambalab.ops.reference import selective_scan_reference
 from tests.ops.cases import assert_close, cast, identical, results, scan_case, widened
 
@@ -244,3 +244,40 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
     case = cast(scan_case(), torch.float32) | change
     with pytest.raises(ValueError, match=message):
         selective_scan(**case)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gates_of_any_size_are_harmless(backend):
+    """silu(z) is z or nothing at the ends of the range, also where z masks with the least float."""
+    case = cast(scan_case(1, 3, 4, 2), torch.float32)
+    for value in (-1e38, -1e4, -200.0, -88.0, 1e4):
+        case["z"] = torch.full_like(case["u"], value)
+        assert_close(results(scan(backend), case), oracle(case), 3e-6)
+    case = cast(case, torch.bfloat16)
+    case["z"] = torch.full_like(case["u"], torch.finfo(torch.bfloat16).min)
+    assert scan(backend)(**case)[0].float().abs().max() < 1e-30
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("batch", "d_inner"), [(0, 6), (2, 0)])
+def test_nothing_in_nothing_out(backend, batch, d_inner):
+    case = cast(scan_case(batch, 5, d_inner, 3), torch.float32)
+    found = results(scan(backend), case)
+    assert all(not x.any() for x in found.values())
+
+
+def test_gradients_of_the_torch_backend_lie_as_its_fake_says():
+    """inductor relies on the strides; opcheck does not look at them."""
+    case = cast(scan_case(1, 5, 6, 3), torch.float32)
+    case["A"] = case["A"].t().contiguous().t()
+    grads = torch_scan.backward(
+        case["u"], None, *(case[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")),
+        True, torch_scan.forward(*case.values(), True, True)[2],
+    )  # fmt: skip
+    assert grads.A.is_contiguous()
+
+
+def test_complex_tensors_are_refused():
+    case = cast(scan_case(1, 5, 6, 3), torch.float32)
+    with pytest.raises(ValueError, match="A, B and C must be real"):
+        selective_scan(**(case | {"A": case["A"].to(torch.complex64)}))

@@ -1,12 +1,14 @@
 """The training loop: limits, exact resume, the guard, what is recorded when."""
 
 import dataclasses
+import random
 
+import numpy as np
 import pytest
 import torch
 
 from mambalab.errors import UserError
-from mambalab.train import checkpoint
+from mambalab.train import checkpoint, runtime
 from mambalab.train.guard import NonFiniteError
 from mambalab.train.settings import Schedule
 from tests.train.toy import OPTIM, ToyTask, model, trainer
@@ -113,7 +115,8 @@ def test_patience_stops_a_run_that_no_longer_improves(tmp_path):
 
 def test_a_step_with_nan_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
     run, _ = trainer(tmp_path, task=ToyTask(bad_at=10))
-    with pytest.raises(NonFiniteError, match=r"at step 11, first in the output of 0; "):
+    kept = "the checkpoint of step 8 is kept"
+    with pytest.raises(NonFiniteError, match=rf"at step 11, first in the output of 0; {kept}; try"):
         run.run()
     assert checkpoint.find(tmp_path, "last").step == 8
     assert all(torch.isfinite(t).all() for t in run.model.state_dict().values())
@@ -122,7 +125,7 @@ def test_a_step_with_nan_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
 def test_an_infinite_gradient_names_the_parameter(tmp_path):
     run, _ = trainer(tmp_path)
     run.model[0].weight.register_hook(lambda grad: grad * float("inf"))
-    with pytest.raises(NonFiniteError, match=r"step 1, first in the gradient of 0\.weight"):
+    with pytest.raises(NonFiniteError, match=r"step 1, first in the gradient of 0\.weight; try"):
         run.run()
 
 
@@ -155,3 +158,61 @@ def test_same_seed_same_weights(tmp_path):
     second = weights_of(whole_run(tmp_path / "b")[0])
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["0.weight"], model().state_dict()["0.weight"])
+
+
+class Scripted(ToyTask):
+    """Validation values from a list, one an evaluation, the last for ever."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = values
+
+    def evaluate(self, model, split):
+        step = self.asked = getattr(self, "asked", 0) + 1
+        return {"val/loss": self.values[min(step, len(self.values)) - 1]}
+
+
+def test_patience_ends_a_killed_run_at_the_same_step(tmp_path):
+    """Killed after the best evaluation, which its checkpoint does not know of yet."""
+    values = (1.0, 1.1, 1.2, 1.3, 0.5, 0.6)
+    limits = {"max_steps": 1000, "patience": 5, "checkpoint_every": 20}
+    whole, _ = trainer(tmp_path / "whole", task=Scripted(*values), **limits)
+    assert whole.run().step == 50
+    crashed, _ = trainer(tmp_path / "cut", task=Scripted(*values), **limits)
+    crashed.evaluated = lambda step: 1 / 0 if step == 25 else None
+    with pytest.raises(ZeroDivisionError):
+        crashed.run()
+    again, _ = trainer(tmp_path / "cut", task=Scripted(*values[4:]), **limits)
+    source = checkpoint.find(tmp_path / "cut", "last")
+    assert source.step == 20
+    again.restore(source)
+    result = again.run()
+    assert (result.step, result.best.step) == (50, 25)
+
+
+def test_a_metric_that_is_no_number_is_not_the_best(tmp_path):
+    run, _ = trainer(tmp_path, task=Scripted(float("nan"), 0.3, 0.2), max_steps=15)
+    result = run.run()
+    assert (result.best.step, result.best.metrics["val/loss"]) == (15, 0.2)
+    assert checkpoint.find(tmp_path, "best").step == 15
+
+
+def test_numbers_drawn_by_numpy_and_python_come_back_too(tmp_path):
+    """A model or task of one's own may use them."""
+
+    class Noisy(ToyTask):
+        def loss(self, model, batch):
+            return super().loss(model, batch) * (1 + random.random() + np.random.rand())  # noqa: NPY002
+
+    runtime.seed_everything(3)
+    whole, _ = trainer(tmp_path / "whole", task=Noisy())
+    whole.run()
+    runtime.seed_everything(3)
+    first, _ = trainer(tmp_path / "cut", task=Noisy(), stop_after=7)
+    first.run()
+    runtime.seed_everything(99)
+    second, _ = trainer(tmp_path / "cut", task=Noisy())
+    second.restore(checkpoint.find(tmp_path / "cut", "last"))
+    second.run()
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(second)[name]), name

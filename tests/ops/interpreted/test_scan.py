@@ -112,3 +112,29 @@ def test_every_output_is_written(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
     assert identical(results(scan, case), expected)
+
+
+def test_vectors_of_channels_may_have_any_stride():
+    case = cast(scan_case(1, 7, 6, 3), torch.float32)
+    wide = torch.randn(6, 2, generator=torch.Generator().manual_seed(3))
+    check(case | {"D": wide[:, 0], "delta_bias": wide[:, 1]})
+    check(case | {"D": torch.tensor(2.0).expand(6)})
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of the interpreter
+def test_growth_over_nothing_stays_nothing():
+    """A state that grows beyond all floats, but is zero until the last step."""
+    u = torch.zeros(1, 192, 1)
+    u[:, -1] = 1
+    ones = torch.ones(1, 192, 1)
+    y, _, _ = triton_scan.forward(
+        u, 2 * ones, torch.ones(1, 1), ones, ones, None, None, None, None, False, False, parts=3
+    )
+    assert y[0, -1].item() == 2.0
+    assert not y[0, :-1].any()
+
+
+@pytest.mark.parametrize(("batch", "d_inner"), [(0, 6), (2, 0)])
+def test_nothing_in_nothing_out(batch, d_inner):
+    found = results(scan, cast(scan_case(batch, 5, d_inner, 3), torch.float32))
+    assert all(not x.any() for x in found.values())
