@@ -182,6 +182,8 @@ def run(verb: str, arguments: Arguments) -> int:
             if arguments.show:
                 print(config.to_yaml(settings), end="")
                 return 0
+            if callable(check_ready := getattr(settings, "check_ready", None)):
+                check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
     # Threads that spin at every barrier make a step several times slower as soon as another

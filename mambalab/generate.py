@@ -1,7 +1,8 @@
 """Generation in three functions: prefill, decode one, sample; and the loop that joins them."""
 
+import inspect
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,15 @@ class Generator(Protocol):
     def __call__(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         """(B, L) tokens to (B, L, V) logits."""
         ...
+
+
+def obstacle(model: Any) -> str | None:
+    """Why a model cannot generate, a clause about it, or None: a user's own may lack something."""
+    lacking = [name for name in ("initial_state", "context_limit") if not hasattr(model, name)]
+    parameters = inspect.signature(model.forward).parameters.values()
+    if not any(p.name == "state" or p.kind is p.VAR_KEYWORD for p in parameters):
+        lacking.append("an argument `state` of forward")
+    return f"lacks {' and '.join(lacking)}" if lacking else None
 
 
 def prefill(model: Generator, prompt: Tensor, max_len: int) -> tuple[Tensor, ModelState]:

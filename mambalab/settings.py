@@ -3,7 +3,8 @@
 The values live once, in the YAML files under `conf/`; a field without a value there is an error,
 so the code never holds a second default. What a value may be is declared beside it (`ge=0, lt=1`)
 and checked by `check` before a run creates anything; a settings class adds what concerns several
-of its fields in a method `check(self)`.
+of its fields in a method `check(self)`, and what is needed to run, not to be shown, in
+`check_ready(self)`.
 """
 
 import math

@@ -70,7 +70,7 @@ def test_version(capsys):
         ("train foo=1", "foo: no such key"),
         ("train +foo=1", "foo: no such key"),
         ("train ~seed", "~seed: every key is needed"),
-        ("train model=", "model=: choose one of mamba, transformer"),
+        ("train model=", "model=: choose one of hybrid, mamba, transformer"),
         ("train a=[", "a=[: cannot be read"),
         ("train experiment=quikstart", "did you mean quickstart?"),
         ("train dropout=ssm model=transformer", "no state-space layer"),
@@ -84,6 +84,7 @@ def test_version(capsys):
         ("train --cfg hydra", "--cfg: write --cfg job"),
         ("eval -m", "-m: only mambalab train can run several jobs"),
         ("eval outputs/x", "did you mean run=outputs/x?"),
+        ("generate ROMEO:", 'ROMEO:: expected KEY=VALUE; did you mean prompt="ROMEO:"?'),
         ("data fetch", "data fetch: which data set?"),
         ("data list a b", "b: expected KEY=VALUE"),
         ("completion", "write mambalab completion bash|zsh|fish"),
@@ -168,6 +169,18 @@ def test_cfg_job_prints_yaml_and_runs_nothing(command, capsys, workdir):
     assert cli.main(["train", "-m", "seed=1,2", "--cfg=job"]) == 0
     assert capsys.readouterr().out.count("\n---\n") == 1
     assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v != "completion"])
+def test_every_verb_shows_its_configuration(verb, capsys):
+    assert cli.main([verb, "--cfg", "job"]) == 0
+    assert ":" in capsys.readouterr().out
+
+
+def test_a_path_that_exists_is_a_run(workdir, capsys):
+    (workdir / "outputs").mkdir()
+    assert cli.main(["generate", "outputs"]) == 2
+    assert "did you mean run=outputs?" in capsys.readouterr().err
 
 
 def test_multirun(command, capsys):

@@ -85,7 +85,7 @@ def measure(
     result = Result(
         what="scan",
         device=device.type,
-        machine=runtime.device_name(device),
+        machine=f"{runtime.device_name(device)}, {dtype or default}",
         versions=runtime.package_versions(),
         options={"dtype": dtype or default, "N": STATES, "seconds": seconds, "scan": str(chosen)},
         columns=["shape", "contender", "forward ms", "both ms", "ours: forward x", "both x"],
@@ -104,7 +104,7 @@ def measure(
     if device.type == "cpu" and kind == torch.float32 and yardstick is not None:
         native = peers.Yardstick(yardstick)
     elif device.type == "cpu":
-        result.missing["C++ yardstick"] = "float32 only, give yardstick=FILE.cpp"
+        result.missing["C++ yardstick"] = "give yardstick=FILE.cpp (float32)"
     for name in list(contenders):
         if (fault := _fault(contenders[name], device, kind)) is not None:
             result.wrong[name] = fault

@@ -17,7 +17,7 @@ from mambalab.train import runtime
 from mambalab.train.settings import Precision
 
 LENGTHS = (256, 1024, 4096, 16384)
-_PEER_TOKENS = 2048  # mambapy's step materialises (B, L, D, N): fewer tokens are enough to wait for
+_PEER_TOKENS = 4096  # mambapy's step materialises (B, L, D, N): at most so many are waited for
 
 
 class _Mambapy(nn.Module):
@@ -57,7 +57,7 @@ def measure(
         notes=["Mamba x: how many times as many tokens a second as the contender"],
     )
     result.options["git_revision"] = runtime.git_revision()
-    speeds: list[float] = []
+    speeds: dict[int, float] = {}
     for length in sorted(lengths or LENGTHS):
         batch = max(1, tokens // length)
         steps: dict[str, Callable[[], Any]] = {}
@@ -66,7 +66,7 @@ def measure(
             steps[name] = training_step(model, optimizer, batch, length, precision)
         took = in_turns(steps, device, seconds)
         speed = {k: batch * length / (milliseconds(v) / 1e3) for k, v in took.items()}
-        speeds.append(speed["mamba"])
+        speeds[length] = speed["mamba"]
         for name, value in speed.items():
             row: dict[str, Any] = {"batch x length": f"{batch} x {length}", "contender": name}
             row |= {"ms a step": milliseconds(took[name]), "tokens/s": value}
@@ -77,10 +77,12 @@ def measure(
             result.rows.append(row)
             result.curves.setdefault(name, []).append((length, 1e6 / value))
     if len(speeds) > 1:
-        spread = 100 * (max(speeds) / min(speeds) - 1)
+        spread = 100 * (max(speeds.values()) / min(speeds.values()) - 1)
         result.notes.append(f"Mamba's cost of a token varies by {spread:.0f} % over these lengths")
     if device.type == "cpu":
-        _add_mambapy(result, min(lengths or LENGTHS), d_model, n_layer, precision, speeds[0])
+        length = min(speeds)
+        batch = max(1, min(tokens, _PEER_TOKENS) // length)
+        _add_mambapy(result, batch, length, d_model, n_layer, precision, speeds[length])
     return result
 
 
@@ -92,16 +94,21 @@ def _memory(name: str, length: int, batch: int, d_model: int, n_layer: int) -> i
 
 
 def _add_mambapy(
-    result: Result, length: int, d_model: int, n_layer: int, precision: Precision, ours: float
+    result: Result,
+    batch: int,
+    length: int,
+    d_model: int,
+    n_layer: int,
+    precision: Precision,
+    ours: float,
 ) -> None:
-    """A row for mambapy's whole step, on fewer tokens; its speed a token is compared."""
+    """A row for mambapy's whole step; compared with `ours`, tokens a second at this length."""
     try:
         model = _Mambapy(d_model, n_layer)
     except ImportError as error:
         result.missing["mambapy"] = f"not installed ({error})"
         return
     result.versions["mambapy"] = metadata.version("mambapy")
-    batch = max(1, _PEER_TOKENS // length)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     step = training_step(model, optimizer, batch, length, precision)
     taken = milliseconds(in_turns({"mambapy": step}, torch.device("cpu"), 0.0)["mambapy"])

@@ -1,6 +1,7 @@
 """Builds tasks and models from settings, and brings runs back to life from their folders."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters, head_class
 from mambalab.models.settings import AUTO
 from mambalab.spec import ModelSpec
+from mambalab.tasks.base import Task
 from mambalab.train import checkpoint, runtime
 from mambalab.train.settings import Precision
 
@@ -20,10 +22,16 @@ SPEC = "spec.json"
 VOCABULARY = "vocabulary.json"
 
 
-def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Any:
-    """The task that the settings name; nothing is read yet."""
-    target = config.resolve_target(settings.task._target_)
-    return target(
+def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Task:
+    """The task that the settings name; nothing is read yet.
+
+    Raises:
+        UserError: a class of the user's own that is no task, or cannot be made as tasks are.
+    """
+    return _build(
+        "task",
+        config.resolve_target(settings.task._target_),
+        Task,
         settings.task,
         seed=settings.seed,
         data_dir=Path(data_dir or settings.data_dir).expanduser(),
@@ -32,10 +40,38 @@ def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Any
 
 
 def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:
-    """The model that the settings name, freshly initialised on the current default device."""
+    """The model that the settings name, freshly initialised on the current default device.
+
+    Raises:
+        UserError: as `build_task`.
+    """
     named = settings.model._target_
     target = head_class(spec) if named == AUTO else config.resolve_target(named)
-    return target(settings.model, settings.dropout, spec)
+    return _build("model", target, nn.Module, settings.model, settings.dropout, spec)
+
+
+def is_ours(target: str) -> bool:
+    """Whether `_target_` names a class of mambalab."""
+    return target == AUTO or target.startswith("mambalab.")
+
+
+def _build(group: str, target: type, base: type, *args: Any, **options: Any) -> Any:
+    """An object of a class that may be the user's own, once it is sure that it takes all this."""
+    name = f"{group}._target_={target.__module__}.{target.__qualname__}"
+    if not issubclass(target, base):
+        raise UserError(f"{name}: no {base.__name__}; derive it from {_public(base)}")
+    if lacking := sorted(getattr(target, "__abstractmethods__", ())):
+        raise UserError(f"{name}: lacks the method {', '.join(lacking)} of {_public(base)}")
+    try:
+        inspect.signature(target).bind(*args, **options)
+    except TypeError as error:
+        given = ["settings", *(["dropout", "spec"] if args[1:] else ["*"]), *options]
+        raise UserError(f"{name}: its __init__ must take ({', '.join(given)}): {error}") from error
+    return target(*args, **options)
+
+
+def _public(base: type) -> str:
+    return "torch.nn.Module" if base is nn.Module else f"{base.__module__}.{base.__qualname__}"
 
 
 def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module) -> str:

@@ -151,15 +151,21 @@ def _data(settings: DoctorSettings) -> Iterator[Finding]:
     for name, dataset in CATALOG.items():
         if not dataset.needs_download:
             continue
+        try:
+            dataset.verify(folder)
+        except UserError as error:
+            yield "!!", "data", f"{name}: {error}"
+            continue
         here = dataset.missing(folder) == []
         advice = f"not in {folder}: mambalab data fetch {name} (offline: {dataset.offline})"
         yield ("ok", "data", f"{name} in {folder}") if here else ("--", "data", advice)
 
 
 def _outputs(settings: DoctorSettings) -> Iterator[Finding]:
-    from mambalab.train.session import check_writable
+    from mambalab.train.session import obstacle
 
-    check_writable(Path(settings.output_dir) / "task")
+    if why := obstacle(Path(settings.output_dir)):
+        raise UserError(f"output_dir={settings.output_dir}: {why}; choose another folder")
     yield "ok", "outputs", f"runs go to {Path(settings.output_dir).absolute()}"
 
 

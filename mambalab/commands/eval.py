@@ -1,14 +1,17 @@
 """`mambalab eval`: score a run's best weights on a split of its data."""
 
+import dataclasses
 import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 from mambalab.commands import assemble
-from mambalab.commands.settings import EvalSettings
+from mambalab.commands.settings import EvalSettings, Split
 from mambalab.errors import UserError
 from mambalab.report import collect, tables
+from mambalab.tasks.base import Task
+from mambalab.tasks.settings import TaskSettings
 from mambalab.train import runtime
 
 
@@ -21,13 +24,15 @@ def run(settings: EvalSettings) -> int:
     runtime.prepare_process()
     path = collect.resolve_run(settings.run, Path(settings.output_dir))
     loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
-    task = assemble.build_task(loaded.settings, data_dir=settings.data_dir)
+    trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
+    task = assemble.build_task(trained, data_dir=settings.data_dir)
+    _check_split(task, settings.split)
     task.prepare(loaded.device)
     trained_on = collect.read_run(path).summary.get("data", {})
     if trained_on.get("sha256") != task.fingerprint().get("sha256"):
         raise UserError(
             f"the data of task {task.name} are not those {path} was trained on: "
-            f"bring them back, or point data_dir to them"
+            f"bring them back, or point data_dir or path to them"
         )
     options = {}
     if settings.stateful:
@@ -49,6 +54,30 @@ def run(settings: EvalSettings) -> int:
         for file in tables.keep(path, settings.split.value, found):
             print(file)
     return 0
+
+
+def _with_path(settings: EvalSettings, loaded: assemble.LoadedRun) -> TaskSettings:
+    """The task's settings, with the path at which its file lies now."""
+    task = loaded.settings.task
+    if settings.path is not None:
+        if not hasattr(task, "path"):
+            raise UserError(f"path={settings.path}: task {task.name} has no task.path to replace")
+        return dataclasses.replace(task, path=settings.path)
+    named = getattr(task, "path", None)
+    if named is not None and not (found := Path(named).expanduser().absolute()).exists():
+        raise UserError(
+            f"{found}: not found, which is task.path={named} of {loaded.path}; "
+            f"name the place where it lies now with path=FILE"
+        )
+    return task
+
+
+def _check_split(task: Task, split: Split) -> None:
+    if split.value not in task.splits:
+        known = [s.value for s in Split if s.value in task.splits]
+        raise UserError(
+            f"split={split.value}: task {task.name} has no such split; it has: {', '.join(known)}"
+        )
 
 
 def _check_stateful(task: Any, loaded: assemble.LoadedRun) -> None:

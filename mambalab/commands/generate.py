@@ -9,7 +9,7 @@ import torch
 from mambalab.commands import assemble
 from mambalab.commands.settings import GenerateSettings
 from mambalab.errors import UserError
-from mambalab.generate import generate
+from mambalab.generate import generate, obstacle
 from mambalab.report import collect
 from mambalab.tasks.vocabulary import Vocabulary
 from mambalab.train import runtime
@@ -24,8 +24,16 @@ def run(settings: GenerateSettings) -> int:
     runtime.prepare_process()
     path = collect.resolve_run(settings.run, Path(settings.output_dir))
     loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
-    if not (path / assemble.VOCABULARY).exists() or not hasattr(loaded.model, "initial_state"):
-        raise UserError(f"{path} is no language model: it has no {assemble.VOCABULARY}")
+    if not (path / assemble.VOCABULARY).exists():
+        raise UserError(
+            f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
+            f"({assemble.VOCABULARY})"
+        )
+    if why := obstacle(loaded.model):
+        raise UserError(
+            f"{path} cannot generate: its model {type(loaded.model).__name__} {why} "
+            f"(see mambalab.generate.Generator)"
+        )
     vocabulary = Vocabulary.load(path / assemble.VOCABULARY)
     if not settings.prompt:
         raise UserError('prompt is empty: give at least one character, such as prompt="ROMEO:"')

@@ -13,6 +13,7 @@ class Split(Enum):
     train = "train"
     val = "val"
     test = "test"
+    train_sample = "train_sample"
 
 
 class DataAction(Enum):
@@ -32,7 +33,12 @@ class EvalSettings:
     stateful: bool = option("also score one pass with the state carried across windows (Mamba)")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     output_dir: str = option("folder in which run=latest looks", **FOLDER)
-    data_dir: str = option("folder of the data sets", **FOLDER)
+    data_dir: str | None = option("folder of the data sets; null = as the run recorded", **FOLDER)
+    path: str | None = option(
+        "what task.path named and lies elsewhere now; null = as trained",
+        match=r"[\s\S]+",
+        hint="the path of a file or folder, or null",
+    )
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
 
 
@@ -63,8 +69,8 @@ class DataSettings:
     name: str | None = option("data set to fetch or verify")
     data_dir: str = option("folder of the data sets", **FOLDER)
 
-    def check(self) -> None:
-        """Raise UserError for a missing or a superfluous name."""
+    def check_ready(self) -> None:
+        """Raise UserError if a name is needed and missing."""
         if self.action is not DataAction.list and not self.name:
             raise UserError(
                 f"data {self.action.value}: which data set? "

@@ -23,7 +23,7 @@ class SyncSettings:
     output_dir: str = option("folder of the MLflow store; run=latest looks there", **_FOLDER)
     uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
 
-    def check(self) -> None:
+    def check_ready(self) -> None:
         """Raise UserError if no run is named."""
         if not self.runs:
             raise UserError("sync: which run? e.g. mambalab sync latest, or paths of run folders")

@@ -77,11 +77,16 @@ def send(run_dir: Path, uri: str, output_dir: Path) -> Sent:
         output_dir: see `MlflowRun`.
 
     Raises:
-        UserError: the folder is in use or damaged, or the store refuses or does not answer.
+        UserError: the folder is in use, damaged or without metrics, or the store refuses or does
+            not answer.
     """
     record = read_run(run_dir)
     if record.status == "RUNNING" and process.alive(record.summary):
         raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
+    if not (run_dir / run_folder.METRICS).exists():
+        raise UserError(
+            f"{run_dir} has no {run_folder.METRICS} (tracking=none keeps none): nothing to send"
+        )
     with run_folder.hold(run_dir):
         mlflow_run = MlflowRun(run_dir, uri, output_dir=output_dir, experiment=_experiment(record))
         try:

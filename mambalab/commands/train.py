@@ -9,18 +9,16 @@ from typing import Any
 import torch
 
 from mambalab import config, process, run_folder
-from mambalab.commands import assemble
+from mambalab.commands import assemble, earlier, train_report
 from mambalab.errors import UserError
-from mambalab.generate import generate
+from mambalab.generate import generate, obstacle
 from mambalab.ops import backend as scan_backend
 from mambalab.report import render, tables
 from mambalab.train import checkpoint, runtime, session, tracking
 from mambalab.train.loop import Result, Trainer
-from mambalab.train.progress import duration
 from mambalab.train.settings import Precision, Resume, TrackingKind
 
 LOG = logging.getLogger("mambalab")
-PICTURE = "plots/loss.png"
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
 
 
@@ -36,13 +34,15 @@ def run(settings: config.TrainConfig) -> int:
     runtime.prepare_process()
     run_dir = config.run_dir(settings)
     with session.show_log():
+        config.check_modules(settings.trust)
         if not (run_dir / run_folder.SUMMARY).exists():
             session.check_writable(run_dir)
-        source = _earlier_run(settings, run_dir)
-        if _is_finished(settings, run_dir):
-            LOG.info("this run is finished already: trainer.max_steps=... or seed=... for more")
-            _report(settings, run_dir)
+        earlier.check(settings, run_dir)
+        if how := earlier.finished(settings, run_dir):
+            LOG.info("this run is finished already: %s", how)
+            train_report.show(settings, run_dir)
             return 0
+        source = earlier.source(settings, run_dir)
         device = runtime.choose_device(settings.device)
         precision = _precision(settings, run_dir, device)
         task = assemble.build_task(settings)
@@ -55,55 +55,11 @@ def run(settings: config.TrainConfig) -> int:
             LOG.info("the earlier run was moved to %s", session.set_aside(run_dir))
         sitting = _Sitting(settings, run_dir, task, model, device, precision, facts)
         if source is not None:
-            sitting.trainer.restore(source)
+            sitting.restore(source)
         sitting.train(source)
         ended_by = run_folder.read_json(run_dir / run_folder.SUMMARY)["ended_by"]
-        _report(settings, run_dir)
+        train_report.show(settings, run_dir)
         return {"SIGINT": 130, "SIGTERM": 143}.get(ended_by, 0)
-
-
-def _earlier_run(settings: config.TrainConfig, run_dir: Path) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from, after checking that it belongs to this configuration."""
-    started = (run_dir / run_folder.SUMMARY).exists()
-    if settings.resume is Resume.never:
-        return None
-    if not started:
-        if settings.resume is Resume.must:
-            raise UserError(f"resume=must: there is no run in {run_dir}")
-        if run_dir.is_dir() and any(run_dir.iterdir()):
-            raise UserError(f"{run_dir} is not empty and holds no run: choose another run_dir")
-        return None
-    recorded = config.load_run_config(run_dir, [_module(settings), *settings.trust])
-    if changed := config.differences(recorded, settings):
-        raise UserError(
-            f"the run in {run_dir} was made with other settings ({'; '.join(changed)}): "
-            f"choose another run_dir, or resume=never to start again"
-        )
-    found = checkpoint.find(run_dir, "last")
-    if found is None and settings.resume is Resume.must:
-        raise UserError(f"resume=must: the run in {run_dir} has no checkpoint yet")
-    return found
-
-
-def _module(settings: config.TrainConfig) -> str:
-    """The user's own module, named on the command line or in ./conf, is trusted by naming it."""
-    names = (settings.task._target_, settings.model._target_)
-    outside = [n.rpartition(".")[0] for n in names if "." in n and not n.startswith("mambalab.")]
-    return outside[0] if outside else "mambalab"
-
-
-def _is_finished(settings: config.TrainConfig, run_dir: Path) -> bool:
-    if settings.resume is Resume.never:
-        return False
-    summary = run_folder.read_json(run_dir / run_folder.SUMMARY)
-    if summary.get("status") != "FINISHED":
-        return False
-    limits = settings.trainer
-    if summary["ended_by"] == "patience":
-        return True
-    steps_done = limits.max_steps is not None and summary["step"] >= limits.max_steps
-    time_done = limits.max_minutes is not None and summary["seconds"] >= 60 * limits.max_minutes
-    return steps_done or time_done
 
 
 def _precision(settings: config.TrainConfig, run_dir: Path, device: torch.device) -> Precision:
@@ -131,7 +87,7 @@ def _facts(
         "git_revision": runtime.git_revision(),
         "packages": runtime.package_versions(),
     }
-    if "M" in settings.model.layers():
+    if assemble.is_ours(settings.model._target_) and "M" in settings.model.layers():
         choice = scan_backend.describe(settings.model.scan_backend.value, device, dtype)
         facts["backend"] = choice.backend
         facts["passed_over"] = choice.passed_over
@@ -152,6 +108,7 @@ class _Sitting:
         facts: dict[str, Any],
     ) -> None:
         self.settings = settings
+        self.recorded = config.recorded(settings)
         self.run_dir = run_dir
         self.task = task
         self.model = model
@@ -176,18 +133,34 @@ class _Sitting:
             stop_requested=self.signals.requested,
         )
 
+    def restore(self, source: checkpoint.Checkpoint) -> None:
+        """Go back to a checkpoint; raises UserError if it cannot be read or another holds it."""
+        try:
+            self.trainer.restore(source)
+        except UserError:
+            earlier.check_free(self.run_dir)  # replaced by another process: that is the reason
+            raise
+
     def train(self, source: checkpoint.Checkpoint | None) -> None:
         """Train to the end; the summary says how it ended.
 
         Args:
             source: the checkpoint that `trainer` was restored from, if any.
         """
+        recording = self.settings.tracking.kind is not TrackingKind.none
+        lacks_curve = recording and not (self.run_dir / run_folder.METRICS).exists()
         with contextlib.ExitStack() as stack:
             self._open(stack)
             if source != checkpoint.find(self.run_dir, "last"):
                 raise UserError(f"{self.run_dir} was trained further meanwhile: start again")
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.run_dir)
+            if source is not None and source.step and lacks_curve:
+                LOG.warning(
+                    "there was no %s: the curve begins at step %s",
+                    self.run_dir / run_folder.METRICS,
+                    f"{source.step:,}",
+                )
             stack.enter_context(self.signals)
             try:
                 result = self.trainer.run()
@@ -205,19 +178,19 @@ class _Sitting:
             stack.enter_context(run_folder.hold(self.run_dir))
         stack.enter_context(self.recorder)
         self.recorder.start(
-            params=config.to_plain(self.settings), tags=self._tags(), resume=resumed
+            params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
         )
         stack.enter_context(session.log_to(self.run_dir / "train.log"))
-        session.write_text(self.run_dir / run_folder.CONFIG, config.to_yaml(self.settings))
+        session.write_text(self.run_dir / run_folder.CONFIG, config.to_yaml(self.recorded))
         assemble.write_spec(self.run_dir, self.task.spec)
         for name, text in self.task.assets().items():
             session.write_text(self.run_dir / name, text)
-        earlier = run_folder.read_json(summary)
+        noted = run_folder.read_json(summary)
         self.facts["metric"] = self.task.metric
         self.facts["maximize"] = self.task.maximize
         self.facts["data"] = self.task.fingerprint()
-        self.facts["started"] = earlier.get("started", round(time.time(), 3))
-        started = {**earlier, **self.facts, "status": "RUNNING"}
+        self.facts["started"] = noted.get("started", round(time.time(), 3))
+        started = {**noted, **self.facts, "status": "RUNNING"}
         started.pop("reason", None)
         run_folder.write_json(summary, {**started, **process.identity()})
         self.recorder.artifact(self.run_dir / run_folder.CONFIG)
@@ -243,7 +216,7 @@ class _Sitting:
     def _evaluated(self, step: int) -> None:
         """After each evaluation: a sample of text, and now and then the picture."""
         length = self.settings.trainer.sample_chars
-        if length and hasattr(self.task, "vocabulary") and hasattr(self.model, "initial_state"):
+        if length and hasattr(self.task, "vocabulary") and obstacle(self.model) is None:
             path = self.run_dir / "samples" / f"step-{step:08d}.txt"
             self.recorder.artifact(session.write_text(path, self._sample(length)))
         if time.monotonic() - self.drawn > PICTURE_SECONDS:
@@ -298,11 +271,12 @@ class _Sitting:
         A run that was finished, tested and then trained further is tested again only if other
         weights are the best now; `times` counts.
         """
-        earlier = run_folder.read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
-        best = checkpoint.find(self.run_dir, "best")
-        assert best is not None, "a finished run was evaluated"
-        if earlier.get("step") == best.step:
-            return earlier
+        noted = run_folder.read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
+        # Somebody may have deleted a damaged best: then it is the last weights that are used.
+        best = checkpoint.find(self.run_dir, "best") or checkpoint.find(self.run_dir, "last")
+        assert best is not None, "a finished run was saved"
+        if noted.get("step") == best.step:
+            return noted
         weights, _, _ = checkpoint.load(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
         with runtime.autocast(self.device, self.precision):
@@ -310,7 +284,7 @@ class _Sitting:
         self.recorder.metrics(best.step, metrics)
         for path in tables.keep(self.run_dir, "test", found):
             self.recorder.artifact(path)
-        return {"step": best.step, "times": earlier.get("times", 0) + 1, **metrics}
+        return {"step": best.step, "times": noted.get("times", 0) + 1, **metrics}
 
     def _failed(self, error: BaseException) -> None:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
@@ -335,33 +309,3 @@ def _best_and_last(source: Result | Trainer) -> dict[str, Any]:
 def _neutral(vocabulary: Any) -> int:
     """A token to begin a sample with: a new line, if the text has any."""
     return int(vocabulary.encode("\n")[0]) if "\n" in vocabulary.symbols else 0
-
-
-def _report(settings: config.TrainConfig, run_dir: Path) -> None:
-    """What a person wants to see when a run is over, on standard output."""
-    summary = run_folder.read_json(run_dir / run_folder.SUMMARY)
-    rows = [("status", f"{summary['status']}: {summary['reason']}")]
-    rows.append(("trained", f"{summary['step']:,} steps in {duration(summary['seconds'])}"))
-    if summary["tokens_per_second"]:
-        rows.append(("speed", f"{summary['tokens_per_second']:,.0f} tokens/s"))
-    for name, values in (("best", summary["best"]), ("last", summary["last"])):
-        if values:
-            metrics = ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "step")
-            rows.append(
-                (name, metrics + (f" at step {values['step']:,}" if name == "best" else ""))
-            )
-    if test := summary.get("test"):
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k.count("/") == 1)
-        rows.append(("test", f"{shown}, weights of step {test['step']:,}"))
-    if samples := sorted((run_dir / "samples").glob("*.txt")):
-        text = samples[-1].read_text(encoding="utf-8").strip()
-        rows.append(("sample", "\n" + "\n".join(f"    {line}" for line in text.splitlines())))
-    rows.append(("folder", str(run_dir)))
-    if (run_dir / PICTURE).exists():
-        rows.append(("picture", str(run_dir / PICTURE)))
-    rows += [("picture", str(path)) for path in sorted((run_dir / "plots").glob("test_*.png"))]
-    if settings.tracking.kind is TrackingKind.mlflow:
-        default = settings.output_dir == "outputs"
-        place = "" if default else f" output_dir={settings.output_dir}"
-        rows.append(("mlflow", f"mambalab ui{place}"))
-    print("\n".join(f"{name:<8} {text}" for name, text in rows))

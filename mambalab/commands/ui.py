@@ -55,7 +55,8 @@ def run(cfg: UiSettings) -> int:
         try:
             _wait_until_up(server, port, stopped, log)
             if not stopped:
-                print(f"MLflow shows {store} at http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
+                page = f"http://{HOST}:{port}/#/experiments"
+                print(f"MLflow shows {store} at {page} (Ctrl-C stops it)", flush=True)
             while not stopped:
                 if server.poll() is not None:
                     raise UserError(f"MLflow's server ended by itself: {_tail(log)}")

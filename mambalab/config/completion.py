@@ -40,7 +40,7 @@ complete -F _mambalab_complete mambalab"""
 ZSH = r"""(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 _mambalab_complete() {
     local -a found
-    found=("${(@f)$("${words[1]}" __complete zsh "${(@Q)words[2,CURRENT]}" 2>/dev/null)}")
+    found=(${(f)"$("${words[1]}" __complete zsh "${(@Q)words[2,CURRENT]}" 2>/dev/null)"})
     compadd -S '' -- ${(M)found:#*[=./]}
     compadd -- ${found:#*[=./]}
 }
@@ -65,13 +65,19 @@ def main(arguments: list[str]) -> int:
     """
     shell, *words = arguments
     if shell != "bash":
-        print("\n".join(candidates(words[:-1], words[-1] if words else "")))
+        _print(candidates(words[:-1], words[-1] if words else ""))
         return 0
     line, breaks = words
     before, current = split(line)
     cut = max((current.rfind(c) for c in breaks if c in "=:"), default=-1) + 1
-    print("\n".join(c[cut:] for c in candidates(before[1:], current)))
+    _print([c[cut:] for c in candidates(before[1:], current)])
     return 0
+
+
+def _print(words: list[str]) -> None:
+    """A line each; no candidates are no line: an empty one would be taken for an empty word."""
+    for word in words:
+        print(word)
 
 
 def split(line: str) -> tuple[list[str], str]:
@@ -133,7 +139,7 @@ def _values(names: Known, current: str) -> list[str]:
             offers += DEVICES
         elif key == "run":
             offers += ["latest", *_paths(value, folders=True)]
-        elif key in FOLDERS or key.endswith(".path"):
+        elif key in FOLDERS or key.rpartition(".")[2] == "path":
             offers += _paths(value, folders=key in FOLDERS)
     return [f"{key}={offer}" for offer in offers]
 
@@ -146,7 +152,11 @@ def _words(verb: str, rest: list[str], current: str) -> list[str]:
         if not plain:
             return choices(known("data").options["action"].type)
         if plain[0] in ("fetch", "verify") and len(plain) == 1:
-            return known("train").groups["task"]
+            from mambalab.tasks.catalog import CATALOG
+
+            return [name for name, dataset in CATALOG.items() if dataset.needs_download]
+    if verb == "bench" and not plain:
+        return choices(known("bench").options["what"].type)
     return []
 
 

@@ -4,6 +4,7 @@ Hydra only composes the YAML files; the result is then merged onto the typed sch
 unknown keys and wrong types, and every value is checked. Nothing is created on disk.
 """
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,14 @@ from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, settings_class, task_settings, walk
 from mambalab.errors import UserError
 from mambalab.settings import check
+
+
+def _data_dir(default: str | None) -> str | None:
+    """$MAMBALAB_DATA_DIR, else the default; an empty variable counts as none."""
+    return os.environ.get("MAMBALAB_DATA_DIR") or default
+
+
+OmegaConf.register_new_resolver("mambalab.data_dir", _data_dir, replace=True)
 
 
 def compose(verb: str, overrides: list[str]) -> DictConfig:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def to_yaml(cfg: Any) -> str:
     import yaml
 
     return yaml.safe_dump(to_plain(cfg), sort_keys=False, allow_unicode=True, width=100)
+
+
+def recorded(cfg: TrainConfig) -> TrainConfig:
+    """The configuration as a run folder keeps it: its data are found from anywhere."""
+    data_dir = os.path.abspath(os.path.expanduser(cfg.data_dir))
+    return dataclasses.replace(cfg, data_dir=data_dir)
 
 
 def run_dir(cfg: TrainConfig | DictConfig) -> Path:

@@ -80,7 +80,7 @@ def wrong_type(key: str, value: object, kind: Any) -> UserError:
     return UserError(f"{key}={text}: expected {expected(kind)}{hint}")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message, without its final full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -16,6 +16,12 @@ from mambalab.config.overrides import jobs, prepare
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError
 
+STOPPED = (130, 143)  # what a job returns when SIGINT or SIGTERM stopped it
+
+
+class _StopSweep(BaseException):
+    """Ends Hydra's loop over the jobs; it must pass what Hydra catches of a job."""
+
 
 @dataclass
 class Sweep:
@@ -32,9 +38,13 @@ class Sweep:
     configs: list[DictConfig]
     failed: list[str] = field(default_factory=list)
     started: int = 0
+    stopped: int = 0  # status of a job that a signal stopped; it ended the sweep
 
     def run(self, command: Callable[[TrainConfig], int]) -> int:
-        """Run every job, the rest also when one fails; returns 1 if any failed, else 0.
+        """Run every job, the rest also when one fails.
+
+        Returns:
+            0; 1 if any failed; 130 or 143 if a signal stopped one, which ends the sweep.
 
         Raises:
             UserError: nothing could be started.
@@ -46,6 +56,9 @@ class Sweep:
             self.started += 1
             print(f"[{self.started}/{len(self.names)}] {name}", flush=True)
             status = self._run_one(command, cfg)
+            if status in STOPPED:
+                self.stopped = status
+                raise _StopSweep
             if status:
                 self.failed.append(name)
             return status
@@ -55,6 +68,11 @@ class Sweep:
         with _command_line(["mambalab", "--multirun", *self.overrides]):
             try:
                 app()
+            except _StopSweep:
+                pass
+            except KeyboardInterrupt:
+                self._list_rest()
+                raise
             except OSError as error:
                 raise UserError(f"{error.filename}: {error.strerror}") from error
             except (TypeError, ValueError) as error:
@@ -77,12 +95,21 @@ class Sweep:
 
     def _report(self) -> int:
         total = len(self.names)
-        if self.started != total:
+        if self.started != total and not self.stopped:
             raise UserError(f"only {self.started} of {total} jobs were started")
         for name in self.failed:
             print(f"failed: {name}", file=sys.stderr)
-        print(f"{total - len(self.failed)} of {total} jobs finished")
-        return 1 if self.failed else 0
+        if self.stopped:
+            print(f"stopped: {self.names[self.started - 1]}", file=sys.stderr)
+        self._list_rest()
+        done = self.started - len(self.failed) - bool(self.stopped)
+        on = "; the same command goes on" if self.stopped else ""
+        print(f"{done} of {total} jobs finished{on}")
+        return self.stopped or (1 if self.failed else 0)
+
+    def _list_rest(self) -> None:
+        for name in self.names[self.started :]:
+            print(f"not run: {name}", file=sys.stderr)
 
 
 @contextmanager

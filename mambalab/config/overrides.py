@@ -26,7 +26,8 @@ from mambalab.errors import UserError
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
-PATHS = {"output_dir", "data_dir", "run_dir", "run", "task.path"}  # not every shell expands key=~
+# Not every shell expands key=~.
+PATHS = {"output_dir", "data_dir", "run_dir", "run", "path", "task.path"}
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,8 @@ def _not_an_override(text: str, names: Known) -> UserError:
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
+    if "prompt" in names.options and not os.path.exists(text):
+        hint = f'; did you mean prompt="{text}"?'
     for group, found in names.groups.items():
         if word in found:
             hint = f"; did you mean {group}={word}?"

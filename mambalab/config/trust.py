@@ -1,14 +1,17 @@
 """Classes named in configurations, and run folders that may come from a stranger."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mambalab.config.compose import merge
+from mambalab.config.messages import first_line
 from mambalab.errors import UserError
 from mambalab.models.settings import AUTO
 
@@ -27,8 +30,8 @@ def resolve_target(target: str) -> type:
     if not module_name or not all(part.isidentifier() for part in target.split(".")):
         raise UserError(f"_target_={target}: expected module.Class, as in my_module.MyTask")
     ours = _inside(module_name, "mambalab")
-    if not ours and (cwd := str(Path.cwd())) not in sys.path:
-        sys.path.append(cwd)
+    if not ours:
+        _search_here()
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -40,10 +43,51 @@ def resolve_target(target: str) -> type:
             f"_target_={target}: no module {error.name}"
             + ("" if ours else f", neither installed nor in {Path.cwd()}")
         ) from error
+    except (Exception, SystemExit) as error:  # whatever a person's module does when imported
+        if ours:
+            raise
+        raise UserError(f"_target_={target}: {_import_problem(module_name, error)}") from error
     found = getattr(module, name, None)
     if not isinstance(found, type) or (ours and not _inside(found.__module__, "mambalab")):
         raise UserError(f"_target_={target}: {module_name} has no class {name}")
     return found
+
+
+def check_modules(trust: list[str]) -> None:
+    """Raise UserError for a module in `trust` that does not exist: a slip, most likely."""
+    if trust:
+        _search_here()
+    for name in trust:
+        try:
+            found = find_spec(name) is not None
+        except ModuleNotFoundError:  # of the package that it lies in
+            found = False
+        except (Exception, SystemExit) as error:
+            raise UserError(f"trust={name}: {_import_problem(name, error)}") from error
+        if not found:
+            raise UserError(f"trust={name}: no such module, neither installed nor in {Path.cwd()}")
+
+
+def _search_here() -> None:
+    """Let modules lie in the working directory, too, which is searched last."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
+def _import_problem(module: str, error: BaseException) -> str:
+    """File, line and reason why a person's module cannot be imported."""
+    reason = first_line(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    frames = [f for f in frames if "importlib" not in f.filename]
+    if not frames:
+        return f"{module} cannot be imported: {type(error).__name__}: {reason}"
+    # Where their own code was, not the library that it called.
+    folder = Path(frames[0].filename).parent
+    own = [f for f in frames if Path(f.filename).is_relative_to(folder)]
+    own = [f for f in own if "site-packages" not in f.filename] or own
+    return f"{own[-1].filename}, line {own[-1].lineno}: {type(error).__name__}: {reason}"
 
 
 def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:

@@ -88,9 +88,11 @@ class RunRecord:
 
     @property
     def step(self) -> int | None:
-        """The last step recorded, or None."""
+        """The last step done, by metrics.jsonl or the summary, or None."""
         steps = [points[-1][0] for points in self.curves.values()]
-        return max(steps) if steps else self.summary.get("step")
+        if isinstance(noted := self.summary.get("step"), int):
+            steps.append(noted)  # metrics come every log_every steps only
+        return max(steps, default=None)
 
     @property
     def minutes(self) -> float | None:

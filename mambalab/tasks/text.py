@@ -26,6 +26,8 @@ from mambalab.tasks.vocabulary import Vocabulary
 
 TextBatch = tuple[Tensor, Tensor]
 
+_SHORTEST = 8  # characters in a window that is worth training on
+
 
 class TextTask(Task):
     """Predict each character of a text from those before it.
@@ -191,13 +193,24 @@ class TextTask(Task):
         longest = min(
             self._training_characters(characters), self._validation_characters(characters)
         )
-        remedy = f", or task.seq_len={longest - 1} or less" if longest > 1 else ""
+        remedy = self._remedy(characters, window)
+        if longest > _SHORTEST:
+            remedy += f", or task.seq_len={longest - 1} or less"
         raise UserError(
             f"the text of task {self.name} has {characters:,} characters, but task.seq_len="
             f"{self.settings.seq_len} needs at least {needed:,} for a window in each of training "
             f"and validation (val_fraction={self.settings.val_fraction}, "
-            f"data_fraction={self.data_fraction}): give a longer text{remedy}"
+            f"data_fraction={self.data_fraction}): {remedy}"
         )
+
+    def _remedy(self, characters: int, window: int) -> str:
+        """What helps most: more of the text if the whole of it would do, else another one."""
+        validation = self._validation_characters(characters)
+        training = characters - validation
+        if min(validation, training) < window:
+            return "give a longer text"
+        share = (1000 * window // training + 1) / 1000
+        return f"use data_fraction={min(share, 1.0):g} or more, or a longer text"
 
 
 class ShakespeareTask(TextTask):

@@ -5,6 +5,7 @@ safetensors; optimiser, random state and data position beside them). `checkpoint
 holds the weights that did best on validation.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -81,8 +82,13 @@ def save(
         save_file(_unshared(weights), partial / WEIGHTS)
         if trainer is not None:
             torch.save(trainer, partial / TRAINER)
-        sizes = {p.name: p.stat().st_size for p in sorted(partial.iterdir())}
-        manifest = {"step": step, "files": sizes, "facts": facts}
+        files = sorted(partial.iterdir())
+        manifest = {
+            "step": step,
+            "files": {p.name: p.stat().st_size for p in files},
+            "sha256": {p.name: _sha256(p) for p in files},
+            "facts": facts,
+        }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in partial.iterdir():
             _flush_to_disk(path)
@@ -110,7 +116,9 @@ def load(
         UserError: if a file is missing, cut short or damaged.
     """
     path = checkpoint.path
-    remedy = "delete that folder to go on from an earlier one, or start again with resume=never"
+    remedy = "start again with resume=never (the damaged run is set aside)"
+    if checkpoint.kind == "best":
+        remedy = "delete that folder, and the last weights take its place"
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for name, size in manifest["files"].items():
@@ -118,6 +126,12 @@ def load(
             if actual != size:
                 raise UserError(
                     f"the checkpoint {path / name} is cut short: {actual} of {size} bytes; {remedy}"
+                )
+        for name, sha256 in manifest.get("sha256", {}).items():  # not in those of older versions
+            if _sha256(path / name) != sha256:
+                raise UserError(
+                    f"the checkpoint {path / name} is damaged: its bytes are not those that were "
+                    f"written; {remedy}"
                 )
         weights = load_file(path / WEIGHTS, device=str(device))
         trainer: dict[str, Any] = {}
@@ -157,6 +171,11 @@ def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous CPU tensors, tied ones only under their first name."""
     kept = {n: t for n, t in weights.items() if _first_alias(weights, n) == n}
     return {n: t.detach().cpu().contiguous() for n, t in kept.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_to_disk(path: Path) -> None:

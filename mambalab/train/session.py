@@ -20,16 +20,23 @@ LOG = logging.getLogger("mambalab")
 
 def check_writable(run_dir: Path) -> None:
     """Raise UserError if a run folder could not be made or written; makes nothing."""
-    existing = run_dir
+    if why := obstacle(run_dir):
+        raise UserError(
+            f"cannot make the run folder {run_dir}: {why}; "
+            f"choose another place with output_dir=FOLDER"
+        )
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why a folder could not be made or written, a clause, or None; makes nothing."""
+    existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise UserError(f"cannot make the run folder {run_dir}: {existing} is a file")
+        return f"{existing} is a file"
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"cannot make the run folder {run_dir}: {existing} is not writable; "
-            f"choose another place with output_dir=FOLDER"
-        )
+        return f"{existing} is not writable"
+    return None
 
 
 def make_folder(run_dir: Path) -> None:

@@ -27,6 +27,9 @@ def no_peers(monkeypatch):
 def test_the_scan_is_measured(no_peers, capsys):
     assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[4,8]", *QUICK]) == 0
     out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("scan on ")
+    assert out.splitlines()[0].endswith(", float32")
+    assert "not measured: C++ yardstick: give yardstick=FILE.cpp (float32)" in out
     assert "1x8x16" in out
     assert "not measured: mambapy: not installed" in out
     assert "not measured: mamba_ssm: runs on CUDA only" in out
@@ -80,6 +83,30 @@ def test_training_steps_are_measured(monkeypatch, capsys):
     assert names == [(b, m) for b in ("8 x 8", "4 x 16") for m in ("mamba", "transformer")]
     assert found["rows"][0]["memory MB"] == 5
     assert "varies by" in found["notes"][1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lengths", "shape"),
+    [
+        (100, "[16,8]", "12 x 8"),
+        (4096, "[512]", "8 x 512"),
+        (8192, "[512]", "8 x 512"),
+        (64, "[100]", "1 x 100"),
+    ],
+)
+def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, lengths, shape):
+    def peer(*_):
+        return torch.nn.Sequential(torch.nn.Embedding(65, 8), torch.nn.Linear(8, 65))
+
+    monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
+    monkeypatch.setattr("mambalab.bench.train._Mambapy", peer)
+    monkeypatch.setattr("mambalab.bench.train.metadata.version", lambda _: "1")
+    line = [f"tokens={tokens}", f"lengths={lengths}", "d_model=16", "n_layer=1", *QUICK]
+    assert cli.main(["bench", "train", *line]) == 0
+    ours, *_, theirs = json.loads(Path("found/train-cpu.json").read_text())["rows"]
+    assert (theirs["contender"], theirs["batch x length"]) == ("mambapy", shape)
+    assert theirs["Mamba x"] == pytest.approx(ours["tokens/s"] / theirs["tokens/s"])
+    assert ours["batch x length"].split(" x ")[1] == shape.split(" x ")[1]
 
 
 def _missing(*_):

@@ -1,11 +1,20 @@
 """`generate`, `eval` and `doctor` on what training leaves behind."""
 
 import json
+import os
+import shutil
+import sys
 
 import pytest
 
 from mambalab import cli
-from tests.commands.test_train import folder, one_line, only_run, summary, train  # noqa: F401
+from tests.commands.test_train import (  # noqa: F401
+    folder,
+    one_line,
+    only_run,
+    summary,
+    train,
+)
 
 
 @pytest.fixture(params=["mamba", "transformer"])
@@ -68,10 +77,84 @@ def test_eval_with_the_state_carried(trained, capsys):
 
 def test_eval_on_other_data_or_splits(trained, capsys, folder):  # noqa: F811
     assert cli.main(["eval", "split=test"]) == 1
-    assert "no split" in one_line(capsys)
+    assert one_line(capsys).endswith("no such split; it has: train, val, train_sample")
+    assert cli.main(["eval", "split=train_sample"]) == 0
+    assert "train_sample/loss" in capsys.readouterr().out
     (folder / "text.txt").write_text("something else entirely " * 200)
     assert cli.main(["eval"]) == 1
     assert "not those" in one_line(capsys)
+
+
+def test_eval_of_a_file_that_lies_elsewhere_now(trained, capsys, folder):  # noqa: F811
+    (folder / "text.txt").rename(folder / "moved.txt")
+    assert cli.main(["eval"]) == 1
+    line = one_line(capsys)
+    assert f"{folder / 'text.txt'}: not found, which is task.path=text.txt of" in line
+    assert "path=FILE" in line
+    assert cli.main(["eval", "path=moved.txt"]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert cli.main(["eval", "path=absent.txt"]) == 1
+    assert "there is no file" in one_line(capsys)
+
+
+OWN = """\
+from mambalab.tasks.text import TextTask
+from mambalab.tasks.text_files import read_text
+
+
+class Own(TextTask):
+    def read(self):
+        text, sha256 = read_text(self.data_dir / "text.txt")
+        return text, {"sha256": sha256}
+"""
+
+
+def test_eval_finds_the_data_where_training_did(folder, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (folder / "conf/task").mkdir(parents=True)
+    task = "defaults: [text, _self_]\n_target_: own_eval_tasks.Own\n"
+    (folder / "conf/task/own.yaml").write_text(task)
+    (folder / "own_eval_tasks.py").write_text(OWN)
+    assert (
+        train("task=own", "task.path=null", "data_dir=.", "model=transformer", "dropout=none") == 0
+    )
+    run = only_run(folder)
+    assert f"data_dir: {folder}\n" in (run / "config.yaml").read_text()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    line = ["eval", f"run={run}", "trust=own_eval_tasks"]
+    capsys.readouterr()
+    assert cli.main(line) == 0
+    assert cli.main([*line, "data_dir=."]) == 1
+    monkeypatch.setenv("MAMBALAB_DATA_DIR", ".")
+    capsys.readouterr()
+    assert cli.main(line) == 1
+    assert "elsewhere/text.txt" in one_line(capsys)
+
+
+def test_eval_with_a_path_for_a_task_that_has_none(folder, capsys):  # noqa: F811
+    options = ["task=induction_heads", "task.seq_len=8", "task.eval_sequences=4", "task.longest=2"]
+    options += ["model=transformer", "dropout=none", "model.d_model=16", "model.n_layer=1"]
+    options += ["trainer=smoke", "trainer.max_steps=4", "device=cpu", "tracking=jsonl"]
+    assert cli.main(["train", *options]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", "path=x"]) == 1
+    assert "task induction_heads has no task.path to replace" in one_line(capsys)
+    assert cli.main(["generate"]) == 1
+    assert "its task induction_heads has no vocabulary" in one_line(capsys)
+
+
+def test_a_damaged_best_checkpoint_may_be_deleted(trained, capsys):
+    (best,) = trained.glob("checkpoints/best-*")
+    path = best / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for verb in ("eval", "generate"):
+        assert cli.main([verb]) == 1
+        assert "delete that folder, and the last weights take its place" in one_line(capsys)
+    shutil.rmtree(best)
+    assert cli.main(["eval"]) == 0
 
 
 def test_damaged_runs(trained, capsys):
@@ -99,3 +182,21 @@ def test_doctor_finds_the_machine_fit(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     assert cli.main(["doctor", "output_dir=file"]) == 1
     assert "!!  outputs" in capsys.readouterr().out
+
+
+def test_doctor_names_what_is_wrong_with_data_and_outputs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/tinyshakespeare").mkdir(parents=True)
+    (tmp_path / "data/tinyshakespeare/input.txt").write_text("not the Bard")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
+    assert cli.main(["doctor", "device=cpu", "data_dir=data", f"output_dir={locked}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (data,) = (line for line in lines if "shakespeare" in line)
+    assert data.startswith("!!  data")
+    assert "input.txt is not the published file" in data
+    (outputs,) = (line for line in lines if line[4:].startswith("outputs"))
+    assert outputs.startswith("!!")
+    assert f"output_dir={locked}: {locked} is not writable; choose another folder" in outputs

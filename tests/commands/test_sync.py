@@ -151,7 +151,17 @@ def test_mistakes_before_anything_is_sent(run):
     with pytest.raises(UserError, match="is no MLflow tracking URI"):
         run("x", uri="nonsense")
     with pytest.raises(UserError, match="which run"):
-        SyncSettings([], "outputs", None).check()
+        SyncSettings([], "outputs", None).check_ready()
+
+
+def test_a_run_without_metrics_is_not_sent(record, run, store, capsys):
+    folder = record()
+    (folder / "metrics.jsonl").unlink()
+    assert run(folder) == 1
+    captured = capsys.readouterr()
+    assert "has no metrics.jsonl (tracking=none keeps none): nothing to send" in captured.err
+    assert captured.out == ""
+    assert query(store, "select * from runs") == []
 
 
 def test_values_that_disagree_are_reported(record, run, store, capsys):

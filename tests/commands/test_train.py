@@ -309,6 +309,7 @@ def test_numbers_that_break_mark_the_run_failed(folder, capsys):
     assert train("optim.lr=1e30", "optim.grad_clip=null", "optim.warmup_steps=0") == 1
     message = one_line(capsys)
     assert "NaN or infinite at step" in message
+    assert "is kept" not in message  # there was no checkpoint yet
     assert "smaller optim.lr" in message
     facts = summary(only_run(folder))
     assert facts["status"] == "FAILED"

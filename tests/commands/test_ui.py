@@ -106,6 +106,11 @@ def test_without_a_store_it_says_where_one_comes_from(tmp_path):
         ui.run(UiSettings(str(tmp_path), 5000))
 
 
+def test_the_server_sends_nothing_home(monkeypatch):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
+    assert ui._environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
 def test_a_taken_port_is_passed_over():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -130,7 +135,7 @@ def test_the_real_server_shows_the_store_and_stops_on_ctrl_c(serve, store, tmp_p
         port = int(first.rpartition(" ")[2])
         assert next_line(child) == "starting MLflow ..."
         assert next_line(child) == (
-            f"MLflow shows {store} at http://127.0.0.1:{port} (Ctrl-C stops it)"
+            f"MLflow shows {store} at http://127.0.0.1:{port}/#/experiments (Ctrl-C stops it)"
         )
     assert answers(port)
 

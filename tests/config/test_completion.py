@@ -56,7 +56,11 @@ def test_paths(write):
 
 def test_plain_words_and_flags():
     assert candidates(["data"], "f") == ["fetch"]
-    assert "shakespeare" in candidates(["data", "fetch"], "")
+    names = [word for word in candidates(["data", "fetch"], "") if "=" not in word]
+    assert names == ["shakespeare", "mnist", "cifar10", "retrieval"]
+    assert candidates(["data", "verify"], "s") == ["shakespeare"]
+    assert {"scan", "train", "data"} <= set(candidates(["bench"], ""))
+    assert "scan" not in candidates(["bench", "train"], "s")
     assert candidates(["completion"], "") == list(SHELLS)
     assert candidates(["train"], "--m") == ["--multirun"]
     assert candidates(["eval"], "--m") == []
@@ -84,6 +88,22 @@ def test_bash_gets_what_follows_the_last_word_break(capsys):
     assert capsys.readouterr().out == "task=shakespeare\n"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_candidates_are_no_line(shell, write, capsys):
+    write("conf/task/squares.yaml", "defaults: [text]\n")  # the user's own is no data set
+    words = ["data", "fetch", "sq"]
+    main(["bash", "mambalab data fetch sq", " "] if shell == "bash" else [shell, *words])
+    assert capsys.readouterr().out == ""
+
+
+def test_data_sets_are_completed_without_torch():
+    code = (
+        "import sys; from mambalab.config.completion import main\n"
+        "main(['fish', 'data', 'fetch', 's']); assert 'torch' not in sys.modules"
+    )
+    assert ask([sys.executable, "-c", code], {**os.environ}) == ["shakespeare"]
+
+
 @pytest.fixture
 def program(workdir):
     """Environment in which `mambalab` is a command of this interpreter."""
@@ -109,6 +129,7 @@ def ask(command, env):
         ("mambalab tra", ["train"]),
         ("mambalab train task=sh", ["shakespeare"]),
         ("mambalab train experim", ["[nospace]", "experiment="]),
+        ("mambalab train nonsense=", []),
     ],
 )
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
@@ -118,7 +139,7 @@ def test_bash(program, line, words):
         eval "$(mambalab completion bash)"
         COMP_WORDS=(mambalab); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}
         _mambalab_complete
-        printf '%s\\n' "${{COMPREPLY[@]}}"
+        for word in "${{COMPREPLY[@]}}"; do echo "${{word:-EMPTY}}"; done
     """
     assert ask(["bash", "-c", script], program) == words
 

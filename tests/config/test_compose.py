@@ -107,7 +107,15 @@ def test_data_dir_comes_from_the_environment(monkeypatch):
     assert compose("train", []).data_dir == "./data"
     monkeypatch.setenv("MAMBALAB_DATA_DIR", "/somewhere")
     assert compose("train", []).data_dir == "/somewhere"
+    assert compose("eval", []).data_dir == "/somewhere"
     assert compose("data", ["data_dir=/else"]).data_dir == "/else"
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("MAMBALAB_DATA_DIR", "")
+    for verb in ("train", "data", "doctor", "bench"):
+        assert compose(verb, []).data_dir == "./data"
+    assert compose("eval", []).data_dir is None
 
 
 def test_a_needless_plus_is_no_mistake():
@@ -248,7 +256,6 @@ def test_ssm_dropout_needs_only_one_mamba_layer():
 @pytest.mark.parametrize(
     ("verb", "overrides", "message"),
     [
-        ("data", ["action=fetch"], "data fetch: which data set"),
         ("data", ["action=fetc"], "did you mean fetch"),
         ("eval", ["split=vl"], "did you mean val"),
         ("eval", ["run="], "must be a run folder, or the word latest"),

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from mambalab.config import compose, differences, load_run_config, run_dir, to_yaml, typed
+from mambalab.config import (
+    compose,
+    differences,
+    load_run_config,
+    recorded,
+    run_dir,
+    to_yaml,
+    typed,
+)
 
 PLAIN = ["task=shakespeare", "dropout=ssm"]
 
@@ -58,6 +66,14 @@ def test_yaml_comes_back_as_it_was(workdir):
     assert typed(back) == typed(cfg)
     assert run_dir(back) == run_dir(cfg)
     assert differences(back, cfg) == []
+
+
+def test_what_is_recorded_finds_its_data_from_anywhere(workdir):
+    cfg = typed(compose("train", [*PLAIN, "data_dir=some/data"]))
+    kept = recorded(cfg)
+    assert kept.data_dir == str(workdir / "some/data")
+    assert run_dir(kept) == run_dir(cfg)
+    assert differences(kept, cfg) == []
 
 
 def test_differences_name_what_may_not_change():

@@ -69,7 +69,7 @@ def test_a_failed_job_does_not_stop_the_others_but_counts(capsys):
     assert err.endswith("failed: seed=1\nfailed: seed=2\nfailed: seed=3\n")
 
 
-def test_ctrl_c_ends_the_sweep():
+def test_ctrl_c_ends_the_sweep(capsys):
     seen = []
 
     def command(cfg):
@@ -79,6 +79,22 @@ def test_ctrl_c_ends_the_sweep():
     with pytest.raises(KeyboardInterrupt):
         plan(["seed=1,2"]).run(command)
     assert seen == [1]
+    assert capsys.readouterr().err == "not run: seed=2\n"
+
+
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_job_that_a_signal_stopped_ends_the_sweep(capsys, status):
+    seen = []
+
+    def command(cfg):
+        seen.append(cfg.seed)
+        return {1: 1, 2: status}[cfg.seed]
+
+    assert plan(["seed=1,2,3,4"]).run(command) == status
+    assert seen == [1, 2]
+    out, err = capsys.readouterr()
+    assert out.endswith("0 of 4 jobs finished; the same command goes on\n")
+    assert err == "failed: seed=1\nstopped: seed=2\nnot run: seed=3\nnot run: seed=4\n"
 
 
 def test_an_output_folder_that_cannot_be_made(write):

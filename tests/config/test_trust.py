@@ -2,7 +2,14 @@ import sys
 
 import pytest
 
-from mambalab.config import compose, load_run_config, resolve_target, to_yaml, typed
+from mambalab.config import (
+    check_modules,
+    compose,
+    load_run_config,
+    resolve_target,
+    to_yaml,
+    typed,
+)
 from mambalab.errors import UserError
 
 
@@ -121,3 +128,32 @@ def test_a_module_that_lacks_a_module(write, monkeypatch):
     write("own_module_that_lacks.py", "import absent_thing\n")
     with pytest.raises(UserError, match="own_module_that_lacks needs the module absent_thing"):
         resolve_target("own_module_that_lacks.Task")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("own_syntax", "x = 1\ndef f(:\n", r"own_syntax.py, line 2: invalid syntax"),
+        ("own_error", "x = 1\n\ny = 1 / 0\n", r"own_error.py, line 3: ZeroDivisionError: div"),
+        ("own_exit", "import sys\nsys.exit('no')\n", r"own_exit.py, line 2: SystemExit: no"),
+        ("own_name", "from json import absent\n", r"own_name.py, line 1: ImportError: cannot"),
+        ("own_json", "import json\njson.loads('')\n", r"own_json.py, line 2: JSONDecodeError"),
+    ],
+)
+def test_a_module_that_fails_on_import_is_one_line(write, monkeypatch, name, text, message):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    write(f"{name}.py", text)
+    with pytest.raises(UserError, match=rf"_target_={name}.Task: .*{message}") as caught:
+        resolve_target(f"{name}.Task")
+    assert "\n" not in str(caught.value)
+    if name != "own_syntax":  # found, and not imported
+        check_modules([name])
+
+
+def test_a_trusted_module_must_exist(write, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    write("own_trusted_module.py", "")
+    check_modules(["own_trusted_module", "json.decoder"])
+    for name in ("nosuch", "nosuch.part", "json.nosuch"):
+        with pytest.raises(UserError, match=f"trust={name}: no such module"):
+            check_modules([name])

@@ -69,6 +69,13 @@ def test_a_run_without_metrics_speaks_by_its_summary(make_run):
     )
 
 
+def test_the_last_step_is_the_latest_that_anything_tells_of(make_run):
+    rows = [{"step": 10, "train/loss": 1.0}]
+    for noted, step in ((17, 17), (5, 10), (None, 10)):
+        summary = {"status": "KILLED", "step": noted}
+        assert collect.read_run(make_run(str(noted), summary=summary, rows=rows)).step == step
+
+
 def test_minutes_count_to_the_latest_word(make_run):
     rows = [{"step": 1, "time/seconds": 60.0}]
     for seconds, minutes in ((90.0, 1.5), (30.0, 1.0), (None, 1.0)):

@@ -189,6 +189,22 @@ def test_a_shorter_window_that_would_fit_is_offered(make):
     make(text="x" * 40, seq_len=9)
 
 
+def test_too_small_a_share_is_named_as_such(make):
+    with pytest.raises(UserError, match=r"use data_fraction=0\.251 or more, or a longer") as error:
+        make(text="x" * 400, seq_len=49, val_fraction=0.5, data_fraction=0.01)
+    assert "task.seq_len=1" not in str(error.value)
+    make(text="x" * 400, seq_len=49, val_fraction=0.5, data_fraction=0.251)
+    with pytest.raises(UserError, match=r"data_fraction=0.01\): give a longer text$"):
+        make(text="x" * 400, seq_len=300, val_fraction=0.5, data_fraction=0.01)
+
+
+def test_no_silly_window_is_offered(make):
+    for characters, offered in ((36, True), (32, False)):
+        with pytest.raises(UserError) as error:
+            make(text="x" * characters, seq_len=100, val_fraction=0.25)
+        assert ("task.seq_len=8 or less" in str(error.value)) == offered
+
+
 @pytest.mark.parametrize("change", [{"seq_len": 0}, {"val_fraction": 0.0}, {"val_fraction": 1.0}])
 def test_settings_out_of_range_are_refused(make, change):
     with pytest.raises(UserError, match=rf"task\.{next(iter(change))}="):

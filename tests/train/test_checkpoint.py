@@ -1,5 +1,7 @@
 """Checkpoints: atomic, checked, data only."""
 
+import hashlib
+import json
 import pickle
 
 import pytest
@@ -66,6 +68,34 @@ def test_a_file_cut_short_is_named(tmp_path, name, keep):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
+def test_a_flipped_byte_is_noticed(tmp_path, name):
+    path = write(tmp_path) / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name} is damaged: its bytes are not those"):
+        checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    path = write(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)[1] == {"x": 1}
+
+
+def test_the_advice_fits_the_kind(tmp_path):
+    for kind, advice in (
+        ("last", r"; start again with resume=never \(the damaged run is set aside\)$"),
+        ("best", r"; delete that folder, and the last weights take its place$"),
+    ):
+        (write(tmp_path, kind=kind) / "manifest.json").write_text("{")
+        with pytest.raises(UserError, match=advice):
+            checkpoint.load(checkpoint.find(tmp_path, kind), CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
 def test_a_missing_file_is_named(tmp_path, name):
     (write(tmp_path) / name).unlink()
     with pytest.raises(UserError, match=name):
@@ -83,13 +113,11 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     data = pickle.dumps(Bomb())
     path.write_bytes(data)
     manifest = path.with_name("manifest.json")
-    text = manifest.read_text()
-    import json
-
-    facts = json.loads(text)
+    facts = json.loads(manifest.read_text())
     facts["files"]["trainer.pt"] = len(data)
+    facts["sha256"]["trainer.pt"] = hashlib.sha256(data).hexdigest()
     manifest.write_text(json.dumps(facts))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="cannot read the checkpoint"):
         checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)
     assert not witness.exists()
 
