@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mambalab.bench.plain import PlainTransformer
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model, training_step
 from mambalab.bench.timing import in_turns, milliseconds
@@ -64,6 +65,10 @@ def measure(
         for name in ("mamba", "transformer"):
             model, optimizer = own_model(name, length, d_model, n_layer, device)
             steps[name] = training_step(model, optimizer, batch, length, precision)
+        if not speeds:  # at the shortest length, where layers weigh most
+            plain = _plain(model, device)
+            optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, fused=True)
+            steps["plain stack"] = training_step(plain, optimizer, batch, length, precision)
         took = in_turns(steps, device, seconds)
         speed = {k: batch * length / (milliseconds(v) / 1e3) for k, v in took.items()}
         speeds[length] = speed["mamba"]
@@ -72,10 +77,16 @@ def measure(
             row |= {"ms a step": milliseconds(took[name]), "tokens/s": value}
             if name != "mamba":
                 row["Mamba x"] = speed["mamba"] / value
-            if device.type == "cpu":
+            if device.type == "cpu" and name != "plain stack":
                 row["memory MB"] = _memory(name, length, batch, d_model, n_layer) / 1e6
             result.rows.append(row)
-            result.curves.setdefault(name, []).append((length, 1e6 / value))
+            if name != "plain stack":
+                result.curves.setdefault(name, []).append((length, 1e6 / value))
+        if "plain stack" in speed:
+            ratio = speed["transformer"] / speed["plain stack"]
+            result.notes.append(
+                f"the Transformer is {ratio:.2f} times as fast as plain layers of its kind and size"
+            )
     if len(speeds) > 1:
         spread = 100 * (max(speeds.values()) / min(speeds.values()) - 1)
         result.notes.append(f"Mamba's cost of a token varies by {spread:.0f} % over these lengths")
@@ -84,6 +95,14 @@ def measure(
         batch = max(1, min(tokens, _PEER_TOKENS) // length)
         _add_mambapy(result, batch, length, d_model, n_layer, precision, speeds[length])
     return result
+
+
+def _plain(model: nn.Module, device: torch.device) -> nn.Module:
+    """The Transformer `model`, written plainly."""
+    layers: Any = model.backbone.layers  # pyright: ignore[reportAttributeAccessIssue]
+    d_ff, d_model = layers[0].mlp.fc1.weight.shape
+    with device:
+        return PlainTransformer(VOCABULARY, d_model, len(layers), layers[0].mixer.n_head, d_ff)
 
 
 def _memory(name: str, length: int, batch: int, d_model: int, n_layer: int) -> int:

@@ -80,9 +80,11 @@ def test_training_steps_are_measured(monkeypatch, capsys):
     assert "not measured: mambapy: not installed (no mambapy)" in out
     found = json.loads(Path("found/train-cpu.json").read_text())
     names = [(row["batch x length"], row["contender"]) for row in found["rows"]]
-    assert names == [(b, m) for b in ("8 x 8", "4 x 16") for m in ("mamba", "transformer")]
+    expected = [(b, m) for b in ("8 x 8", "4 x 16") for m in ("mamba", "transformer")]
+    assert names == [*expected[:2], ("8 x 8", "plain stack"), *expected[2:]]
     assert found["rows"][0]["memory MB"] == 5
-    assert "varies by" in found["notes"][1]
+    assert "as fast as plain layers" in found["notes"][1]
+    assert "varies by" in found["notes"][2]
 
 
 @pytest.mark.parametrize(
