@@ -61,7 +61,7 @@ def test_four_methods_make_a_task(task):
     task.loss(model, batch).backward()
     assert model.table.weight.grad is not None
     assert task.name == "text"
-    assert task.items_per_batch == 4
+    assert task.items_per_batch == 4 * task.spec.seq_len
     assert task.fingerprint() == {}
     assert task.assets() == {}
 
