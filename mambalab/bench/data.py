@@ -63,8 +63,9 @@ def _row(name: str, device: torch.device, seconds: float, data_dir: str) -> dict
         return task.batch(next(position))
 
     def step() -> None:
+        examples = batch()
         with runtime.autocast(device, precision):
-            loss = task.loss(model, batch())
+            loss = task.loss(model, examples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -163,11 +163,10 @@ class _Sitting:
                 )
             stack.enter_context(self.signals)
             try:
-                result = self.trainer.run()
+                self._ended(self.trainer.run())
             except BaseException as error:
                 self._failed(error)
                 raise
-            self._ended(result)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Take hold of the folder, and write down what this run is."""
@@ -190,6 +189,8 @@ class _Sitting:
         self.facts["maximize"] = self.task.maximize
         self.facts["data"] = self.task.fingerprint()
         self.facts["started"] = noted.get("started", round(time.time(), 3))
+        if "test" in noted:  # stays, however this sitting ends, until other weights are tested
+            self.facts["test"] = noted["test"]
         started = {**noted, **self.facts, "status": "RUNNING"}
         started.pop("reason", None)
         run_folder.write_json(summary, {**started, **process.identity()})

@@ -12,7 +12,9 @@ from mambalab.errors import UserError
 from mambalab.models.settings import DropoutSettings, ModelSettings
 from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
 from mambalab.tasks.settings import (
+    ClassificationSettings,
     FolderSettings,
+    ImageSettings,
     InductionHeadsSettings,
     PairSettings,
     PatchSettings,
@@ -108,7 +110,7 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
     target = task.get("_target_")
     if target in TASK_SETTINGS:
         return TASK_SETTINGS[target]
-    for cls in TASK_SETTINGS.values():
+    for cls in (*TASK_SETTINGS.values(), ClassificationSettings, ImageSettings):
         if set(task) == {f.name for f in fields(cls)}:
             return cls
     return TaskSettings

@@ -15,7 +15,7 @@ from mambalab.ops.cpu_conv_kernels import (
     build_forward,
     forward_scratch,
 )
-from mambalab.ops.cpu_runtime import Kernel
+from mambalab.ops.cpu_runtime import Kernel, empty
 from mambalab.ops.cpu_simd import LANES
 from mambalab.ops.torch_conv import Gradients
 
@@ -70,7 +70,7 @@ def forward(
     batch, length, d_inner = x.shape
     x, weight, before = _rows(x), weight.contiguous(), _time_first(initial_state)
     bias = None if bias is None else bias.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     args = _described(x, weight, bias, before, silu, y)
     tasks = batch * -(-length // ROWS)
     _FORWARD.run(args, tasks, forward_scratch(d_inner, weight.shape[1]), x.numel() > _SMALL)
@@ -93,10 +93,10 @@ def backward(
     )  # fmt: skip
     bias = None if bias is None else bias.contiguous()
     tasks, strips = batch * -(-length // ROWS), -(-d_inner // LANES)
-    grad_x = torch.empty(x.shape, dtype=x.dtype)
-    grad_before = None if before is None else torch.empty(before.shape)
-    grad_weight = torch.empty((tasks, strips, taps, LANES))
-    grad_bias = torch.empty((tasks, strips, LANES))
+    grad_x = empty(x.shape, x.dtype)
+    grad_before = None if before is None else empty(before.shape)
+    grad_weight = empty((tasks, strips, taps, LANES))
+    grad_bias = empty((tasks, strips, LANES))
     args = _described(x, weight, bias, before, silu, grad_y)._replace(
         grad_x=grad_x.data_ptr(),
         grad_before=0 if grad_before is None else grad_before.data_ptr(),
@@ -107,7 +107,7 @@ def backward(
     by_channel = grad_weight.sum(0).transpose(1, 2).flatten(0, 1)  # (strips * LANES, K)
     grad_state = None
     if initial_state is not None and grad_before is not None:
-        grad_state = torch.empty(initial_state.shape, dtype=initial_state.dtype)
+        grad_state = empty(initial_state.shape, initial_state.dtype)
         grad_state.copy_(grad_before.transpose(1, 2))
     return Gradients(
         x=grad_x,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mambalab.ops.cpu_runtime import Kernel
+from mambalab.ops.cpu_runtime import Kernel, empty
 from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
@@ -165,6 +165,10 @@ _BACKWARD = Kernel(build_backward, NormArgs._fields)
 _SCRATCH = (LANES + 2) * _V
 
 
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
 def _described(x: Tensor, weight: Tensor, eps: Tensor, y: Tensor) -> NormArgs:
     width = x.shape[-1]
     return NormArgs(
@@ -181,8 +185,8 @@ def _described(x: Tensor, weight: Tensor, eps: Tensor, y: Tensor) -> NormArgs:
 
 def forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Y (..., D) of `dtype` from x (..., D), each float32 or bfloat16, and weight (D,) float32."""
-    x, weight, small = x.contiguous(), weight.contiguous(), torch.tensor(eps)
-    y = torch.empty(x.shape, dtype=dtype)
+    x, weight, small = x.contiguous(), weight.contiguous(), _scalar(eps)
+    y = empty(x.shape, dtype)
     args = _described(x, weight, small, y)
     _FORWARD.run(args, -(-args.rows // ROWS), _SCRATCH, x.numel() > _SMALL)
     return y
@@ -190,12 +194,12 @@ def forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor
 
 def backward(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of x, in its dtype, and of weight, float32, from that of y (..., D)."""
-    x, weight, small = x.contiguous(), weight.contiguous(), torch.tensor(eps)
+    x, weight, small = x.contiguous(), weight.contiguous(), _scalar(eps)
     grad_y = grad_y.contiguous()
     args = _described(x, weight, small, grad_y)
     tasks = -(-args.rows // ROWS)
-    grad_x = torch.empty(x.shape, dtype=x.dtype)
-    parts = torch.empty(tasks, -(-args.width // LANES) * LANES)
+    grad_x = empty(x.shape, x.dtype)
+    parts = empty((tasks, -(-args.width // LANES) * LANES))
     args = args._replace(grad_x=grad_x.data_ptr(), grad_weight=parts.data_ptr())
     _BACKWARD.run(args, tasks, _SCRATCH, x.numel() > _SMALL)
     return grad_x, parts.sum(0)[: args.width].contiguous()

@@ -59,6 +59,11 @@ def _sources() -> int:
     return int.from_bytes(digest.digest()[:7], "little")
 
 
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Memory of a kernel's on the CPU, whatever torch's default type and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 class _Announce(event.Listener):
     """Says on stderr, once in a process, that a compilation has begun."""
 
@@ -130,7 +135,7 @@ class Kernel:
         call = self.load()
         threads = min(torch.get_num_threads(), tasks) if parallel and not _forked else 1
         scratch_bytes += -scratch_bytes % _CACHE_LINE
-        memory = torch.empty(threads * scratch_bytes + 2 * _CACHE_LINE, dtype=torch.uint8)
+        memory = empty((threads * scratch_bytes + 2 * _CACHE_LINE,), torch.uint8)
         scratch = memory.data_ptr() + 2 * _CACHE_LINE - 1
         scratch -= scratch % _CACHE_LINE
         tickets = array("q", (0, 0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mambalab.ops import cpu_scan_backward, cpu_scan_forward
-from mambalab.ops.cpu_runtime import Kernel
+from mambalab.ops.cpu_runtime import Kernel, empty
 from mambalab.ops.cpu_scan_layout import CHUNK, ScanArgs, padded_states, strips_per_group
 from mambalab.ops.cpu_simd import LANES
 from mambalab.ops.torch_scan import Gradients
@@ -109,11 +109,11 @@ def forward(
     D, delta_bias, initial_state = (
         None if x is None else x.contiguous() for x in (D, delta_bias, initial_state)
     )
-    y = torch.empty(u.shape, dtype=u.dtype)
-    state = torch.empty((batch, d_inner, d_state))
+    y = empty(u.shape, u.dtype)
+    state = empty((batch, d_inner, d_state))
     kept = None
     if save_states:
-        kept = torch.empty(states_shape(batch, length, d_inner, d_state, groups))
+        kept = empty(states_shape(batch, length, d_inner, d_state, groups))
     strips = strips_per_group(d_inner, groups)
     pack = _pack(batch, groups, strips)
     args = _described(
@@ -156,13 +156,13 @@ def backward(
     pack = _pack(batch, groups, strips)
     packs = -(-strips // pack)
 
-    grad_u, grad_delta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
-    grad_z = None if z is None else torch.empty(z.shape, dtype=z.dtype)
-    grad_initial = torch.empty((batch, d_inner, d_state))
+    grad_u, grad_delta = (empty(u.shape, u.dtype) for _ in range(2))
+    grad_z = None if z is None else empty(z.shape, z.dtype)
+    grad_initial = empty((batch, d_inner, d_state))
     by_strip = (batch, groups, strips)
-    grad_A = torch.empty((*by_strip, padded_states(d_state), LANES))
-    grad_D, grad_bias = torch.empty((*by_strip, LANES)), torch.empty((*by_strip, LANES))
-    grad_B, grad_C = torch.empty((packs, *B.shape)), torch.empty((packs, *C.shape))
+    grad_A = empty((*by_strip, padded_states(d_state), LANES))
+    grad_D, grad_bias = empty((*by_strip, LANES)), empty((*by_strip, LANES))
+    grad_B, grad_C = empty((packs, *B.shape)), empty((packs, *C.shape))
 
     args = _described(
         u, delta, A, B, C, D, z, delta_bias, grad_y, grad_initial, grad_state, kept,

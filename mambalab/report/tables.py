@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WRITTEN = 12  # classes up to which the cells of a confusion picture have room for numbers
+_NAME = 24  # characters of a class's name that are shown
 _PRINTED = 20  # classes up to which a confusion table fits a terminal
 
 
@@ -63,16 +64,17 @@ def text(table: dict[str, Any]) -> str:
         return _columns([(table["x_label"], table["y_label"]), *rows])
     if len(table["classes"]) > _PRINTED:
         return ""
+    classes = [_short(name) for name in table["classes"]]
     rows = [
         (name, *(str(n) for n in row), f"{row[i] / max(1, sum(row)):.4f}")
-        for i, (name, row) in enumerate(zip(table["classes"], table["counts"], strict=True))
+        for i, (name, row) in enumerate(zip(classes, table["counts"], strict=True))
     ]
-    return _columns([("true, taken for", *table["classes"], "right"), *rows])
+    return _columns([("true, taken for", *classes, "right"), *rows])
 
 
 def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
     """Share of each true class (row) taken for each class; counts in the cells if they fit."""
-    classes, counts = table["classes"], table["counts"]
+    classes, counts = [_short(name) for name in table["classes"]], table["counts"]
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     few = len(classes) <= _WRITTEN
@@ -82,8 +84,9 @@ def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
             axes.text(j, i, f"{n:,}" if n else "", ha="center", va="center", color=colour, size=8)
     if len(classes) <= 40:
         long = max(map(len, classes)) > 2
-        axes.set_xticks(range(len(classes)), classes, rotation=45 if long else 0)
-        axes.set_yticks(range(len(classes)), classes)
+        turn = 45 if long else 0
+        axes.set_xticks(range(len(classes)), classes, rotation=turn, parse_math=False)
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set_xlabel("taken for")
     axes.set_ylabel("true class")
     axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
@@ -105,6 +108,14 @@ def _curve(axes: "Axes", table: dict[str, Any]) -> None:
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+
+
+def _short(name: str) -> str:
+    """A class's name, cut to fit, without what is no Unicode (file names of other encodings) and
+    what would steer a terminal."""
+    name = name.encode("utf-8", "replace").decode()
+    name = "".join(c if c.isprintable() else "?" for c in name)
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
 def _columns(lines: list[tuple[str, ...]]) -> str:

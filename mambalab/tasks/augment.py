@@ -68,15 +68,15 @@ def _maps(settings: AugmentSettings, drawn: np.ndarray, height: int, width: int)
 
 def _warp(images: Tensor, maps: Tensor) -> Tensor:
     """Bilinear look-up of every pixel of the result through its image's map."""
-    batch, _, height, width = images.shape
-    y = torch.arange(height, device=images.device, dtype=images.dtype) - (height - 1) / 2
+    _, _, height, width = images.shape
+    y = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] - (height - 1) / 2
     x = torch.arange(width, device=images.device, dtype=images.dtype) - (width - 1) / 2
-    here = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-    here = F.pad(here.view(-1, 2), (0, 1), value=1.0)  # (pixels, 3): x, y, 1
-    there = here @ maps.transpose(1, 2)
-    place = there[..., :2] / there[..., 2:]
-    place = place * torch.tensor([2 / width, 2 / height], device=place.device)  # -1 .. 1: edges
-    grid = place.view(batch, height, width, 2)
+    # Written out rather than as a matrix product, which TF32 or autocast would round.
+    across, down, depth = (
+        m[:, 0] * x + m[:, 1] * y + m[:, 2] for m in maps[..., None, None].unbind(1)
+    )
+    places = (across / depth * (2 / width), down / depth * (2 / height))  # -1 .. 1: the edges
+    grid = torch.stack(places, dim=-1)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
@@ -93,7 +93,7 @@ def _kept(p: float, drawn: np.ndarray, height: int, width: int, device: torch.de
     hit = drawn[0] < p
     edges = np.stack((top, top + tall, left, left + wide)).round()
     edges[1::2] = np.where(hit, edges[1::2], -1.0)  # a rectangle that ends before it begins
-    low_y, high_y, low_x, high_x = torch.from_numpy(edges).to(device)[..., None]
+    low_y, high_y, low_x, high_x = torch.from_numpy(edges).float().to(device)[..., None]
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
     rows, columns = (y >= low_y) & (y < high_y), (x >= low_x) & (x < high_x)
     return (~(rows[:, :, None] & columns[:, None, :])).float()[:, None]

@@ -14,6 +14,8 @@ from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
 from mambalab.tasks.settings import ClassificationSettings
 
+_LONGEST = 80  # characters of a class's name in a metric's
+
 Inputs = tuple[Tensor, Tensor | None]
 """What a classifier is called with: the sequences, and where each ends (None = none is padded)."""
 
@@ -68,7 +70,10 @@ class ClassificationTask(Task):
         """Mean cross-entropy in nats, with label smoothing: a float32 scalar."""
         (sequences, lengths), labels = batch
         logits = model(sequences, lengths).float()
-        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        smoothing = getattr(
+            self.settings, "label_smoothing", 0.0
+        )  # a task of one's own may lack it
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
         """Loss and accuracy of a whole split."""
@@ -108,8 +113,9 @@ def _index(rows: np.ndarray, like: Tensor) -> Tensor:
 
 def metric_names(classes: Sequence[str]) -> list[str]:
     """Names of classes as parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
-    becomes `_`; where that makes two the same, all get their number."""
+    becomes `_`, what is long is cut; where that makes two the same, all get their number."""
     names = ["".join(c if c.isalnum() or c in "_-." else "_" for c in text) for text in classes]
-    if len(set(names)) == len(names) and all(names):
+    names = [name[:_LONGEST] if name.strip(".") else "_" for name in names]
+    if len(set(names)) == len(names):
         return names
     return [f"{number}_{name}" for number, name in enumerate(names)]

@@ -20,8 +20,9 @@ class ImageFolderTask(PatchTask):
     """Any folder with a sub-folder of images (JPEG, PNG, ...) for each class.
 
     Images are scaled so that their shorter side is `task.image_size` and cropped to the middle
-    square. If the folder has sub-folders `train` and `test` with the classes inside, these are the
-    splits; otherwise `task.test_size` images, chosen once for all runs, are the test split.
+    square. If the folder has a sub-folder `train` with the classes inside, and `val` or `test` or
+    both beside it, these are the splits; what is missing of them, and all splits otherwise, are
+    images held out at random, the same in every run: `task.val_size`, `task.test_size`.
     """
 
     settings: FolderSettings
@@ -38,31 +39,46 @@ class ImageFolderTask(PatchTask):
         if not path.is_dir():
             raise UserError(f"there is no folder {path.absolute()} (task.path)")
         source = {"path": str(path.absolute())}
-        if (path / "train").is_dir() and (path / "test").is_dir():
-            classes, train = self._folder(path / "train")
-            others, test = self._folder(path / "test")
-            if classes != others:
-                odd = sorted(set(classes) ^ set(others))
-                raise UserError(f"{path}: train and test differ in their classes: {odd[0]}")
-            return ImageData(classes, train, test, source)
-        classes, images = self._folder(path)
-        held_out, total = self.settings.test_size, len(images.labels)
-        if held_out >= total:
-            raise UserError(f"task.test_size={held_out}: {path} holds only {total:,} images")
-        order = permutation(0, 0, total, "test")
-        test, train = images.rows(order[:held_out]), images.rows(order[held_out:])
-        return ImageData(classes, train, test, source)
+        parts = _splits(path)
+        classes, train = self._folder(parts.get("train", path))
+        found: dict[str, Images] = {}
+        for split in ("val", "test"):
+            if split in parts:
+                others, found[split] = self._folder(parts[split])
+                if others != classes:
+                    odd = sorted(set(classes) ^ set(others))[0]
+                    raise UserError(f"{path}: train and {split} differ in their classes: {odd}")
+        if "test" not in found:
+            held_out, total = self.settings.test_size, len(train.labels)
+            if held_out >= total:
+                raise UserError(f"task.test_size={held_out}: {path} holds only {total:,} images")
+            order = permutation(0, 0, total, "test")
+            found["test"], train = train.rows(order[:held_out]), train.rows(order[held_out:])
+        return ImageData(classes, train, found["test"], source, found.get("val"))
 
     def _folder(self, path: Path) -> tuple[list[str], Images]:
         from torchvision.datasets import ImageFolder
 
+        class Visible(ImageFolder):
+            """Without the folders that file managers and notebooks leave behind."""
+
+            def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+                every, _ = super().find_classes(directory)
+                names = [name for name in every if not name.startswith((".", "__"))]
+                return names, {name: label for label, name in enumerate(names)}
+
         try:
-            found = ImageFolder(str(path))
+            found = Visible(str(path))
         except (FileNotFoundError, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"{path}: {reason}; put a sub-folder of images there for each class"
             ) from None
+        if len(found.classes) < 2:
+            raise UserError(
+                f"{path}: {len(found.classes)} sub-folder with images, at least two classes are "
+                "needed"
+            )
         side = self.settings.image_size
         size = len(found.samples) * 3 * side * side
         if size > _MOST:
@@ -78,13 +94,28 @@ class ImageFolderTask(PatchTask):
         return list(found.classes), Images(pixels, labels)
 
 
+def _splits(path: Path) -> dict[str, Path]:
+    """Sub-folders that are splits rather than classes: `train` with at least one other."""
+    names = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+    found = {names.get(p.name.lower(), p.name.lower()): p for p in path.iterdir() if p.is_dir()}
+    parts = {name: found[name] for name in ("train", "val", "test") if name in found}
+    return parts if "train" in parts and len(parts) > 1 else {}
+
+
 def _load(file: str, side: int) -> torch.Tensor:
     """An image file as (3, side, side) uint8: shorter side scaled, middle cropped."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side))
+            if image.mode.startswith("I;16"):  # convert() would clip all but the darkest to white
+                deep = np.asarray(image).astype(np.uint16)
+                upright = Image.fromarray((deep >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise UserError(f"{file} has 32 bits a pixel: convert it to 8 bits")
+            else:
+                upright = ImageOps.exif_transpose(image)
+            fitted = ImageOps.fit(upright.convert("RGB"), (side, side))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} cannot be read as an image ({error}): mend or remove it") from None
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)

@@ -45,15 +45,18 @@ class ImageData:
 
     Attributes:
         classes: names of the labels.
-        train: from which `val_size` images are held out at random, the same in every run.
+        train: from which `val_size` images are held out at random, the same in every run, unless
+            there is `val`.
         test: for the final test.
         source: where the images came from, for the record of the run.
+        val: the validation split, if the data have one of their own.
     """
 
     classes: Sequence[str]
     train: Images
     test: Images
     source: dict[str, str]
+    val: Images | None = None
 
 
 class ImageTask(ClassificationTask):
@@ -96,7 +99,7 @@ class ImageTask(ClassificationTask):
         data = self.read()
         _, channels, height, width = data.train.pixels.shape
         self.check_shape(height, width)
-        held_out, total = self.settings.val_size, len(data.train.labels)
+        held_out, total = 0 if data.val else self.settings.val_size, len(data.train.labels)
         if held_out >= total:
             raise UserError(
                 f"task.val_size={held_out}: {self.name} has only {total:,} training images"
@@ -106,8 +109,9 @@ class ImageTask(ClassificationTask):
         kept = rest[: int(len(rest) * self.data_fraction)]
         if not len(kept):
             raise UserError(f"data_fraction={self.data_fraction}: no training image is left")
-        parts = {"train": data.train.rows(kept), "val": data.train.rows(val), "test": data.test}
-        sample = min(held_out, len(kept))
+        parts = {"train": data.train.rows(kept), "test": data.test}
+        parts["val"] = data.val or data.train.rows(val)
+        sample = min(len(parts["val"].labels), len(kept))
         parts["train_sample"] = parts["train"].rows(np.arange(sample))
         self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
         self.labels = {name: part.labels.to(device) for name, part in parts.items()}
@@ -190,7 +194,7 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
 def _digest(data: ImageData) -> str:
     """sha256 of everything a model is trained and scored on."""
     digest = hashlib.sha256(repr([list(data.classes), data.train.pixels.shape[1:]]).encode())
-    for images in (data.train, data.test):
+    for images in filter(None, (data.train, data.test, data.val)):
         digest.update(images.pixels.contiguous().numpy().data)
         digest.update(images.labels.contiguous().numpy().data)
     return digest.hexdigest()

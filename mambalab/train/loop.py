@@ -162,8 +162,9 @@ class Trainer:
     # -- one step -----------------------------------------------------------------------------
 
     def _loss(self, position: int) -> Tensor:
+        batch = self.task.batch(position)  # outside autocast: data are the same in any precision
         with runtime.autocast(self.device, self.precision):
-            return self.task.loss(self.compute, self.task.batch(position))
+            return self.task.loss(self.compute, batch)
 
     def _train_step(self) -> None:
         rate = learning_rate(self.optim, self.step, self.progress())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mambalab import cli
+from mambalab.errors import UserError
 from mambalab.train import session
 from tests.commands.test_train import only_run, rows, summary
 
@@ -79,6 +80,43 @@ def test_training_further_tests_only_other_weights():
     assert facts["best"]["step"] > 8, "it learned more"
     assert steps == [8, facts["best"]["step"]]
     assert facts["test"]["times"] == 2
+
+
+def test_a_test_result_survives_a_sitting_that_is_stopped(monkeypatch):
+    run_dir = train("trainer.max_steps=8")
+    before = summary(run_dir)["test"]
+    with monkeypatch.context() as patch:
+        patch.setattr(session.StopSignals, "requested", lambda _: "SIGTERM")
+        assert cli.main(["train", *DIGITS, "trainer.max_steps=24"]) == 143
+    assert summary(run_dir)["test"] == before
+    train("trainer.max_steps=24")
+    assert summary(run_dir)["test"]["times"] == 2
+    assert [row["step"] for row in of_the_test(run_dir)] == [
+        before["step"],
+        summary(run_dir)["best"]["step"],
+    ]
+
+
+def test_an_error_in_the_final_test_is_the_runs_own(monkeypatch, capsys):
+    def broken(*_):
+        raise UserError("the test split is gone")
+
+    monkeypatch.setattr("mambalab.tasks.base.Task.examine", broken)
+    assert cli.main(["train", *DIGITS, "trainer.max_steps=8"]) == 1
+    facts = summary(only_run(Path.cwd()))
+    assert (facts["status"], facts["reason"]) == ("FAILED", "the test split is gone")
+    assert facts["step"] == 8
+    assert facts["best"]["step"] == 8
+
+
+def test_classes_of_any_name_are_tested_and_drawn():
+    names = ["$_$", "..", "x" * 300, "a b"]
+    rows_ = [f"{name}\tone {n}\ttwo" for n in range(20) for name in names]
+    Path("odd.tsv").write_text("\n".join(rows_) + "\n")
+    words = [o for o in DIGITS if not o.startswith("task")]
+    words += ["task=pairs", "task.path=odd.tsv", "task.max_bytes=20", "trainer.max_steps=2"]
+    assert cli.main(["train", *words]) == 0
+    assert len(summary(only_run(Path.cwd()))["test"]) >= 4
 
 
 def test_a_run_that_was_stopped_is_not_tested(monkeypatch):

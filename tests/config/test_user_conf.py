@@ -4,7 +4,7 @@ import pytest
 
 from mambalab.config import compose, resolve_target, search, typed
 from mambalab.errors import UserError
-from mambalab.tasks.settings import TaskSettings, TextSettings
+from mambalab.tasks.settings import ClassificationSettings, TaskSettings, TextSettings
 
 TASK = "name: mine\n_target_: my_module.MyTask\nbatch_size: 3\neval_batch_size: 4\n"
 
@@ -95,3 +95,14 @@ def test_a_vanished_working_directory(tmp_path, monkeypatch):
     gone.rmdir()
     with pytest.raises(UserError, match="working directory no longer exists"):
         compose("train", [])
+
+
+def test_a_task_of_ones_own_may_build_on_what_a_kind_of_task_shares(write):
+    text = "defaults: [_classification, _self_]\nname: mine\n_target_: my_module.MyTask\n"
+    write("conf/task/mine.yaml", text)
+    cfg = typed(compose("train", ["task=mine", "task.label_smoothing=0.1"]))
+    assert isinstance(cfg.task, ClassificationSettings)
+    assert cfg.task.label_smoothing == 0.1
+    write("conf/task/mine.yaml", text.replace("_classification", "_images") + "val_size: 3\n")
+    cfg = typed(compose("train", ["task=mine", "task.augment.flip=true"]))
+    assert cfg.task.augment.flip

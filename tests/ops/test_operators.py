@@ -161,3 +161,27 @@ def test_the_short_way_and_the_dispatcher_agree(monkeypatch):
         assert torch.equal(one, other)
     with pytest.raises(AssertionError, match="the dispatcher was asked"), LiveBytes():
         both()
+
+
+def test_torchs_default_type_does_not_matter():
+    case = cast(scan_case(2, 40, 20, 3), torch.float32)
+
+    def layer(u, delta, A, B, C, D, z, delta_bias, initial_state):
+        u = causal_conv1d(u, torch.ones(20, 4, dtype=u.dtype), activation="silu")
+        return selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, True, initial_state, return_final_state=True
+        )
+
+    def everything():
+        leaves = [x.detach().requires_grad_() for x in case.values()]
+        outputs = layer(*leaves)
+        grads = torch.autograd.grad(outputs, leaves, [2 * x.detach() for x in outputs])
+        return [*outputs, *grads]
+
+    expected = everything()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -145,3 +145,15 @@ def test_the_layer_gives_what_the_product_behind_it_needs():
         assert norm(x).dtype == BF16
         assert last(x).dtype == F32
         assert torch.equal(norm(x), last(x).bfloat16())
+
+
+def test_torchs_default_type_does_not_matter():
+    x, weight, grad_y = case((3, 20), F32, F32)
+    x = x * 1e-3  # eps counts
+    expected = results(lambda x, w: rms_norm(x, w, 1e-5, F32), x, weight, grad_y)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = results(lambda x, w: rms_norm(x, w, 1e-5, F32), x, weight, grad_y)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

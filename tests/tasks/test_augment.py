@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from mambalab.tasks.augment import augment
 from mambalab.tasks.sampling import uniform
+from mambalab.tasks.settings import AugmentSettings
 from tests.tasks.toys import OFF
 
 EVERYTHING = dataclasses.replace(
@@ -173,3 +174,11 @@ def test_small_images_survive():
     for size in ((1, 1), (2, 8), (8, 8)):
         after = augment(images(50, 1, *size), EVERYTHING, 0, 0)
         assert torch.isfinite(after).all()
+
+
+def test_autocast_does_not_move_a_pixel():
+    every = AugmentSettings(flip=True, crop=4, rotation=15.0, perspective=0.3, erasing=0.5)
+    pictures = images(8, 3, 64, 64)
+    plain = augment(pictures, every, 0, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(augment(pictures, every, 0, 1), plain)

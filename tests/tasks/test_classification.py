@@ -133,7 +133,9 @@ def test_a_batch_larger_than_the_data_goes_round_inside_it(make):
         (["hot dog", "été-1.5"], ["hot_dog", "été-1.5"]),
         (["a b", "a_b", "c"], ["0_a_b", "1_a_b", "2_c"]),
         (["same", "same"], ["0_same", "1_same"]),
-        (["", "x"], ["0_", "1_x"]),
+        (["", "x"], ["_", "x"]),
+        (["..", "."], ["0__", "1__"]),
+        (["x" * 300, "y"], ["x" * 80, "y"]),
         (["a/b"], ["a_b"]),
     ],
 )

@@ -155,3 +155,53 @@ def test_sizes_that_do_not_fit_are_told(fill, make, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_MOST", 18 * 3 * 64 - 1)
     with pytest.raises(UserError, match=r"use a smaller task\.image_size"):
         make()
+
+
+@pytest.mark.parametrize("name", ["val", "Validation"])
+def test_a_folder_for_validation_is_used(fill, make, tmp_path, name):
+    fill(tmp_path / "train", 6)
+    fill(tmp_path / name, 3)
+    task = make()
+    sizes = {split: len(labels) for split, labels in task.labels.items()}
+    assert sizes == {"train": 14, "val": 9, "test": 4, "train_sample": 9}
+    assert task.classes == ["blue", "green", "red"]
+    assert all(of_class(task, split) for split in task.splits)
+    fill(tmp_path / "test", 2)
+    task = make()
+    assert {s: len(labels) for s, labels in task.labels.items()} == {
+        "train": 18, "val": 9, "test": 6, "train_sample": 9,
+    }  # fmt: skip
+    before = task.fingerprint()
+    fill(tmp_path / name, 4)
+    assert make().fingerprint() != before, "validation images belong to the data"
+
+
+def test_folders_of_file_managers_are_no_classes(fill, make, tmp_path):
+    fill(tmp_path)
+    for name in (".thumbs", "__MACOSX"):
+        fill(tmp_path, 1, {name: (0, 0, 0)})
+    assert make().classes == ["blue", "green", "red"]
+
+
+def test_one_class_is_not_enough(fill, make, tmp_path):
+    fill(tmp_path, 6, {"blue": (0, 0, 255)})
+    with pytest.raises(UserError, match="at least two classes"):
+        make()
+
+
+def test_16_bits_a_pixel_keep_their_brightness(fill, make, tmp_path):
+    for name, value in (("dark", 0x2000), ("light", 0xC000)):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            grey = np.full((8, 8), value + number, dtype=np.uint16)
+            Image.fromarray(grey).save(tmp_path / name / f"{number}.png")
+    task = make(test_size=2, val_size=2)
+    for label, value in ((0, 0x20), (1, 0xC0)):
+        assert task.pixels["train"][task.labels["train"] == label].eq(value).all()
+
+
+def test_32_bits_a_pixel_are_refused(fill, make, tmp_path):
+    fill(tmp_path)
+    Image.new("F", (8, 8)).save(tmp_path / "red" / "float.tiff")
+    with pytest.raises(UserError, match="32 bits a pixel"):
+        make()
