@@ -41,6 +41,11 @@ class ImageFolderTask(PatchTask):
         source = {"path": str(path.absolute())}
         parts = _splits(path)
         classes, train = self._folder(parts.get("train", path))
+        if len(classes) < 2:
+            raise UserError(
+                f"{parts.get('train', path)}: one sub-folder, {classes[0]}, has images; at least "
+                "two classes are needed"
+            )
         found: dict[str, Images] = {}
         for split in ("val", "test"):
             if split in parts:
@@ -74,11 +79,6 @@ class ImageFolderTask(PatchTask):
             raise UserError(
                 f"{path}: {reason}; put a sub-folder of images there for each class"
             ) from None
-        if len(found.classes) < 2:
-            raise UserError(
-                f"{path}: {len(found.classes)} sub-folder with images, at least two classes are "
-                "needed"
-            )
         side = self.settings.image_size
         size = len(found.samples) * 3 * side * side
         if size > _MOST:
