@@ -91,6 +91,9 @@ def _facts(
         choice = scan_backend.describe(settings.model.scan_backend.value, device, dtype)
         facts["backend"] = choice.backend
         facts["passed_over"] = choice.passed_over
+    ours = assemble.is_ours(settings.model._target_) and device.type == "cpu"
+    if ours and (why := scan_backend.obstacle("cpu", device, dtype)):
+        facts.setdefault("passed_over", {})["cpu"] = why  # the norms of every model use them
     return facts
 
 
@@ -208,7 +211,7 @@ class _Sitting:
         scan = f", scan {facts['backend']}" if "backend" in facts else ""
         lines.append(f"device: {facts['device']}, {facts['precision']}{scan}")
         for name, why in facts.get("passed_over", {}).items():
-            lines.append(f"slower than it could be: the {name} scan is not used: {why}")
+            lines.append(f"slower than it could be: the {name} kernels are not used: {why}")
         lines.append(f"run: {self.run_dir}")
         return lines
 

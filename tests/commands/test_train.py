@@ -333,3 +333,12 @@ def test_jsonl_tracking_does_not_import_mlflow(folder):
     command = [sys.executable, "-c", code, "train", *TINY, "tracking=jsonl"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("model", ["mamba", "transformer"])
+def test_kernels_that_cannot_run_are_announced_and_recorded(folder, capsys, monkeypatch, model):
+    monkeypatch.setattr("mambalab.ops.backend._numba_obstacle", lambda: "numba is not here")
+    assert train(f"model={model}", "dropout=none", "trainer.max_steps=2") == 0
+    line = "slower than it could be: the cpu kernels are not used: numba is not here"
+    assert capsys.readouterr().err.count(line) == 1
+    assert summary(only_run(folder))["passed_over"] == {"cpu": "numba is not here"}
