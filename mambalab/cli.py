@@ -11,7 +11,7 @@ from importlib import import_module
 
 from mambalab import __version__
 from mambalab.errors import UserError
-from mambalab.words import FLAGS, SHELLS, VERBS
+from mambalab.words import FLAGS, PATHS, SHELLS, VERBS
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models
@@ -86,6 +86,9 @@ def dispatch(argv: list[str]) -> int:
         return 0
     if verb == "__complete":
         return import_module("mambalab.config.completion").main(rest)
+    if verb == "__job":  # one job of a sweep
+        be_patient()
+        return import_module("mambalab.sweep.worker").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
     arguments = sort(verb, rest)
@@ -136,6 +139,8 @@ def sort(verb: str, rest: list[str]) -> Arguments:
             near = get_close_matches(word, FLAGS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"mambalab {verb} --help lists all"
             raise UsageError(f"{word}: no such flag; {hint}")
+        elif verb in PATHS and os.path.exists(word):  # a sweep's runs have "=" in their names
+            found.words.append(word)
         elif "=" in word or word.startswith("~"):
             found.overrides.append(word)
         else:
@@ -172,12 +177,13 @@ def run(verb: str, arguments: Arguments) -> int:
         if arguments.multirun:
             from mambalab.config import multirun
 
-            sweep = multirun.plan(overrides)
+            plan = multirun.plan(overrides)
             if arguments.show:
-                print("---\n".join(config.to_yaml(cfg) for cfg in sweep.configs), end="")
+                shown = [job.config for job in plan.jobs] or [plan.first]
+                print("---\n".join(map(config.to_yaml, shown)), end="")
                 return 0
         else:
-            sweep = None
+            plan = None
             settings = config.typed(config.compose(verb, overrides))
             if arguments.show:
                 print(config.to_yaml(settings), end="")
@@ -186,10 +192,17 @@ def run(verb: str, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    # Threads that spin at every barrier make a step several times slower as soon as another
-    # process wants a core; OpenMP reads this when torch is imported.
+    be_patient()
+    if plan is not None:
+        plan.command = arguments.overrides
+        return import_module("mambalab.sweep.run").run(plan)
+    return import_module(f"mambalab.commands.{verb}").run(settings)
+
+
+def be_patient() -> None:
+    """Let OpenMP's threads sleep while they wait; it reads this when torch is imported.
+
+    Threads that spin at every barrier make a step several times slower as soon as another process
+    wants a core.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    command = import_module(f"mambalab.commands.{verb}").run
-    if sweep is not None:
-        return sweep.run(command)
-    return command(settings)

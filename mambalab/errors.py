@@ -8,3 +8,10 @@ class UserError(Exception):
     it without a traceback and exits with a non-zero status; as a library it is an ordinary
     exception.
     """
+
+
+class NotApplicableError(UserError):
+    """Settings that are right each by itself and make no sense together.
+
+    One run with them is refused; a sweep leaves that combination out and says so.
+    """

@@ -25,6 +25,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MLFLOW = "mlflow_run.json"
 LOCK = ".lock"
+SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
 Row = tuple[int, dict[str, float | None]]
 
@@ -132,10 +133,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def hold(run_dir: Path) -> Iterator[None]:
+def hold(run_dir: Path, doing: str = "recording or sending this run") -> Iterator[None]:
     """Be the only one who records or sends this run, until the context or the process ends.
 
     On a file system without locks the guard is absent and nothing else changes.
+
+    Args:
+        run_dir: the folder.
+        doing: completes "another process is ...".
 
     Raises:
         UserError: if another living process holds the folder, or it cannot be written.
@@ -143,14 +148,13 @@ def hold(run_dir: Path) -> Iterator[None]:
     try:
         descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write to the run folder {run_dir}: {error.strerror}") from error
+        raise UserError(f"cannot write to the folder {run_dir}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{run_dir} is in use: another process is recording or sending this run; "
-                f"wait until it ends, or stop it"
+                f"{run_dir} is in use: another process is {doing}; wait until it ends, or stop it"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

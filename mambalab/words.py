@@ -3,14 +3,16 @@
 VERBS = {
     "train": "train a model on a task",
     "runs": "list runs: status, task, model, best metric, path",
+    "compare": "compare runs over seeds: tables, verdicts, pictures",
     "eval": "score a trained model on a split",
     "generate": "let a trained language model write",
     "data": "list, fetch or verify data sets",
-    "bench": "measure scan, train or data against what others offer",
+    "bench": "measure scan, training, data or recording",
     "sync": "send recorded runs to MLflow",
     "doctor": "check this machine: what works, what is missing",
     "ui": "look at runs in MLflow's pages",
     "completion": "print the completion script of a shell",
 }
+PATHS = ("sync", "compare")  # verbs after which paths of runs follow
 SHELLS = ("bash", "zsh", "fish")
 FLAGS = ("--help", "--cfg", "--multirun")

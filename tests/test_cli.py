@@ -75,7 +75,7 @@ def test_version(capsys):
         ("train experiment=quikstart", "did you mean quickstart?"),
         ("train dropout=ssm model=transformer", "no state-space layer"),
         ("train seed=1,2", "several values are a sweep"),
-        ("train -m seed=1,x", "seed=x: expected a whole number (in job seed=x)"),
+        ("train -m seed=1,x", "seed=x: expected a whole number"),
         ("train --hepl", "--hepl: no such flag; did you mean --help?"),
         ("train -x", "-x: no such flag; mambalab train --help lists all"),
         ("train --seed 3", "--seed: no such flag"),
@@ -183,13 +183,21 @@ def test_a_path_that_exists_is_a_run(workdir, capsys):
     assert "did you mean run=outputs?" in capsys.readouterr().err
 
 
-def test_multirun(command, capsys):
+def test_multirun(monkeypatch, capsys):
     seen = []
-    command("train", lambda cfg: seen.append(cfg.seed) or int(cfg.seed == 2))
-    assert cli.main(["train", "-m", "seed=1,2,3"]) == 1
-    assert seen == [1, 2, 3]
-    assert "failed: seed=2" in capsys.readouterr().err
-    assert cli.main(["train", "seed=1,3", "--multirun"]) == 0
+
+    def sweep(plan):
+        seen.append(([job.config.seed for job in plan.jobs], plan.command))
+        return len(seen) - 1
+
+    monkeypatch.setattr("mambalab.sweep.run.run", sweep)
+    assert cli.main(["train", "-m", "seed=1,2,3"]) == 0
+    assert cli.main(["train", "seed=1,3", "--multirun"]) == 1
+    assert seen == [([1, 2, 3], ["seed=1,2,3"]), ([1, 3], ["seed=1,3"])]
+    assert cli.main(["train", "-m", "seed=1,3", "--cfg", "job"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("run_dir: outputs/sweeps/text-") == 2
+    assert len(seen) == 2
 
 
 def run(argv, **options):

@@ -1,8 +1,8 @@
-"""`mambalab bench`: measure the operator, whole training steps, or how fast batches come."""
+"""`mambalab bench`: measure the operator, training steps, batches, or recording."""
 
 from pathlib import Path
 
-from mambalab.bench import data, report, scan, train
+from mambalab.bench import data, report, scan, tracking, train
 from mambalab.commands.settings_bench import Benchmark, BenchSettings, ScanType
 from mambalab.train import runtime
 
@@ -27,6 +27,8 @@ def run(settings: BenchSettings) -> int:
         )
     elif settings.what is Benchmark.data:
         result = data.measure(device, settings.tasks, settings.seconds, settings.data_dir)
+    elif settings.what is Benchmark.tracking:
+        result = tracking.measure(device, settings.processes, settings.metrics)
     else:
         result = train.measure(
             device,

@@ -5,11 +5,14 @@ process works on it.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mambalab import config, run_folder
 from mambalab.errors import UserError
-from mambalab.train import checkpoint
 from mambalab.train.settings import Resume
+
+if TYPE_CHECKING:
+    from mambalab.train import checkpoint
 
 
 def check(settings: config.TrainConfig, run_dir: Path) -> None:
@@ -59,12 +62,14 @@ def finished(settings: config.TrainConfig, run_dir: Path) -> str | None:
     return f"{' and '.join(reached)} reached; give more to go on, or seed=... for another run"
 
 
-def source(settings: config.TrainConfig, run_dir: Path) -> checkpoint.Checkpoint | None:
+def source(settings: config.TrainConfig, run_dir: Path) -> "checkpoint.Checkpoint | None":
     """The checkpoint to go on from, once it is sure that nobody else replaces it meanwhile.
 
     Raises:
         UserError: another process has hold of the folder, or resume=must finds no checkpoint.
     """
+    from mambalab.train import checkpoint  # torch: a sweep asks `finished` without it
+
     if not (run_dir / run_folder.SUMMARY).exists():
         return None
     check_free(run_dir)

@@ -6,6 +6,7 @@ from pathlib import Path
 from mambalab.commands.settings_tracking import RunsSettings
 from mambalab.errors import UserError
 from mambalab.report.collect import RunRecord, find_runs, last_activity, read_run
+from mambalab.report.plain import table
 
 HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", "minutes", "path")
 _RIGHT = {"seed", "steps", "minutes"}
@@ -25,7 +26,7 @@ def run(cfg: RunsSettings) -> int:
         except (UserError, OSError) as error:
             problems.append(str(error))
     if rows:
-        print(table(HEADER, rows))
+        print(table(HEADER, rows, _RIGHT))
     for problem in problems:
         print(f"cannot read a run: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -44,24 +45,3 @@ def row(record: RunRecord) -> tuple[str, ...]:
         "-" if minutes is None else f"{minutes:.1f}",
         str(record.path),
     )
-
-
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right.
-
-    A run folder may come from a stranger: characters that would steer the terminal become `?`.
-    """
-    rows = [tuple(_printable(cell) for cell in line) for line in rows]
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for line in [header, *rows]:
-        cells = [
-            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-            for name, cell, width in zip(header, line, widths, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

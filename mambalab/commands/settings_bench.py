@@ -14,6 +14,7 @@ class Benchmark(Enum):
     scan = "scan"
     train = "train"
     data = "data"
+    tracking = "tracking"
 
 
 class ScanType(Enum):
@@ -26,10 +27,10 @@ class ScanType(Enum):
 
 @dataclass
 class BenchSettings:
-    """`mambalab bench scan|train|data`."""
+    """`mambalab bench scan|train|data|tracking`."""
 
     what: Benchmark = option(
-        "what to measure: the operator, whole training steps, or tasks' batches"
+        "what to measure: the operator, whole training steps, tasks' batches, or recording"
     )
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     dtype: ScanType = option("scan: element type of the inputs")
@@ -43,6 +44,8 @@ class BenchSettings:
     tokens: int = option("train: tokens in a step, spread over sequences", ge=64)
     tasks: list[str] | None = option("data: which tasks; null = all", match=NAME, hint=NAME_HINT)
     data_dir: str = option("data: folder of the data sets", **FOLDER)
+    processes: int = option("tracking: processes that record together", ge=1)
+    metrics: int = option("tracking: points that each records", ge=10)
 
     def check(self) -> None:
         """Raise UserError for shapes that cannot be read."""

@@ -121,7 +121,7 @@ class _Sitting:
         self.recorder = tracking.Recorder(
             run_dir, settings.tracking, output_dir=Path(settings.output_dir), announce=LOG.warning
         )
-        self.drawn = time.monotonic()
+        self.drawn = self.began = time.monotonic()
         self.signals = session.StopSignals()
         self.trainer = Trainer(
             model,
@@ -260,6 +260,9 @@ class _Sitting:
             **_best_and_last(result),
             "tokens_per_second": round(result.tokens_per_second, 1),
             "seconds": round(result.seconds, 2),
+            "tokens_per_step": self.task.items_per_batch * self.settings.trainer.grad_accum,
+            # Of this sitting's time, spent by the training thread in recording.
+            "tracking_share": round(self.recorder.seconds / (time.monotonic() - self.began), 6),
             "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
         }
         if result.status == "FINISHED" and "test" in self.task.splits:

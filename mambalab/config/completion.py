@@ -53,7 +53,7 @@ end
 complete -c mambalab -f -a '(_mambalab_complete)'"""
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-FOLDERS = {"output_dir", "data_dir", "run_dir"}
+FOLDERS = {"output_dir", "data_dir", "run_dir", "out"}
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 
 
@@ -146,7 +146,7 @@ def _values(names: Known, current: str) -> list[str]:
 
 def _words(verb: str, rest: list[str], current: str) -> list[str]:
     plain = [word for word in rest if "=" not in word]
-    if verb == "sync":
+    if verb in ("sync", "compare"):
         return ["latest", *_paths(current, folders=True)]
     if verb == "data":
         if not plain:

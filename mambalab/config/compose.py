@@ -5,6 +5,7 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,6 +33,22 @@ def _data_dir(default: str | None) -> str | None:
 OmegaConf.register_new_resolver("mambalab.data_dir", _data_dir, replace=True)
 
 
+@dataclass(frozen=True)
+class Composed:
+    """What YAML files and overrides amount to.
+
+    Attributes:
+        config: of the verb, as `compose` returns it.
+        choices: the option chosen in each group.
+        sweep, launcher: plain, unchecked values of `sweep` and of `hydra.launcher`; training only.
+    """
+
+    config: DictConfig
+    choices: dict[str, str]
+    sweep: dict[str, Any]
+    launcher: dict[str, Any]
+
+
 def compose(verb: str, overrides: list[str]) -> DictConfig:
     """The configuration of a verb: typed, resolved, checked, closed to new keys.
 
@@ -42,18 +59,23 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     Raises:
         UserError: one line for whatever is wrong with the overrides or with a YAML file.
     """
-    return compose_prepared(verb, prepare(verb, overrides))
+    found = compose_parts(verb, prepare(verb, overrides))
+    if found.sweep.get("params"):
+        keys = ", ".join(map(str, found.sweep["params"]))
+        raise UserError(
+            f"this is a sweep (over {keys}): write mambalab train -m {' '.join(overrides)}"
+        )
+    return found.config
 
 
-def compose_prepared(verb: str, overrides: list[str]) -> DictConfig:
-    """As `compose`, for overrides that `prepare` has seen already."""
-    return compose_with_choices(verb, overrides)[0]
+def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Composed:
+    """As `compose`, of overrides that `prepare` has seen, with all that is not the run itself.
 
-
-def compose_with_choices(
-    verb: str, overrides: list[str], checked: bool = True
-) -> tuple[DictConfig, dict[str, str]]:
-    """As `compose_prepared`, and the option chosen in each group; unchecked values for `--help`."""
+    Args:
+        verb: as in `compose`.
+        prepared: from `mambalab.config.overrides.prepare`.
+        checked: False leaves values unchecked, for `--help`.
+    """
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -63,7 +85,7 @@ def compose_with_choices(
         with hydra.initialize_config_dir(
             str(search.package_conf()), job_name="mambalab", version_base="1.3"
         ):
-            raw = hydra.compose(verb, overrides=overrides, return_hydra_config=True)
+            raw = hydra.compose(verb, overrides=prepared, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
     except UnicodeDecodeError as error:
@@ -74,13 +96,25 @@ def compose_with_choices(
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_problem(error) + _shadow_hint(verb)) from error
     chosen = raw.hydra.runtime.choices
-    groups = {str(group): str(chosen[group]) for group in chosen if "/" not in str(group)}
+    groups = search.groups() if verb == "train" else {}
+    choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
+    launcher = _plain(raw.hydra.launcher)
     with open_dict(raw):
         del raw["hydra"]
+        sweep = _plain(raw.pop("sweep", {})) if verb == "train" else {}
     try:
-        return finish(verb, raw, checked), groups
+        return Composed(finish(verb, raw, checked), choices, sweep, launcher)
     except UserError as error:
-        raise UserError(str(error) + _shadow_hint(verb)) from error
+        raise type(error)(str(error) + _shadow_hint(verb)) from error
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    """A node as plain values; what is no mapping is none of ours."""
+    try:
+        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {first_line(error)}") from error
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def finish(verb: str, raw: DictConfig, checked: bool = True) -> DictConfig:
@@ -101,30 +135,55 @@ def merge(verb: str, plain: dict[Any, Any], checked: bool = True) -> DictConfig:
         UserError: unknown key, wrong type, missing value, value out of bounds.
     """
     cls = settings_class(verb)
-    schema = OmegaConf.structured(cls)
     replace = {}
     if cls is TrainConfig and isinstance(plain.get("task"), dict):
         replace["task"] = task_settings(plain["task"])
-        schema.task = OmegaConf.structured(replace["task"])
+    return merge_onto(cls, plain, checked=checked, replace=replace)
+
+
+def merge_onto(
+    cls: type,
+    plain: dict[Any, Any],
+    *,
+    checked: bool = True,
+    replace: dict[str, type] | None = None,
+    prefix: str = "",
+) -> DictConfig:
+    """As `merge`, for any settings class.
+
+    Args:
+        cls: the settings class.
+        plain: its values.
+        checked: False leaves values unchecked.
+        replace: classes that stand at a key instead of the declared ones.
+        prefix: what comes before the keys in messages, with its final dot.
+    """
+    schema = OmegaConf.structured(cls)
+    for key, other in (replace or {}).items():
+        schema[key] = OmegaConf.structured(other)
     types = {o.key: o.type for o in walk(cls, replace)}
     try:
         cfg = OmegaConf.merge(schema, _escaped(plain))
     except ConfigKeyError as error:
         known = dict.fromkeys([*types, *(key.split(".")[0] for key in types)])
-        raise unknown_key(error.full_key or str(error.key), list(known)) from error
+        raise unknown_key(
+            prefix + (error.full_key or str(error.key)), [prefix + k for k in known]
+        ) from error
     except (ValidationError, OmegaConfBaseException) as error:
         key = error.full_key or ""
         kind = types.get(key)
         if key.endswith("]"):  # an entry of a list
             kind = next(iter(get_args(types.get(key.rpartition("[")[0]))), None)
         if kind is None:  # a group whose YAML is no mapping, say
-            raise UserError(f"{f'{key}: ' if key else ''}{first_line(error)}") from error
-        raise wrong_type(key, _select(plain, key), kind) from error
+            raise UserError(f"{f'{prefix}{key}: ' if key else ''}{first_line(error)}") from error
+        raise wrong_type(prefix + key, _select(plain, key), kind) from error
     assert isinstance(cfg, DictConfig)
     if checked:
         if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise UserError(f"{missing[0]}: no value; set it in your YAML or on the command line")
-        check(typed(cfg))
+            raise UserError(
+                f"{prefix}{missing[0]}: no value; set it in your YAML or on the command line"
+            )
+        check(typed(cfg), prefix)
     OmegaConf.set_struct(cfg, True)
     return cfg
 

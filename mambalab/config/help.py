@@ -6,19 +6,21 @@ import textwrap
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from mambalab.config import search
-from mambalab.config.compose import compose_with_choices
+from mambalab.config.compose import Composed, compose_parts
 from mambalab.config.messages import choices, strip_optional
-from mambalab.config.overrides import prepare
+from mambalab.config.overrides import LAUNCHER, SWEEP, prepare
 from mambalab.config.schema import Option, settings_class, task_settings, walk
+from mambalab.sweep.settings import LAUNCHERS, LauncherSettings, SweepSettings
 
 USAGE = {
-    "bench": "mambalab bench scan|train|data [KEY=VALUE ...] [--cfg job]",
+    "bench": "mambalab bench scan|train|data|tracking [KEY=VALUE ...] [--cfg job]",
     "train": "mambalab train [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
     "data": "mambalab data [list | fetch NAME | verify NAME] [KEY=VALUE ...]",
     "sync": "mambalab sync RUN ... [KEY=VALUE ...]",
+    "compare": "mambalab compare PATH ... [KEY=VALUE ...]",
 }
 EXAMPLES = {
     "train": [
@@ -28,6 +30,11 @@ EXAMPLES = {
         "mambalab train -m model=mamba,transformer seed=1,2,3",
     ],
     "runs": ["mambalab runs", "mambalab runs output_dir=/data/outputs"],
+    "compare": [
+        "mambalab compare latest",
+        "mambalab compare outputs/shakespeare/mamba baseline=dropout=none to=1.6",
+        "mambalab compare mlflow=shakespeare interval=bootstrap",
+    ],
     "eval": ["mambalab eval", "mambalab eval run=outputs/text/mamba/ssm-0f3a9c21-s1 split=val"],
     "generate": [
         'mambalab generate prompt="ROMEO:"',
@@ -54,29 +61,37 @@ def verb_help(verb: str, summary: str, overrides: list[str]) -> str:
         UserError: the overrides are wrong.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
-    cfg, chosen = compose_with_choices(verb, prepare(verb, overrides), checked=False)
+    multirun = any(o.startswith(("hydra/launcher", LAUNCHER, SWEEP)) for o in overrides)
+    found = compose_parts(verb, prepare(verb, overrides, multirun), checked=False)
+    chosen = found.choices
     lines = [f"mambalab {verb}: {summary}", ""]
     lines += [f"usage: {USAGE.get(verb, f'mambalab {verb} [KEY=VALUE ...] [--cfg job]')}"]
     if chosen:
         lines += ["", "groups (* = chosen; GROUP=OPTION chooses)"]
         for group, names in search.groups().items():
             marked = [f"{n}*" if n == chosen.get(group) else n for n in names]
-            lines += _row(f"  {group:12}", "  ".join(marked), width)
+            lines += _row(f"  {group:16}", "  ".join(marked), width)
     lines += ["", "options (with their values; KEY=VALUE sets one)"]
-    lines += _options(verb, cfg, width)
+    lines += _options(verb, found, width)
     if verb in NOTES:
         lines += ["", *textwrap.wrap(NOTES[verb], width)]
     lines += ["", "examples", *(f"  {example}" for example in EXAMPLES[verb])]
     return "\n".join(lines)
 
 
-def _options(verb: str, cfg: DictConfig, width: int) -> list[str]:
+def _options(verb: str, found: Composed, width: int) -> list[str]:
+    cfg: Any = found.config
     replace: dict[str, type] = {}
+    more: list[Option] = []
     if verb == "train":
         task = OmegaConf.to_container(cfg.task)
         assert isinstance(task, dict)
         replace["task"] = task_settings({str(k): v for k, v in task.items()})
-    options = list(walk(settings_class(verb), replace))
+        launcher = LAUNCHERS.get(found.choices.get(search.LAUNCHER_GROUP, ""), LauncherSettings)
+        more = [*walk(SweepSettings, prefix=SWEEP), *walk(launcher, prefix=LAUNCHER)]
+        parts = {"sweep": found.sweep, "hydra": {"launcher": found.launcher}}
+        cfg = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), parts)
+    options = [*walk(settings_class(verb), replace), *more]
     options.sort(key=lambda o: "." in o.key)  # a stable sort: top-level keys first
     values = {o.key: _show(OmegaConf.select(cfg, o.key)) for o in options}
     key_width = max(map(len, values)) + 2

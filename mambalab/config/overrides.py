@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Any, get_args, get_origin
 
 from mambalab.config import search
@@ -22,12 +21,14 @@ from mambalab.config.schema import (
     walk,
 )
 from mambalab.errors import UserError
+from mambalab.sweep.settings import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
 # Not every shell expands key=~.
-PATHS = {"output_dir", "data_dir", "run_dir", "run", "path", "task.path"}
+PATHS = {"output_dir", "data_dir", "run_dir", "run", "path", "task.path", "out", "sweep.dir"}
+SWEEP, LAUNCHER = "sweep.", "hydra.launcher."
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ class Known:
     options: dict[str, Option]
     groups: dict[str, list[str]]
 
+    def is_node(self, key: str) -> bool:
+        """Whether a key is an open node such as `task.params`, which takes new keys."""
+        return key in self.options and get_origin(self.options[key].type) is dict
+
     def is_free(self, key: str) -> bool:
-        """Whether a key lies below an open node such as `task.params`."""
-        nodes = (k for k, o in self.options.items() if get_origin(o.type) is dict)
-        return any(key.startswith(f"{node}.") for node in nodes)
+        """Whether a key lies below an open node."""
+        return any(key.startswith(f"{node}.") for node in self.options if self.is_node(node))
 
 
 def known(verb: str) -> Known:
@@ -57,6 +61,9 @@ def known(verb: str) -> Known:
         return Known(verb, options, {})
     for cls in TASK_SETTINGS.values():
         options.update((o.key, o) for o in walk(cls, prefix="task."))
+    options.update((o.key, o) for o in walk(SweepSettings, prefix=SWEEP))
+    for launcher in LAUNCHERS.values():
+        options.update((o.key, o) for o in walk(launcher, prefix=LAUNCHER))
     return Known(verb, options, search.groups())
 
 
@@ -81,7 +88,8 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
-    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN`.
+    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN`,
+    `compare PATH`.
 
     Raises:
         UserError: a word that the verb has no use for.
@@ -92,26 +100,48 @@ def positional(verb: str, words: list[str]) -> list[str]:
         return [f"what={words[0]}"]
     if verb == "sync":
         return [f"runs=[{','.join(map(quoted, words))}]"] if words else []
+    if verb == "compare":
+        return [f"paths=[{','.join(map(quoted, words))}]"] if words else []
     if words:
         raise _not_an_override(words[-1], known(verb))
     return []
 
 
-def jobs(prepared: list[str]) -> list[list[str]]:
-    """The overrides of every job of a sweep, the last key varying fastest."""
-    choices: dict[str, Iterable[str]] = {}  # as Hydra has it, the last word on a key counts
+def axes(prepared: list[str]) -> dict[str, list[str]]:
+    """What varies and what does not: for each key the overrides that it takes in turn.
+
+    Args:
+        prepared: from `prepare`, with `multirun`. As Hydra has it, the last word on a key counts.
+
+    Raises:
+        UserError: a sweep that does not list its values.
+    """
+    found: dict[str, list[str]] = {}
     for override in map(_parse, prepared):
         key = override.get_key_element()
         if not override.is_sweep_override():
-            choices[key] = [override.input_line]
+            found[key] = [override.input_line]
         elif override.is_discrete_sweep() and not _is_glob(override):
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise UserError(
                 f"{override.input_line}: a sweep must list its values, as in seed=1,2,3 "
-                "or seed=range(1,4)"
+                "or seed=range(1,4); ranges to search go into sweep.params"
             )
-    return [list(combination) for combination in product(*choices.values())]
+        if len(found[key]) > 1 and key.startswith((SWEEP, LAUNCHER, "hydra/launcher")):
+            raise UserError(f"{override.input_line}: one value, please: it concerns all jobs")
+    return found
+
+
+def assignment(key: str, value: Any, groups: Iterable[str]) -> str:
+    """The override that gives a key a plain value: a number, text, list, True, None."""
+    if isinstance(value, str):
+        return f"{key}={value}" if key in groups else f"{key}={quoted(value)}"
+    if isinstance(value, list):
+        return f"{key}=[{','.join(assignment('', v, ())[1:] for v in value)}]"
+    if isinstance(value, bool) or value is None:
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    return f"{key}={value!r}"
 
 
 def quoted(text: str) -> str:
@@ -131,11 +161,11 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
     if match is None or (match["value"] is None and match["sigil"] != "~"):
         raise _not_an_override(text, names)
     sigil, key, value = match["sigil"], match["key"], match["value"]
-    if key.startswith(("hydra.", "hydra/")):
-        if not multirun:
-            raise UserError(f"{text}: settings of Hydra's sweeps, good with train -m only")
-        return text
-    if names.is_free(key):
+    if key.startswith((SWEEP, LAUNCHER, "hydra/launcher")) and not multirun:
+        raise UserError(f"{text}: good for several runs only: mambalab train -m ...")
+    if key.startswith(("hydra.", "hydra/")) and not key.startswith((LAUNCHER, "hydra/launcher")):
+        raise UserError(f"{text}: {_instead(key)}")
+    if names.is_free(key) or names.is_node(key):
         return text if sigil else f"++{text}"
     if key not in names.options and key not in names.groups:
         _check_readable(text)
@@ -146,6 +176,17 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
         ours = {f.name for f in fields(TrainConfig)} | {"experiment"}
         return f"{key}={value}" if key in ours else text
     return f"{key}={_quote(key, value, names.options[key].type, multirun)}"
+
+
+def _instead(key: str) -> str:
+    """What stands in for a setting of Hydra's own multirun, which mambalab does not use."""
+    if key.startswith(("hydra/sweeper", "hydra.sweeper")):
+        return (
+            "mambalab searches by itself: sweep.search=tpe (or random), sweep.params, sweep.trials"
+        )
+    if key.startswith("hydra.sweep"):
+        return "give the folder of the sweep as sweep.dir=FOLDER"
+    return "of Hydra's own settings only hydra/launcher and hydra.launcher.* have a meaning here"
 
 
 def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:

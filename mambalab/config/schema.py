@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from mambalab.errors import UserError
+from mambalab.errors import NotApplicableError
 from mambalab.models.settings import DropoutSettings, ModelSettings
 from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
 from mambalab.tasks.settings import (
@@ -68,9 +68,9 @@ class TrainConfig:
     trust: list[str] = option("modules outside mambalab whose classes a recorded run may name")
 
     def check(self) -> None:
-        """Raise UserError for values of different groups that do not go together."""
+        """Raise NotApplicableError for values of different groups that do not go together."""
         if self.dropout.ssm_p > 0 and "M" not in self.model.layers():
-            raise UserError(
+            raise NotApplicableError(
                 f"dropout.ssm_p={self.dropout.ssm_p:g} (dropout={self.dropout.name}): "
                 f"model={self.model.name} has no state-space layer to drop in, "
                 "use dropout=standard or dropout.ssm_p=0"
@@ -80,6 +80,7 @@ class TrainConfig:
 VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the verb is used
     "train": ("mambalab.config.schema", "TrainConfig"),
     "runs": ("mambalab.commands.settings_tracking", "RunsSettings"),
+    "compare": ("mambalab.commands.settings_compare", "CompareSettings"),
     "eval": ("mambalab.commands.settings", "EvalSettings"),
     "generate": ("mambalab.commands.settings", "GenerateSettings"),
     "data": ("mambalab.commands.settings", "DataSettings"),

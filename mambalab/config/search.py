@@ -5,6 +5,8 @@ from pathlib import Path
 import mambalab
 from mambalab.errors import UserError
 
+LAUNCHER_GROUP = "hydra/launcher"
+
 
 def package_conf() -> Path:
     """mambalab's own config folder: inside the package (wheel) or beside it (checkout)."""
@@ -41,6 +43,7 @@ def options(group: str) -> list[str]:
 
 
 def groups() -> dict[str, list[str]]:
-    """All groups with their options."""
-    names = {p.name for root in folders() for p in root.iterdir() if p.is_dir()}
-    return {name: found for name in sorted(names) if (found := options(name))}
+    """All groups with their options; of Hydra's own groups that of the launchers."""
+    names = {p.name for root in folders() for p in root.iterdir() if p.is_dir()} - {"hydra"}
+    found = {name: found for name in sorted(names) if (found := options(name))}
+    return {**found, LAUNCHER_GROUP: ["basic", *options(LAUNCHER_GROUP)]}

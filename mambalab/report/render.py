@@ -55,7 +55,7 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     [axes, *below][-1].set_xlabel("step (optimiser updates)")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(_title(run), fontsize=11)
-    _scale(axes, losses)
+    scale(axes, losses)
     for panel in (axes, *below):
         panel.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -64,12 +64,13 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
 
 
 def save(figure: "Figure", target: Path) -> Path:
-    """Write a picture so that readers see the old or the new one; returns its path.
+    """Write a picture, in the format that its name says, so that readers see the old or the new
+    one; returns its path.
 
     Raises:
         UserError: if it cannot be written.
     """
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.png")
+    partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         target.parent.mkdir(exist_ok=True)
         figure.savefig(partial)
@@ -147,7 +148,7 @@ def smooth(values: list[float], share: float = 0.02) -> list[float]:
     return smoothed
 
 
-def _scale(axes: "Axes", losses: list[float]) -> None:
+def scale(axes: "Axes", losses: list[float]) -> None:
     """A logarithmic axis with plain numbers, where the values allow it."""
     from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 

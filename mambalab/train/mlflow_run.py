@@ -110,6 +110,7 @@ class MlflowRun:
         self._certain = False  # whether the store holds exactly the file's first _offset bytes
         self._offset = 0
         self._seconds = 0.0
+        self._has_parent = False
 
     def open(self, *, params: Mapping[str, str], tags: Mapping[str, str], start_ms: int) -> None:
         """Connect; find this folder's run in the store or create it, with parameters and tags.
@@ -173,6 +174,16 @@ class MlflowRun:
         found = store.search(client, f"tags.`{store.UID}` = '{self.note.uid}'", deleted=True)
         return found[0] if found else None
 
+    def _hang_below_sweep(self) -> None:
+        """Name the run of the sweep as this one's parent, as soon as the store has it."""
+        above = self.run_dir.absolute().parent
+        if self._has_parent or not (above / run_folder.SWEEP).is_file():
+            return
+        sweep = Note.read(above)
+        if sweep.run_id is not None and sweep.uri == store.hide_password(self.uri):
+            self._client.set_tag(self._run_id, store.PARENT, sweep.run_id)
+            self._has_parent = True
+
     def _describe(
         self, client: Any, run: Any, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
@@ -199,6 +210,7 @@ class MlflowRun:
             UserError: if metrics.jsonl is damaged.
             Exception: whatever MLflow raises; safe to call again.
         """
+        self._hang_below_sweep()
         known: dict[tuple[str, int], float | None] = {}
         if not self._certain:
             known = self._stored()
@@ -277,10 +289,12 @@ class MlflowRun:
 
 
 def attachments(run_dir: Path) -> list[Path]:
-    """Files of a run folder that belong into MLflow: all but metrics, checkpoints and the log."""
-    named = [run_dir / run_folder.CONFIG, run_dir / run_folder.SUMMARY]
+    """Files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
+    checkpoints and logs.
+    """
+    named = [run_dir / name for name in (run_folder.CONFIG, run_folder.SUMMARY, run_folder.SWEEP)]
     found = [path for path in named if path.is_file()]
-    for folder in ("plots", "samples", "tables"):
+    for folder in ("plots", "samples", "tables", "comparison"):
         files = (p for p in (run_dir / folder).glob("*") if p.is_file())
         found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
     return found

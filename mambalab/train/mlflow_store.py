@@ -30,6 +30,8 @@ STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 HOST, PID, BORN, UID = "mambalab.host", "mambalab.pid", "mambalab.born", "mambalab.uid"
 STATUS = "mambalab.status"
+KIND, SWEEP = "mambalab.kind", "sweep"  # tag and value of a run that stands for a sweep
+PARENT = "mlflow.parentRunId"
 
 _SQLITE = "sqlite:///"
 _SQL = ("mysql", "mssql", "postgresql")

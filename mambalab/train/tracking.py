@@ -77,6 +77,7 @@ class Recorder:
         self._last: dict[str, int] = {}  # highest step of each key that is in the file
         self._old: dict[str, dict[int, float | None]] = {}  # keys of an earlier sitting, whole
         self._differed = False
+        self.seconds = 0.0  # that the caller's thread has spent here between start and finish
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +167,13 @@ class Recorder:
             UserError: a name MLflow could not take, a step recorded before, or a full disk.
         """
         assert self._open, "metrics comes between start and finish"
+        began = time.perf_counter()
+        try:
+            self._record(step, values)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
         if self._sink is not None:
             self._pass_on_messages(self._sink)
         if self._file is None:
@@ -217,9 +225,11 @@ class Recorder:
             ValueError: if the path is not below the run folder.
         """
         assert self._open, "artifact comes between start and finish"
+        began = time.perf_counter()
         path.relative_to(self.run_dir)
         if self._sink is not None:
             self._sink.file(path)
+        self.seconds += time.perf_counter() - began
 
     def finish(self, status: str) -> None:
         """End the record; further calls do nothing.

@@ -14,9 +14,14 @@ from mambalab.models.settings import ScanBackend
 from mambalab.tasks.settings import TextSettings
 from mambalab.train.settings import Precision, Resume, Schedule, TrackingKind
 
-NEEDED = {"sync": ["runs=latest"]}  # what a verb cannot do without
+NEEDED = {"sync": ["runs=latest"], "compare": ["paths=latest"]}  # what a verb cannot do without
 YAML = sorted(search.package_conf().glob("*.yaml"))
-OPTIONS = [(group, name) for group, names in search.groups().items() for name in names]
+OPTIONS = [
+    (group, name)
+    for group, names in search.groups().items()
+    for name in names
+    if group != search.LAUNCHER_GROUP  # for sweeps: tests/config/test_multirun.py
+]
 PARTS = sorted(search.package_conf().glob("*/_*.yaml"))
 
 
@@ -219,7 +224,7 @@ MISTAKES = {
     "model.dt_rank=4.5": r"model.dt_rank=4.5: must be auto or a whole number",
     "model.dt_rank=0": r"model.dt_rank=0: must be auto, or at least 1",
     "model.dt_min=1": r"model.dt_min=1 is above model.dt_max=0.1",
-    "hydra.run.dir=x": r"good with train -m only",
+    "hydra.run.dir=x": "only hydra/launcher and hydra.launcher",
     "seed=\udcff": r"seed: the value is not UTF-8",
 }
 

@@ -1,0 +1,51 @@
+"""Text for terminals: tables, and strangers' words made harmless."""
+
+from collections.abc import Collection, Sequence
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str | list[str]]], right: Collection[str] = ()
+) -> str:
+    """Columns as wide as their widest cell; those named in `right` to the right.
+
+    A cell that is a list has several lines. A run folder may come from a stranger: characters that
+    would steer the terminal become `?`.
+    """
+    lines = [tuple(header)]
+    for row in rows:
+        parts = [[cell] if isinstance(cell, str) else cell for cell in row]
+        cells = [[printable(line) for line in part] for part in parts]
+        height = max(map(len, cells))
+        padded = [[*cell, *[""] * (height - len(cell))] for cell in cells]
+        lines += zip(*padded, strict=True)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def printable(text: str) -> str:
+    """The text with `?` for every character that would steer a terminal or is no Unicode."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def short(text: str, length: int) -> str:
+    """The printable text, cut to a length."""
+    text = printable(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def number(value: float | None) -> str:
+    """A measured value: four decimals, or three digits if it is tiny; `-` for none."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"
+
+
+def count(value: float | None) -> str:
+    """A large number, rounded, with commas; `-` for none."""
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,1 @@
+"""Many runs from one command: planned, started, watched, resumed and reported."""

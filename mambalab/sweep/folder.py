@@ -1,0 +1,181 @@
+"""The folder of a sweep: `sweep.json` says what was asked for and how each of its jobs stands.
+
+sweep.json      command, launcher, jobs with their state
+<job>/          run folder of a job, named by its values
+.jobs/          what the processes of the jobs are told, and what they tell at their end
+logs/           their output, where it does not go to the terminal
+comparison/     report over the finished runs
+mlflow_run.json the MLflow run under which those of the jobs hang
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mambalab import process, run_folder
+from mambalab.errors import UserError
+from mambalab.report.collect import RunRecord, is_run, read_run
+
+WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
+FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
+
+
+@dataclass
+class Entry:
+    """How one job stands.
+
+    Attributes:
+        status: one of the words above.
+        reason: why it failed or stopped, one line.
+        best: metric, value, step of its best evaluation, and whether more is better.
+        minutes: training time over all sittings.
+        cluster_id: of the cluster's job that runs it, if any.
+    """
+
+    status: str = WAITING
+    reason: str | None = None
+    best: dict[str, Any] | None = None
+    minutes: float | None = None
+    cluster_id: str | None = None
+
+
+@dataclass
+class SweepFolder:
+    """A sweep on disk.
+
+    Attributes:
+        path: the folder.
+        command: what was written after `mambalab train -m`, the last time.
+        threads: CPU threads of each job; None = as many as torch likes.
+        not_applicable: combinations that make no sense, and why.
+        jobs: how each stands, by name.
+        began: Unix time of the first start.
+    """
+
+    path: Path
+    command: list[str] = field(default_factory=list)
+    threads: int | None = None
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, Entry] = field(default_factory=dict)
+    began: float = field(default_factory=lambda: round(time.time(), 3))
+
+    @classmethod
+    def read(cls, path: Path) -> "SweepFolder":
+        """What the folder holds, or an empty sweep; raises UserError if sweep.json is damaged."""
+        data = run_folder.read_json(path / run_folder.SWEEP)
+        try:
+            jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
+            names = ("command", "threads", "not_applicable", "began")
+            return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
+        except (TypeError, AttributeError) as error:
+            where = path / run_folder.SWEEP
+            raise UserError(f"{where} is damaged ({error}): delete it; the runs stay") from error
+
+    def write(self) -> None:
+        """Save it; raises UserError if that fails."""
+        data = {k: v for k, v in asdict(self).items() if k != "path"}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            run_folder.write_json(self.path / run_folder.SWEEP, {**data, **process.identity()})
+        except OSError as error:
+            raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who runs this sweep; raises UserError if another process does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {self.path}: {error.strerror}") from error
+        with run_folder.hold(self.path, "running this sweep"):
+            yield
+
+    # -- files of a job -----------------------------------------------------------------------
+
+    def order_file(self, name: str) -> Path:
+        """What the process of a job is told."""
+        return self.path / ".jobs" / f"{name}.json"
+
+    def answer_file(self, name: str) -> Path:
+        """What it tells when it ends by itself."""
+        return self.path / ".jobs" / f"{name}.answer.json"
+
+    def process_file(self, name: str) -> Path:
+        """Which process runs it; of a cluster's job the one on the node."""
+        return self.path / ".jobs" / f"{name}.process.json"
+
+    def log_file(self, name: str) -> Path:
+        """Its output."""
+        return self.path / "logs" / f"{name}.log"
+
+    # -- how a job ended ----------------------------------------------------------------------
+
+    def ended(
+        self, name: str, run_dir: Path, status: int | None, asked: str | None = None
+    ) -> Entry:
+        """How a job stands after its process ended.
+
+        Args:
+            name: of the job.
+            run_dir: its run folder.
+            status: exit status of the process, -N if signal N killed it, None if unknown.
+            asked: why the sweep had asked it to stop, if it had.
+        """
+        answer = run_folder.read_json(self.answer_file(name))
+        entry = self.jobs.get(name, Entry())
+        entry.cluster_id = None
+        record = read_run(run_dir) if is_run(run_dir) else None
+        if not answer:
+            entry.status, entry.reason = (KILLED, asked) if asked else (FAILED, _killed_by(status))
+            if record is not None:
+                _mark_killed(record, str(entry.reason))
+        elif answer["status"] == 0:
+            entry.status, entry.reason = FINISHED, None
+        elif answer["status"] in (130, 143):
+            noted = record.summary.get("reason") if record else answer["reason"]
+            entry.status, entry.reason = KILLED, asked or noted
+        else:
+            entry.status, entry.reason = FAILED, answer["reason"]
+        if record is not None:
+            note_results(entry, record)
+        return entry
+
+
+def note_results(entry: Entry, record: RunRecord) -> None:
+    """Copy the best value and the time of a run into the entry of its job."""
+    if (best := record.best) is not None:
+        entry.best = {
+            "metric": best.metric,
+            "value": best.value,
+            "step": best.step,
+            "maximize": record.maximize,
+        }
+    entry.minutes = record.minutes
+
+
+def _killed_by(status: int | None) -> str:
+    if status is None or status >= 0:
+        how = "" if status is None else f" (exit status {status})"
+        return f"its process ended without a word{how}; see its log"
+    import signal
+
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = ": out of memory, perhaps" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{hint}"
+
+
+def _mark_killed(record: RunRecord, reason: str) -> None:
+    """Say in the run's summary what its process could not say any more."""
+    if record.summary.get("status") != RUNNING:
+        return
+    with contextlib.suppress(UserError), run_folder.hold(record.path):
+        facts = {**record.summary, "status": KILLED, "ended_by": "error", "reason": reason}
+        if (step := record.step) is not None:
+            facts["step"] = step
+        run_folder.write_json(record.path / run_folder.SUMMARY, facts)

@@ -1,0 +1,264 @@
+"""The loop of a sweep: starts jobs where there is room, watches them, says what happens."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mambalab.config.multirun import Job
+from mambalab.sweep import folder as states
+from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.processes import Handle, Launcher
+from mambalab.sweep.settings import OnFailure
+from mambalab.train.session import StopSignals
+
+POLL_SECONDS = 0.2
+NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
+# From the request to stop to the kill; a person who pressed Ctrl-C can press it again.
+GRACE_SECONDS = {"SIGTERM": 6.0, "SIGINT": 60.0}
+
+
+class Source(Protocol):
+    """Where jobs come from."""
+
+    total: int
+
+    def take(self, room: int) -> list[Job]:
+        """At most `room` jobs to start now; none if there are none now or none left."""
+        ...
+
+    def left(self) -> int:
+        """Jobs that were not taken yet."""
+        ...
+
+    def unpromising(self, running: list[Job]) -> dict[str, str]:
+        """Names of running jobs that are not worth going on, and why."""
+        ...
+
+    def ended(self, job: Job, entry: Entry) -> None:
+        """Learn how a job ended."""
+        ...
+
+
+class Grid:
+    """A fixed list of jobs."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.total = len(jobs)
+        self._queue = list(jobs)
+
+    def take(self, room: int) -> list[Job]:
+        """The next jobs."""
+        taken, self._queue = self._queue[:room], self._queue[room:]
+        return taken
+
+    def left(self) -> int:
+        """Jobs in the queue."""
+        return len(self._queue)
+
+    def unpromising(self, running: list[Job]) -> dict[str, str]:
+        """None: every job of a grid is wanted."""
+        return {}
+
+    def ended(self, job: Job, entry: Entry) -> None:
+        """Nothing follows from it."""
+
+
+@dataclass
+class Watched:
+    """A running job.
+
+    Attributes:
+        handle: of its process.
+        number: how many jobs were started before it, and it.
+        asked: why it was asked to stop, if it was.
+        kill_at: time from which it is killed if it has not stopped.
+    """
+
+    handle: Handle
+    number: int
+    asked: str | None = None
+    kill_at: float = float("inf")
+
+
+class Scheduler:
+    """Runs the jobs of a source.
+
+    Args:
+        sweep: the folder, held by the caller.
+        source: of the jobs.
+        launcher: starts them.
+        on_failure: whether a failed job stops the others.
+        say: shows one line to the person.
+        changed: called when a job has ended and sweep.json says so.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepFolder,
+        source: Source,
+        launcher: Launcher,
+        *,
+        on_failure: OnFailure,  # pyright: ignore[reportInvalidTypeForm]
+        say: Callable[[str], None],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.sweep = sweep
+        self.source = source
+        self.launcher = launcher
+        self.on_failure = on_failure
+        self.say = say
+        self.changed = changed
+        self.running: list[Watched] = []
+        self.started = 0
+        self.stopping: str | None = None  # why no more jobs start
+
+    def run(self) -> str | None:
+        """Run all jobs to their end.
+
+        Returns:
+            The name of the signal that stopped the sweep, or None.
+
+        Raises:
+            KeyboardInterrupt: a second Ctrl-C; every job was killed, and is resumable.
+        """
+        signals = StopSignals()
+        news = time.monotonic()
+        try:
+            with signals:
+                while self.running or (self.source.left() and not self.stopping):
+                    if (name := signals.requested()) and not self.stopping:
+                        self._stop_all(f"stopped by {name}", name)
+                    self._start()
+                    self._prune()
+                    self._look()
+                    if time.monotonic() - news > NEWS_SECONDS:
+                        news = time.monotonic()
+                        self._tell_news()
+                    time.sleep(POLL_SECONDS if self.running else 0.0)
+        finally:
+            self._kill_rest()
+        return signals.received
+
+    # -- steps of the loop --------------------------------------------------------------------
+
+    def _start(self) -> None:
+        while not self.stopping and self.source.left() and (room := self.launcher.room()):
+            jobs = self.source.take(room)
+            if not jobs:
+                return
+            for handle in self.launcher.start(jobs):
+                self.started += 1
+                self.running.append(Watched(handle, self.started))
+                entry = self.sweep.jobs.setdefault(handle.job.name, Entry())
+                entry.status, entry.reason = states.RUNNING, None
+                entry.cluster_id = getattr(handle, "cluster_id", None)
+                where = f"  ({handle.where})" if handle.where else ""
+                self.say(f"{self._count(self.started)} start  {handle.job.name}{where}")
+            self.sweep.write()
+
+    def _look(self) -> None:
+        """See which jobs have ended, and kill those that do not stop."""
+        for watched in list(self.running):
+            over, status = watched.handle.poll()
+            if over:
+                self.running.remove(watched)
+                self._ended(watched, status)
+            elif time.monotonic() > watched.kill_at:
+                watched.kill_at = float("inf")
+                watched.handle.kill()
+
+    def _ended(self, watched: Watched, status: int | None) -> None:
+        job = watched.handle.job
+        entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
+        if entry.status == states.KILLED and (watched.asked or "").startswith(states.PRUNED):
+            entry.status, entry.reason = states.PRUNED, str(watched.asked).partition(": ")[2]
+        self.sweep.jobs[job.name] = entry
+        self.sweep.write()
+        self.source.ended(job, entry)
+        self.say(f"{self._count(watched.number)} {describe(job.name, entry)}")
+        self.changed()
+        if entry.status == states.FAILED and self.on_failure is OnFailure["stop"]:
+            if not self.stopping:
+                self._stop_all(f"stopped because {job.name} failed", "SIGINT")
+        elif entry.status == states.KILLED and not watched.asked and not self.stopping:
+            # Somebody stopped that job, politely: not a failure of the others.
+            self.say(f"        {job.name} was asked to stop from outside")
+
+    def _prune(self) -> None:
+        candidates = {w.handle.job.name: w for w in self.running if w.asked is None}
+        for name, why in self.source.unpromising(
+            [w.handle.job for w in candidates.values()]
+        ).items():
+            self._stop(candidates[name], f"{states.PRUNED}: {why}", "SIGINT")
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    def _stop_all(self, why: str, name: str) -> None:
+        self.stopping = why
+        if self.running:
+            jobs = f"{len(self.running)} running job{'s' if len(self.running) > 1 else ''}"
+            again = "; Ctrl-C again kills them" if name == "SIGINT" else ""
+            self.say(f"{why}: waiting for {jobs} to save{again}")
+        for watched in self.running:
+            self._stop(watched, why, name)
+
+    def _stop(self, watched: Watched, why: str, name: str) -> None:
+        if watched.asked is None:
+            watched.asked = why
+            watched.kill_at = time.monotonic() + GRACE_SECONDS[name]
+            watched.handle.stop(signal.Signals[name])
+
+    def _kill_rest(self) -> None:
+        """After an error or a second Ctrl-C: leave no process behind, and note how jobs stand."""
+        for watched in self.running:
+            watched.asked = watched.asked or "killed with the sweep"
+            watched.handle.kill()
+        until = time.monotonic() + 5.0
+        while self.running and time.monotonic() < until:
+            for watched in list(self.running):
+                over, status = watched.handle.poll()
+                if over:
+                    self.running.remove(watched)
+                    job = watched.handle.job
+                    entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
+                    self.sweep.jobs[job.name] = entry
+            time.sleep(POLL_SECONDS)
+        self.sweep.write()
+
+    # -- lines --------------------------------------------------------------------------------
+
+    def _count(self, number: int) -> str:
+        width = len(str(self.source.total))
+        return f"[{number:{width}}/{self.source.total}]"
+
+    def _tell_news(self) -> None:
+        """How far each running job is, by the last line of its log, if it has one."""
+        for watched in self.running:
+            name = watched.handle.job.name
+            if line := last_line(self.sweep.log_file(name)):
+                self.say(f"        {name}: {line}")
+
+
+def describe(name: str, entry: Entry) -> str:
+    """How a job ended, for people."""
+    best = entry.best
+    result = f"  {best['metric']} {best['value']:.4f} @ {best['step']:,}" if best else ""
+    minutes = f"  {entry.minutes:.1f} min" if entry.minutes is not None else ""
+    word = {states.FINISHED: "done ", states.PRUNED: "pruned", states.KILLED: "stopped"}
+    reason = f"  {entry.reason}" if entry.reason else ""
+    return f"{word.get(entry.status, entry.status)}  {name}{result}{minutes}{reason}"
+
+
+def last_line(path: Path) -> str:
+    """The last whole line of a log, or an empty text."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")

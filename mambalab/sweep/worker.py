@@ -1,0 +1,58 @@
+"""What the process of one job does: `mambalab __job FILE`.
+
+The file holds the job's settings, resolved: nothing that is edited while a sweep runs changes a
+job that has not begun. The end is told in a file beside it; if there is none, the process was
+killed. Standard input is a pipe that the sweep holds open: when it closes, the sweep is gone, and
+the job stops as if asked to by SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from mambalab import process, run_folder
+from mambalab.errors import UserError
+
+
+def main(words: list[str]) -> int:
+    """Run the job; returns its exit status, as of `mambalab train`."""
+    order = Path(words[0])
+    job = run_folder.read_json(order)
+    answer = order.with_suffix(".answer.json")
+    answer.unlink(missing_ok=True)
+    run_folder.write_json(order.with_suffix(".process.json"), process.identity())
+    if job.get("watched"):
+        threading.Thread(target=_stop_when_alone, daemon=True).start()
+    status, reason = _train(job)
+    run_folder.write_json(answer, {"status": status, "reason": reason})
+    return status
+
+
+def _train(job: dict) -> tuple[int, str | None]:
+    """Exit status of the run, and what went wrong in one line."""
+    try:
+        from mambalab.commands import train
+        from mambalab.config.compose import merge, typed
+
+        settings = typed(merge("train", job["config"]))
+        return train.run(settings), None
+    except UserError as error:
+        reason = " ".join(str(error).splitlines())
+        if job.get("has_log"):
+            print(f"mambalab: error: {reason}", file=sys.stderr)
+        return 1, reason
+    except KeyboardInterrupt:
+        return 130, "stopped before training began"
+    except Exception as error:  # a bug: its traceback is in the log, its first line in the table
+        traceback.print_exc()
+        lines = str(error).splitlines()
+        return 1, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _stop_when_alone() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,207 @@
+"""Sweeps of real processes: failures, kills, resume, signals, MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.conftest import command, environment, jobs, numbers, sweep
+
+SIX = ("dropout=none,standard", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+def processes_of(folder) -> list[int]:
+    """Living processes that work in a folder."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                if os.readlink(f"/proc/{name}/cwd") == str(folder):
+                    stat = Path(f"/proc/{name}/stat").read_text()
+                    state = stat.rpartition(")")[2].split()[0]
+                    found += [int(name)] if state not in "ZX" else []
+            except OSError:
+                continue
+    return found
+
+
+def wait_until(ready, seconds=90.0):
+    """Poll until `ready()`; fails after some time."""
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.1)
+
+
+def test_a_failed_and_a_killed_job_are_mended_by_the_same_command(lab, tmp_path_factory):
+    (lab / "trouble/fail-2").touch()
+    (lab / "trouble/kill-3").touch()
+    broken = sweep(lab, *SIX, "tracking=jsonl")
+    assert broken.returncode == 1, broken.stderr
+    states = {name: (job["status"], job["reason"]) for name, job in jobs(lab).items()}
+    for dropout in ("none", "standard"):
+        assert states[f"dropout={dropout},seed=1"] == ("FINISHED", None)
+        assert states[f"dropout={dropout},seed=2"] == ("FAILED", "the disk of seed two is full")
+        status, reason = states[f"dropout={dropout},seed=3"]
+        assert status == "FAILED"
+        assert "killed by SIGKILL" in reason
+    assert "FAILED  dropout=none,seed=2" in broken.stderr
+    assert "Traceback" not in broken.stderr + broken.stdout
+    assert "the disk of seed two is full" in broken.stdout
+    assert "2 of 6 jobs finished, 4 failed" in broken.stdout
+    killed = next(lab.glob("outputs/sweeps/*/dropout=none,seed=3/summary.json"))
+    assert json.loads(killed.read_text())["status"] == "KILLED"
+
+    for file in (lab / "trouble").iterdir():
+        file.unlink()
+    again = sweep(lab, *SIX, "tracking=jsonl")
+    assert again.returncode == 0, again.stderr
+    assert "2 of 6 jobs were finished before" in again.stderr
+    assert again.stderr.count(" start ") == 4
+    assert {job["status"] for job in jobs(lab).values()} == {"FINISHED"}
+    logs = next(lab.glob("outputs/sweeps/*/logs/dropout=none,seed=3.log")).read_text()
+    assert "going on from step 5" in logs
+
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    for name in ("conf", "my_tasks.py", "trouble"):
+        (undisturbed / name).symlink_to(lab / name)
+    assert sweep(undisturbed, *SIX, "tracking=jsonl").returncode == 0
+    assert len(numbers(lab)) == 6
+    assert numbers(lab) == numbers(undisturbed)
+
+    more = sweep(lab, "dropout=none,standard", "seed=4", *SIX[2:], "tracking=jsonl")
+    assert more.returncode == 0, more.stderr
+    assert more.stderr.count(" start ") == 2
+    assert len(numbers(lab)) == 8
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, number, status):
+    words = (*SIX, "trainer.max_steps=100000", "tracking=jsonl", "trainer.checkpoint_every=1000")
+    (lab / "trouble/wait").touch()
+    parent = subprocess.Popen(
+        command(*words),
+        cwd=lab,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
+    parent.send_signal(number)
+    stopped = time.monotonic()
+    output, _ = parent.communicate(timeout=60)
+    wait_until(lambda: not processes_of(lab), 10.0 - (time.monotonic() - stopped))
+    assert parent.returncode == status, output
+    summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
+    assert [s["status"] for s in summaries] == ["KILLED"] * 2
+    assert all(s["step"] >= 7 for s in summaries)
+    assert len(list(lab.glob("outputs/sweeps/*/*/checkpoints/last-*"))) == 2
+    if number != signal.SIGKILL:
+        states = [job["status"] for job in jobs(lab).values()]
+        assert states.count("KILLED") == 2
+        assert "the same command goes on" in output
+
+
+def test_the_first_failure_can_stop_all(lab):
+    (lab / "trouble/fail-1").touch()
+    done = sweep(lab, "seed=1,2,3", "sweep.on_failure=stop", "tracking=jsonl")
+    assert done.returncode == 1
+    assert [job["status"] for job in jobs(lab).values()] == ["FAILED", "WAITING", "WAITING"]
+    assert "0 of 3 jobs finished, 1 failed" in done.stdout
+
+
+def test_a_sweep_in_use_is_left_alone(lab):
+    from mambalab.sweep.folder import SweepFolder
+
+    folder = SweepFolder(lab / "taken")
+    with folder.held():
+        second = sweep(lab, "seed=1,2", "sweep.dir=taken", "tracking=jsonl")
+    assert second.returncode == 1
+    assert second.stderr.strip().endswith(
+        "taken is in use: another process is running this sweep; wait until it ends, or stop it"
+    )
+
+
+def test_runs_hang_below_their_sweep_in_mlflow(lab):
+    from mlflow.tracking import MlflowClient
+
+    done = sweep(lab, "dropout=none,standard", *SIX[2:])
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{lab}/outputs/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'squares'")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if r.data.tags.get("mambalab.kind") == "sweep"]
+    children = [r for r in runs if r is not parent]
+    assert len(children) == 2
+    assert {r.data.tags["mlflow.parentRunId"] for r in children} == {parent.info.run_id}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert parent.data.metrics["jobs/finished"] == 2
+    for run in children:
+        name = run.info.run_name.rpartition("/")[2]
+        told = {(s["step"], k): v for s in numbers(lab)[name] for k, v in s.items() if k != "step"}
+        held = {
+            (m.step, key): m.value
+            for key in run.data.metrics
+            if not key.startswith("time/")
+            for m in client.get_metric_history(run.info.run_id, key)
+        }
+        assert held == told
+    attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"sweep.json", "comparison"} <= attached
+
+
+def test_submitit_runs_jobs_and_the_same_command_skips_them(lab):
+    pytest.importorskip("submitit")
+    (lab / "trouble/fail-2").touch()
+    words = ("seed=1,2", "hydra/launcher=submitit_local", "tracking=jsonl")
+    first = sweep(lab, *words)
+    assert first.returncode == 1, first.stderr
+    assert jobs(lab)["seed=1"]["status"] == "FINISHED"
+    assert jobs(lab)["seed=2"]["reason"] == "the disk of seed two is full"
+    (lab / "trouble/fail-2").unlink()
+    second = sweep(lab, *words)
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count(" start ") == 1
+
+
+def test_a_stopped_submitit_sweep_leaves_no_process(lab):
+    pytest.importorskip("submitit")
+    (lab / "trouble/wait").touch()
+    words = ("seed=1,2", "hydra/launcher=submitit_local", "tracking=jsonl")
+    parent = subprocess.Popen(
+        command(*words, "trainer.max_steps=100000", "hydra.launcher.n_jobs=2"),
+        cwd=lab,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(60) == 143
+    wait_until(lambda: not processes_of(lab), 10.0)
+    summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
+    assert [s["status"] for s in summaries] == ["KILLED"] * 2
+
+
+def test_a_search_goes_on_where_it_was(lab):
+    words = (
+        "sweep.search=tpe",
+        "sweep.prune=false",
+        "sweep.params.optim.lr={low: 1e-4, high: 1e-1, log: true}",
+        "hydra/launcher=joblib",
+        "tracking=jsonl",
+    )
+    first = sweep(lab, *words, "sweep.trials=3")
+    assert first.returncode == 0, first.stderr
+    assert len(jobs(lab)) == 3
+    second = sweep(lab, *words, "sweep.trials=4")
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count(" start ") == 1
+    assert len(jobs(lab)) == 4
