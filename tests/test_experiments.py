@@ -8,8 +8,12 @@ import torch
 
 from mambalab import cli, config
 from mambalab.bench import lra_corpus
-from mambalab.commands import assemble
-from mambalab.config import search
+from mambalab.commands import assemble, train
+from mambalab.config import TrainConfig, search
+from mambalab.config.compose import compose_parts
+from mambalab.config.multirun import plan
+from mambalab.config.overrides import prepare
+from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.spec import ModelSpec
 from mambalab.tasks.catalog import CATALOG
@@ -36,25 +40,45 @@ FEW = {  # what makes an evaluation short
 }
 
 
-def task_of(name: str) -> str:
-    return config.typed(config.compose("train", [f"experiment={name}"])).task.name
+SWEEPS = [
+    name
+    for name in EXPERIMENTS
+    if compose_parts("train", prepare("train", [f"experiment={name}"])).sweep["params"]
+]
+
+
+def first_of(name: str, *overrides: str) -> TrainConfig:
+    """The settings of an experiment, of its first job if it is a sweep."""
+    return plan([f"experiment={name}", *overrides]).first
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = task_of(name)
+    task = first_of(name).task.name
     data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
     if task == "retrieval":
         lra_corpus.write(tmp_path / "corpus", train=12, eval=6, test=6, size=300, seed=1)
     elif (data := CATALOG[task]).missing(data_dir):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
-    assert cli.main(["train", f"experiment={name}", *SHORT, *FEW.get(task, [])]) == 0
+    options = [*SHORT, *FEW.get(task, [])]
+    if name in SWEEPS:  # every job is planned, one is run: the others differ in a value or two
+        assert train.run(first_of(name, *options)) == 0
+    else:
+        assert cli.main(["train", f"experiment={name}", *options]) == 0
     (summary,) = tmp_path.glob("outputs/*/*/*/summary.json")
     assert '"status": "FINISHED"' in summary.read_text()
 
 
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "/" in n])
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_says_so(name):
+    with pytest.raises(UserError, match=f"write mambalab train -m experiment={name}$"):
+        config.compose("train", [f"experiment={name}"])
+    jobs = plan([f"experiment={name}"]).jobs
+    assert len(jobs) == len({job.name for job in jobs}) >= 9
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "/" in n and n not in SWEEPS])
 def test_both_models_have_the_same_number_of_parameters(name):
     counts = []
     for model in ("mamba", "transformer"):

@@ -188,14 +188,17 @@ def _launcher(name: str, plain: dict[str, Any]) -> DictConfig:
 
 
 def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
-    """`sweep` with dotted keys in `params`, however deep they were written."""
+    """`sweep` with dotted keys in `params`, however deep they were written.
+
+    A null takes back what another file, an experiment that this one builds on, has declared.
+    """
 
     def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.items():
             if isinstance(value, dict) and not {"low", "high"} & set(value):
                 found.update(flat(value, f"{prefix}{key}."))
-            else:
+            elif value is not None:
                 found[f"{prefix}{key}"] = value
         return found
 
