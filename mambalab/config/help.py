@@ -27,7 +27,7 @@ EXAMPLES = {
         "mambalab train experiment=quickstart",
         "mambalab train task=shakespeare model=mamba dropout=ssm",
         "mambalab train task=text task.path=book.txt optim.lr=1e-3 trainer.max_minutes=5",
-        "mambalab train -m model=mamba,transformer seed=1,2,3",
+        "mambalab train -m model=mamba,transformer seed=1,2,3 hydra/launcher=joblib",
     ],
     "runs": ["mambalab runs", "mambalab runs output_dir=/data/outputs"],
     "compare": [
@@ -48,7 +48,8 @@ EXAMPLES = {
 }
 NOTES = {
     "train": "The same command finds its own run again: a finished one is left alone, a partial "
-    "one goes on. -m runs every combination of values separated by commas. A folder ./conf adds "
+    "one goes on. -m runs every combination of values separated by commas, as one sweep that the "
+    "same command takes up again. A folder ./conf adds "
     "options to the groups or replaces them by name, and may name classes of your own as "
     "_target_: my_module.MyTask.",
 }
