@@ -1,13 +1,15 @@
-"""Generation in three functions: prefill, decode one, sample; and the loop that joins them."""
+"""Generation in three functions: prefill, decode one, choose; and the loop that joins them."""
 
 import inspect
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mambalab.models.state import ModelState
+from mambalab.sampling import Sampler, Sampling
 
 
 class Generator(Protocol):
@@ -36,95 +38,102 @@ def obstacle(model: Any) -> str | None:
 def prefill(model: Generator, prompt: Tensor, max_len: int) -> tuple[Tensor, ModelState]:
     """Read a whole prompt (B, L) at once; returns logits (B, V) of the next token and the state."""
     state = model.initial_state(prompt.shape[0], max_len)
-    return model(prompt, state=state)[:, -1], state
+    return last_logits(model, prompt, state), state
 
 
 def decode_one(model: Generator, tokens: Tensor, state: ModelState) -> Tensor:
     """Read one token a sequence (B,), update the state in place; logits (B, V) of the next."""
-    return model(tokens[:, None], state=state)[:, -1]
+    return last_logits(model, tokens[:, None], state)
 
 
-def sample(
-    logits: Tensor,
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw one token a sequence.
-
-    Args:
-        logits: (B, V).
-        temperature: 0 takes the likeliest token; lower is safer, higher is wilder.
-        top_k: only the k likeliest tokens stay; None for all.
-        top_p: only the smallest set of likeliest tokens whose probability reaches top_p stays
-            (arXiv 1904.09751); None for all.
-        generator: a CPU generator; the same seed gives the same tokens on any device.
-
-    Returns:
-        (B,) int64 on the logits' device.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    scores = logits.detach().float().cpu() / temperature
-    if top_k is not None and top_k < scores.shape[-1]:
-        smallest = scores.topk(top_k, dim=-1).values[:, -1:]
-        scores = scores.masked_fill(scores < smallest, float("-inf"))
-    probabilities = scores.softmax(-1)
-    if top_p is not None and top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter_(-1, order, ordered)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+def last_logits(model: Any, tokens: Tensor, state: ModelState) -> Tensor:
+    """(B, L) tokens to the logits (B, V) behind the last of them."""
+    if hasattr(model, "last_logits"):  # spares the others a product with the vocabulary
+        return model.last_logits(tokens, state)
+    return model(tokens, state=state)[:, -1]
 
 
 @torch.inference_mode()
 def generate(
     model: Generator,
-    prompt: Tensor,
+    prompts: Sequence[Tensor],
     *,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    rules: Sampling,
     seed: int = 0,
 ) -> Iterator[Tensor]:
     """Yield one new token a sequence, (B,) int64, `max_new_tokens` times.
 
-    A Mamba model carries a state of fixed size. A model with attention carries a key-value cache
-    of `context_limit` positions; when it is full, the latest half of the context is read again
-    and generation goes on from there. The model must be in evaluation mode.
+    Prompts may differ in length; every sequence gets what it would get alone with seed
+    `seed + b`. A Mamba model carries a state of fixed size. A model with attention carries a
+    key-value cache of at most `context_limit` positions; when a sequence fills it, the latest half
+    of its context is read again and it goes on from there. The model must be in evaluation mode.
 
     Args:
         model: the model.
-        prompt: (B, L) int64 tokens, L >= 1.
+        prompts: (L_b,) int64 tokens, L_b >= 1, on the model's device; or a (B, L) tensor.
         max_new_tokens: how many tokens to add.
-        temperature, top_k, top_p: see `sample`.
+        rules: how to choose a token.
         seed: of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
-    limit = model.context_limit
-    room = prompt.shape[1] + max_new_tokens
-    if limit is not None:
-        room = min(room, limit)
-    context = prompt
-    logits, state = prefill(model, context[:, -room:], room)
-    filled = min(context.shape[1], room)
+    batch = _Batch(model, list(prompts), max_new_tokens)
+    choose = Sampler(rules, list(prompts), batch.logits.shape[-1], seed)
     for index in range(max_new_tokens):
-        tokens = sample(
-            logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-        )
+        tokens = choose(batch.logits)
         yield tokens
-        if index == max_new_tokens - 1:
-            return
-        if limit is not None:
-            context = torch.cat((context, tokens[:, None]), dim=1)[:, -room:]
-        if limit is not None and filled == room:
-            context = context[:, -max(1, room // 2) :]
-            logits, state = prefill(model, context, room)
-            filled = context.shape[1]
-        else:
-            logits = decode_one(model, tokens, state)
-            filled += 1
+        if index < max_new_tokens - 1:
+            batch.advance(tokens)
+
+
+class _Batch:
+    """Sequences that grow together, their state, and the logits of their next tokens."""
+
+    def __init__(self, model: Generator, prompts: list[Tensor], max_new_tokens: int) -> None:
+        self.model = model
+        self.limit = model.context_limit
+        longest = max(len(prompt) for prompt in prompts)
+        self.room = longest + max_new_tokens
+        if self.limit is not None:
+            self.room = min(self.room, self.limit)
+        self.contexts = [prompt[-self.room :] for prompt in prompts]
+        self.filled = [len(context) for context in self.contexts]
+        self.logits, self.state = self._read(self.contexts)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token of each sequence."""
+        full: list[int] = []
+        if self.limit is not None:
+            for b, token in enumerate(tokens):
+                self.contexts[b] = torch.cat((self.contexts[b], token[None]))[-self.room :]
+            full = [b for b, filled in enumerate(self.filled) if filled == self.room]
+        if len(full) < len(tokens):
+            for b in full:  # its place is overwritten below
+                self.state.rewind(b, self.room - 1)
+            self.logits = decode_one(self.model, tokens, self.state)
+            self.filled = [filled + 1 for filled in self.filled]
+        for b in full:
+            self.contexts[b] = self.contexts[b][-max(1, self.room // 2) :]
+            logits, state = prefill(self.model, self.contexts[b][None], self.room)
+            self.state.put(b, state)
+            self.logits[b] = logits[0]
+            self.filled[b] = len(self.contexts[b])
+
+    def _read(self, contexts: list[Tensor]) -> tuple[Tensor, ModelState]:
+        """Prefill sequences of equal length together, and join what comes out."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for b, context in enumerate(contexts):
+            groups[len(context)].append(b)
+        parts = [
+            (rows, *prefill(self.model, torch.stack([contexts[b] for b in rows]), self.room))
+            for rows in groups.values()
+        ]
+        if len(parts) == 1:
+            return parts[0][1].clone(), parts[0][2]
+        first = parts[0][1]
+        logits = first.new_empty(len(contexts), first.shape[-1])
+        state = self.model.initial_state(len(contexts), self.room)
+        for rows, found, part in parts:
+            logits[rows] = found
+            for source, b in enumerate(rows):
+                state.put(b, part, source)
+        return logits, state

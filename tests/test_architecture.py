@@ -12,7 +12,8 @@ ANYTHING = {"cli", "config", "commands", "bench", "__main__", "sweep"}
 MAY_IMPORT = {  # room -> the other rooms it may import
     "ops": set(),
     "models": {"ops"},
-    "generate": {"ops", "models"},
+    "generate": {"ops", "models", "sampling"},
+    "sampling": set(),
     "inspect": {"ops", "models", "report"},
     "tasks": set(),
     "train": set(),
@@ -22,7 +23,17 @@ MAY_IMPORT = {  # room -> the other rooms it may import
 HEAVY = {"torch", "mlflow", "datasets", "torchvision", "triton", "numba", "matplotlib"}
 # Rooms in which heavy modules may be imported by a file as a whole: the verbs load these rooms
 # only when they run. Everything else must answer --help in an instant.
-LAZY_ROOMS = {"ops", "models", "tasks", "train", "generate", "inspect", "report", "bench"}
+LAZY_ROOMS = {
+    "ops",
+    "models",
+    "tasks",
+    "train",
+    "generate",
+    "sampling",
+    "inspect",
+    "report",
+    "bench",
+}
 
 
 def room(path: Path) -> str:

@@ -14,6 +14,7 @@ from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
 from mambalab.ops import backend as scan_backend
 from mambalab.report import render, tables
+from mambalab.sampling import Sampling
 from mambalab.train import checkpoint, runtime, session, tracking
 from mambalab.train.loop import Result, Trainer
 from mambalab.train.settings import Precision, Resume, TrackingKind
@@ -233,9 +234,9 @@ class _Sitting:
         with runtime.autocast(self.device, self.precision):
             new = generate(
                 self.model,  # pyright: ignore[reportArgumentType]
-                prompt,
+                list(prompt),
                 max_new_tokens=length,
-                temperature=0.8,
+                rules=Sampling(temperature=0.8),
                 seed=self.settings.seed,
             )
             text = vocabulary.decode([int(token) for token in new])

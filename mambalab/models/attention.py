@@ -34,7 +34,7 @@ class Attention(nn.Module):
         """An empty key-value cache for `max_len` positions."""
         shape = (batch_size, self.n_head, max_len, self.head_dim)
         weight = self.in_proj.weight
-        return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
+        return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape), [0] * batch_size)
 
     def forward(
         self, hidden: Tensor, state: AttentionState | None = None, lengths: Tensor | None = None
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         """
         batch, length, d_model = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.n_head, self.head_dim)
-        start = state.length if state else 0
+        start = state.positions() if state else 0
         cos, sin = rotary_angles(start, length, self.head_dim, self.rope_theta, hidden.device)
         query, key = rotate(qkv[:, :, :2], cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
         value = qkv[:, :, 2].transpose(1, 2)
@@ -54,9 +54,9 @@ class Attention(nn.Module):
             inside = torch.arange(length, device=hidden.device) < lengths[:, None]
             mask = inside[:, None, None]
         if state is not None:
-            key, value = state.append(key, value)
+            key, value, mask = state.append(key, value)
             key, value = key.to(query.dtype), value.to(query.dtype)
-            if start and length > 1:
+            if isinstance(start, int) and start and length > 1:
                 seen = torch.arange(start + length, device=hidden.device)
                 mask = seen <= start + torch.arange(length, device=hidden.device)[:, None]
         plain = self.causal and mask is None and length > 1
@@ -65,12 +65,15 @@ class Attention(nn.Module):
 
 
 def rotary_angles(
-    start: int, length: int, head_dim: int, theta: float, device: torch.device
+    start: int | Tensor, length: int, head_dim: int, theta: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of positions start .. start + L - 1, (L, 1, 1, head_dim / 2) float32."""
+    """Cosine and sine of positions start .. start + L - 1, (L, 1, 1, head_dim / 2) float32.
+
+    `start` may be (B, 1, 1, 1, 1), of each sequence its own; then (B, L, 1, 1, head_dim / 2).
+    """
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    position = torch.arange(start, start + length, dtype=torch.float32, device=device)
-    angle = (position[:, None] * theta**-exponent)[:, None, None]
+    position = torch.arange(length, dtype=torch.float32, device=device)[:, None, None, None] + start
+    angle = position * theta**-exponent
     return angle.cos(), angle.sin()
 
 

@@ -54,6 +54,10 @@ class LanguageModel(nn.Module):
         """(B, L) int64 tokens to (B, L, V) logits; continues from and updates `state` if given."""
         return self.lm_head(self.backbone(tokens, state))
 
+    def last_logits(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
+        """As `forward`, the logits (B, V) behind the last token only."""
+        return self.lm_head(self.backbone(tokens, state)[:, -1])
+
 
 class Classifier(nn.Module):
     """One class for each sequence: features pooled over its true length, then a linear layer.

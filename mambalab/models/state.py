@@ -18,6 +18,14 @@ class MambaState:
     conv: Tensor
     ssm: Tensor
 
+    def put(self, row: int, other: "MambaState", source: int) -> None:
+        """Replace the state of a sequence by one of another batch."""
+        self.conv[row] = other.conv[source]
+        self.ssm[row] = other.ssm[source]
+
+    def rewind(self, row: int, length: int) -> None:
+        """Nothing to free: the size is fixed."""
+
 
 @dataclass
 class AttentionState:
@@ -25,22 +33,57 @@ class AttentionState:
 
     Attributes:
         key, value: (B, n_head, max_len, head_dim).
-        length: positions filled so far.
+        filled: positions filled so far, of each sequence.
     """
 
     key: Tensor
     value: Tensor
-    length: int = 0
+    filled: list[int]
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, n_head, L, head_dim) new keys and values; return all filled ones."""
-        stop = self.length + key.shape[2]
+    def positions(self) -> int | Tensor:
+        """Where the next token of each sequence stands: one number if that is the same for all,
+        else (B, 1, 1, 1, 1) int64."""
+        if len(set(self.filled)) == 1:
+            return self.filled[0]
+        return torch.tensor(self.filled, device=self.key.device).view(-1, 1, 1, 1, 1)
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store (B, n_head, L, head_dim) new keys and values.
+
+        Sequences of unequal length go on by one token at a time (L = 1).
+
+        Returns:
+            All filled keys and values, and (B, 1, 1, longest) True where a sequence has any; None
+            if all are equally long.
+        """
+        length = key.shape[2]
+        stop = max(self.filled) + length
         if stop > self.key.shape[2]:
             raise ValueError(f"the key-value cache holds {self.key.shape[2]} positions, not {stop}")
-        self.key[:, :, self.length : stop] = key
-        self.value[:, :, self.length : stop] = value
-        self.length = stop
-        return self.key[:, :, :stop], self.value[:, :, :stop]
+        start, mask = self.positions(), None
+        if isinstance(start, int):
+            self.key[:, :, start:stop] = key
+            self.value[:, :, start:stop] = value
+        else:
+            assert length == 1, "sequences of unequal length go on by one token at a time"
+            rows = torch.arange(len(key), device=key.device)
+            at = start.flatten()
+            self.key[rows, :, at] = key[:, :, 0].to(self.key.dtype)
+            self.value[rows, :, at] = value[:, :, 0].to(self.value.dtype)
+            mask = (torch.arange(stop, device=key.device) <= at[:, None])[:, None, None]
+        self.filled = [filled + length for filled in self.filled]
+        return self.key[:, :, :stop], self.value[:, :, :stop], mask
+
+    def put(self, row: int, other: "AttentionState", source: int) -> None:
+        """Replace the state of a sequence by one of another batch."""
+        filled = other.filled[source]
+        self.key[row, :, :filled] = other.key[source, :, :filled]
+        self.value[row, :, :filled] = other.value[source, :, :filled]
+        self.filled[row] = filled
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what a sequence has seen beyond its first `length` positions."""
+        self.filled[row] = min(self.filled[row], length)
 
 
 LayerState = MambaState | AttentionState
@@ -51,6 +94,16 @@ class ModelState:
     """Of a whole model: one state a layer, in order; updated in place by the forward pass."""
 
     layers: list[LayerState]
+
+    def put(self, row: int, other: "ModelState", source: int = 0) -> None:
+        """Replace the state of sequence `row` by that of `source` in another batch."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.put(row, theirs, source)  # pyright: ignore[reportArgumentType]
+
+    def rewind(self, row: int, length: int) -> None:
+        """Make room in the caches of a sequence whose state will be replaced."""
+        for layer in self.layers:
+            layer.rewind(row, length)
 
     def bytes(self) -> int:
         """Memory held, in bytes."""

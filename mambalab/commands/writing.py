@@ -1,0 +1,91 @@
+"""Turns tokens into text as they come: whole characters only, and an end at a stop string."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+HALF = "\ufffd"  # what decoders make of bytes that are no whole character yet
+
+
+class Decoder(Protocol):
+    """A tokenizer, as far as writing needs it."""
+
+    eos_id: int | None
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some tokens."""
+        ...
+
+
+class Writer:
+    """The text of one sequence as it grows.
+
+    Args:
+        decoder: makes text of tokens.
+        stop: strings that end the text; none of them is part of it.
+
+    Attributes:
+        text: everything that is certain so far.
+        tokens: how many tokens were taken, the one that ended the text included.
+        stopped_by: `stop` or `eos` once the text has ended before its time, else None.
+    """
+
+    def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
+        self.decoder = decoder
+        self.stop = [s for s in stop if s]
+        self.text = ""
+        self.tokens = 0
+        self.stopped_by: str | None = None
+        self._ids: list[int] = []  # not yet written, after those that their text depends on
+        self._before = 0  # of `_ids`, those written already
+        self._held = ""  # whole characters that may be the beginning of a stop string
+
+    def add(self, token: int) -> str:
+        """Take one token; returns what may be shown now."""
+        if self.stopped_by is not None:
+            return ""
+        self.tokens += 1
+        if token == self.decoder.eos_id:
+            self.stopped_by = "eos"
+            return self._show(self._held)
+        # A token's text may depend on the one before it (blanks between words), and a character
+        # may take several tokens: decode a few together, and show the difference.
+        known = self.decoder.decode(self._ids[: self._before])
+        self._ids.append(token)
+        both = self.decoder.decode(self._ids)
+        if both.endswith(HALF) and len(self._ids) - self._before < 8:
+            return ""
+        self._ids = self._ids[self._before :]
+        self._before = len(self._ids)
+        return self._take(both[len(known) :])
+
+    def finish(self) -> str:
+        """The end came by length: what was held back belongs to the text."""
+        if self.stopped_by is not None:
+            return ""
+        rest = ""
+        if len(self._ids) > self._before:
+            known = self.decoder.decode(self._ids[: self._before])
+            rest = self.decoder.decode(self._ids)[len(known) :]
+        return self._show(self._held + rest)
+
+    def _take(self, new: str) -> str:
+        piece = self._held + new
+        found = [at for s in self.stop if (at := piece.find(s)) >= 0]
+        if found:
+            self.stopped_by = "stop"
+            return self._show(piece[: min(found)])
+        keep = max((_overlap(piece, s) for s in self.stop), default=0)
+        shown = self._show(piece[: len(piece) - keep])
+        self._held = piece[len(piece) - keep :]
+        return shown
+
+    def _show(self, piece: str) -> str:
+        self._held = ""
+        self.text += piece
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
