@@ -1,76 +1,170 @@
 """`mambalab generate`: let a trained language model write, as it goes along."""
 
+import json
 import sys
 import time
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mambalab.commands import assemble
+from mambalab.commands import load
 from mambalab.commands.settings import GenerateSettings
+from mambalab.commands.writing import Writer
 from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
-from mambalab.report import collect
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.sampling import Sampling
 from mambalab.train import runtime
+
+
+@dataclass
+class Speed:
+    """Tokens and seconds, of reading the prompts and of writing."""
+
+    read: int = 0
+    reading: float = 0.0
+    written: int = 0
+    writing: float = 0.0
+
+    def line(self) -> str:
+        """For people; the first token of each batch counts as reading."""
+        words = f"read {self.read:,} tokens in {self.reading:.2f} s"
+        if self.writing > 0:
+            rate = self.written / self.writing
+            words += f", wrote {self.written:,} tokens, {rate:,.0f} a second"
+        return words
 
 
 def run(settings: GenerateSettings) -> int:
     """Write to standard output; the speed goes to standard error. Returns 0.
 
     Raises:
-        UserError: no such run, it is no language model, an unknown character in the prompt.
+        UserError: no such run, it is no language model, a prompt that it cannot read.
     """
     runtime.prepare_process()
-    path = collect.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
-    if not (path / assemble.VOCABULARY).exists():
+    source = load.language_model(
+        run=settings.run,
+        output_dir=Path(settings.output_dir),
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust,
+    )
+    if why := obstacle(source.model):
         raise UserError(
-            f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
-            f"({assemble.VOCABULARY})"
-        )
-    if why := obstacle(loaded.model):
-        raise UserError(
-            f"{path} cannot generate: its model {type(loaded.model).__name__} {why} "
+            f"{source.name} cannot generate: its model {type(source.model).__name__} {why} "
             f"(see mambalab.generate.Generator)"
         )
-    vocabulary = Vocabulary.load(path / assemble.VOCABULARY)
-    if not settings.prompt:
-        raise UserError('prompt is empty: give at least one character, such as prompt="ROMEO:"')
-    ids = torch.from_numpy(vocabulary.encode(settings.prompt)).to(loaded.device)
-    limit = loaded.model.context_limit
-    if limit is not None and len(settings.prompt) > limit:
-        raise UserError(
-            f"the prompt has {len(settings.prompt)} characters, but this model was trained on "
-            f"{limit}: give a shorter one"
-        )
-    prompt = ids.expand(settings.num_samples, -1)
-    alone = settings.num_samples == 1
-    texts = [settings.prompt] * settings.num_samples
+    prompts = _prompts(settings)
+    tokens = [_read(source, prompt) for prompt in prompts]
+    wanted = [b for b in range(len(prompts)) for _ in range(settings.num_samples)]
+    alone = len(wanted) == 1 and not settings.json
+    speed = Speed()
     if alone:
-        print(settings.prompt, end="", flush=True)
-    started = time.perf_counter()
-    with runtime.autocast(loaded.device, loaded.precision):
-        tokens = generate(
-            loaded.model,
-            prompt,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            seed=settings.seed,
-        )
-        for new in tokens:
-            letters = vocabulary.decode(new.cpu())
-            texts = [text + letter for text, letter in zip(texts, letters, strict=True)]
-            if alone:
-                print(letters, end="", flush=True)
-    seconds = time.perf_counter() - started
+        print(prompts[0], end="", flush=True)
+    for start in range(0, len(wanted), settings.batch):
+        rows = wanted[start : start + settings.batch]
+        seed = settings.seed + start
+        writers = _write(settings, source, [tokens[b] for b in rows], seed, alone, speed)
+        for number, (b, writer) in enumerate(zip(rows, writers, strict=True)):
+            if settings.json:
+                print(json.dumps(_record(prompts[b], writer, seed + number, speed)), flush=True)
+            elif not alone:
+                print(f"--- {start + number + 1} ---\n{prompts[b]}{writer.text}", flush=True)
     if alone:
         print()
-    else:
-        for number, text in enumerate(texts, 1):
-            print(f"--- {number} ---\n{text}")
-    written = settings.max_new_tokens * settings.num_samples
-    print(f"{written:,} characters, {written / seconds:,.0f} a second", file=sys.stderr)
+    print(speed.line(), file=sys.stderr)
     return 0
+
+
+def _prompts(settings: GenerateSettings) -> list[str]:
+    if settings.prompt_file is None:
+        if not settings.prompt:
+            raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
+        return [settings.prompt]
+    path = Path(settings.prompt_file).expanduser()
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"prompt_file={path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompt_file={path}: not UTF-8 at byte {error.start}") from error
+    found = [line for line in text.splitlines() if line] if settings.each_line else [text]
+    if not found or not found[0]:
+        raise UserError(f"prompt_file={path}: it is empty")
+    return found
+
+
+def _read(source: Any, prompt: str) -> torch.Tensor:
+    """The tokens of a prompt, on the model's device."""
+    ids = source.tokenizer.encode(prompt)
+    limit = source.model.context_limit
+    if not len(ids):
+        raise UserError(f"the prompt {prompt!a} holds no token that this model knows")
+    if limit is not None and len(ids) > limit:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens, but this model was trained on {limit}: "
+            "give a shorter one"
+        )
+    return torch.tensor(ids, dtype=torch.int64, device=source.device)
+
+
+@torch.inference_mode()
+def _write(
+    settings: GenerateSettings,
+    source: Any,
+    tokens: list[torch.Tensor],
+    seed: int,
+    alone: bool,
+    speed: Speed,
+) -> list[Writer]:
+    """Let a batch be written to its end."""
+    writers = [Writer(source.tokenizer, settings.stop) for _ in tokens]
+    rules = Sampling(
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        allowed=source.tokenizer.vocab_size,
+    )
+    started = time.perf_counter()
+    with runtime.autocast(source.device, source.precision):
+        steps = generate(
+            source.model, tokens, max_new_tokens=settings.max_new_tokens, rules=rules, seed=seed
+        )
+        first = next(steps).tolist()
+        read = time.perf_counter()
+        _take(writers, first, alone)
+        for new in islice(steps, settings.max_new_tokens):
+            if all(writer.stopped_by for writer in writers):
+                break
+            _take(writers, new.tolist(), alone)
+            speed.written += len(writers)
+    speed.writing += time.perf_counter() - read
+    speed.reading += read - started
+    speed.read += sum(map(len, tokens))
+    for writer in writers:
+        rest = writer.finish()
+        if alone:
+            print(rest, end="", flush=True)
+    return writers
+
+
+def _take(writers: list[Writer], tokens: list[int], alone: bool) -> None:
+    for writer, token in zip(writers, tokens, strict=True):
+        piece = writer.add(token)
+        if alone and piece:
+            print(piece, end="", flush=True)
+
+
+def _record(prompt: str, writer: Writer, seed: int, speed: Speed) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "text": writer.text,
+        "tokens": writer.tokens,
+        "stopped_by": writer.stopped_by or "length",
+        "seed": seed,
+        "tokens_per_second": round(speed.written / speed.writing, 1) if speed.writing else None,
+    }

@@ -5,6 +5,7 @@ from enum import Enum
 
 from mambalab.errors import UserError
 from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, RUN, option
+from mambalab.train.settings import Precision
 
 
 class Split(Enum):
@@ -48,15 +49,25 @@ class GenerateSettings:
 
     run: str = option("run folder, or latest", **RUN)
     prompt: str = option("text to continue")
-    max_new_tokens: int = option("characters to write", ge=1)
-    num_samples: int = option("texts to write", ge=1)
+    prompt_file: str | None = option("file with the text to continue", **FOLDER)
+    each_line: bool = option("every line of prompt_file is a prompt of its own")
+    max_new_tokens: int = option("tokens (characters, mostly) to write", ge=1)
+    num_samples: int = option("texts to write for each prompt", ge=1)
+    batch: int = option("texts written at the same time", ge=1)
     temperature: float = option("below 1 safer, above 1 wilder; 0 = always the likeliest", ge=0)
-    top_k: int | None = option("choose among the k likeliest characters; null = all", ge=1)
+    top_k: int | None = option("choose among the k likeliest tokens; null = all", ge=1)
     top_p: float | None = option(
-        "choose among the likeliest characters that share this probability; null = all", gt=0, le=1
+        "choose among the likeliest tokens that share this probability; null = all", gt=0, le=1
     )
+    min_p: float | None = option(
+        "choose among tokens at least so likely, relative to the likeliest; null = all", ge=0, le=1
+    )
+    repetition_penalty: float = option("above 1: tokens that occurred become less likely", gt=0)
+    stop: list[str] = option("texts at which writing ends")
     seed: int = option("the same seed writes the same text", ge=0, lt=2**63)
+    json: bool = option("print a JSON object for each text, nothing else")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    precision: Precision = option("arithmetic of matrix products; the state stays float32")
     output_dir: str = option("folder in which run=latest looks", **FOLDER)
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
 

@@ -139,7 +139,7 @@ def _values(names: Known, current: str) -> list[str]:
             offers += DEVICES
         elif key == "run":
             offers += ["latest", *_paths(value, folders=True)]
-        elif key in FOLDERS or key.rpartition(".")[2] == "path":
+        elif key in FOLDERS or key.rpartition(".")[2] in ("path", "prompt_file"):
             offers += _paths(value, folders=key in FOLDERS)
     return [f"{key}={offer}" for offer in offers]
 

@@ -42,6 +42,41 @@ def test_several_samples_differ(trained, capsys):
     assert len({*texts}) == 3
 
 
+def test_texts_as_json(trained, capsys, folder):  # noqa: F811
+    (folder / "prompts.txt").write_text("Line 5\n\nthe quick\nfox\n")
+    words = ["generate", "json=true", "max_new_tokens=15", "num_samples=2", "batch=4"]
+    assert cli.main([*words, "prompt_file=prompts.txt", "each_line=true", "seed=3"]) == 0
+    out, err = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    prompts = ["Line 5", "the quick", "fox"]
+    assert [f["prompt"] for f in found] == [p for p in prompts for _ in range(2)]
+    assert [f["seed"] for f in found] == [3, 4, 5, 6, 7, 8]
+    assert {(len(f["text"]), f["tokens"], f["stopped_by"]) for f in found} == {(15, 15, "length")}
+    assert "a second" in err
+    assert cli.main(["generate", "prompt=fox", "max_new_tokens=15", "seed=7"]) == 0
+    assert capsys.readouterr().out == f"fox{found[4]['text']}\n"
+
+
+def test_a_stop_string_ends_the_text(trained, capsys):
+    words = ["generate", "prompt=the", "max_new_tokens=200", "temperature=0"]
+    assert cli.main(words) == 0
+    whole = capsys.readouterr().out[3:-1]
+    stop = whole[40:43]
+    assert cli.main([*words, f'stop="{stop}"']) == 0
+    assert capsys.readouterr().out[3:-1] == whole[: whole.index(stop)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"", "it is empty"), (b"caf\xe9", "not UTF-8 at byte 3")],
+)
+def test_prompt_files_that_cannot_be_read(trained, capsys, folder, content, message):  # noqa: F811
+    if content is not None:
+        (folder / "p.txt").write_bytes(content)
+    assert cli.main(["generate", "prompt_file=p.txt"]) == 1
+    assert message in one_line(capsys)
+
+
 @pytest.mark.parametrize("prompt", ["", "naïve ☃"])
 def test_prompts_that_cannot_be_read(trained, capsys, prompt):
     assert cli.main(["generate", f"prompt={prompt}"]) == 1

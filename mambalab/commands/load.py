@@ -1,0 +1,100 @@
+"""A trained language model with what turns text into its tokens and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mambalab.commands import assemble
+from mambalab.errors import UserError
+from mambalab.report import collect
+from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.train import runtime
+from mambalab.train.settings import Precision
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back.
+
+    Attributes:
+        vocab_size: tokens that stand for something; a model may have more outputs, as padding.
+        eos_id: the token that ends a text, or None.
+    """
+
+    vocab_size: int
+    eos_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text; raises UserError for what it cannot express."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some tokens."""
+        ...
+
+
+class Characters:
+    """The vocabulary of a character-level run as a `Tokenizer`."""
+
+    eos_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """One token a character."""
+        return self.vocabulary.encode(text).tolist()
+
+    def decode(self, ids: list[int]) -> str:
+        """One character a token."""
+        return self.vocabulary.decode(ids)
+
+
+@dataclass
+class Source:
+    """A language model that is ready to write.
+
+    Attributes:
+        model: in evaluation mode, on `device`.
+        tokenizer: of its texts.
+        device, precision: where and how it computes.
+        name: for people.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    device: torch.device
+    precision: Precision
+    name: str
+
+
+def language_model(
+    *, run: str, output_dir: Path, device: str, precision: Precision, trust: list[str]
+) -> Source:
+    """The language model of a run.
+
+    Args:
+        run: run folder, or `latest`.
+        output_dir: where `latest` looks.
+        device: as in the settings.
+        precision: `auto` is the run's own, where the processor is fast at it.
+        trust: modules outside mambalab whose classes the run may use.
+
+    Raises:
+        UserError: no such run, or it is no language model.
+    """
+    path = collect.resolve_run(run, output_dir)
+    loaded = assemble.load_run(path, device=device, trust=trust)
+    file = path / assemble.VOCABULARY
+    if not file.exists():
+        raise UserError(
+            f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
+            f"({assemble.VOCABULARY})"
+        )
+    chosen = loaded.precision
+    if precision is not Precision.auto:
+        chosen = runtime.choose_precision(precision, loaded.device)
+    characters = Characters(Vocabulary.load(file))
+    return Source(loaded.model, characters, loaded.device, chosen, str(path))
