@@ -27,7 +27,8 @@ OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
 # Not every shell expands key=~.
-PATHS = {"output_dir", "data_dir", "run_dir", "run", "path", "task.path", "out", "sweep.dir"}
+FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
+PATHS = FOLDERS | {"path", "task.path", "prompt_file"}
 SWEEP, LAUNCHER = "sweep.", "hydra.launcher."
 
 
