@@ -60,8 +60,8 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
         UserError: one line for whatever is wrong with the overrides or with a YAML file.
     """
     found = compose_parts(verb, prepare(verb, overrides))
-    if found.sweep.get("params"):
-        keys = ", ".join(map(str, found.sweep["params"]))
+    params = found.sweep.get("params") or {}
+    if keys := ", ".join(str(key) for key, values in params.items() if values is not None):
         raise UserError(
             f"this is a sweep (over {keys}): write mambalab train -m {' '.join(overrides)}"
         )

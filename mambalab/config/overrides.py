@@ -170,6 +170,8 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
         return text if sigil else f"++{text}"
     if key not in names.options and key not in names.groups:
         _check_readable(text)
+        if inside := [known for known in names.options if known.startswith(f"{key}.")]:
+            raise UserError(f"{key}: holds settings; set them one by one, as in {inside[0]}=VALUE")
         raise unknown_key(key, [*names.options, *names.groups])
     if sigil == "~":
         raise UserError(f"{text}: every key is needed; write {key}=VALUE to change it")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mambalab.errors import UserError
+from mambalab.tasks import copies
 from mambalab.tasks.images import ImageData, Images, PatchTask
 from mambalab.tasks.sampling import permutation
 from mambalab.tasks.settings import FolderSettings
@@ -26,6 +27,15 @@ class ImageFolderTask(PatchTask):
     """
 
     settings: FolderSettings
+
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """As `ImageTask.prepare`; warns of images that are in two splits."""
+        super().prepare(device)
+        digests = {
+            name: np.array([copies.digest(row.numpy()) for row in self.pixels[name].cpu()])
+            for name in ("train", "val", "test")
+        }
+        copies.warn(self.settings.path, "images", digests)
 
     def read(self) -> ImageData:
         """All images, scaled and cropped.

@@ -27,13 +27,14 @@ from typing import BinaryIO
 import numpy as np
 
 from mambalab.errors import UserError
+from mambalab.tasks import copies
 from mambalab.tasks.folder_lock import locked
 from mambalab.tasks.pair_rows import BadRow, Layout, lines, split
 from mambalab.tasks.progress import human_bytes
 
 LOG = logging.getLogger("mambalab")
 
-_FORMAT = 1  # of a store; raise it when what `_convert` writes changes
+_FORMAT = 2  # of a store; raise it when what `_convert` writes changes
 _SHOWN = 10  # rejected rows that are logged one by one
 _CHUNK = 1 << 20  # bytes written, and hashed, at a time
 _MOST_CLASSES = 1000  # beyond that, the first column is hardly a label
@@ -83,6 +84,11 @@ class PairStore:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digests(self) -> np.ndarray:
+        """(n,) uint64 that stand for the texts of each pair, as cut."""
+        with open(self.folder / "index.npz", "rb") as file, np.load(file) as index:
+            return index["digests"]
 
     def documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The texts of some pairs.
@@ -249,6 +255,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
     started = time.monotonic()
     digest = hashlib.sha256()
     offsets, labels, known = array("q", [0]), array("h"), dict(layout.labels)
+    digests = array("Q")
     kept, end, number = bytearray(), 0, 0
     with (
         open(folder / "documents.bin", "wb", buffering=0) as documents,
@@ -279,6 +286,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
                     )
                 known[label] = len(known)
             labels.append(known[label])
+            digests.append(copies.digest(first[:max_bytes], second[:max_bytes]))
             for text in (first, second):
                 kept += text[:max_bytes]
                 end += min(len(text), max_bytes)
@@ -287,9 +295,11 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
                 flush()
         flush()
         if not labels:
-            cause = f"none of its {number:,} rows can be used ({reason})" if number else "is empty"
+            cause = (
+                f": none of its {number:,} rows can be used ({reason})" if number else " is empty"
+            )
             raise UserError(
-                f"{path}: {cause}; it must hold the columns {', '.join(layout.columns)}, separated "
+                f"{path}{cause}; it must hold the columns {', '.join(layout.columns)}, separated "
                 "by tabs, without a header"
             )
         os.fsync(documents.fileno())
@@ -306,7 +316,8 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
         "source": str(path),
     }
     with open(folder / "index.npz", "wb") as index:
-        np.savez(index, offsets=where, labels=numbers, about=np.array(json.dumps(about)))
+        tables = {"offsets": where, "labels": numbers, "digests": np.frombuffer(digests, np.uint64)}
+        np.savez(index, **tables, about=np.array(json.dumps(about)))
         index.flush()
         os.fsync(index.fileno())
     LOG.info(

@@ -12,6 +12,7 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.spec import ModelSpec
+from mambalab.tasks import copies
 from mambalab.tasks.catalog import CATALOG
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.lra_archive import FOLDER, PUBLISHED, file_name
@@ -87,11 +88,14 @@ class PairTask(ClassificationTask):
             "rows": str(total),
             "rejected": str(store.rejected),
         }
-        return {
-            "val": (store, order[:val]),
-            "test": (store, order[val : val + test]),
-            "train": (store, order[val + test :][:kept]),
+        rows = {
+            "train": order[val + test :][:kept],
+            "val": order[:val],
+            "test": order[val : val + test],
         }
+        digests = store.digests()
+        copies.warn(store.source, "pairs", {name: digests[part] for name, part in rows.items()})
+        return {name: (store, part) for name, part in rows.items()}
 
     def fingerprint(self) -> dict[str, str]:
         """sha256 of texts (as cut), labels and classes; origin, pairs, and rows left out."""

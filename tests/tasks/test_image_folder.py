@@ -55,6 +55,14 @@ def test_classes_are_the_sub_folders_and_test_is_held_out(fill, make, tmp_path):
     assert other.fingerprint() == task.fingerprint()
 
 
+def test_copies_across_splits_are_told(fill, make, tmp_path, caplog):
+    fill(tmp_path)  # images of one colour: scaled, all of a class are the same
+    make()
+    told = [r.getMessage() for r in caplog.records if "copies" in r.getMessage()]
+    assert len(told) == 3
+    assert f"{tmp_path}: 6 of 6 images in val are copies of one in train" in told[0]
+
+
 def test_folders_train_and_test_are_the_splits(fill, make, tmp_path):
     fill(tmp_path / "train", 6)
     fill(tmp_path / "test", 2)

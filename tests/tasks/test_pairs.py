@@ -51,6 +51,18 @@ def ready(*arguments, **options):
     return task
 
 
+def test_copies_across_splits_are_told(file, caplog):
+    ready(file)
+    assert not [r for r in caplog.records if "copies" in r.getMessage()]
+    file.write_text(2 * file.read_text())
+    task = ready(file)
+    told = [r.getMessage() for r in caplog.records if "copies" in r.getMessage()]
+    assert len(told) == 3
+    seen = {split: {row[1:] for row in texts(task, split)} for split in ("train", "test")}
+    count = sum(row[1:] in seen["train"] for row in texts(task, "test"))
+    assert f"{file}: {count} of 80 pairs in test are copies of one in train" in told[1]
+
+
 def texts(task, split) -> list[tuple[str, str, str]]:
     rows = np.arange(len(task.labels[split]))
     tokens, lengths = task.inputs(split, rows, None)
