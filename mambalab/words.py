@@ -6,6 +6,7 @@ VERBS = {
     "compare": "compare runs over seeds: tables, verdicts, pictures",
     "eval": "score a trained model on a split",
     "generate": "let a trained language model write",
+    "export": "write a trained model for transformers or the original Mamba code",
     "data": "list, fetch or verify data sets",
     "bench": "measure scan, training, data or recording",
     "sync": "send recorded runs to MLflow",

@@ -15,6 +15,7 @@ MAY_IMPORT = {  # room -> the other rooms it may import
     "generate": {"ops", "models", "sampling"},
     "sampling": set(),
     "inspect": {"ops", "models", "report"},
+    "pretrained": {"models", "tasks"},  # of tasks: how to fetch
     "tasks": set(),
     "train": set(),
     "report": set(),
@@ -33,6 +34,7 @@ LAZY_ROOMS = {
     "inspect",
     "report",
     "bench",
+    "pretrained",
 }
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mambalab import cli
 from mambalab.config import search
@@ -60,7 +61,7 @@ def test_names_in_the_tables_exist(capsys):
     for task in search.options("task"):
         assert cli.main(["train", f"task={task}", "--help"]) == 0
     shown = capsys.readouterr().out
-    keys = set(re.findall(r"`?((?:task|model|dropout|optim|trainer)\.[a-z_A]+)", README))
+    keys = set(re.findall(r"(?<!\w)((?:task|model|dropout|optim|trainer)\.[a-z_A]+)", README))
     assert len(keys) > 15
     assert [
         key for key in sorted(keys) if not re.search(rf"^\s*{re.escape(key)}[ .]", shown, re.M)
@@ -75,3 +76,13 @@ def test_the_library_works_as_printed():
     assert names["y"].shape == (1, 100, 64)
     assert names["state"].shape == (1, 64, 16)
     assert callable(causal_conv1d)
+
+
+def test_models_of_the_library_work_as_printed(workplace):
+    (workplace / "text.txt").write_text("to be or not to be, that is the question. " * 200)
+    words = ["train", "task=text", "task.path=text.txt", "task.seq_len=16", *SMALL]
+    assert cli.main(words) == 0
+    names: dict = {"torch": torch}
+    exec(block("python", "from mambalab import load"), names)
+    assert names["logits"].shape[:2] == (1, 3)
+    assert names["block"](torch.ones(1, 5, 64)).shape == (1, 5, 64)

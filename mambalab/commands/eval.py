@@ -67,7 +67,7 @@ def _with_path(settings: EvalSettings, loaded: assemble.LoadedRun) -> TaskSettin
     if named is not None and not (found := Path(named).expanduser().absolute()).exists():
         raise UserError(
             f"{found}: not found, which is task.path={named} of {loaded.path}; "
-            f"name the place where it lies now with path=FILE"
+            f"name the place where it lies now with path=FILE_OR_FOLDER"
         )
     return task
 

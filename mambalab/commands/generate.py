@@ -47,6 +47,9 @@ def run(settings: GenerateSettings) -> int:
     source = load.language_model(
         run=settings.run,
         output_dir=Path(settings.output_dir),
+        pretrained=settings.pretrained,
+        tokenizer=settings.tokenizer,
+        data_dir=Path(settings.data_dir).expanduser(),
         device=settings.device,
         precision=settings.precision,
         trust=settings.trust,

@@ -6,8 +6,11 @@ from typing import Any, Protocol
 
 import torch
 
+from mambalab import run_folder
 from mambalab.commands import assemble
 from mambalab.errors import UserError
+from mambalab.pretrained import fetch, tokens
+from mambalab.pretrained import load as checkpoints
 from mambalab.report import collect
 from mambalab.tasks.vocabulary import Vocabulary
 from mambalab.train import runtime
@@ -37,7 +40,7 @@ class Tokenizer(Protocol):
 class Characters:
     """The vocabulary of a character-level run as a `Tokenizer`."""
 
-    eos_id = None
+    eos_id: int | None = None
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -71,20 +74,34 @@ class Source:
 
 
 def language_model(
-    *, run: str, output_dir: Path, device: str, precision: Precision, trust: list[str]
+    *,
+    run: str,
+    output_dir: Path,
+    pretrained: str | None = None,
+    tokenizer: str | None = None,
+    data_dir: Path,
+    device: str,
+    precision: Precision,
+    trust: list[str],
 ) -> Source:
-    """The language model of a run.
+    """The language model of a run, or a published one.
 
     Args:
         run: run folder, or `latest`.
         output_dir: where `latest` looks.
+        pretrained: instead of a run: a checkpoint folder, or owner/name on the hub.
+        tokenizer: of `pretrained`; None looks beside it and then for that of gpt-neox-20b.
+        data_dir: where what comes from the hub is kept.
         device: as in the settings.
-        precision: `auto` is the run's own, where the processor is fast at it.
+        precision: `auto` is the run's own, or bf16 for `pretrained`, where the processor is fast
+            at it.
         trust: modules outside mambalab whose classes the run may use.
 
     Raises:
-        UserError: no such run, or it is no language model.
+        UserError: no such run or checkpoint, or it is no language model.
     """
+    if pretrained is not None:
+        return _published(pretrained, tokenizer, data_dir, device, precision)
     path = collect.resolve_run(run, output_dir)
     loaded = assemble.load_run(path, device=device, trust=trust)
     file = path / assemble.VOCABULARY
@@ -98,3 +115,16 @@ def language_model(
         chosen = runtime.choose_precision(precision, loaded.device)
     characters = Characters(Vocabulary.load(file))
     return Source(loaded.model, characters, loaded.device, chosen, str(path))
+
+
+def _published(
+    name: str, tokenizer: str | None, data_dir: Path, device: str, precision: Precision
+) -> Source:
+    """A checkpoint in the layout of transformers or of the original code, with its tokenizer."""
+    place = runtime.choose_device(device)
+    folder = fetch.checkpoint(name, data_dir)
+    if (folder / run_folder.CONFIG).is_file():
+        raise UserError(f"pretrained={name} is a run, no checkpoint: give it as run={name}")
+    model, found = checkpoints.load(folder, place)
+    text = tokens.choose(tokenizer, folder, data_dir, rows=found.rows, eos_id=found.eos_id)
+    return Source(model, text, place, runtime.choose_precision(precision, place), str(folder))

@@ -48,6 +48,10 @@ class GenerateSettings:
     """`mambalab generate`."""
 
     run: str = option("run folder, or latest", **RUN)
+    pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
+    tokenizer: str | None = option(
+        "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
+    )
     prompt: str = option("text to continue")
     prompt_file: str | None = option("file with the text to continue", **FOLDER)
     each_line: bool = option("every line of prompt_file is a prompt of its own")
@@ -68,8 +72,18 @@ class GenerateSettings:
     json: bool = option("print a JSON object for each text, nothing else")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     precision: Precision = option("arithmetic of matrix products; the state stays float32")
+    data_dir: str = option("folder of the data sets and of pretrained models", **FOLDER)
     output_dir: str = option("folder in which run=latest looks", **FOLDER)
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
+
+    def check(self) -> None:
+        """Raise UserError for two models at once, or a tokenizer for a run."""
+        if self.pretrained is not None and self.run != "latest":
+            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
+        if self.tokenizer is not None and self.pretrained is None:
+            raise UserError(
+                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
+            )
 
 
 @dataclass

@@ -295,9 +295,13 @@ class _Sitting:
         return {"step": best.step, "times": noted.get("times", 0) + 1, **metrics}
 
     def _failed(self, error: BaseException) -> None:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        gone = isinstance(error, BrokenPipeError)  # mambalab train | head: not the run's fault
+        status = "FAILED" if isinstance(error, Exception) and not gone else "KILLED"
         reason = " ".join(str(error).split()) or type(error).__name__
-        LOG.error("%s: %s", status, reason, exc_info=not isinstance(error, UserError))
+        if gone:
+            reason = "nobody reads the output any more (broken pipe)"
+        expected = gone or isinstance(error, UserError)
+        LOG.error("%s: %s", status, reason, exc_info=not expected)
         facts = {"status": status, "ended_by": "error", "reason": reason, "step": self.trainer.step}
         with contextlib.suppress(OSError):  # a full disk, perhaps; the first error is shown
             self._write_summary({**facts, **_best_and_last(self.trainer)})

@@ -53,7 +53,7 @@ end
 complete -c mambalab -f -a '(_mambalab_complete)'"""
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-FOLDERS = {"output_dir", "data_dir", "run_dir", "out"}
+FOLDERS = {"output_dir", "data_dir", "run_dir", "out", "pretrained"}
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 
 
@@ -139,7 +139,7 @@ def _values(names: Known, current: str) -> list[str]:
             offers += DEVICES
         elif key == "run":
             offers += ["latest", *_paths(value, folders=True)]
-        elif key in FOLDERS or key.rpartition(".")[2] in ("path", "prompt_file"):
+        elif key in FOLDERS or key.rpartition(".")[2] in ("path", "prompt_file", "tokenizer"):
             offers += _paths(value, folders=key in FOLDERS)
     return [f"{key}={offer}" for offer in offers]
 

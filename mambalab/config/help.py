@@ -38,7 +38,12 @@ EXAMPLES = {
     "eval": ["mambalab eval", "mambalab eval run=outputs/text/mamba/ssm-0f3a9c21-s1 split=val"],
     "generate": [
         'mambalab generate prompt="ROMEO:"',
+        "mambalab generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
         "mambalab generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
+    ],
+    "export": [
+        "mambalab export run=latest out=exported",
+        "mambalab export to=original out=exported overwrite=true",
     ],
     "data": ["mambalab data list", "mambalab data fetch shakespeare"],
     "sync": ["mambalab sync latest", "mambalab sync outputs/text/mamba/ssm-0f3a9c21-s1"],

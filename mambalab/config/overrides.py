@@ -28,7 +28,7 @@ QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 LITERAL = {"prompt"}  # texts in which ${...} means itself
 # Not every shell expands key=~.
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
-PATHS = FOLDERS | {"path", "task.path", "prompt_file"}
+PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "tokenizer"}
 SWEEP, LAUNCHER = "sweep.", "hydra.launcher."
 
 

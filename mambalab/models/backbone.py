@@ -17,10 +17,16 @@ from mambalab.spec import ModelSpec
 
 
 class MambaBlock(nn.Module):
-    """norm -> Mamba -> dropout, added to the residual stream."""
+    """norm -> Mamba -> dropout, added to the residual stream.
 
-    def __init__(self, settings: ModelSettings, dropout: DropoutSettings) -> None:
+    Args:
+        settings: all that `Mamba` reads, and norm_eps.
+        dropout: probabilities at training time; none by default.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings | None = None) -> None:
         super().__init__()
+        dropout = dropout or DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
         self.norm = RMSNorm(settings.d_model, settings.norm_eps)
         self.mixer = Mamba(settings, SSMDropout(dropout.ssm_p, dropout.reset_A))
         self.dropout = Dropout(dropout.p)

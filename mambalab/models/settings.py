@@ -74,6 +74,11 @@ class ModelSettings:
             raise UserError(
                 f"model.dt_min={self.dt_min:g} is above model.dt_max={self.dt_max:g}: swap them"
             )
+        if absent := sorted(set(self.pattern) - set(self.layers())):
+            raise UserError(
+                f"model.n_layer={self.n_layer}: of model.pattern={self.pattern} no layer of kind "
+                f"{absent[0]} is left; give n_layer={len(self.pattern)} or another pattern"
+            )
         if "A" not in self.layers():
             return
         heads = 1 if self.n_head == "auto" else self.n_head

@@ -95,6 +95,10 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     noted = [_data(record) is not None for record in everything]
     if any(noted) and not all(noted):
         lines.append(f"{noted.count(False)} of {len(noted)} runs did not note which data they saw")
+    for key in ("trainer.max_steps", "trainer.max_minutes"):
+        if key in groups[0].settings:
+            values = ", ".join(str(group.settings[key]) for group in groups)
+            lines.append(f"the groups were not trained equally long: {key} is {printable(values)}")
     if keys := [key for key in groups[0].settings if _changes_the_task(key)]:
         lines.append(
             f"the groups differ in {', '.join(map(printable, keys))}: "

@@ -162,7 +162,7 @@ class HubDataset(Dataset):
             return
         folder = missing[0].target(data_dir).absolute().parent
         try:
-            _preflight()
+            preflight()
             with ExitStack() as held:
                 parts: list[tuple[HubFile, PartFile]] = []
                 for file in missing:  # in one order everywhere: no two wait for each other
@@ -176,7 +176,7 @@ class HubDataset(Dataset):
 
     def _fetch(self, parts: list[tuple[HubFile, PartFile]], folder: Path) -> None:
         """Fill and publish the parts, whose locks are held."""
-        print(f"fetching {self.repository} from {_endpoint()}", file=sys.stderr)
+        print(f"fetching {self.repository} from {endpoint()}", file=sys.stderr)
         for abandoned in folder.glob(f"{_CACHE}*"):  # of a process that was killed
             shutil.rmtree(abandoned, ignore_errors=True)
         try:
@@ -260,11 +260,12 @@ def _copy(source: Path, part: PartFile) -> None:
             part.append(data)
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The hub's address, without a slash at its end."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-def _preflight() -> None:
+def preflight() -> None:
     """See in a few seconds whether the hub answers: the library takes minutes to find out.
 
     Raises:
@@ -273,7 +274,7 @@ def _preflight() -> None:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             raise DownloadError(f"{name}={os.environ[name]} forbids the network")
-    url = _endpoint()
+    url = endpoint()
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"HF_ENDPOINT={url} is no http(s) address")
     try:

@@ -47,7 +47,11 @@ class ImageFolderTask(PatchTask):
             raise UserError("task=images: name the folder with task.path=FOLDER")
         path = Path(os.path.expanduser(self.settings.path))
         if not path.is_dir():
-            raise UserError(f"there is no folder {path.absolute()} (task.path)")
+            what = "is a file, not a folder" if path.exists() else "does not exist"
+            raise UserError(
+                f"{path.absolute()} (task.path) {what}; a folder with a sub-folder of images for "
+                "each class is needed"
+            )
         source = {"path": str(path.absolute())}
         parts = _splits(path)
         classes, train = self._folder(parts.get("train", path))
@@ -62,11 +66,18 @@ class ImageFolderTask(PatchTask):
                 others, found[split] = self._folder(parts[split])
                 if others != classes:
                     odd = sorted(set(classes) ^ set(others))[0]
-                    raise UserError(f"{path}: train and {split} differ in their classes: {odd}")
+                    place, lacks = ("train", split) if odd in classes else (split, "train")
+                    raise UserError(
+                        f"{path}: the class {odd} is in {place} and not in {lacks}: each split "
+                        "needs a sub-folder for every class"
+                    )
         if "test" not in found:
             held_out, total = self.settings.test_size, len(train.labels)
             if held_out >= total:
-                raise UserError(f"task.test_size={held_out}: {path} holds only {total:,} images")
+                raise UserError(
+                    f"task.test_size={held_out}: {path} holds only {total:,} images; hold out "
+                    "fewer with task.test_size=... and task.val_size=..."
+                )
             order = permutation(0, 0, total, "test")
             found["test"], train = train.rows(order[:held_out]), train.rows(order[held_out:])
         return ImageData(classes, train, found["test"], source, found.get("val"))

@@ -102,7 +102,8 @@ class ImageTask(ClassificationTask):
         held_out, total = 0 if data.val else self.settings.val_size, len(data.train.labels)
         if held_out >= total:
             raise UserError(
-                f"task.val_size={held_out}: {self.name} has only {total:,} training images"
+                f"task.val_size={held_out}: {self.name} has {total:,} images to train and validate "
+                "with; hold out fewer"
             )
         order = permutation(_FIXED, 0, total, "split")
         val, rest = order[:held_out], order[held_out:]

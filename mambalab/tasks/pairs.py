@@ -22,6 +22,7 @@ from mambalab.tasks.sampling import permutation
 from mambalab.tasks.settings import PairSettings
 
 LOG = logging.getLogger("mambalab")
+_SINGLE = 10  # labels that occur once; more of them are hardly labels
 _FIXED = 0  # seed of what is the same in every run: splits and shares
 
 
@@ -129,13 +130,20 @@ class PairTask(ClassificationTask):
                 f"{store.source}: every row has the label {store.classes[0]!r}; at least two "
                 "different labels are needed in the first column"
             )
-        for name, count in zip(store.classes, counts.tolist(), strict=True):
-            if count == 1:
-                LOG.warning(
-                    "%s: only one row has the label %r; a header, or a slip? It counts as a class",
-                    store.source,
-                    name,
-                )
+        single = [n for n, count in zip(store.classes, counts.tolist(), strict=True) if count == 1]
+        if len(single) > _SINGLE and 2 * len(single) > len(store):
+            raise UserError(
+                f"{store.source}: {len(single):,} of {len(store):,} labels occur once only; the "
+                "columns must be label, text, text, in this order"
+            )
+        if single:
+            more = f" and {len(single) - 3:,} more" if len(single) > 3 else ""
+            LOG.warning(
+                "%s: only one row has the label %s%s; a header, or a slip? It counts as a class",
+                store.source,
+                ", ".join(map(repr, single[:3])),
+                more,
+            )
 
 
 class RetrievalTask(PairTask):

@@ -242,7 +242,7 @@ def test_a_mistake_is_one_line(override, workdir):
 COMBINATIONS = {
     "dropout=ssm model=transformer": r"dropout.ssm_p=0.1 .* model=transformer has no state-space",
     "dropout.ssm_p=0.2 model.pattern=A": r"no state-space layer",
-    "dropout=ssm model.pattern=AM model.n_layer=1": r"no state-space layer",
+    "dropout=ssm model.pattern=AM model.n_layer=1": r"no layer of kind M is left; .* n_layer=2",
     "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=128",
     "model=transformer model.d_model=63 model.n_head=3": r"even width",
     "trainer.max_steps=null trainer.max_minutes=null": r"would never end",

@@ -91,7 +91,7 @@ def loader(monkeypatch):
                 path.write_bytes(self.content[split])
 
     loader = Loader()
-    monkeypatch.setattr(module, "_preflight", lambda: None)
+    monkeypatch.setattr(module, "preflight", lambda: None)
     monkeypatch.setattr(module, "_load", loader)
     return loader
 
@@ -187,7 +187,7 @@ class TestPreflight:
         assert "HF_ENDPOINT=hub.example is no http(s) address" in refused(dataset, tmp_path)
 
     def test_an_http_error_is_an_answer(self, hub):
-        module._preflight()
+        module.preflight()
         assert hub.requests == ["HEAD /"]
 
 

@@ -39,7 +39,7 @@ class TestSplits:
             build(kind, settings, data_fraction=0.01)
 
     def test_more_validation_than_there_is_is_refused(self, kind, settings):
-        with pytest.raises(UserError, match=r"task\.val_size=40: toy has only 40 training images"):
+        with pytest.raises(UserError, match=r"task\.val_size=40: toy has 40 images to train"):
             build(kind, settings, val_size=40)
         assert len(build(kind, settings, val_size=39).labels["train"]) == 1
 

@@ -63,6 +63,18 @@ def test_copies_across_splits_are_told(file, caplog):
     assert f"{file}: {count} of 80 pairs in test are copies of one in train" in told[1]
 
 
+def test_columns_in_another_order_are_one_line(tmp_path, caplog):
+    path = tmp_path / "order.tsv"
+    path.write_text("".join(f"{first}\t{second}\t{label}\n" for label, first, second in ROWS))
+    with pytest.raises(UserError, match="200 of 200 labels occur once only; the columns must be"):
+        ready(path)
+    rows = "".join(f"{n}\ta {n}\tb\n" for n in range(5)) + "yes\tc\td\n" * 30
+    path.write_text(rows)
+    ready(path)
+    (told,) = [r.getMessage() for r in caplog.records if "only one row" in r.getMessage()]
+    assert "'0', '1', '2' and 2 more; a header" in told
+
+
 def texts(task, split) -> list[tuple[str, str, str]]:
     rows = np.arange(len(task.labels[split]))
     tokens, lengths = task.inputs(split, rows, None)

@@ -1,0 +1,125 @@
+"""`mambalab export`: write a run's model as a checkpoint that other programs load."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mambalab import config, run_folder
+from mambalab.commands import assemble
+from mambalab.commands.settings_export import ExportSettings
+from mambalab.errors import UserError
+from mambalab.models.heads import count_parameters
+from mambalab.pretrained import export
+from mambalab.pretrained.layout import Layout
+from mambalab.report import collect
+from mambalab.tasks.vocabulary import Vocabulary
+
+_CARD = """\
+---
+library_name: {library}
+pipeline_tag: text-generation
+tags:
+- mamba
+- mambalab
+---
+
+# {title}
+
+A character-level Mamba-1 language model of {parameters:,} parameters, trained with mambalab
+{version} on the task `{task}`{data}.
+
+| | |
+|---|---|
+{facts}
+
+Its {count} tokens are single characters; `tokenizer.json` has none for any other character, and
+encoding a text that holds one raises an error (nothing is dropped or replaced).
+
+{usage}
+
+## Settings
+
+```yaml
+{settings}```
+"""
+_USAGE = {
+    Layout.hf: """\
+```python
+from transformers import AutoTokenizer, MambaForCausalLM
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = MambaForCausalLM.from_pretrained("FOLDER")
+```""",
+    Layout.original: """\
+`mamba_ssm.models.mixer_seq_simple.MambaLMHeadModel.from_pretrained("FOLDER")` reads it.""",
+}
+_LIBRARY = {Layout.hf: "transformers", Layout.original: "mamba-ssm"}
+_PARTS = ("task", "model", "dropout", "optim", "trainer", "seed", "precision", "data_fraction")
+
+
+def run(settings: ExportSettings) -> int:
+    """Write the folder and say so. Returns 0.
+
+    Raises:
+        UserError: no such run, a model that the layout cannot hold, a folder in use.
+    """
+    assert settings.out is not None, "checked before"
+    out, layout = Path(settings.out).expanduser(), Layout(settings.to.value)
+    path = collect.resolve_run(settings.run, Path(settings.output_dir))
+    export.check_target(out, settings.overwrite)
+    loaded = assemble.load_run(path, device="cpu", trust=settings.trust)
+    if why := export.obstacle(loaded.model, loaded.settings.model, layout):
+        raise UserError(f"{path} cannot be exported: its model {why}")
+    file = path / assemble.VOCABULARY
+    if not file.exists():
+        raise UserError(f"{path} cannot be exported: it has no {assemble.VOCABULARY}")
+    symbols = Vocabulary.load(file).symbols
+    card = _card(loaded, layout, len(symbols))
+    model = loaded.settings.model
+    export.write(
+        out,
+        loaded.model,
+        model,
+        layout=layout,
+        symbols=symbols,
+        card=card,
+        overwrite=settings.overwrite,
+    )
+    print(f"{out}: {path} at step {loaded.step:,}, {count_parameters(loaded.model):,} parameters")
+    return 0
+
+
+def _card(loaded: assemble.LoadedRun, layout: Layout, count: int) -> str:
+    """The model card: data, how it was trained, what was measured, by which code."""
+    summary = run_folder.read_json(loaded.path / run_folder.SUMMARY)
+    plain: dict[str, Any] = config.to_plain(loaded.settings)
+    parts = {key: plain[key] for key in _PARTS}
+    source = parts["task"].get("path")
+    if source:  # a stranger has no use for folders of this machine
+        parts["task"] = {**parts["task"], "path": Path(source).name}
+    measured = {
+        key: value
+        for group in ("best", "test")
+        for key, value in (summary.get(group) or {}).items()
+        if isinstance(value, (int, float)) and key != "step"
+    }
+    facts = {
+        "step": f"{loaded.step:,}",
+        **{key: f"{value:.4f}" for key, value in measured.items()},
+        "device": summary.get("device"),
+        "code revision": summary.get("git_revision"),
+        "torch": (summary.get("packages") or {}).get("torch"),
+    }
+    return _CARD.format(
+        library=_LIBRARY[layout],
+        title=f"{loaded.settings.model.name}, {loaded.settings.task.name}",
+        parameters=count_parameters(loaded.model),
+        version=(summary.get("packages") or {}).get("mambalab", "of an unknown version"),
+        task=loaded.settings.task.name,
+        data=f" (`{Path(source).name}`)" if source else "",
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
+        count=count,
+        usage=_USAGE[layout],
+        settings=yaml.safe_dump(parts, sort_keys=False, allow_unicode=True),
+    )

@@ -1,0 +1,230 @@
+"""The two published layouts of a Mamba-1 language model: what their config.json says.
+
+*original*: state-spaces/mamba's own (`d_model`, `n_layer`, `ssm_cfg`); *hf*: that of transformers'
+MambaForCausalLM (`model_type: mamba`, `hidden_size`). Names of tensors are ours in both, but for
+the embedding's in hf.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mambalab.errors import UserError
+from mambalab.models.settings import AUTO, ModelSettings, Pooling, ScanBackend
+
+CONFIG = "config.json"
+OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."
+NORM_EPS = 1e-5  # of the original code, whose config cannot say another
+_TRAINING_ONLY = {"dt_min", "dt_max", "dt_init", "dt_init_floor", "dt_scale", "use_fast_path"}
+_SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"} | _TRAINING_ONLY
+
+
+class Layout(Enum):
+    """How config and tensors are written."""
+
+    hf = "hf"
+    original = "original"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as its config.json describes it.
+
+    Attributes:
+        layout: of the files.
+        settings: of our model.
+        rows: of the embedding: the vocabulary with its padding.
+        eos_id: the token that ends a text, where the config names one.
+    """
+
+    layout: Layout
+    settings: ModelSettings
+    rows: int
+    eos_id: int | None
+
+
+class _Values:
+    """A config whose values are checked as they are read; `within` names a part of it."""
+
+    def __init__(self, file: Path, values: dict[str, Any], within: str = "") -> None:
+        self.file, self.values, self.within = file, values, within
+
+    def refuse(self, key: str, why: str) -> UserError:
+        value = self.values.get(key)
+        return UserError(f"{self.file}: {self.within}{key}={value!r}: {why}")
+
+    def size(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+            raise self.refuse(key, "must be a whole number")
+        if value < 1:
+            raise self.refuse(key, "must be at least 1")
+        return int(value)
+
+    def number(self, key: str, default: float) -> float:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise self.refuse(key, "must be a number above 0")
+        return float(value)
+
+    def truth(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "must be true or false")
+        return value
+
+    def rank(self, key: str, d_model: int) -> int:
+        if self.values.get(key, "auto") == "auto":
+            return math.ceil(d_model / 16)
+        return self.size(key)
+
+    def must(self, key: str, wanted: Any, what: str) -> None:
+        """Raise UserError if the config has another value than the one that we can compute."""
+        if self.values.get(key, wanted) != wanted:
+            raise self.refuse(key, f"{what} is not supported")
+
+
+def describe(config: dict[str, Any], file: Path) -> Description:
+    """Read a config.json of either layout.
+
+    Args:
+        config: its content.
+        file: its path, for messages.
+
+    Raises:
+        UserError: it describes another architecture, or a variant that we cannot compute.
+    """
+    kind = config.get("model_type")
+    if kind is not None:
+        if kind != "mamba":
+            raise UserError(f"{file}: model_type={kind!r}: only Mamba-1 (model_type mamba) is read")
+        return _hf(_Values(file, config))
+    if "d_model" in config and "n_layer" in config:
+        return _original(_Values(file, config))
+    raise UserError(
+        f"{file} describes no Mamba: it has neither model_type (as transformers writes) nor "
+        "d_model and n_layer (as the original code does)"
+    )
+
+
+def _hf(values: _Values) -> Description:
+    classes = values.values.get("architectures") or ["MambaForCausalLM"]
+    if classes != ["MambaForCausalLM"]:
+        raise values.refuse("architectures", "only MambaForCausalLM is read")
+    values.must("use_bias", False, "a bias of the projections")
+    values.must("use_conv_bias", True, "a convolution without bias")
+    values.must("hidden_act", "silu", "another activation than silu")
+    values.must("rms_norm", True, "another norm than RMS")
+    values.must("quantization_config", None, "a quantised model")
+    d_model, expand = values.size("hidden_size", 768), values.size("expand", 2)
+    values.must("intermediate_size", expand * d_model, "another width than expand * hidden_size")
+    eos = values.values.get("eos_token_id", 0)
+    settings = _settings(
+        d_model=d_model,
+        n_layer=values.size("num_hidden_layers", 32),
+        d_state=values.size("state_size", 16),
+        d_conv=values.size("conv_kernel", 4),
+        expand=expand,
+        dt_rank=values.rank("time_step_rank", d_model),
+        norm_eps=values.number("layer_norm_epsilon", 1e-5),
+        tie_embeddings=values.truth("tie_word_embeddings", True),
+    )
+    first = eos[0] if isinstance(eos, list) and eos else eos
+    eos_id = first if isinstance(first, int) else None
+    return Description(Layout.hf, settings, values.size("vocab_size", 50280), eos_id)
+
+
+def _original(values: _Values) -> Description:
+    part = values.values.get("ssm_cfg") or {}
+    if not isinstance(part, dict):
+        raise values.refuse("ssm_cfg", "must be an object")
+    ssm = _Values(values.file, part, "ssm_cfg.")
+    if part.get("layer", "Mamba1") != "Mamba1":
+        raise ssm.refuse("layer", "only Mamba-1 is read")
+    if unknown := sorted(set(part) - _SSM):
+        raise ssm.refuse(unknown[0], "no setting of Mamba-1")
+    ssm.must("bias", False, "a bias of the projections")
+    ssm.must("conv_bias", True, "a convolution without bias")
+    values.must("rms_norm", True, "another norm than RMS")
+    values.must("d_intermediate", 0, "a model with MLP layers")
+    if values.values.get("attn_layer_idx"):
+        raise values.refuse("attn_layer_idx", "a model with attention layers is not supported")
+    d_model, multiple = values.size("d_model"), values.size("pad_vocab_size_multiple", 8)
+    settings = _settings(
+        d_model=d_model,
+        n_layer=values.size("n_layer"),
+        d_state=ssm.size("d_state", 16),
+        d_conv=ssm.size("d_conv", 4),
+        expand=ssm.size("expand", 2),
+        dt_rank=ssm.rank("dt_rank", d_model),
+        norm_eps=NORM_EPS,
+        tie_embeddings=values.truth("tie_embeddings", True),
+    )
+    rows = math.ceil(values.size("vocab_size") / multiple) * multiple
+    return Description(Layout.original, settings, rows, None)
+
+
+def _settings(**sizes: Any) -> ModelSettings:
+    """Settings of a stack of Mamba layers; the rest of them has no say in it once it is trained."""
+    return ModelSettings(
+        name="mamba",
+        _target_=AUTO,
+        pattern="M",
+        dt_min=0.001,
+        dt_max=0.1,
+        dt_init_floor=0.0001,
+        scan_backend=ScanBackend.auto,
+        bidirectional=False,
+        n_head=AUTO,
+        d_ff=AUTO,
+        rope_theta=10000.0,
+        position_embedding=False,
+        pooling=Pooling.mean,
+        params={},
+        **sizes,
+    )
+
+
+def config_of(layout: Layout, settings: ModelSettings, vocab_size: int) -> dict[str, Any]:
+    """The config.json of a model of ours, which consists of Mamba layers only."""
+    dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}).rank("dt_rank", settings.d_model)
+    if layout is Layout.original:
+        sizes = {"d_state": settings.d_state, "d_conv": settings.d_conv, "expand": settings.expand}
+        return {
+            "d_model": settings.d_model,
+            "n_layer": settings.n_layer,
+            "vocab_size": vocab_size,
+            "ssm_cfg": {**sizes, "dt_rank": dt_rank},
+            "rms_norm": True,
+            "residual_in_fp32": True,
+            "fused_add_norm": True,
+            "pad_vocab_size_multiple": 1,
+            "tie_embeddings": settings.tie_embeddings,
+        }
+    return {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "torch_dtype": "float32",
+        "vocab_size": vocab_size,
+        "hidden_size": settings.d_model,
+        "num_hidden_layers": settings.n_layer,
+        "state_size": settings.d_state,
+        "conv_kernel": settings.d_conv,
+        "expand": settings.expand,
+        "intermediate_size": settings.expand * settings.d_model,
+        "time_step_rank": dt_rank,
+        "time_step_min": settings.dt_min,
+        "time_step_max": settings.dt_max,
+        "time_step_floor": settings.dt_init_floor,
+        "layer_norm_epsilon": settings.norm_eps,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "residual_in_fp32": True,
+        "tie_word_embeddings": settings.tie_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }

@@ -1,0 +1,71 @@
+"""A model from a checkpoint folder: built without memory, then filled and checked."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mambalab.errors import UserError
+from mambalab.models.heads import LanguageModel
+from mambalab.models.settings import DropoutSettings
+from mambalab.pretrained import weights
+from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
+from mambalab.spec import ModelSpec
+
+HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
+_SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it
+
+
+def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description]:
+    """The language model of a folder in either layout, in float32 and evaluation mode.
+
+    Raises:
+        UserError: another architecture; tensors that are missing, left over, or of other shapes.
+    """
+    file = folder / CONFIG
+    description = describe(weights.read_json(file), file)
+    with torch.device("meta"):
+        dropout = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
+        spec = ModelSpec(vocab_size=description.rows, seq_len=_SEQ_LEN)
+        model = LanguageModel(description.settings, dropout, spec)
+    found = {name.replace(THEIRS, OURS, 1): t for name, t in weights.read(folder).items()}
+    tied = description.settings.tie_embeddings
+    if tied and EMBEDDING in found:
+        head = found.setdefault(HEAD, found[EMBEDDING])
+        if head is not found[EMBEDDING] and not torch.equal(head, found[EMBEDDING]):
+            key = "tie_word_embeddings" if description.layout is Layout.hf else "tie_embeddings"
+            raise UserError(
+                f"{folder}: {HEAD} is not the embedding, with which {CONFIG} says it is tied; "
+                f"{key} should be false there"
+            )
+    _check(found, dict(model.state_dict()), description.layout, folder)
+    filled = {name: t.to(device, torch.float32).contiguous() for name, t in found.items()}
+    model.load_state_dict(filled, assign=True)
+    if tied:
+        model.lm_head.weight = model.backbone.embedding.weight
+    return model.requires_grad_().eval(), description
+
+
+def _check(
+    found: dict[str, Tensor], wanted: dict[str, Tensor], layout: Layout, folder: Path
+) -> None:
+    """Raise UserError unless the tensors are just those of the model."""
+
+    def named(names: list[str]) -> str:
+        if layout is Layout.hf:
+            names = [name.replace(OURS, THEIRS, 1) for name in names]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
+
+    if missing := [name for name in wanted if name not in found]:
+        raise UserError(f"{folder}: the tensors lack {named(missing)}")
+    if unknown := [name for name in found if name not in wanted]:
+        raise UserError(f"{folder}: left over, no part of this model: {named(unknown)}")
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"{folder}: {named([name])} has the shape {tuple(tensor.shape)}, {CONFIG} asks for "
+                f"{tuple(wanted[name].shape)}"
+            )
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise UserError(f"{folder}: {named([name])} is {tensor.dtype}: no float32 or bfloat16")

@@ -1,0 +1,183 @@
+"""Checkpoints that cannot be loaded say so in one line."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mambalab.errors import UserError
+from mambalab.pretrained.layout import Layout, config_of
+from mambalab.pretrained.load import load
+
+CPU = torch.device("cpu")
+NAME = "backbone.layers.1.mixer.D"
+
+
+@pytest.fixture
+def tensors(build_model):
+    """Of a tied model, under transformers' names."""
+    model = build_model(tie_embeddings=True)
+    weights = {n: t.clone() for n, t in model.state_dict().items() if n != "lm_head.weight"}
+    weights["backbone.embeddings.weight"] = weights.pop("backbone.embedding.weight")
+    return weights
+
+
+@pytest.fixture
+def put(tmp_path, tensors, build_settings):
+    """A function that writes a checkpoint folder with changes to its config."""
+
+    def write(layout=Layout.hf, without=(), **changes):
+        settings = build_settings(tie_embeddings=True)
+        config = config_of(layout, settings, 17) | changes
+        config = {key: value for key, value in config.items() if key not in without}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file(tensors, tmp_path / "model.safetensors")
+        return tmp_path
+
+    return write
+
+
+def refused(folder) -> str:
+    with pytest.raises(UserError) as error:
+        load(folder, CPU)
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(folder) in line
+    return line
+
+
+def test_what_is_refused_below_is_loaded_as_it_is(put):
+    for layout in Layout:
+        load(put(layout), CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba2"}, "model_type='mamba2': only Mamba-1"),
+        ({"model_type": "llama"}, "model_type='llama': only Mamba-1"),
+        ({"architectures": ["MambaModel"]}, "only MambaForCausalLM is read"),
+        ({"use_bias": True}, "use_bias=True: a bias of the projections is not supported"),
+        ({"use_conv_bias": False}, "use_conv_bias=False: a convolution without bias"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"hidden_size": "wide"}, "hidden_size='wide': must be a whole number"),
+        ({"hidden_size": 0, "intermediate_size": 0}, "hidden_size=0: must be at least 1"),
+        ({"intermediate_size": 70}, "intermediate_size=70"),
+        ({"layer_norm_epsilon": -1.0}, "must be a number above 0"),
+        ({"tie_word_embeddings": "yes"}, "must be true or false"),
+        ({"tie_word_embeddings": False}, "the tensors lack lm_head.weight"),
+        ({"vocab_size": 18}, "backbone.embeddings.weight has the shape (17, 32)"),
+        ({"num_hidden_layers": 4}, "the tensors lack backbone.layers.3.norm.weight"),
+        ({"num_hidden_layers": 2}, "left over, no part of this model: backbone.layers.2."),
+        ({"conv_kernel": 3}, "has the shape (64, 1, 4), config.json asks for (64, 1, 3)"),
+    ],
+)
+def test_configs_of_transformers(put, changes, message):
+    assert message in refused(put(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ssm_cfg": {"layer": "Mamba2"}}, "ssm_cfg.layer='Mamba2': only Mamba-1"),
+        ({"ssm_cfg": {"bias": True}}, "ssm_cfg.bias=True"),
+        ({"ssm_cfg": {"conv_bias": False}}, "ssm_cfg.conv_bias=False"),
+        ({"ssm_cfg": {"headdim": 64}}, "ssm_cfg.headdim=64: no setting of Mamba-1"),
+        ({"ssm_cfg": [1]}, "ssm_cfg=[1]: must be an object"),
+        ({"rms_norm": False}, "rms_norm=False: another norm than RMS"),
+        ({"attn_layer_idx": [3]}, "attention layers"),
+        ({"d_intermediate": 8}, "MLP layers"),
+        ({"pad_vocab_size_multiple": 8}, "has the shape (17, 32), config.json asks for (24, 32)"),
+        ({"n_layer": None}, "n_layer=None: must be a whole number"),
+    ],
+)
+def test_configs_of_the_original_code(put, changes, message):
+    assert message in refused(put(Layout.original, **changes))
+
+
+def test_configs_of_neither(put):
+    assert "describes no Mamba" in refused(put(without=["model_type"]))
+    folder = put()
+    (folder / "config.json").write_text('{"model_type": "ma')
+    assert "config.json is damaged" in refused(folder)
+    (folder / "config.json").write_text("[]")
+    assert "no JSON object" in refused(folder)
+    (folder / "config.json").unlink()
+    assert "config.json is missing" in refused(folder)
+
+
+def test_a_head_that_is_not_the_embedding(put, tensors):
+    tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"] + 1
+    assert "tie_word_embeddings should be false there" in refused(put())
+    assert "tie_embeddings should be false there" in refused(put(Layout.original))
+
+
+def test_tensors_that_are_no_floats(put, tensors):
+    tensors[NAME] = tensors[NAME].to(torch.int8)
+    assert f"{NAME} is torch.int8" in refused(put())
+
+
+def test_weights_that_are_not_there(put):
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    assert "neither model.safetensors nor pytorch_model.bin" in refused(folder)
+
+
+@pytest.mark.parametrize("size", [0, 5, 400, 20_000])
+def test_safetensors_that_are_cut_short(put, size):
+    folder = put()
+    os.truncate(folder / "model.safetensors", size)
+    assert "model.safetensors is damaged or cut short" in refused(folder)
+
+
+def test_a_shard_that_is_missing(put, tensors):
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    first = dict(list(tensors.items())[:5])
+    save_file(first, folder / "a.safetensors")
+    table = {name: "a.safetensors" if name in first else "b.safetensors" for name in tensors}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}))
+    line = refused(folder)
+    assert "b.safetensors is missing: model.safetensors.index.json names it" in line
+    index.write_text(json.dumps({"weight_map": {NAME: "../b.safetensors"}}))
+    assert "names '../b.safetensors', which is no file beside it" in refused(folder)
+    index.write_text("{}")
+    assert "it has no weight_map" in refused(folder)
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("sprung",)
+
+
+def test_a_pickle_that_holds_code(put, tensors, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    torch.save({**tensors, "x": Trap()}, folder / "pytorch_model.bin")
+    assert "holds code, which is not run here" in refused(folder)
+    torch.save({"x": Trap()}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert "holds code, which is not run here" in refused(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_pickles_that_are_damaged(put, tensors):
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    torch.save(tensors, file)
+    load(folder, CPU)
+    whole = file.stat().st_size
+    for size in (whole - 100, whole // 2, 3, 0):
+        os.truncate(file, size)
+        assert "is damaged" in refused(folder)
+    file.write_bytes(b"<html>please log in</html>")
+    assert "is damaged" in refused(folder)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "fetch that with git lfs pull" in refused(folder)
+    torch.save({"model": tensors}, file)
+    assert "is no state dict" in refused(folder)
