@@ -6,6 +6,7 @@ VERBS = {
     "compare": "compare runs over seeds: tables, verdicts, pictures",
     "eval": "score a trained model on a split",
     "generate": "let a trained language model write",
+    "inspect": "show what a trained model does with a text or an image",
     "export": "write a trained model for transformers or the original Mamba code",
     "data": "list, fetch or verify data sets",
     "bench": "measure scan, training, data or recording",

@@ -41,6 +41,10 @@ EXAMPLES = {
         "mambalab generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
         "mambalab generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
     ],
+    "inspect": [
+        'mambalab inspect text="To be, or not to be"',
+        "mambalab inspect run=outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
+    ],
     "export": [
         "mambalab export run=latest out=exported",
         "mambalab export to=original out=exported overwrite=true",

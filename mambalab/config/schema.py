@@ -83,6 +83,7 @@ VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the 
     "compare": ("mambalab.commands.settings_compare", "CompareSettings"),
     "eval": ("mambalab.commands.settings", "EvalSettings"),
     "generate": ("mambalab.commands.settings", "GenerateSettings"),
+    "inspect": ("mambalab.commands.settings_inspect", "InspectSettings"),
     "export": ("mambalab.commands.settings_export", "ExportSettings"),
     "data": ("mambalab.commands.settings", "DataSettings"),
     "bench": ("mambalab.commands.settings_bench", "BenchSettings"),

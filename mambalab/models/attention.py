@@ -89,7 +89,8 @@ def n_head(settings: ModelSettings) -> int:
     if settings.n_head != "auto":
         return int(settings.n_head)
     wanted = max(1, settings.d_model // 64)
-    return next(n for n in range(wanted, 0, -1) if settings.d_model % (2 * n) == 0)
+    fitting = (n for n in range(wanted, 0, -1) if settings.d_model % (2 * n) == 0)
+    return next(fitting, 1)  # an odd width has none; `ModelSettings.check` refuses it
 
 
 def d_ff(settings: ModelSettings) -> int:

@@ -41,3 +41,9 @@ def test_equals_plain_attention_in_float64(build_settings, causal):
     mixed = torch.einsum("bhlm,bmhd->blhd", scores.softmax(-1), value).reshape(2, 7, 32)
     expected = mixed @ layer.out_proj.weight.detach().double().T
     torch.testing.assert_close(layer(hidden).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("d_model", [1, 33, 65])
+def test_an_odd_width_can_be_counted(build_settings, d_model):
+    """Mamba takes any width, and is told the size of a Transformer like it."""
+    assert n_head(build_settings(d_model=d_model)) == 1

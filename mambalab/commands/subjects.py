@@ -1,0 +1,192 @@
+"""What `mambalab inspect` lets a run read: a text, or an example of its validation split."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambalab.commands import assemble
+from mambalab.commands.settings_inspect import InspectSettings
+from mambalab.errors import UserError
+from mambalab.inspect.subject import Subject
+from mambalab.report import collect
+from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.images import ImageTask
+from mambalab.tasks.synthetic import _EVAL_SEED, AnswerTask
+from mambalab.tasks.text import TextTask
+from mambalab.tasks.vocabulary import Vocabulary
+
+LONGEST = 4_000  # steps that a page can show
+LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
+_PIECE = 1_000  # characters of the validation split
+_NEUTRAL = (
+    "The old man went down to the river in the morning, and there he found a boat.\n"
+    "He looked at it for a long time. Then he said: Who has left this here, and why?\n"
+)
+
+Reading = tuple[Tensor, Subject, Callable[[Tensor, Subject], None]]
+"""Inputs (1, L) or (1, L, input_dim), the subject, and what writes the model's answer into it."""
+
+
+def choose(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
+    """What the settings ask for.
+
+    Raises:
+        UserError: it does not fit the run's task, is too long, or the data are absent.
+    """
+    file = loaded.path / assemble.VOCABULARY
+    if file.exists():
+        if settings.index is not None:
+            raise UserError(
+                "index: this run is a language model, give it a text to read (text=...)"
+            )
+        reading = _text(settings, loaded, Vocabulary.load(file))
+    elif settings.text is not None:
+        name = loaded.settings.task.name
+        raise UserError(
+            f"text: task {name} reads no text; index=N picks an example of its validation split"
+        )
+    else:
+        reading = _example(settings, loaded)
+    _check_length(reading[0].shape[1], loaded)
+    return reading
+
+
+def _check_length(length: int, loaded: assemble.LoadedRun) -> None:
+    if length > LONGEST:
+        raise UserError(f"{length:,} steps are more than inspect shows: at most {LONGEST:,}")
+    if "A" not in loaded.settings.model.layers():
+        return
+    limit = getattr(loaded.model, "context_limit", None)
+    if limit is not None and length > limit:
+        raise UserError(
+            f"the text has {length:,} tokens, but this model was trained on {limit:,}: "
+            "give a shorter one"
+        )
+    if length > LONGEST_SEEN:
+        raise UserError(
+            f"{length:,} steps are more than inspect shows of attention: at most {LONGEST_SEEN:,}"
+        )
+
+
+def _text(settings: InspectSettings, loaded: assemble.LoadedRun, vocabulary: Vocabulary) -> Reading:
+    text, origin = settings.text, "as given"
+    if text is None:
+        room = getattr(loaded.model, "context_limit", None) or _PIECE
+        text, origin = _piece(settings, loaded, vocabulary, min(room, _PIECE))
+    ids = torch.from_numpy(vocabulary.encode(text))[None].to(loaded.device)
+    subject = Subject(f"{len(text):,} characters", [("text", origin)], labels=list(text), text=True)
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        losses = F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
+        subject.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
+        guesses = vocabulary.decode(logits[0, :-1, : len(vocabulary)].argmax(-1).cpu())
+        subject.guesses = ["", *guesses]
+        if len(text) > 1:
+            mean = f"{float(losses.mean()):.4f} nats per character"
+            subject.facts.append(("loss on this text", mean))
+
+    return ids, subject, answer
+
+
+def _piece(
+    settings: InspectSettings, loaded: assemble.LoadedRun, vocabulary: Vocabulary, length: int
+) -> tuple[str, str]:
+    """A piece of the validation split and what it is, if the data are where the run found them;
+    nothing is fetched. Else a text of our own, without characters that the model lacks."""
+    record = collect.read_run(loaded.path).summary.get("data", {})
+    trained, path = loaded.settings, record.get("path")
+    if hasattr(trained.task, "path") and path is not None:
+        trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
+    if path is None or Path(path).exists():
+        task: Any = assemble.build_task(trained, data_dir=settings.data_dir)
+        if isinstance(task, TextTask):
+            try:
+                text, found = task.read()
+            except UserError:
+                found, text = {}, ""
+            if text and found.get("sha256") == record.get("sha256"):
+                part = text[int(len(text) * (1 - task.settings.val_fraction)) :]
+                start = part.find("\n\n", 0, _PIECE) + 2  # a paragraph's beginning
+                start = start if start > 1 and len(part) - start >= length else 0
+                return part[start : start + length], "a piece of the validation split"
+    known = "".join(c for c in _NEUTRAL if c in vocabulary.symbols)[:length]
+    if not known:
+        raise UserError("the run's data are not where it found them: give it a text (text=...)")
+    return known, "ours: the run's data are not where it found them"
+
+
+def _example(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
+    task: Any = assemble.build_task(loaded.settings, data_dir=settings.data_dir)
+    index = settings.index or 0
+    if isinstance(task, AnswerTask):
+        _check_index(index, task.settings.eval_sequences, task.name)
+        task.prepare(loaded.device)
+        return _question(task, index)
+    if not isinstance(task, ClassificationTask):
+        raise UserError(
+            f"inspect does not know how to show task {task.name}: it can show texts, sequences "
+            "with a class, and the synthetic tasks"
+        )
+    task.prepare(loaded.device)
+    if task.spec.pair:
+        raise UserError(f"inspect cannot show pairs of texts yet (task {task.name})")
+    labels = task.labels["val"]
+    _check_index(index, len(labels), task.name)
+    inputs, _ = task.inputs("val", np.array([index]), None)
+    title = f"{task.name}, example {index:,} of the validation split"
+    subject = Subject(title, [("true class", task.classes[int(labels[index])])], labels=[])
+    if isinstance(task, ImageTask):
+        pixels = task.pixels["val"][index]
+        subject.image = pixels.permute(1, 2, 0).cpu().numpy()
+        subject.layout = _layout(task, pixels)
+    if task.spec.vocab_size:
+        subject.labels = [str(token) for token in inputs[0].tolist()]
+    else:
+        subject.labels = [f"step {step}" for step in range(inputs.shape[1])]
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        share, taken = logits[0].float().softmax(-1).max(-1)
+        name = task.classes[int(taken)]
+        subject.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
+
+    return inputs, subject, answer
+
+
+def _question(task: AnswerTask, index: int) -> Reading:
+    length = task.settings.seq_len
+    tokens, answers = task.sequences(_EVAL_SEED, index, 1, length, f"val {length}")
+    expected = answers[0].tolist()
+    title = f"{task.name}, example {index:,} of the validation split"
+    facts = [("right answer", " ".join(map(str, expected)))]
+    subject = Subject(title, facts, labels=[str(token) for token in tokens[0].tolist()])
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        last = logits[0, -len(expected) :].argmax(-1).tolist()
+        subject.facts.append(("the model answers", " ".join(map(str, last))))
+
+    return tokens.to(task.device), subject, answer
+
+
+def _layout(task: ImageTask, pixels: Tensor) -> np.ndarray:
+    """(height, width) step in which each pixel is read: the task cuts an image of numbers."""
+    channels, height, width = pixels.shape
+    numbers = torch.arange(height * width, dtype=torch.float32, device=pixels.device)
+    image = numbers.view(1, 1, height, width).expand(1, channels, -1, -1)
+    steps = task.sequence(image)[0].round().long().cpu()  # (L, input_dim) numbers of pixels
+    layout = torch.empty(height * width, dtype=torch.int64)
+    layout[steps] = torch.arange(len(steps))[:, None].expand_as(steps)
+    return layout.view(height, width).numpy()
+
+
+def _check_index(index: int, total: int, name: str) -> None:
+    if index >= total:
+        raise UserError(
+            f"index={index}: the validation split of task {name} has {total:,} examples (0 to "
+            f"{total - 1:,})"
+        )

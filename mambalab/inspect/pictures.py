@@ -1,0 +1,233 @@
+"""Pictures of a trace, as PNG. Matplotlib is used without its global state."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mambalab.inspect import measures
+from mambalab.inspect.subject import Subject, visible
+from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
+from mambalab.report.drawing import drawable
+from mambalab.report.render import save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MAP = "Blues"  # one hue, ordered by lightness: readable with any colour vision; dark is large
+_LETTERED = 120  # steps up to which each has its label on the axis
+_HEADS = 8  # heads of a layer that are drawn
+
+
+def draw(subject: Subject, layers: list[LayerTrace], folder: Path) -> list[Path]:
+    """Draw what there is into `folder`; returns the paths.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    scans = [layer for layer in layers if isinstance(layer, ScanTrace)]
+    attentions = [layer for layer in layers if isinstance(layer, AttentionTrace)]
+    figures: dict[str, Figure] = {}
+    if scans:
+        figures["delta"] = _delta(subject, scans)
+        figures["memory"] = _memory(scans)
+        figures["a_log"] = _moved(scans)
+        figures["state_norm"] = _norms(scans)
+    if attentions:
+        figures["attention"] = _attention(attentions)
+    if scans and subject.image is not None and subject.layout is not None:
+        figures["delta_image"] = _on_image(subject.image, subject.layout, scans)
+    for figure in figures.values():
+        figure.suptitle(drawable(subject.title, 100), fontsize=10, parse_math=False)
+    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
+def _short(trace: LayerTrace) -> str:
+    if isinstance(trace, ScanTrace) and trace.backward:
+        return f"{trace.layer} (from the end)"
+    return str(trace.layer)
+
+
+def _log_colours(values: np.ndarray) -> "tuple[float, float]":
+    low, high = (float(q) for q in np.quantile(values, [0.01, 0.99]))
+    return low, max(high, 1.001 * low)
+
+
+def _delta(subject: Subject, scans: list[ScanTrace]) -> "Figure":
+    """Layers by steps, mean of the channels, relative to the layer's own mean: layers may differ
+    more than steps do."""
+    from matplotlib.colors import LogNorm
+
+    means = [float(scan.delta.mean()) for scan in scans]
+    rows = np.stack([scan.delta.mean(1) / mean for scan, mean in zip(scans, means, strict=True)])
+    steps = rows.shape[1]
+    figure = _figure(min(max(6.0, 0.13 * steps), 14.0), 1.9 + 0.32 * len(scans))
+    axes = figure.subplots()
+    low, high = _log_colours(rows)
+    shown = axes.imshow(
+        rows, aspect="auto", cmap=_MAP, norm=LogNorm(low, high), interpolation="nearest"
+    )
+    names = [f"{_short(scan)}: {mean:.2g}" for scan, mean in zip(scans, means, strict=True)]
+    axes.set_yticks(range(len(scans)), names, fontsize=8)
+    axes.set_ylabel("layer: mean delta", fontsize=9)
+    if steps <= _LETTERED and subject.image is None:
+        labels = [drawable(visible(label)).strip() or " " for label in subject.labels]
+        axes.set_xticks(range(steps), labels, fontsize=7, parse_math=False)
+        axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("what was read" if steps <= _LETTERED else "step")
+    _bar(figure, shown, axes, "delta, mean of channels,\nover the layer's mean", low, high)
+    return figure
+
+
+def _bar(
+    figure: "Figure", shown: "object", axes: "object", label: str, low: float, high: float
+) -> None:
+    """A colour bar with plain numbers on a logarithmic scale."""
+    bar = figure.colorbar(shown, ax=axes)  # pyright: ignore[reportArgumentType]
+    ticks = np.geomspace(low, high, 4)
+    bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2g}" for tick in ticks], minor=False)
+    bar.minorticks_off()
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _shades(count: int) -> "list[tuple[float, ...]]":
+    """Line colours from the first layer (light) to the last (dark)."""
+    from matplotlib import colormaps
+
+    return [colormaps["cividis_r"](0.25 + 0.75 * i / max(count - 1, 1)) for i in range(count)]
+
+
+def _lines(axes: "Axes", scans: list[ScanTrace]) -> None:
+    axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    columns = 1 if len(scans) <= 12 else 2
+    axes.legend(title="layer", frameon=False, fontsize=8, ncols=columns, title_fontsize=8)
+
+
+def _memory(scans: list[ScanTrace]) -> "Figure":
+    """Share of channels that remember longer than so many steps."""
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    for scan, shade in zip(scans, _shades(len(scans)), strict=True):
+        lengths = np.sort(measures.longest_memory(scan))
+        share = 1 - np.arange(len(lengths)) / len(lengths)
+        style = "--" if scan.backward else "-"
+        axes.step(lengths, share, style, color=shade, where="post", label=_short(scan))
+    for mark in measures.LONG:
+        axes.axvline(mark, color="#999999", linestyle=":", linewidth=1)
+        axes.annotate(str(mark), (mark, 1.0), (3, 2), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.08)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("memory length of a channel's slowest state, -1 / (mean delta · A)  (steps)")
+    axes.set_ylabel("channels that remember longer")
+    _lines(axes, scans)
+    return figure
+
+
+def _grid(count: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = _figure(max(width * columns, 4.5), height * rows + 0.5)
+    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+def _moved(scans: list[ScanTrace]) -> "Figure":
+    """Change of A_log for each state: median, half and 90 % of the channels."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, grid = _grid(len(scans), 2.5, 2.2)
+    for scan, axes in zip(scans, grid, strict=True):
+        low, below, middle, above, high = np.quantile(
+            scan.moved, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0
+        )
+        states = np.arange(1, scan.moved.shape[1] + 1)
+        axes.fill_between(states, low, high, color="#0072B2", alpha=0.18, linewidth=0)
+        axes.fill_between(states, below, above, color="#0072B2", alpha=0.35, linewidth=0)
+        axes.plot(states, middle, color="#0072B2")
+        axes.axhline(0, color="#555555", linewidth=0.8)
+        axes.set_title(f"layer {_short(scan)}", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.tick_params(labelsize=8, labelbottom=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        "state n of a channel (lines: median; bands: 50 % and 90 % of channels)", fontsize=9
+    )
+    figure.supylabel("A_log - log(n)", fontsize=9)
+    return figure
+
+
+def _norms(scans: list[ScanTrace]) -> "Figure":
+    figure = _figure(8.0, 4.0)
+    axes = figure.subplots()
+    for scan, shade in zip(scans, _shades(len(scans)), strict=True):
+        values = measures.norm_by_step(scan)
+        steps = np.arange(1, len(values) + 1)
+        style = "--" if scan.backward else "-"
+        axes.plot(steps, values, style, color=shade, linewidth=1, label=_short(scan))
+    axes.set_xlabel("step")
+    axes.set_ylabel("Euclidean norm of the state")
+    _lines(axes, scans)
+    return figure
+
+
+def _attention(layers: list[AttentionTrace]) -> "Figure":
+    """A map for each layer (row) and head (column)."""
+    from matplotlib.colors import PowerNorm
+
+    heads = min(max(len(layer.weights) for layer in layers), _HEADS)
+    figure = _figure(max(2.3 * heads + 0.8, 4.8), 2.2 * len(layers) + 0.6)
+    grid = figure.subplots(len(layers), heads, sharex=True, sharey=True, squeeze=False)
+    most = max(float(layer.weights.max()) for layer in layers)
+    shown = None
+    for layer, row in zip(layers, grid, strict=True):
+        for head, axes in enumerate(row):
+            if head >= len(layer.weights):
+                axes.remove()
+                continue
+            norm = PowerNorm(0.5, 0, most)
+            shown = axes.imshow(
+                layer.weights[head], cmap=_MAP, norm=norm, interpolation="antialiased"
+            )
+            axes.set_title(f"layer {layer.layer}, head {head + 1}", fontsize=8)
+            axes.tick_params(labelsize=7)
+    assert shown is not None
+    bar = figure.colorbar(shown, ax=grid.ravel().tolist(), shrink=0.7)
+    bar.set_label("attention weight (square-root scale)", fontsize=8)
+    figure.supxlabel("step that is looked at", fontsize=9)
+    figure.supylabel("step that looks", fontsize=9)
+    return figure
+
+
+def _on_image(image: np.ndarray, layout: np.ndarray, scans: list[ScanTrace]) -> "Figure":
+    """The image, and beside it the mean delta of the step that reads each pixel."""
+    from matplotlib.colors import LogNorm
+
+    figure, (first, *grid) = _grid(1 + len(scans), 2.3, 2.3)
+    first.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+    first.set_title("the image", fontsize=9)
+    first.axis("off")
+    for scan, axes in zip(scans, grid, strict=True):
+        values = scan.delta.mean(1)
+        low, high = _log_colours(values)
+        shown = axes.imshow(
+            values[layout], cmap=_MAP, norm=LogNorm(low, high), interpolation="nearest"
+        )
+        axes.set_title(f"layer {_short(scan)}", fontsize=9)
+        axes.axis("off")
+        _bar(figure, shown, axes, "delta", low, high)
+    return figure

@@ -1,0 +1,181 @@
+"""What a model computes inside while it reads one sequence, by hooks on its own modules.
+
+The model's own forward pass runs; nothing of it is written a second time but softmax(q k), which
+PyTorch's fused attention never returns.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambalab.errors import UserError
+from mambalab.models.attention import Attention, rotary_angles, rotate
+from mambalab.models.dropout import s4d_real_log
+from mambalab.models.mamba import Mamba, SelectiveSSM
+from mambalab.ops import selective_scan
+from mambalab.ops.reference import softplus
+
+
+@dataclass
+class ScanTrace:
+    """One direction of a Mamba layer; steps are in the order of the sequence in both directions.
+
+    Attributes:
+        layer: its number, from 1.
+        backward: whether it reads the sequence from its end.
+        delta: (L, D) step sizes, after softplus.
+        A: (D, N).
+        moved: (D, N) A_log less its initial value.
+        norm: (L, D) Euclidean norm over N of the state behind each step.
+    """
+
+    layer: int
+    backward: bool
+    delta: np.ndarray
+    A: np.ndarray
+    moved: np.ndarray
+    norm: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"layer {self.layer}, Mamba" + (", from the end" if self.backward else "")
+
+
+@dataclass
+class AttentionTrace:
+    """An attention layer.
+
+    Attributes:
+        layer: its number, from 1.
+        weights: (n_head, L, L), how much each step (row) takes from each (column); rows sum to 1.
+    """
+
+    layer: int
+    weights: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"layer {self.layer}, attention"
+
+
+LayerTrace = ScanTrace | AttentionTrace
+
+
+@torch.no_grad()
+def record(model: nn.Module, inputs: Tensor) -> tuple[Tensor, list[LayerTrace]]:
+    """Run a model on one sequence and write down what its layers do.
+
+    Args:
+        model: in evaluation mode, float32.
+        inputs: (1, L) tokens or (1, L, input_dim) vectors.
+
+    Returns:
+        The model's output, and a trace for each attention layer and for each direction of each
+        Mamba layer, in order.
+
+    Raises:
+        UserError: the model holds no such layer.
+    """
+    assert not model.training, "dropout would be seen"
+    assert len(inputs) == 1, "one sequence at a time"
+    mixers = [m for m in model.modules() if isinstance(m, (Mamba, Attention))]
+    if not mixers:
+        raise UserError(
+            f"nothing to look into: {type(model).__name__} has no Mamba or Attention layer of "
+            "mambalab.models"
+        )
+    with torch.autocast(inputs.device.type, enabled=False), _listening(model) as heard:
+        output = model(inputs)
+        found: list[LayerTrace] = []
+        for layer, mixer in enumerate(mixers, start=1):
+            if isinstance(mixer, Attention):
+                weights = attention_weights(mixer, heard[mixer.in_proj][1])
+                found.append(AttentionTrace(layer, _numpy(weights)))
+                continue
+            for ssm in filter(None, (mixer, mixer.reverse)):
+                u, projected = heard[ssm.x_proj]
+                found.append(_scan_trace(layer, ssm, u, projected, ssm is mixer.reverse))
+    return output, found
+
+
+@contextmanager
+def _listening(model: nn.Module) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """While it lasts, inputs and outputs of the projections of all mixers, by module."""
+    heard: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def hear(module: nn.Module, args: Any, output: Tensor) -> None:
+        heard[module] = args[0], output
+
+    parts = [m.x_proj for m in model.modules() if isinstance(m, SelectiveSSM)]
+    parts += [m.in_proj for m in model.modules() if isinstance(m, Attention)]
+    hooks = [part.register_forward_hook(hear) for part in parts]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _scan_trace(
+    layer: int, ssm: SelectiveSSM, u: Tensor, projected: Tensor, backward: bool
+) -> ScanTrace:
+    """u (1, L, D) and projected (1, L, R + 2 N), as the direction reads them."""
+    low_rank, B, C = projected.split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
+    delta = softplus(F.linear(low_rank, ssm.dt_proj.weight, ssm.dt_proj.bias).float())
+    A_log = ssm.A_log.float()
+    A = -torch.exp(A_log)
+    norm = state_norms(u, delta, A, B, C, ssm.backend)
+    if backward:
+        delta, norm = delta.flip(1), norm.flip(1)
+    moved = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
+    return ScanTrace(
+        layer, backward, _numpy(delta), _numpy(A[None]), _numpy(moved[None]), _numpy(norm)
+    )
+
+
+def state_norms(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, backend: str = "auto"
+) -> Tensor:
+    """Euclidean norm over N of the state behind each step: (B, L, D) of inputs as
+    `selective_scan` takes them, by scanning one step at a time."""
+    state, norms = None, []
+    for t in range(u.shape[1]):
+        now = slice(t, t + 1)
+        _, state = selective_scan(
+            u[:, now],
+            delta[:, now],
+            A,
+            B[:, now],
+            C[:, now],
+            initial_state=state,
+            return_final_state=True,
+            backend=backend,
+        )
+        norms.append(state.norm(dim=-1))
+    return torch.stack(norms, dim=1)
+
+
+def attention_weights(attention: Attention, qkv: Tensor) -> Tensor:
+    """Attention probabilities (B, n_head, L, L) of the output of in_proj, (B, L, 3 * d_model)."""
+    batch, length, _ = qkv.shape
+    heads = qkv.view(batch, length, 3, attention.n_head, attention.head_dim)
+    angles = rotary_angles(0, length, attention.head_dim, attention.rope_theta, qkv.device)
+    query, key = rotate(heads[:, :, :2], *angles).permute(2, 0, 3, 1, 4).unbind(0)
+    scores = query @ key.transpose(-1, -2) * attention.head_dim**-0.5
+    if attention.causal:
+        later = torch.ones(length, length, dtype=torch.bool, device=qkv.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(-1)
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    """(1, ...) to (...) float32."""
+    return x[0].float().cpu().numpy()

@@ -1,0 +1,150 @@
+"""`mambalab inspect` on what training leaves behind."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from mambalab import cli
+from tests.commands.test_train import folder, one_line, only_run, train  # noqa: F401
+
+SMALL = ["model.d_model=16", "model.n_layer=2", "model.d_state=4", "trainer=smoke", "device=cpu"]
+SMALL += ["trainer.max_steps=2", "tracking=jsonl"]
+
+
+def data(path) -> dict:
+    html = (path / "index.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+
+
+@pytest.fixture(params=["mamba", "transformer", "hybrid"])
+def trained(folder, request, capsys):  # noqa: F811
+    """A folder with one trained run."""
+    train(
+        f"model={request.param}",
+        "dropout=none",
+        "precision=fp32",
+        "model.pattern=" + {"mamba": "M", "transformer": "A", "hybrid": "MA"}[request.param],
+    )
+    capsys.readouterr()
+    return only_run(folder)
+
+
+def test_a_page_and_pictures(trained, folder, capsys):  # noqa: F811
+    assert cli.main(["inspect"]) == 0
+    files = capsys.readouterr().out.split()
+    kinds = [layer["kind"] for layer in data(trained / "inspect")["layers"]]
+    assert f"{trained.relative_to(folder)}/inspect/index.html" in files[0]
+    assert any("delta.png" in f for f in files) == ("mamba" in kinds)
+    assert any("attention.png" in f for f in files) == ("attention" in kinds)
+    found = data(trained / "inspect")
+    piece = "".join(found["labels"])
+    text = (folder / "text.txt").read_text()
+    assert piece in text[int(0.9 * len(text)) - 1 :]
+    assert len(piece) == (32 if "attention" in kinds else 1000)
+    assert ["text", "a piece of the validation split"] in found["facts"]
+
+
+def test_a_given_text_and_its_loss(trained, capsys):
+    assert cli.main(["inspect", 'text="Line 5: the fox"', "out=elsewhere"]) == 0
+    found = data(trained.parents[3] / "elsewhere")
+    assert "".join(found["labels"]) == "Line 5: the fox"
+    assert found["loss"][0] is None
+    mean = dict(found["facts"])["loss on this text"].split()[0]
+    assert np.mean(found["loss"][1:]) == pytest.approx(float(mean), abs=1e-3)
+    assert len(found["guesses"]) == 15
+
+
+def test_texts_that_cannot_be_read(trained, capsys, folder):  # noqa: F811
+    assert cli.main(["inspect", "text=naïve"]) == 1
+    assert "U+00EF" in one_line(capsys)
+    assert cli.main(["inspect", "index=1"]) == 1
+    assert "text=..." in one_line(capsys)
+    assert cli.main(["inspect", f"text={'the ' * 1001}"]) == 1
+    assert "4,004 steps are more than inspect shows: at most 4,000" in one_line(capsys)
+    status = cli.main(["inspect", f"text={'the ' * 20}"])
+    if "mamba" in str(trained):
+        assert status == 0
+    else:
+        assert "80 tokens, but this model was trained on 32" in one_line(capsys)
+    for words, message in ((["text="], "text is empty"), (["text=a", "index=1"], "not both")):
+        capsys.readouterr()
+        assert cli.main(["inspect", *words]) == 2
+        assert message in one_line(capsys)
+
+
+def test_without_the_data_a_text_of_ours_is_read(trained, capsys, folder):  # noqa: F811
+    (folder / "text.txt").unlink()
+    assert cli.main(["inspect"]) == 0
+    found = data(trained / "inspect")
+    assert "ours: the run's data are not where it found them" in dict(found["facts"])["text"]
+    assert "".join(found["labels"]).startswith(
+        "The old man" if "T" in found["labels"] else "he old"
+    )
+
+
+def test_a_folder_that_cannot_be_made(trained, capsys, folder):  # noqa: F811
+    assert cli.main(["inspect", "out=text.txt/x"]) == 1
+    assert "name another with out=" in one_line(capsys)
+
+
+def test_images_read_from_both_ends(folder, capsys):  # noqa: F811
+    words = ["train", "task=digits", "task.input_dim=2", "task.permute=true", *SMALL]
+    assert cli.main([*words, "model.bidirectional=true"]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", "index=3"]) == 0
+    assert "delta_image.png" in capsys.readouterr().out
+    found = data(only_run(folder) / "inspect")
+    assert [layer["name"] for layer in found["layers"][:2]] == [
+        "layer 1, Mamba",
+        "layer 1, Mamba, from the end",
+    ]
+    steps = np.array(found["image"]["steps"])
+    assert found["image"]["shape"] == [8, 8, 1]
+    assert np.bincount(steps).tolist() == [2] * 32  # each step reads two pixels, somewhere
+    assert (np.diff(steps) < 0).any()
+    assert len(base64.b64decode(found["image"]["b64"])) == 64
+    assert {"true class", "the model says"} <= dict(found["facts"]).keys()
+    assert cli.main(["inspect", "index=100000"]) == 1
+    assert "examples (0 to " in one_line(capsys)
+    assert cli.main(["inspect", "text=seven"]) == 1
+    assert "task digits reads no text; index=N" in one_line(capsys)
+
+
+def test_patches_lie_where_they_were_cut():
+    from mambalab.commands.subjects import _layout
+
+    class Patches:
+        def sequence(self, images):
+            tiles = images.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))
+            return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    layout = _layout(Patches(), torch.zeros(3, 4, 4, dtype=torch.uint8))
+    assert layout.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+def test_synthetic_tasks_show_question_and_answer(folder, capsys):  # noqa: F811
+    words = ["task=selective_copying", "task.seq_len=20", "task.copies=3", "task.eval_sequences=4"]
+    assert cli.main(["train", *words, *SMALL]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", "index=2"]) == 0
+    found = data(only_run(folder) / "inspect")
+    facts = dict(found["facts"])
+    hidden = [token for token in found["labels"][:20] if token != "0"]
+    assert facts["right answer"].split() == hidden
+    assert len(facts["the model answers"].split()) == 3
+    assert cli.main(["inspect", "index=4"]) == 1
+    assert "has 4 examples (0 to 3)" in one_line(capsys)
+
+
+def test_pairs_are_not_shown_yet(folder, capsys):  # noqa: F811
+    rows = "".join(f"{n % 2}\tabc {n}\tdef {n}\n" for n in range(60))
+    (folder / "pairs.tsv").write_text(rows)
+    words = ["train", "task=pairs", "task.path=pairs.tsv", "task.max_bytes=16", *SMALL]
+    assert cli.main([*words, "task.batch_size=4"]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect"]) == 1
+    assert "cannot show pairs of texts yet" in one_line(capsys)

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+from matplotlib import image as pictures_of
+
+from mambalab.inspect import pictures
+from mambalab.inspect.subject import Subject
+from tests.inspect.made import attention, scan, text
+
+
+@pytest.mark.parametrize("steps", [1, 30, 500])
+def test_texts(tmp_path, steps):
+    subject = text(("a$_^\n☃" * 100)[:steps])
+    layers = [scan(steps, layer=1), scan(steps, layer=2), attention(steps, layer=3)]
+    layers[1].backward = True
+    paths = pictures.draw(subject, layers, tmp_path)
+    names = ["delta", "memory", "a_log", "state_norm", "attention"]
+    assert [path.stem for path in paths] == names
+    for path in paths:
+        pixels = pictures_of.imread(path)
+        assert min(pixels.shape[:2]) > 200
+        assert pixels.std() > 0.02  # not blank
+
+
+def test_images(tmp_path):
+    layout = np.arange(24).reshape(4, 6) // 4
+    for channels in (1, 3):
+        image = np.zeros((4, 6, channels), np.uint8)
+        subject = Subject("an image", [], ["x"] * 6, image=image, layout=layout)
+        assert "delta_image.png" in [p.name for p in pictures.draw(subject, [scan()], tmp_path)]
