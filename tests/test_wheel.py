@@ -37,6 +37,13 @@ def test_every_yaml_is_in_the_wheel(site):
     assert (site / "mambalab" / "py.typed").is_file()
 
 
+def test_every_part_of_the_page_is_in_the_wheel(site):
+    page = Path("mambalab/inspect")
+    parts = {p.name for p in (ROOT / page).iterdir() if p.suffix in (".html", ".css", ".js")}
+    assert {"page.html", "page.css", "page.js", "panels.js", "draw.js"} == parts
+    assert parts <= {p.name for p in (site / page).iterdir()}
+
+
 def test_it_runs_from_any_directory(site, tmp_path):
     code = (
         "import sys, mambalab; from mambalab.cli import main; "

@@ -21,9 +21,10 @@ def run(settings: InspectSettings) -> int:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     path = collect.resolve_run(settings.run, Path(settings.output_dir))
     loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
-    inputs, subject, answer = subjects.choose(settings, loaded)
-    output, layers = trace.record(loaded.model, inputs)
-    answer(output, subject)
+    found = subjects.choose(settings, loaded)
+    subject = found.subject
+    output, layers = trace.record(loaded.model, found.inputs, found.lengths, settings.layers)
+    found.answer(output, subject)
     model = loaded.settings.model
     subject.facts = [
         ("run", str(path)),

@@ -15,6 +15,7 @@ class InspectSettings:
     index: int | None = option(
         "other tasks: which example of the validation split; null = the first (0)", ge=0
     )
+    layers: list[int] | None = option("numbers of the layers to show; null = all", ge=1)
     out: str | None = option("folder for page and pictures; null = inspect/ in the run", **FOLDER)
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     output_dir: str = option("folder in which run=latest looks", **FOLDER)
@@ -27,3 +28,5 @@ class InspectSettings:
             raise UserError("inspect: give text (language models) or index (other tasks), not both")
         if self.text == "":
             raise UserError('text is empty: give at least one character, as in text="ROMEO:"')
+        if self.layers == []:
+            raise UserError("layers=[]: name at least one, as in layers=[1,2]")

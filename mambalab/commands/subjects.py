@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mambalab.tasks.synthetic import _EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
 from mambalab.tasks.vocabulary import Vocabulary
 
-LONGEST = 4_000  # steps that a page can show
+LONGEST = 4_000  # steps that a page can show, of each text of a pair
 LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
 _PIECE = 1_000  # characters of the validation split
 _NEUTRAL = (
@@ -29,8 +30,22 @@ _NEUTRAL = (
     "He looked at it for a long time. Then he said: Who has left this here, and why?\n"
 )
 
-Reading = tuple[Tensor, Subject, Callable[[Tensor, Subject], None]]
-"""Inputs (1, L) or (1, L, input_dim), the subject, and what writes the model's answer into it."""
+
+@dataclass
+class Reading:
+    """What a model is given, and how people see it.
+
+    Attributes:
+        inputs: (1, L) or (1, L, input_dim); of pairs with a 2 after the 1.
+        lengths: (1,) or (1, 2) true lengths, or None.
+        subject: all that is known before the model has read it.
+        answer: writes the model's answer, its output, into the subject.
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+    subject: Subject
+    answer: Callable[[Tensor, Subject], None]
 
 
 def choose(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
@@ -53,13 +68,16 @@ def choose(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
         )
     else:
         reading = _example(settings, loaded)
-    _check_length(reading[0].shape[1], loaded)
+    _check_length(reading, loaded)
     return reading
 
 
-def _check_length(length: int, loaded: assemble.LoadedRun) -> None:
-    if length > LONGEST:
-        raise UserError(f"{length:,} steps are more than inspect shows: at most {LONGEST:,}")
+def _check_length(reading: Reading, loaded: assemble.LoadedRun) -> None:
+    length, most = len(reading.subject.labels), LONGEST
+    if reading.subject.second is not None:
+        most *= 2
+    if length > most:
+        raise UserError(f"{length:,} steps are more than inspect shows: at most {most:,}")
     if "A" not in loaded.settings.model.layers():
         return
     limit = getattr(loaded.model, "context_limit", None)
@@ -91,7 +109,7 @@ def _text(settings: InspectSettings, loaded: assemble.LoadedRun, vocabulary: Voc
             mean = f"{float(losses.mean()):.4f} nats per character"
             subject.facts.append(("loss on this text", mean))
 
-    return ids, subject, answer
+    return Reading(ids, None, subject, answer)
 
 
 def _piece(
@@ -134,28 +152,42 @@ def _example(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
             "with a class, and the synthetic tasks"
         )
     task.prepare(loaded.device)
-    if task.spec.pair:
-        raise UserError(f"inspect cannot show pairs of texts yet (task {task.name})")
     labels = task.labels["val"]
     _check_index(index, len(labels), task.name)
-    inputs, _ = task.inputs("val", np.array([index]), None)
+    inputs, lengths = task.inputs("val", np.array([index]), None)
     title = f"{task.name}, example {index:,} of the validation split"
     subject = Subject(title, [("true class", task.classes[int(labels[index])])], labels=[])
     if isinstance(task, ImageTask):
         pixels = task.pixels["val"][index]
         subject.image = pixels.permute(1, 2, 0).cpu().numpy()
         subject.layout = _layout(task, pixels)
-    if task.spec.vocab_size:
-        subject.labels = [str(token) for token in inputs[0].tolist()]
+    if task.spec.pair:
+        _show_pair(subject, inputs, lengths)
     else:
-        subject.labels = [f"step {step}" for step in range(inputs.shape[1])]
+        end = inputs.shape[1] if lengths is None else int(lengths[0])
+        tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
+        subject.labels = (
+            [f"step {step}" for step in range(end)]
+            if tokens is None
+            else [str(token) for token in tokens]
+        )
 
     def answer(logits: Tensor, subject: Subject) -> None:
         share, taken = logits[0].float().softmax(-1).max(-1)
         name = task.classes[int(taken)]
         subject.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
 
-    return inputs, subject, answer
+    return Reading(inputs, lengths, subject, answer)
+
+
+def _show_pair(subject: Subject, inputs: Tensor, lengths: Tensor | None) -> None:
+    """Both texts of a pair as characters, a byte each, without padding."""
+    ends = [inputs.shape[2]] * 2 if lengths is None else lengths[0].tolist()
+    for row, end in zip(inputs[0].tolist(), ends, strict=True):
+        subject.labels += [
+            chr(byte) if byte < 128 else "\N{REPLACEMENT CHARACTER}" for byte in row[:end]
+        ]
+    subject.text, subject.second = True, ends[0]
 
 
 def _question(task: AnswerTask, index: int) -> Reading:
@@ -170,7 +202,7 @@ def _question(task: AnswerTask, index: int) -> Reading:
         last = logits[0, -len(expected) :].argmax(-1).tolist()
         subject.facts.append(("the model answers", " ".join(map(str, last))))
 
-    return tokens.to(task.device), subject, answer
+    return Reading(tokens.to(task.device), None, subject, answer)
 
 
 def _layout(task: ImageTask, pixels: Tensor) -> np.ndarray:

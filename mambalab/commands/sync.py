@@ -1,15 +1,23 @@
-"""`mambalab sync RUN...`: send run folders to MLflow; what is there already is not sent again."""
+"""`mambalab sync RUN...`: send run folders to MLflow; what is there already is not sent again.
+
+The folder of a sweep stands for the sweep's own MLflow run and the runs in it, which hang below
+that, also those that were sent before.
+"""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mambalab import process, run_folder
 from mambalab.commands.settings_tracking import SyncSettings
 from mambalab.errors import UserError
-from mambalab.report.collect import RunRecord, read_run, resolve_run
+from mambalab.report.collect import RunRecord, find_runs, read_run, resolve_run
+from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.tracking import description
 from mambalab.train import mlflow_store
-from mambalab.train.mlflow_run import MlflowRun, Note, attachments, flatten
+from mambalab.train.mlflow_run import SECONDS, MlflowRun, Note, attachments, flatten
 from mambalab.train.mlflow_sink import SILENT, reason
 
 # Entries of summary.json that a run's MLflow tags show.
@@ -37,14 +45,16 @@ def run(cfg: SyncSettings) -> int:
     mlflow_store.check(uri)
     shown = mlflow_store.hide_password(uri)
     failed = 0
-    for position, name in enumerate(cfg.runs):
+    names = [path for name in cfg.runs for path in _unfolded(name, output_dir)]
+    for position, name in enumerate(names):
         try:
-            path = resolve_run(name, output_dir)
+            path = name if isinstance(name, Path) else resolve_run(name, output_dir)
             hint = _other_store(path, shown)
-            sent = send(path, uri, output_dir)
+            is_sweep = (path / run_folder.SWEEP).is_file()
+            sent = (send_sweep if is_sweep else send)(path, uri, output_dir)
         except SilentStoreError as error:
             print(error, file=sys.stderr)
-            if others := len(cfg.runs) - position - 1:
+            if others := len(names) - position - 1:
                 print(f"{others} more not tried", file=sys.stderr)
             return 1
         except UserError as error:
@@ -55,9 +65,20 @@ def run(cfg: SyncSettings) -> int:
             f"{path}: {sent.new:,} points sent, {sent.points:,} there now "
             f"(experiment {sent.experiment}, run {sent.run_id}){hint}"
         )
-    if failed < len(cfg.runs):
+    if failed < len(names):
         print(f"MLflow store: {shown}")
     return 1 if failed else 0
+
+
+def _unfolded(name: str, output_dir: Path) -> list[Path] | list[str]:
+    """A sweep's folder and those of its runs, the sweep first; or the name as it is."""
+    path = Path(name).expanduser()
+    if path.name == run_folder.SWEEP:
+        path = path.parent
+    for folder in (path, output_dir / path):
+        if (folder / run_folder.SWEEP).is_file():
+            return [folder, *find_runs(folder)]
+    return [name]
 
 
 def _other_store(run_dir: Path, uri: str) -> str:
@@ -89,18 +110,51 @@ def send(run_dir: Path, uri: str, output_dir: Path) -> Sent:
         )
     with run_folder.hold(run_dir):
         mlflow_run = MlflowRun(run_dir, uri, output_dir=output_dir, experiment=_experiment(record))
-        try:
-            new = _send(record, mlflow_run)
-        except UserError:
-            raise
-        except Exception as error:  # MLflow and its drivers raise all kinds
-            shown = mlflow_store.hide_password(uri)
-            why = reason(error)
-            kind = SilentStoreError if why == SILENT else UserError
-            raise kind(f"{run_dir}: cannot send it to {shown}: {why}") from error
-        note = mlflow_run.note
-        note.state, note.problem = "complete", None
-        note.write(run_dir)
+        return _sent(mlflow_run, lambda: _send(record, mlflow_run))
+
+
+def send_sweep(folder: Path, uri: str, output_dir: Path) -> Sent:
+    """Make the store hold the sweep's own run: parameters, counts, comparison, status.
+
+    Args:
+        folder: of the sweep.
+        uri, output_dir: as of `send`.
+
+    Raises:
+        UserError: as `send`.
+    """
+    with run_folder.hold(folder, "running or sending this sweep"):
+        sweep = SweepFolder.read(folder)
+        about = description(sweep)
+        mlflow_run = MlflowRun(
+            folder, uri, output_dir=output_dir, experiment=about.pop("experiment")
+        )
+        # One whose end nobody noted was killed: it is not held any more.
+        status = sweep.status if sweep.status in ("FINISHED", "FAILED") else "KILLED"
+        return _sent(mlflow_run, lambda: _send_all(mlflow_run, about, status, _last(folder)))
+
+
+def _last(folder: Path) -> float:
+    """Seconds after which the last job of a sweep had ended."""
+    rows, _ = run_folder.read_rows(folder / run_folder.METRICS)
+    return max((values.get(SECONDS) or 0.0 for _, values in rows), default=0.0)
+
+
+def _sent(mlflow_run: MlflowRun, work: Callable[[], int]) -> Sent:
+    """Do the sending and note that it is done; what goes wrong becomes a UserError."""
+    run_dir = mlflow_run.run_dir
+    try:
+        new = work()
+    except UserError:
+        raise
+    except Exception as error:  # MLflow and its drivers raise all kinds
+        shown = mlflow_store.hide_password(mlflow_run.uri)
+        why = reason(error)
+        kind = SilentStoreError if why == SILENT else UserError
+        raise kind(f"{run_dir}: cannot send it to {shown}: {why}") from error
+    note = mlflow_run.note
+    note.state, note.problem = "complete", None
+    note.write(run_dir)
     if mlflow_run.conflicts:
         print(
             f"{run_dir}: the store holds other values than metrics.jsonl for "
@@ -119,13 +173,21 @@ def _send(record: RunRecord, mlflow_run: MlflowRun) -> int:
     started = record.summary.get("started")
     if not isinstance(started, (int, float)):
         started = (record.path / run_folder.CONFIG).stat().st_mtime
-    tags = {key: str(record.summary[key]) for key in _TAGS if record.summary.get(key)}
-    mlflow_run.open(params=flatten(record.config), tags=tags, start_ms=round(1000 * started))
+    about = {
+        "params": flatten(record.config),
+        "tags": {key: str(record.summary[key]) for key in _TAGS if record.summary.get(key)},
+        "start_ms": round(1000 * started),
+    }
+    return _send_all(mlflow_run, about, _status(record), 60 * (record.minutes or 0.0))
+
+
+def _send_all(mlflow_run: MlflowRun, about: dict[str, Any], status: str, seconds: float) -> int:
+    """Send everything; how many points were new."""
+    mlflow_run.open(**about)
     new = mlflow_run.send()
-    for path in attachments(record.path):
+    for path in attachments(mlflow_run.run_dir):
         mlflow_run.send_file(path)
-    seconds = 60 * (record.minutes or 0.0)
-    mlflow_run.end(_status(record), mlflow_run.start_ms + round(1000 * seconds))
+    mlflow_run.end(status, mlflow_run.start_ms + round(1000 * seconds))
     return new
 
 

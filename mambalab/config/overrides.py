@@ -25,7 +25,8 @@ from mambalab.sweep.settings import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-LITERAL = {"prompt"}  # texts in which ${...} means itself
+LITERAL = {"prompt", "text"}  # texts in which ${...} means itself
+_NUMBERS = re.compile(r"\d+(,\d+)*")
 # Not every shell expands key=~.
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
 PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "tokenizer"}
@@ -202,6 +203,8 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
             return f"[{value}]"
         parts = [v.strip() for v in value.split(",") if v.strip()]
         return f"[{','.join(map(quoted, parts))}]"
+    if get_origin(kind) is list and get_args(kind)[0] is int and _NUMBERS.fullmatch(value):
+        return f"[{value}]"
     if kind is str and not (multirun or is_quoted or (optional and value == "null")):
         return quoted(escape(value) if key in LITERAL else value)
     return value

@@ -27,7 +27,8 @@ function bytes(packed) {
 function unpack(packed) { // Float32Array of what `quantise` packed
   const step = (packed.high - packed.low) / 255;
   const values = Float32Array.from(bytes(packed), (b) => packed.low + step * b);
-  return packed.log ? values.map(Math.exp) : values;
+  const from = { log: Math.exp, sqrt: (x) => x * x }[packed.scale];
+  return from ? values.map((x) => from(x)) : values;
 }
 
 function mixed(stops, x) { // [r, g, b] at 0 <= x <= 1

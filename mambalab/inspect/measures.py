@@ -6,6 +6,7 @@ number of steps after which 1/e of a state is left: its memory length.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mambalab.inspect.trace import AttentionTrace, ScanTrace
 
 LONG = (64, 256)  # tokens; the table counts channels that remember longer
 _SHOWN = 8  # characters at each end
+_FIT = 15  # rounds
 _OFTEN = 200  # steps from which a character must occur twice to be named
 
 
@@ -55,15 +57,18 @@ class Frequent:
     count: int
 
 
-def extremes(values: np.ndarray, labels: list[str]) -> tuple[list[Frequent], list[Frequent]]:
+def extremes(
+    values: np.ndarray, labels: list[str], over: np.ndarray | None = None
+) -> tuple[list[Frequent], list[Frequent]]:
     """Labels with the highest and the lowest mean of `values` (L,), most extreme first; in a long
-    sequence only those that occur more than once."""
+    sequence only those that occur more than once. With `over` (L,), the ratio of both sums."""
+    over = np.ones(len(values)) if over is None else over
     where: dict[str, list[int]] = {}
     for step, label in enumerate(labels):
         where.setdefault(label, []).append(step)
     least = 2 if len(labels) >= _OFTEN else 1
     found = [
-        Frequent(label, float(values[steps].mean()), len(steps))
+        Frequent(label, float(values[steps].sum() / over[steps].sum()), len(steps))
         for label, steps in where.items()
         if len(steps) >= least
     ]
@@ -91,14 +96,65 @@ class ScanSummary:
 
 
 def summarise(trace: ScanTrace, subject: Subject) -> ScanSummary:
-    """The row of a Mamba layer; labels that are only places are not compared."""
+    """The row of a Mamba layer."""
     lengths = longest_memory(trace)
-    named = subject.labels if subject.image is None else []
-    high, low = extremes(trace.delta.mean(1), named)
+    high, low = extremes(trace.delta.mean(1), _compared(subject))
     shares = [float((lengths > long).mean()) for long in LONG]
     return ScanSummary(
         float(np.median(lengths)), shares, float(np.median(abs(trace.moved))), high, low
     )
+
+
+def _compared(subject: Subject) -> list[str]:
+    """Labels of the steps; none if they are only places."""
+    return subject.labels if subject.image is None else []
+
+
+@dataclass
+class Received:
+    """How much of the others' attention the steps get, mean of the heads.
+
+    Attributes:
+        total: (L,) sum over the steps that look.
+        usual: (L,) the same if they went by distance alone: what a step gets for its place.
+        highest, lowest: characters by `total` over `usual`.
+    """
+
+    total: np.ndarray
+    usual: np.ndarray
+    highest: list[Frequent]
+    lowest: list[Frequent]
+
+
+def received(trace: AttentionTrace, subject: Subject) -> Received:
+    """Attention received, of each step and of characters."""
+    weights = trace.weights.mean(0)
+    ends = [0, *filter(None, (subject.second,)), len(weights)]
+    blocks = [weights[a:b, a:b] for a, b in pairwise(ends)]  # texts of a pair see only themselves
+    usual = np.concatenate([_usual(block) for block in blocks])
+    total = weights.sum(0)
+    return Received(total, usual, *extremes(total, _compared(subject), usual))
+
+
+def _usual(weights: np.ndarray) -> np.ndarray:
+    """(L,) what each column of (L, L) gets if a weight depends on the distance q - k alone.
+
+    These weights are f(q - k), scaled so that rows sum to 1; f is fitted so that every distance
+    gets in sum what it really does (iterative proportional fitting).
+    """
+    steps = np.arange(len(weights))
+    distances = steps[:, None] - steps + len(weights) - 1
+
+    def by_distance(values: np.ndarray) -> np.ndarray:
+        return np.bincount(distances.ravel(), values.ravel(), minlength=2 * len(weights) - 1)
+
+    wanted = by_distance(weights)
+    f = (wanted > 0).astype(np.float64)  # zero for what is to come, where that is not seen
+    for _ in range(_FIT):
+        fitted = f[distances]
+        fitted /= fitted.sum(1, keepdims=True)
+        f *= wanted / np.maximum(by_distance(fitted), 1e-300)
+    return fitted.sum(0)
 
 
 def distance(trace: AttentionTrace) -> np.ndarray:

@@ -1,4 +1,4 @@
-// The page of one sequence: what is chosen, and what that shows. Uses draw.js.
+// The page of one sequence: what is chosen, and the sequence itself. Uses draw.js and panels.js.
 
 const data = JSON.parse(byId("data").textContent);
 const steps = data.labels.length;
@@ -25,6 +25,9 @@ const QUANTITIES = {
   attention: { name: "attention", scale: "sqrt", title: "attention weight, square-root scale",
     says: "Where the marked step (in orange) looks: strong colour = much is taken from there. Point at " +
       "another step to see where that one looks; click to hold it, click again to let go." },
+  received: { name: "attention received", scale: "log", title: "over what is usual for the place, log scale",
+    says: "How much the steps look at this one, mean of the heads: 1 is what it would get for where it " +
+      "stands, whatever stood there. Strong colour = the layer takes from here." },
 };
 
 function visible(label) {
@@ -91,6 +94,8 @@ function describe(step) {
     for (const key of ["delta", "memory", "kept", "norm"])
       if (key !== chosen.quantity || chosen.channel >= 0)
         rows.push(`${QUANTITIES[key].name}, layer: ${number(layer[key][step])}`);
+  if (layer.kind !== "mamba" && chosen.quantity !== "received")
+    rows.push(`attention received: ${number(layer.received[step])}`);
   if (data.loss && data.loss[step] !== null) {
     if (chosen.quantity !== "loss") rows.push(`loss: ${number(data.loss[step])} nats`);
     rows.push(`probability it was given: ${number(100 * Math.exp(-data.loss[step]))} %`);
@@ -99,13 +104,18 @@ function describe(step) {
   return rows;
 }
 
-function point(step, event) {
-  const tip = byId("tip"), rows = describe(step);
-  byId("hover").textContent = rows.join("  ·  ");
+function showTip(rows, event) {
+  const tip = byId("tip");
   tip.hidden = false;
   tip.textContent = rows.join("\n");
   tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
   tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
+}
+
+function point(step, event) {
+  const rows = describe(step);
+  byId("hover").textContent = rows.join("  ·  ");
+  showTip(rows, event);
   if (chosen.quantity === "attention" && !chosen.pinned && chosen.query !== step) {
     chosen.query = step;
     recolour();
@@ -119,13 +129,22 @@ function pin(step) {
   recolour();
 }
 
+function reveal(step) { // of a step that was clicked elsewhere: show where it stands
+  if (!spans[step]) return;
+  spans[step].scrollIntoView({ block: "center" });
+  spans[step].classList.add("found");
+  setTimeout(() => spans[step].classList.remove("found"), 2500);
+}
+
 let spans = [], maps = [];
 
 function buildSubject() {
   const box = byId("subject");
   box.className = data.image ? "image" : data.text ? "text" : "tokens";
   if (data.image) return buildImage(box);
+  if (data.text && steps > 400) box.classList.add("long");
   spans = data.labels.map((label, step) => {
+    if (step === data.second) make("div", box, "the second text", "divider");
     const span = make("span", box, label === "\n" ? "↵" : label);
     if (label === "\n") box.append("\n");
     span.onmousemove = (event) => point(step, event);
@@ -174,6 +193,8 @@ function recolour() {
     span.style.background = rgb ? css(rgb) : "transparent";
     span.style.color = rgb ? (lightness(rgb) > 0.55 ? "#11161c" : "#f4f7fa") : "inherit";
     span.classList.toggle("chosen", attention && step === chosen.query);
+    const loss = data.loss && byId("surprise").checked ? data.loss[step] : null;
+    span.style.boxShadow = loss ? `inset 0 -3px rgba(224, 104, 0, ${Math.min(loss / 4, 1)})` : "none";
   });
 }
 
@@ -186,7 +207,7 @@ function fill(select, pairs, value) {
 function choose(changes) { // a choice was made: set what goes with it, show it
   Object.assign(chosen, changes);
   const layer = data.layers[chosen.layer], mamba = layer.kind === "mamba";
-  const keys = mamba ? ["delta", "memory", "kept", "norm"] : ["attention"];
+  const keys = mamba ? ["delta", "memory", "kept", "norm"] : ["attention", "received"];
   if (data.loss) keys.push("loss");
   if (!keys.includes(chosen.quantity)) chosen.quantity = keys[0];
   if ("layer" in changes) [chosen.channel, chosen.head] = [-1, -1];
@@ -195,7 +216,8 @@ function choose(changes) { // a choice was made: set what goes with it, show it
   byId("channel-box").hidden = !mamba || !perChannel();
   byId("common-box").hidden = scans.length < 2 || !mamba || chosen.quantity === "loss"
     || (perChannel() && chosen.channel >= 0);
-  byId("head-box").hidden = mamba || chosen.quantity === "loss" || !layer.all_heads;
+  byId("head-box").hidden = mamba || chosen.quantity !== "attention" || !layer.all_heads;
+  byId("surprise-box").hidden = !data.loss || chosen.quantity === "loss";
   if (mamba) {
     const few = layer.channels.length < layer.channels_of;
     const first = chosen.quantity === "memory" ? "median of all channels" : "mean of all channels";
@@ -210,89 +232,13 @@ function choose(changes) { // a choice was made: set what goes with it, show it
   }
   byId("meaning").textContent = QUANTITIES[chosen.quantity].says;
   recolour();
+  drawOverview();
+  drawChannels(layer);
   if (scans.length) drawScans();
   if (!mamba) drawMap(layer);
+  byId("map-box").hidden = mamba;
   for (const row of document.querySelectorAll("tr[data-layer]"))
     row.classList.toggle("chosen", Number(row.dataset.layer) === chosen.layer);
-}
-
-function row(table, cells, layer) {
-  const line = make("tr", table);
-  for (const cell of cells) {
-    const box = make("td", line, Array.isArray(cell) ? undefined : cell);
-    if (!Array.isArray(cell)) continue;
-    box.className = "left";
-    for (const [label, mean, count] of cell) {
-      const pair = make("span", box);
-      make("code", pair, label).title = `mean delta ${number(mean)}, occurs ${count} times`;
-      make("small", pair, `${number(mean)} (${count}×)`);
-      box.append(" ");
-    }
-  }
-  line.dataset.layer = layer;
-  line.onclick = () => choose({ layer });
-}
-
-function head(table, names) {
-  const line = make("tr", make("thead", table));
-  for (const name of names) make("th", line, name, name.startsWith(" ") ? "left" : "");
-  return make("tbody", table);
-}
-
-function buildTables() {
-  byId("scans").hidden = !scans.length;
-  byId("named").hidden = !scans.some((l) => l.highest.length);
-  byId("attentions").hidden = scans.length === data.layers.length;
-  const named = scans.some((l) => l.highest.length);
-  const names = ["layer", "median memory", ...data.long.map((n) => `longer than ${n}`), "A_log moved"];
-  const body = head(byId("table"), named ? [...names, " highest delta", " lowest delta"] : names);
-  const other = head(byId("heads"), ["layer", "heads", "mean distance of each head"]);
-  data.layers.forEach((l, i) => {
-    if (l.kind !== "mamba") {
-      row(other, [l.name, l.heads, l.distance.map(number).join(", ")], i);
-      return;
-    }
-    const shares = l.shares.map((s) => `${Math.round(100 * s)} %`);
-    const cells = [l.name, number(l.median), ...shares, number(l.moved_typical)];
-    row(body, named ? [...cells, l.highest, l.lowest] : cells, i);
-  });
-}
-
-function drawScans() {
-  const current = data.layers[chosen.layer].kind === "mamba" ? data.layers[chosen.layer] : scans[0];
-  const ordered = [...scans.filter((l) => l !== current), current];
-  const style = (l) => l === current ? "main" : "other";
-  const share = (l) => l.lengths.map((_, i) => 1 - i / l.lengths.length);
-  chart(byId("survival"), { logX: true, marks: data.long, yEnds: [0, 1],
-    lines: ordered.map((l) => ({ x: l.lengths, y: share(l), className: style(l) })),
-    xLabel: "memory length (steps, log scale)", yLabel: "share of channels" });
-  const places = data.labels.map((_, i) => i + 1);
-  chart(byId("norms"), { xLabel: "step", yLabel: "norm of the state",
-    lines: ordered.map((l) => ({ x: places, y: l.norm, className: style(l) })) });
-  const [q05, q25, q50, q75, q95] = current.moved_quantiles, n = q50.map((_, i) => i + 1);
-  chart(byId("bands"), { xLabel: "state n", yLabel: "change of A_log",
-    bands: [{ x: n, low: q05, high: q95 }, { x: n, low: q25, high: q75 }],
-    lines: [{ x: n, y: q50, className: "main" }, { x: n, y: n.map(() => 0), className: "other" }] });
-  const [rows, columns] = current.moved.shape, moved = unpack(current.moved);
-  const scale = makeScale([], "linear", [current.moved.low, current.moved.high]);
-  const box = byId("moved"), stops = DIVERGING[theme()];
-  box.replaceChildren();
-  const canvas = make("canvas", box);
-  canvas.style.cssText = "width: 100%; height: 15rem";
-  paint(canvas, columns, rows, (i) => mixed(stops, scale.place(moved[i])));
-  drawLegend(byId("moved-legend"), stops, scale, "change of A_log");
-}
-
-function drawMap(layer) {
-  const weights = weightsOf(layer, chosen.head), stops = SEQUENTIAL[theme()];
-  const most = weights.reduce((a, b) => Math.max(a, b), 0), box = byId("map");
-  const scale = makeScale([], "sqrt", [0, most]);
-  box.replaceChildren();
-  const canvas = make("canvas", box);
-  canvas.style.width = "26rem";
-  paint(canvas, steps, steps, (i) => mixed(stops, scale.place(weights[i])));
-  const legend = make("div", box, undefined, "quiet");
-  drawLegend(legend, stops, scale, "attention weight, square-root scale");
 }
 
 function start() {
@@ -314,8 +260,17 @@ function start() {
   byId("quantity").onchange = (e) => choose({ quantity: e.target.value });
   byId("channel").onchange = (e) => choose({ channel: Number(e.target.value) });
   byId("head").onchange = (e) => choose({ head: Number(e.target.value) });
-  byId("common").onchange = () => choose({});
-  choose({ layer: 0 });
+  byId("common").onchange = byId("surprise").onchange = recolour;
+  choose({ layer: mostSelective() });
+}
+
+function mostSelective() { // the layer whose delta, mean of its channels, varies most
+  const spread = (l) => {
+    const logs = (l.delta || []).map(Math.log), mean = logs.reduce((a, b) => a + b, 0) / logs.length;
+    return logs.reduce((a, b) => a + (b - mean) ** 2, 0) / Math.max(logs.length, 1);
+  };
+  const spreads = data.layers.map(spread);
+  return spreads.indexOf(Math.max(...spreads));
 }
 
 start();

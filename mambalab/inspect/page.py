@@ -1,7 +1,8 @@
 """The page: a template beside this file, filled with one JSON document; it asks for nothing else.
 
 Large arrays are quantised to a byte an entry and written in base64: {"b64", "shape", "low", "high",
-"log"}, where byte b means low + (high - low) b / 255, of logarithms if `log`.
+"scale"}, where byte b means low + (high - low) b / 255, of logarithms if `scale` is "log" and of
+square roots if it is "sqrt".
 """
 
 import base64
@@ -45,7 +46,8 @@ def render(subject: Subject, layers: list[LayerTrace]) -> str:
         "TITLE": html.escape(subject.title),
         "STYLE": (_HERE / "page.css").read_text(encoding="utf-8"),
         "PROGRAM": "\n".join(
-            (_HERE / name).read_text(encoding="utf-8") for name in ("draw.js", "page.js")
+            (_HERE / name).read_text(encoding="utf-8")
+            for name in ("draw.js", "panels.js", "page.js")
         ),
         "DATA": _script_json(content(subject, layers)),
     }
@@ -66,11 +68,12 @@ def content(subject: Subject, layers: list[LayerTrace]) -> dict[str, Any]:
         "labels": subject.labels,
         "loss": None if subject.loss is None else _floats(subject.loss),
         "guesses": subject.guesses,
+        "second": subject.second,
         "long": measures.LONG,
         "layers": [
             _scan(layer, subject, share)
             if isinstance(layer, ScanTrace)
-            else _attention(layer, share)
+            else _attention(layer, subject, share)
             for layer in layers
         ],
     }
@@ -95,7 +98,7 @@ def _scan(trace: ScanTrace, subject: Subject, budget: int) -> dict[str, Any]:
         "channels": order.tolist(),
         "channels_of": trace.delta.shape[1],
         "channel_memory": _floats(lengths.max(1)[order]),
-        "channel_delta": quantise(np.ascontiguousarray(trace.delta[:, order].T), log=True),
+        "channel_delta": quantise(np.ascontiguousarray(trace.delta[:, order].T), "log"),
         "delta": _floats(trace.delta.mean(1)),
         "memory": _floats(measures.memory_by_step(trace)),
         "kept": _floats(measures.kept(trace)),
@@ -113,17 +116,21 @@ def _scan(trace: ScanTrace, subject: Subject, budget: int) -> dict[str, Any]:
     }
 
 
-def _attention(trace: AttentionTrace, budget: int) -> dict[str, Any]:
+def _attention(trace: AttentionTrace, subject: Subject, budget: int) -> dict[str, Any]:
     """What is shown of an attention layer; only the mean of its heads if not all fit."""
     weights = trace.weights
     whole = weights.size <= budget
+    received = measures.received(trace, subject)
     return {
         "kind": "attention",
         "name": trace.name,
         "heads": len(weights),
         "all_heads": whole,
         "distance": _floats(measures.distance(trace)),
-        "weights": quantise(weights if whole else weights.mean(0, keepdims=True)),
+        "received": _floats(received.total / np.maximum(received.usual, 1e-12)),
+        "highest": _frequent(received.highest),
+        "lowest": _frequent(received.lowest),
+        "weights": quantise(weights if whole else weights.mean(0, keepdims=True), "sqrt"),
     }
 
 
@@ -131,16 +138,20 @@ def _frequent(found: list[measures.Frequent]) -> list[list[Any]]:
     return [[visible(one.label), float(f"{one.mean:.4g}"), one.count] for one in found]
 
 
-def quantise(values: np.ndarray, *, log: bool = False, around_zero: bool = False) -> dict[str, Any]:
+def quantise(
+    values: np.ndarray, scale: str = "linear", *, around_zero: bool = False
+) -> dict[str, Any]:
     """An array as bytes; see the module's docstring. `around_zero` makes its range symmetric."""
-    found = np.log(np.maximum(values, 1e-12)) if log else values
+    found = values
+    if scale != "linear":
+        found = np.log(np.maximum(values, 1e-12)) if scale == "log" else np.sqrt(values)
     low, high = float(found.min()), float(found.max())
     if around_zero:
         high = max(abs(low), abs(high))
         low = -high
     scaled = (found - low) * (255 / (high - low) if high > low else 0.0)
     packed = np.rint(scaled).astype(np.uint8)
-    return {"b64": _base64(packed), "shape": values.shape, "low": low, "high": high, "log": log}
+    return {"b64": _base64(packed), "shape": values.shape, "low": low, "high": high, "scale": scale}
 
 
 def _base64(values: np.ndarray) -> str:

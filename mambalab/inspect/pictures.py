@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAP = "Blues"  # one hue, ordered by lightness: readable with any colour vision; dark is large
-_LETTERED = 120  # steps up to which each has its label on the axis
+_LINE, _LINES = 100, 6  # steps in a line of a text, and lines that are drawn
 _HEADS = 8  # heads of a layer that are drawn
 
 
@@ -62,27 +62,39 @@ def _log_colours(values: np.ndarray) -> "tuple[float, float]":
 
 def _delta(subject: Subject, scans: list[ScanTrace]) -> "Figure":
     """Layers by steps, mean of the channels, relative to the layer's own mean: layers may differ
-    more than steps do."""
+    more than steps do. Texts stand below, in lines; of a long one only the beginning."""
     from matplotlib.colors import LogNorm
 
     means = [float(scan.delta.mean()) for scan in scans]
     rows = np.stack([scan.delta.mean(1) / mean for scan, mean in zip(scans, means, strict=True)])
-    steps = rows.shape[1]
-    figure = _figure(min(max(6.0, 0.13 * steps), 14.0), 1.9 + 0.32 * len(scans))
-    axes = figure.subplots()
+    steps, lettered = rows.shape[1], subject.image is None
+    line = _LINE if max(map(len, subject.labels)) == 1 else _LINE // 2
+    width = min(steps, line) if lettered else steps
+    lines = min(-(-steps // width), _LINES)
+    height = 1.3 + (0.75 + 0.17 * len(scans)) * lines
+    figure = _figure(min(max(6.0, 2 + 12 * width / line), 14.0), height)
+    grid = figure.subplots(lines, squeeze=False)[:, 0]
     low, high = _log_colours(rows)
-    shown = axes.imshow(
-        rows, aspect="auto", cmap=_MAP, norm=LogNorm(low, high), interpolation="nearest"
-    )
-    names = [f"{_short(scan)}: {mean:.2g}" for scan, mean in zip(scans, means, strict=True)]
-    axes.set_yticks(range(len(scans)), names, fontsize=8)
-    axes.set_ylabel("layer: mean delta", fontsize=9)
-    if steps <= _LETTERED and subject.image is None:
-        labels = [drawable(visible(label)).strip() or " " for label in subject.labels]
-        axes.set_xticks(range(steps), labels, fontsize=7, parse_math=False)
-        axes.tick_params(axis="x", length=0)
-    axes.set_xlabel("what was read" if steps <= _LETTERED else "step")
-    _bar(figure, shown, axes, "delta, mean of channels,\nover the layer's mean", low, high)
+    shown = None
+    for number, axes in enumerate(grid):
+        part = slice(number * width, min((number + 1) * width, steps))
+        shown = axes.imshow(
+            rows[:, part], aspect="auto", cmap=_MAP, norm=LogNorm(low, high), interpolation="none"
+        )
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        names = [f"{_short(scan)}: {mean:.2g}" for scan, mean in zip(scans, means, strict=True)]
+        axes.set_yticks(range(len(scans)), names, fontsize=7)
+        if lettered:
+            labels = [drawable(visible(label)).strip() or " " for label in subject.labels[part]]
+            axes.set_xticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+            axes.tick_params(axis="x", length=0)
+    read = steps if not lettered else min(steps, lines * width)
+    rest = "" if read == steps else f" (the first {read:,} of {steps:,} steps)"
+    figure.supxlabel(f"what was read{rest}" if lettered else "step", fontsize=9)
+    figure.supylabel("layer: its mean delta", fontsize=9)
+    label = "delta, mean of channels,\nover the layer's mean"
+    _bar(figure, shown, grid.tolist(), label, low, high)
     return figure
 
 
@@ -90,7 +102,7 @@ def _bar(
     figure: "Figure", shown: "object", axes: "object", label: str, low: float, high: float
 ) -> None:
     """A colour bar with plain numbers on a logarithmic scale."""
-    bar = figure.colorbar(shown, ax=axes)  # pyright: ignore[reportArgumentType]
+    bar = figure.colorbar(shown, ax=axes, pad=0.01, aspect=30)  # pyright: ignore[reportArgumentType]
     ticks = np.geomspace(low, high, 4)
     bar.set_ticks(ticks.tolist(), labels=[f"{tick:.2g}" for tick in ticks], minor=False)
     bar.minorticks_off()
@@ -172,16 +184,18 @@ def _moved(scans: list[ScanTrace]) -> "Figure":
 
 
 def _norms(scans: list[ScanTrace]) -> "Figure":
-    figure = _figure(8.0, 4.0)
-    axes = figure.subplots()
-    for scan, shade in zip(scans, _shades(len(scans)), strict=True):
+    """The state's norm, a panel a layer."""
+    figure, grid = _grid(len(scans), 2.9, 1.9)
+    for scan, axes in zip(scans, grid, strict=True):
         values = measures.norm_by_step(scan)
-        steps = np.arange(1, len(values) + 1)
-        style = "--" if scan.backward else "-"
-        axes.plot(steps, values, style, color=shade, linewidth=1, label=_short(scan))
-    axes.set_xlabel("step")
-    axes.set_ylabel("Euclidean norm of the state")
-    _lines(axes, scans)
+        axes.plot(np.arange(1, len(values) + 1), values, color="#0072B2", linewidth=0.8)
+        axes.set_title(f"layer {_short(scan)}", fontsize=9)
+        axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
+        axes.tick_params(labelsize=8, labelbottom=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylim(bottom=0)  # shared, and known only now
+    figure.supxlabel("step", fontsize=9)
+    figure.supylabel("Euclidean norm of the state", fontsize=9)
     return figure
 
 

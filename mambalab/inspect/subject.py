@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass
 class Subject:
-    """One sequence.
+    """One sequence, or two of a pair, one behind the other.
 
     Attributes:
         title: one line.
@@ -18,6 +18,7 @@ class Subject:
         layout: (height, width) int64, the step in which each pixel of `image` is read.
         loss: (L,) nats for each step as the target of those before it, NaN where there is none.
         guesses: (L,) what the model expected there most, `""` where nothing.
+        second: step at which the second sequence of a pair begins.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Subject:
     layout: np.ndarray | None = None
     loss: np.ndarray | None = None
     guesses: list[str] = field(default_factory=list)
+    second: int | None = None
 
 
 def visible(label: str) -> str:

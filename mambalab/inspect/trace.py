@@ -1,10 +1,10 @@
-"""What a model computes inside while it reads one sequence, by hooks on its own modules.
+"""What a model computes inside while it reads a sequence, by hooks on its own modules.
 
 The model's own forward pass runs; nothing of it is written a second time but softmax(q k), which
 PyTorch's fused attention never returns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,39 +70,50 @@ LayerTrace = ScanTrace | AttentionTrace
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: Tensor) -> tuple[Tensor, list[LayerTrace]]:
-    """Run a model on one sequence and write down what its layers do.
+def record(
+    model: nn.Module,
+    inputs: Tensor,
+    lengths: Tensor | None = None,
+    layers: Sequence[int] | None = None,
+) -> tuple[Tensor, list[LayerTrace]]:
+    """Run a model on one example and write down what its layers do.
 
     Args:
         model: in evaluation mode, float32.
-        inputs: (1, L) tokens or (1, L, input_dim) vectors.
+        inputs: (1, L) tokens or (1, L, input_dim) vectors; of a pair (1, 2, L) or with input_dim.
+        lengths: (1,) or (1, 2), where sequences end; None: the model is not given any.
+        layers: numbers of the layers to look at, from 1; None for all.
 
     Returns:
         The model's output, and a trace for each attention layer and for each direction of each
-        Mamba layer, in order.
+        Mamba layer, in order. A pair is traced as one long sequence, without padding.
 
     Raises:
         UserError: the model holds no such layer.
     """
     assert not model.training, "dropout would be seen"
-    assert len(inputs) == 1, "one sequence at a time"
+    assert len(inputs) == 1, "one example at a time"
     mixers = [m for m in model.modules() if isinstance(m, (Mamba, Attention))]
     if not mixers:
         raise UserError(
             f"nothing to look into: {type(model).__name__} has no Mamba or Attention layer of "
             "mambalab.models"
         )
+    wanted = range(1, len(mixers) + 1) if layers is None else sorted(set(layers))
+    if wanted[0] < 1 or wanted[-1] > len(mixers):
+        raise UserError(f"layers={list(wanted)}: this model has the layers 1 to {len(mixers)}")
     with torch.autocast(inputs.device.type, enabled=False), _listening(model) as heard:
-        output = model(inputs)
+        output = model(inputs) if lengths is None else model(inputs, lengths)
         found: list[LayerTrace] = []
-        for layer, mixer in enumerate(mixers, start=1):
+        for layer in wanted:
+            mixer = mixers[layer - 1]
             if isinstance(mixer, Attention):
-                weights = attention_weights(mixer, heard[mixer.in_proj][1])
-                found.append(AttentionTrace(layer, _numpy(weights)))
+                found.append(_attention_trace(layer, mixer, heard[mixer.in_proj][1], lengths))
                 continue
             for ssm in filter(None, (mixer, mixer.reverse)):
                 u, projected = heard[ssm.x_proj]
-                found.append(_scan_trace(layer, ssm, u, projected, ssm is mixer.reverse))
+                backward = ssm is mixer.reverse
+                found.append(_scan_trace(layer, ssm, u, projected, backward, lengths))
     return output, found
 
 
@@ -124,21 +135,46 @@ def _listening(model: nn.Module) -> Iterator[dict[nn.Module, tuple[Tensor, Tenso
             hook.remove()
 
 
+def _ends(x: Tensor, lengths: Tensor | None) -> list[int]:
+    """Where each sequence of x (S, L, ...) ends."""
+    return [x.shape[1]] * len(x) if lengths is None else lengths.flatten().tolist()
+
+
 def _scan_trace(
-    layer: int, ssm: SelectiveSSM, u: Tensor, projected: Tensor, backward: bool
+    layer: int,
+    ssm: SelectiveSSM,
+    u: Tensor,
+    projected: Tensor,
+    backward: bool,
+    lengths: Tensor | None,
 ) -> ScanTrace:
-    """u (1, L, D) and projected (1, L, R + 2 N), as the direction reads them."""
+    """u (S, L, D) and projected (S, L, R + 2 N), as the direction reads them: backwards, a
+    sequence stands in reverse before its padding."""
     low_rank, B, C = projected.split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
     delta = softplus(F.linear(low_rank, ssm.dt_proj.weight, ssm.dt_proj.bias).float())
     A_log = ssm.A_log.float()
     A = -torch.exp(A_log)
     norm = state_norms(u, delta, A, B, C, ssm.backend)
-    if backward:
-        delta, norm = delta.flip(1), norm.flip(1)
-    moved = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
-    return ScanTrace(
-        layer, backward, _numpy(delta), _numpy(A[None]), _numpy(moved[None]), _numpy(norm)
+    ends = list(enumerate(_ends(u, lengths)))
+    delta, norm = (
+        torch.cat([x[s, :end].flip(0) if backward else x[s, :end] for s, end in ends])
+        for x in (delta, norm)
     )
+    moved = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
+    return ScanTrace(layer, backward, *map(_numpy, (delta, A, moved, norm)))
+
+
+def _attention_trace(
+    layer: int, attention: Attention, qkv: Tensor, lengths: Tensor | None
+) -> AttentionTrace:
+    """qkv (S, L, 3 * d_model); sequences do not see each other, nor padding."""
+    ends = _ends(qkv, lengths)
+    total = sum(ends)
+    weights, start = qkv.new_zeros(attention.n_head, total, total), 0
+    for s, end in enumerate(ends):
+        own = slice(start, start := start + end)
+        weights[:, own, own] = attention_weights(attention, qkv[s : s + 1, :end])[0]
+    return AttentionTrace(layer, _numpy(weights))
 
 
 def state_norms(
@@ -177,5 +213,5 @@ def attention_weights(attention: Attention, qkv: Tensor) -> Tensor:
 
 
 def _numpy(x: Tensor) -> np.ndarray:
-    """(1, ...) to (...) float32."""
-    return x[0].float().cpu().numpy()
+    """The same as float32."""
+    return x.float().cpu().numpy()

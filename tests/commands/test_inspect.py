@@ -140,11 +140,35 @@ def test_synthetic_tasks_show_question_and_answer(folder, capsys):  # noqa: F811
     assert "has 4 examples (0 to 3)" in one_line(capsys)
 
 
-def test_pairs_are_not_shown_yet(folder, capsys):  # noqa: F811
-    rows = "".join(f"{n % 2}\tabc {n}\tdef {n}\n" for n in range(60))
+def test_both_texts_of_a_pair(folder, capsys):  # noqa: F811
+    rows = "".join(f"{n % 2}\tabc {n}\tnaïve {n} def\n" for n in range(60))
     (folder / "pairs.tsv").write_text(rows)
     words = ["train", "task=pairs", "task.path=pairs.tsv", "task.max_bytes=16", *SMALL]
-    assert cli.main([*words, "task.batch_size=4"]) == 0
+    assert cli.main([*words, "task.batch_size=4", "model=hybrid", "model.pattern=MA"]) == 0
     capsys.readouterr()
-    assert cli.main(["inspect"]) == 1
-    assert "cannot show pairs of texts yet" in one_line(capsys)
+    assert cli.main(["inspect", "index=2"]) == 0
+    found = data(only_run(folder) / "inspect")
+    number = "".join(found["labels"][4 : found["second"]])
+    assert "".join(found["labels"]) == f"abc {number}na\ufffd\ufffdve {number} def"
+    mamba, attention = found["layers"]
+    steps = len(found["labels"])
+    assert mamba["channel_delta"]["shape"][1] == steps
+    assert attention["weights"]["shape"][1:] == [steps, steps]
+
+
+def test_some_layers_only(trained, capsys):
+    for words, numbers in ((["layers=2"], "2"), (["layers=[2,1]"], "12"), (["layers=1,2"], "12")):
+        assert cli.main(["inspect", *words]) == 0
+        found = data(trained / "inspect")
+        assert "".join(layer["name"][6] for layer in found["layers"]) == numbers
+    capsys.readouterr()
+    assert cli.main(["inspect", "layers=3"]) == 1
+    assert "layers=[3]: this model has the layers 1 to 2" in one_line(capsys)
+    for words, message in (("layers=[]", "name at least one"), ("layers=0", "at least 1")):
+        assert cli.main(["inspect", words]) == 2
+        assert message in one_line(capsys)
+
+
+def test_a_text_is_taken_as_it_stands(trained, capsys):
+    assert cli.main(["inspect", "text=the ${dog}"]) == 1
+    assert "character '$'" in one_line(capsys)

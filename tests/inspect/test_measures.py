@@ -40,6 +40,33 @@ def test_a_row_of_the_table():
     assert row.median == pytest.approx(200, rel=1e-5)
 
 
+def test_attention_received_is_measured_against_the_place():
+    rows, columns = np.indices((40, 40))
+    near = np.tril(np.exp((columns - rows) / 3.0))  # the nearer, the more, whatever stands there
+    drawn = np.where(columns % 4 == 1, 5.0, 1.0)
+    labels = ["xyxx"[step % 4] for step in range(40)]
+
+    def seen(weights):
+        weights = weights / weights.sum(-1, keepdims=True)
+        trace = AttentionTrace(1, weights[None].astype(np.float32))
+        return measures.received(trace, Subject("t", [], labels))
+
+    plain, found = seen(near), seen(near * drawn)
+    np.testing.assert_allclose(plain.total / plain.usual, 1, atol=0.01)
+    assert found.usual.sum() == pytest.approx(40, rel=1e-5)
+    assert found.highest[0].label == "y"
+    assert found.lowest[0].label == "x"
+    assert found.highest[0].mean > 3 * found.lowest[0].mean
+
+
+def test_texts_of_a_pair_are_measured_apart():
+    weights = np.zeros((1, 9, 9), np.float32)
+    weights[0, :3, :3], weights[0, 3:, 3:] = 1 / 3, 1 / 6
+    subject = Subject("t", [], list("abcdefghi"), second=3)
+    found = measures.received(AttentionTrace(1, weights), subject)
+    np.testing.assert_allclose(found.total / found.usual, 1, rtol=1e-5)
+
+
 def test_distance_of_a_head_that_looks_one_back():
     weights = np.zeros((1, 5, 5), np.float32)
     weights[0, np.arange(5), np.maximum(np.arange(5) - 1, 0)] = 1

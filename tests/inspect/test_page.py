@@ -22,7 +22,7 @@ def data(html: str) -> dict:
 def unpack(packed: dict) -> np.ndarray:
     raw = np.frombuffer(base64.b64decode(packed["b64"]), np.uint8).reshape(packed["shape"])
     values = packed["low"] + (packed["high"] - packed["low"]) * raw / 255
-    return np.exp(values) if packed["log"] else values
+    return {"log": np.exp, "sqrt": np.square, "linear": np.array}[packed["scale"]](values)
 
 
 def test_strangers_texts_stay_texts():
@@ -61,7 +61,7 @@ def test_arrays_come_back():
         unpack(first["channel_delta"]).T, trace.delta[:, first["channels"]], rtol=0.02
     )
     np.testing.assert_allclose(unpack(first["moved"]), trace.moved, atol=0.002)
-    np.testing.assert_allclose(unpack(second["weights"]), looks.weights, atol=0.003)
+    np.testing.assert_allclose(unpack(second["weights"]), looks.weights, atol=0.005)
     np.testing.assert_allclose(first["delta"], trace.delta.mean(1), rtol=1e-3)
     assert found["loss"][0] is None
     spread = np.log(trace.delta).std(0)[first["channels"]]
@@ -79,7 +79,7 @@ def test_large_models_stay_below_five_megabytes():
     assert len(html) < 5_000_000
     kept = data(html)["layers"][0]
     assert not kept["all_heads"]
-    np.testing.assert_allclose(unpack(kept["weights"])[0], maps[0].weights.mean(0), atol=0.003)
+    np.testing.assert_allclose(unpack(kept["weights"])[0], maps[0].weights.mean(0), atol=0.005)
 
 
 def test_images_bring_the_step_of_each_pixel():

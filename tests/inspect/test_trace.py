@@ -9,7 +9,7 @@ from mambalab.errors import UserError
 from mambalab.inspect.trace import AttentionTrace, ScanTrace, attention_weights, record, state_norms
 from mambalab.models import mamba
 from mambalab.models.attention import Attention
-from mambalab.models.heads import Classifier
+from mambalab.models.heads import Classifier, PairClassifier
 from mambalab.ops.reference import selective_scan_reference, softplus
 from mambalab.spec import ModelSpec
 from tests.conftest import NO_DROPOUT
@@ -63,6 +63,34 @@ def test_both_directions_are_in_the_order_of_the_sequence(build_settings, receiv
         np.testing.assert_allclose(layer.delta, expected, rtol=1e-5)
     first = layers[1].norm  # the direction that begins at the end has seen most at the start
     assert first[-1].sum() < first[0].sum()
+
+
+@pytest.mark.parametrize("pattern", ["M", "A"])
+def test_a_pair_is_traced_as_two_sequences_without_padding(build_settings, pattern):
+    spec = ModelSpec(17, 9, classes=2, pair=True)
+    settings = build_settings(bidirectional=True, n_layer=2, pattern=pattern)
+    model = train_a_little(PairClassifier(settings, NO_DROPOUT, spec)).eval()
+    tokens, lengths = torch.randint(17, (1, 2, 9)), torch.tensor([[9, 5]])
+    output, layers = record(model, tokens, lengths)
+    torch.testing.assert_close(output, model(tokens, lengths))
+    _, alone = record(model, tokens[:, :, :5])  # the second text without its padding
+    for whole, part in zip(layers, alone, strict=True):
+        if isinstance(whole, ScanTrace):
+            assert whole.delta.shape[0] == whole.norm.shape[0] == 14
+            np.testing.assert_allclose(whole.delta[9:], part.delta[5:], rtol=1e-4)
+            np.testing.assert_allclose(whole.norm[9:], part.norm[5:], rtol=1e-4, atol=1e-6)
+        else:
+            np.testing.assert_allclose(whole.weights.sum(-1), 1, rtol=1e-5)
+            assert not whole.weights[:, :9, 9:].any()
+            assert not whole.weights[:, 9:, :9].any()
+            np.testing.assert_allclose(whole.weights[:, 9:, 9:], part.weights[:, 5:, 5:], rtol=1e-4)
+
+
+def test_only_the_layers_asked_for(build_model, tokens):
+    _, layers = record(build_model(pattern="MMA"), tokens[:1], layers=[3, 1])
+    assert [layer.layer for layer in layers] == [1, 3]
+    with pytest.raises(UserError, match=r"layers=\[2, 4\]: this model has the layers 1 to 3"):
+        record(build_model(), tokens[:1], layers=[2, 4])
 
 
 def test_a_new_model_has_not_moved(build_model, tokens):
