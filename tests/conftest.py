@@ -34,6 +34,8 @@ SETTINGS = ModelSettings(
     tie_embeddings=False,
     position_embedding=False,
     pooling=Pooling.mean,
+    vocab_size=None,
+    pretrained=None,
     params={},
 )
 NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)

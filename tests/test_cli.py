@@ -70,7 +70,7 @@ def test_version(capsys):
         ("train foo=1", "foo: no such key"),
         ("train +foo=1", "foo: no such key"),
         ("train ~seed", "~seed: every key is needed"),
-        ("train model=", "model=: choose one of hybrid, mamba, transformer"),
+        ("train model=", "model=: choose one of hybrid, mamba, pretrained, transformer"),
         ("train a=[", "a=[: cannot be read"),
         ("train experiment=quikstart", "did you mean quickstart?"),
         ("train dropout=ssm model=transformer", "no state-space layer"),

@@ -14,25 +14,36 @@ from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters, head_class
 from mambalab.models.settings import AUTO
 from mambalab.spec import ModelSpec
+from mambalab.tasks import tokenizer
 from mambalab.tasks.base import Task
 from mambalab.train import checkpoint, runtime
 from mambalab.train.settings import Precision
 
 SPEC = "spec.json"
-VOCABULARY = "vocabulary.json"
+VOCABULARY, TOKENIZER = tokenizer.VOCABULARY, tokenizer.FILE
 
 
-def build_task(settings: config.TrainConfig, data_dir: str | None = None) -> Task:
+def build_task(
+    settings: config.TrainConfig, data_dir: str | None = None, own: Path | None = None
+) -> Task:
     """The task that the settings name; nothing is read yet.
+
+    Args:
+        settings: of the run.
+        data_dir: instead of the settings'.
+        own: a tokenizer.json, instead of what task.tokenizer names.
 
     Raises:
         UserError: a class of the user's own that is no task, or cannot be made as tasks are.
     """
+    task: Any = settings.task
+    if own is not None:
+        task = dataclasses.replace(task, tokenizer=str(own))
     return _build(
         "task",
-        config.resolve_target(settings.task._target_),
+        config.resolve_target(task._target_),
         Task,
-        settings.task,
+        task,
         seed=settings.seed,
         data_dir=Path(data_dir or settings.data_dir).expanduser(),
         data_fraction=settings.data_fraction,
@@ -43,8 +54,13 @@ def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:
     """The model that the settings name, freshly initialised on the current default device.
 
     Raises:
-        UserError: as `build_task`.
+        UserError: as `build_task`, or model.vocab_size is too small for the task.
     """
+    if (rows := settings.model.vocab_size) is not None:
+        if rows < spec.vocab_size or not spec.vocab_size:
+            has = f"{spec.vocab_size:,} tokens" if spec.vocab_size else "vectors, no tokens"
+            raise UserError(f"model.vocab_size={rows}: task {settings.task.name} has {has}")
+        spec = dataclasses.replace(spec, vocab_size=rows)
     named = settings.model._target_
     target = head_class(spec) if named == AUTO else config.resolve_target(named)
     return _build("model", target, nn.Module, settings.model, settings.dropout, spec)
@@ -91,6 +107,12 @@ def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module)
     with torch.device("meta"):
         other = count_parameters(build_model(twin, spec))
     return f"{line} ({name} of this width and depth: {other:,}, {100 * (other / count - 1):+.1f} %)"
+
+
+def own_tokenizer(run_dir: Path) -> Path | None:
+    """The tokenizer.json that a run keeps; None if its tokens are characters, or it has none."""
+    path = run_dir / TOKENIZER
+    return path if path.exists() else None
 
 
 def write_spec(run_dir: Path, spec: ModelSpec) -> None:

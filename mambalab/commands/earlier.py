@@ -25,12 +25,17 @@ def check(settings: config.TrainConfig, run_dir: Path) -> None:
         if run_dir.is_dir() and any(run_dir.iterdir()):
             raise UserError(f"{run_dir} is not empty and holds no run: choose another run_dir")
         return
-    recorded = config.load_run_config(run_dir, [*_own_modules(settings), *settings.trust])
-    if changed := config.differences(recorded, settings):
+    if changed := config.differences(recorded(settings, run_dir), settings):
         raise UserError(
             f"the run in {run_dir} was made with other settings ({'; '.join(changed)}): "
             f"choose another run_dir, or resume=never to start again"
         )
+
+
+def recorded(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
+    """The configuration of the run in a folder; raises UserError if it cannot be read."""
+    trust = [*_own_modules(settings), *settings.trust]
+    return config.typed(config.load_run_config(run_dir, trust))
 
 
 def _own_modules(settings: config.TrainConfig) -> list[str]:

@@ -13,7 +13,8 @@ from mambalab.models.heads import count_parameters
 from mambalab.pretrained import export
 from mambalab.pretrained.layout import Layout
 from mambalab.report import collect
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tasks.hub_models import is_repository
+from mambalab.tasks.tokenizer import Characters, Tokenizer, of_run
 
 _CARD = """\
 ---
@@ -26,15 +27,16 @@ tags:
 
 # {title}
 
-A character-level Mamba-1 language model of {parameters:,} parameters, trained with mambalab
-{version} on the task `{task}`{data}.
+A {level}-level Mamba-1 language model of {parameters:,} parameters, trained with mambalab
+{version} on the task `{task}`{data}{begun}.
 
 | | |
 |---|---|
 {facts}
 
-Its {count} tokens are single characters; `tokenizer.json` has none for any other character, and
-encoding a text that holds one raises an error (nothing is dropped or replaced).
+{tokens}
+
+No licence is stated here: what holds is that of the data{more}.
 
 {usage}
 
@@ -43,6 +45,10 @@ encoding a text that holds one raises an error (nothing is dropped or replaced).
 ```yaml
 {settings}```
 """
+_CHARACTERS = """\
+Its {count:,} tokens are single characters; `tokenizer.json` has none for any other character, and
+encoding a text that holds one raises an error (nothing is dropped or replaced)."""
+_TOKENS = "Its {count:,} tokens are those of `tokenizer.json`."
 _USAGE = {
     Layout.hf: """\
 ```python
@@ -71,18 +77,16 @@ def run(settings: ExportSettings) -> int:
     loaded = assemble.load_run(path, device="cpu", trust=settings.trust)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
-    file = path / assemble.VOCABULARY
-    if not file.exists():
+    if (tokenizer := of_run(path)) is None:
         raise UserError(f"{path} cannot be exported: it has no {assemble.VOCABULARY}")
-    symbols = Vocabulary.load(file).symbols
-    card = _card(loaded, layout, len(symbols))
+    card = _card(loaded, layout, tokenizer)
     model = loaded.settings.model
     export.write(
         out,
         loaded.model,
         model,
         layout=layout,
-        symbols=symbols,
+        tokenizer=tokenizer,
         card=card,
         overwrite=settings.overwrite,
     )
@@ -90,14 +94,15 @@ def run(settings: ExportSettings) -> int:
     return 0
 
 
-def _card(loaded: assemble.LoadedRun, layout: Layout, count: int) -> str:
+def _card(loaded: assemble.LoadedRun, layout: Layout, tokenizer: Tokenizer) -> str:
     """The model card: data, how it was trained, what was measured, by which code."""
     summary = run_folder.read_json(loaded.path / run_folder.SUMMARY)
     plain: dict[str, Any] = config.to_plain(loaded.settings)
     parts = {key: plain[key] for key in _PARTS}
-    source = parts["task"].get("path")
-    if source:  # a stranger has no use for folders of this machine
-        parts["task"] = {**parts["task"], "path": Path(source).name}
+    source, begun = parts["task"].get("path"), parts["model"].get("pretrained")
+    for part, key in (("task", "path"), ("task", "tokenizer"), ("model", "pretrained")):
+        if value := parts[part].get(key):  # a stranger has no use for folders of this machine
+            parts[part] = {**parts[part], key: _public(value)}
     measured = {
         key: value
         for group in ("best", "test")
@@ -111,6 +116,7 @@ def _card(loaded: assemble.LoadedRun, layout: Layout, count: int) -> str:
         "code revision": summary.get("git_revision"),
         "torch": (summary.get("packages") or {}).get("torch"),
     }
+    characters = isinstance(tokenizer, Characters)
     return _CARD.format(
         library=_LIBRARY[layout],
         title=f"{loaded.settings.model.name}, {loaded.settings.task.name}",
@@ -118,8 +124,16 @@ def _card(loaded: assemble.LoadedRun, layout: Layout, count: int) -> str:
         version=(summary.get("packages") or {}).get("mambalab", "of an unknown version"),
         task=loaded.settings.task.name,
         data=f" (`{Path(source).name}`)" if source else "",
+        begun=f", beginning with the weights of `{_public(begun)}`" if begun else "",
+        more=" and of the weights it began with" if begun else "",
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
-        count=count,
+        level="character" if characters else "token",
+        tokens=(_CHARACTERS if characters else _TOKENS).format(count=tokenizer.vocab_size),
         usage=_USAGE[layout],
         settings=yaml.safe_dump(parts, sort_keys=False, allow_unicode=True),
     )
+
+
+def _public(name: str) -> str:
+    """owner/name of the hub as it is; of a path its last part."""
+    return name if is_repository(name) and not Path(name).exists() else Path(name).name

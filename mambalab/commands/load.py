@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -12,47 +12,9 @@ from mambalab.errors import UserError
 from mambalab.pretrained import fetch, tokens
 from mambalab.pretrained import load as checkpoints
 from mambalab.report import collect
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tasks.tokenizer import Tokenizer, of_run
 from mambalab.train import runtime
 from mambalab.train.settings import Precision
-
-
-class Tokenizer(Protocol):
-    """Text to tokens and back.
-
-    Attributes:
-        vocab_size: tokens that stand for something; a model may have more outputs, as padding.
-        eos_id: the token that ends a text, or None.
-    """
-
-    vocab_size: int
-    eos_id: int | None
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text; raises UserError for what it cannot express."""
-        ...
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of some tokens."""
-        ...
-
-
-class Characters:
-    """The vocabulary of a character-level run as a `Tokenizer`."""
-
-    eos_id: int | None = None
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.vocab_size = len(vocabulary)
-
-    def encode(self, text: str) -> list[int]:
-        """One token a character."""
-        return self.vocabulary.encode(text).tolist()
-
-    def decode(self, ids: list[int]) -> str:
-        """One character a token."""
-        return self.vocabulary.decode(ids)
 
 
 @dataclass
@@ -104,8 +66,7 @@ def language_model(
         return _published(pretrained, tokenizer, data_dir, device, precision)
     path = collect.resolve_run(run, output_dir)
     loaded = assemble.load_run(path, device=device, trust=trust)
-    file = path / assemble.VOCABULARY
-    if not file.exists():
+    if (text := of_run(path)) is None:
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
             f"({assemble.VOCABULARY})"
@@ -113,8 +74,7 @@ def language_model(
     chosen = loaded.precision
     if precision is not Precision.auto:
         chosen = runtime.choose_precision(precision, loaded.device)
-    characters = Characters(Vocabulary.load(file))
-    return Source(loaded.model, characters, loaded.device, chosen, str(path))
+    return Source(loaded.model, text, loaded.device, chosen, str(path))
 
 
 def _published(

@@ -126,9 +126,10 @@ def send_sweep(folder: Path, uri: str, output_dir: Path) -> Sent:
     with run_folder.hold(folder, "running or sending this sweep"):
         sweep = SweepFolder.read(folder)
         about = description(sweep)
-        mlflow_run = MlflowRun(
-            folder, uri, output_dir=output_dir, experiment=about.pop("experiment")
-        )
+        experiment = about.pop("experiment")
+        if not sweep.record and (runs := find_runs(folder)):  # as older sweeps kept none
+            experiment = _experiment(read_run(runs[0]))
+        mlflow_run = MlflowRun(folder, uri, output_dir=output_dir, experiment=experiment)
         # One whose end nobody noted was killed: it is not held any more.
         status = sweep.status if sweep.status in ("FINISHED", "FAILED") else "KILLED"
         return _sent(mlflow_run, lambda: _send_all(mlflow_run, about, status, _last(folder)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mambalab import config, process, run_folder
-from mambalab.commands import assemble, earlier, train_report
+from mambalab.commands import assemble, earlier, fine_tune, train_report
 from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
 from mambalab.ops import backend as scan_backend
@@ -46,10 +46,13 @@ def run(settings: config.TrainConfig) -> int:
         source = earlier.source(settings, run_dir)
         device = runtime.choose_device(settings.device)
         precision = _precision(settings, run_dir, device)
-        task = assemble.build_task(settings)
+        beginning = fine_tune.begin(settings, run_dir, source)
+        settings = beginning.settings
+        task = assemble.build_task(settings, own=beginning.tokenizer)
         task.prepare(device)
         runtime.seed_everything(settings.seed)
         model = assemble.build_model(settings, task.spec).to(device)
+        beginning.fill(model)
         facts = _facts(settings, model, device, precision)
         tracking.check(settings.tracking, output_dir=Path(settings.output_dir))
         if settings.resume is Resume.never and run_dir.exists():
@@ -221,25 +224,25 @@ class _Sitting:
     def _evaluated(self, step: int) -> None:
         """After each evaluation: a sample of text, and now and then the picture."""
         length = self.settings.trainer.sample_chars
-        if length and hasattr(self.task, "vocabulary") and obstacle(self.model) is None:
+        if length and hasattr(self.task, "tokenizer") and obstacle(self.model) is None:
             path = self.run_dir / "samples" / f"step-{step:08d}.txt"
             self.recorder.artifact(session.write_text(path, self._sample(length)))
         if time.monotonic() - self.drawn > PICTURE_SECONDS:
             self._draw()
 
     def _sample(self, length: int) -> str:
-        vocabulary = self.task.vocabulary
-        prompt = torch.tensor([[_neutral(vocabulary)]], device=self.device)
+        tokenizer = self.task.tokenizer
+        prompt = torch.tensor([[tokenizer.opening()]], device=self.device)
         self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
                 self.model,  # pyright: ignore[reportArgumentType]
                 list(prompt),
                 max_new_tokens=length,
-                rules=Sampling(temperature=0.8),
+                rules=Sampling(temperature=0.8, allowed=tokenizer.vocab_size),
                 seed=self.settings.seed,
             )
-            text = vocabulary.decode([int(token) for token in new])
+            text = tokenizer.decode([int(token) for token in new])
         self.model.train()
         return text + "\n"
 
@@ -316,8 +319,3 @@ class _Sitting:
 def _best_and_last(source: Result | Trainer) -> dict[str, Any]:
     best = {"step": source.best.step, **source.best.metrics} if source.best else None
     return {"best": best, "last": source.last}
-
-
-def _neutral(vocabulary: Any) -> int:
-    """A token to begin a sample with: a new line, if the text has any."""
-    return int(vocabulary.encode("\n")[0]) if "\n" in vocabulary.symbols else 0

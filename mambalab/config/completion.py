@@ -53,7 +53,7 @@ end
 complete -c mambalab -f -a '(_mambalab_complete)'"""
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-FOLDERS = {"output_dir", "data_dir", "run_dir", "out", "pretrained"}
+FOLDERS = {"output_dir", "data_dir", "run_dir", "out", "pretrained", "model.pretrained"}
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 
 

@@ -20,7 +20,7 @@ from omegaconf.errors import (
 from mambalab.config import search
 from mambalab.config.messages import first_line, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
-from mambalab.config.schema import TrainConfig, settings_class, task_settings, walk
+from mambalab.config.schema import TrainConfig, complete, settings_class, task_settings, walk
 from mambalab.errors import UserError
 from mambalab.settings import check
 
@@ -136,8 +136,10 @@ def merge(verb: str, plain: dict[Any, Any], checked: bool = True) -> DictConfig:
     """
     cls = settings_class(verb)
     replace = {}
-    if cls is TrainConfig and isinstance(plain.get("task"), dict):
-        replace["task"] = task_settings(plain["task"])
+    if cls is TrainConfig:
+        complete(plain)
+        if isinstance(plain.get("task"), dict):
+            replace["task"] = task_settings(plain["task"])
     return merge_onto(cls, plain, checked=checked, replace=replace)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mambalab.config.schema import TrainConfig
+from mambalab.config.schema import CAME_LATER, TrainConfig
 
 # What does not make another run: where it runs, where it is kept, how it is watched, how far.
 MAY_CHANGE = frozenset(
@@ -25,6 +25,19 @@ MAY_CHANGE = frozenset(
         "trainer.max_steps",
         "trainer.max_minutes",
     ]
+)
+# What `model.pretrained` decides; a run records what it found there.
+SIZES = (
+    "pattern",
+    "d_model",
+    "n_layer",
+    "d_state",
+    "d_conv",
+    "expand",
+    "dt_rank",
+    "norm_eps",
+    "tie_embeddings",
+    "vocab_size",
 )
 
 
@@ -59,7 +72,11 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     plain = to_plain(cfg)
     if plain["run_dir"]:
         return Path(plain["run_dir"])
-    values = {k: v for k, v in _flat(plain).items() if k != "seed" and not may_change(k)}
+    values = {
+        key: value
+        for key, value in _flat(plain).items()
+        if not (key == "seed" or may_change(key) or (value is None and key in CAME_LATER))
+    }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = f"{plain['dropout']['name']}-{digest}-s{plain['seed']}"
@@ -69,6 +86,9 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
 def differences(a: Any, b: Any) -> list[str]:
     """What keeps configuration `b` from continuing the run of `a`: "optim.lr: 0.001 -> 0.01"."""
     old, new = _flat(to_plain(a)), _flat(to_plain(b))
+    if old.get("model.pretrained") == new.get("model.pretrained") is not None:
+        for size in SIZES:  # those of the checkpoint, in `a`
+            new[f"model.{size}"] = old.get(f"model.{size}")
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())

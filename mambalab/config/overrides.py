@@ -29,7 +29,8 @@ LITERAL = {"prompt", "text"}  # texts in which ${...} means itself
 _NUMBERS = re.compile(r"\d+(,\d+)*")
 # Not every shell expands key=~.
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
-PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "tokenizer"}
+PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "model.pretrained"}
+PATHS |= {"tokenizer", "task.tokenizer"}
 SWEEP, LAUNCHER = "sweep.", "hydra.launcher."
 
 

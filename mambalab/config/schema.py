@@ -46,6 +46,10 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }
 
+# Settings that came after runs had been recorded. Null is what those runs mean by not having them:
+# it makes no other run and no other folder.
+CAME_LATER = frozenset(["model.vocab_size", "model.pretrained", "task.tokenizer"])
+
 
 @dataclass
 class TrainConfig:
@@ -117,6 +121,19 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
         if set(task) == {f.name for f in fields(cls)}:
             return cls
     return TaskSettings
+
+
+def complete(plain: dict[Any, Any]) -> None:
+    """Give a plain configuration for training, an older run's perhaps, the settings of
+    `CAME_LATER` that it can have and lacks."""
+    for key in CAME_LATER:
+        group, _, name = key.partition(".")
+        part = plain.get(group)
+        if not isinstance(part, dict) or name in part:
+            continue
+        cls = ModelSettings if group == "model" else task_settings({**part, name: None})
+        if name in {f.name for f in fields(cls)}:
+            part[name] = None
 
 
 def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") -> Iterator[Option]:

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.settings import NAME, NAME_HINT, option
+from mambalab.settings import FOLDER, NAME, NAME_HINT, option
 
 AUTO = "auto"  # model._target_: the head that the task needs
 
@@ -61,6 +61,13 @@ class ModelSettings:
     tie_embeddings: bool = option("text: share the embedding with the output projection")
     position_embedding: bool = option("add a learned vector to each step (fixed lengths, images)")
     pooling: Pooling = option("classification: mean, last or max over the steps")
+    vocab_size: int | None = option(
+        "text: rows of the embedding; null = one for each token of the task", ge=1
+    )
+    pretrained: str | None = option(
+        "text: begin with this checkpoint, a folder or owner/name on the hub; null = anew",
+        **FOLDER,
+    )
     params: dict[str, Any] = option("free options for a class of your own")
 
     def layers(self) -> str:

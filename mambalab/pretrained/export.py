@@ -14,13 +14,14 @@ from torch import Tensor
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
 from mambalab.models.settings import ModelSettings
-from mambalab.pretrained import fetch, tokens, weights
+from mambalab.pretrained import tokens, weights
 from mambalab.pretrained.layout import CONFIG, NORM_EPS, OURS, THEIRS, Layout, config_of
 from mambalab.pretrained.load import HEAD
+from mambalab.tasks import tokenizer as files
 
 CARD = "README.md"
 _SAFETENSORS, _PICKLE = weights.WHOLE
-FILES = {CONFIG, _SAFETENSORS, _PICKLE, fetch.TOKENIZER, fetch.TOKENIZER_CONFIG, CARD}
+FILES = {CONFIG, _SAFETENSORS, _PICKLE, files.FILE, files.CONFIG, CARD}
 
 
 def obstacle(model: Any, settings: ModelSettings, layout: Layout) -> str | None:
@@ -56,7 +57,7 @@ def write(
     settings: ModelSettings,
     *,
     layout: Layout,
-    symbols: str,
+    tokenizer: files.Tokenizer,
     card: str,
     overwrite: bool,
 ) -> None:
@@ -67,7 +68,7 @@ def write(
         model: whose `obstacle` is None.
         settings: of the model.
         layout: what to write.
-        symbols: the characters of its vocabulary.
+        tokenizer: of its texts.
         card: text of the README.md.
         overwrite: replace an earlier export.
 
@@ -80,10 +81,12 @@ def write(
     earlier = out.with_name(f".{out.name}.earlier-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        _json(partial / CONFIG, config_of(layout, settings, len(symbols)))
+        rows = model.lm_head.weight.shape[0]
+        _json(partial / CONFIG, config_of(layout, settings, rows, tokenizer.eos_id))
         _tensors(partial, model, settings, layout)
-        _json(partial / fetch.TOKENIZER, tokens.characters(symbols))
-        _json(partial / fetch.TOKENIZER_CONFIG, tokens.TOKENIZER_CONFIG)
+        content, beside = tokens.written(tokenizer)
+        _json(partial / files.FILE, content)
+        _json(partial / files.CONFIG, beside)
         (partial / CARD).write_text(card, encoding="utf-8")
         if out.exists() and any(out.iterdir()):
             out.rename(earlier)

@@ -183,19 +183,30 @@ def _settings(**sizes: Any) -> ModelSettings:
         position_embedding=False,
         pooling=Pooling.mean,
         params={},
+        vocab_size=None,
+        pretrained=None,
         **sizes,
     )
 
 
-def config_of(layout: Layout, settings: ModelSettings, vocab_size: int) -> dict[str, Any]:
-    """The config.json of a model of ours, which consists of Mamba layers only."""
+def config_of(
+    layout: Layout, settings: ModelSettings, rows: int, eos_id: int | None = None
+) -> dict[str, Any]:
+    """The config.json of a model of ours, which consists of Mamba layers only.
+
+    Args:
+        layout: whose words it uses.
+        settings: of the model.
+        rows: of its embedding.
+        eos_id: the token that ends a text, if any.
+    """
     dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}).rank("dt_rank", settings.d_model)
     if layout is Layout.original:
         sizes = {"d_state": settings.d_state, "d_conv": settings.d_conv, "expand": settings.expand}
         return {
             "d_model": settings.d_model,
             "n_layer": settings.n_layer,
-            "vocab_size": vocab_size,
+            "vocab_size": rows,
             "ssm_cfg": {**sizes, "dt_rank": dt_rank},
             "rms_norm": True,
             "residual_in_fp32": True,
@@ -207,7 +218,7 @@ def config_of(layout: Layout, settings: ModelSettings, vocab_size: int) -> dict[
         "architectures": ["MambaForCausalLM"],
         "model_type": "mamba",
         "torch_dtype": "float32",
-        "vocab_size": vocab_size,
+        "vocab_size": rows,
         "hidden_size": settings.d_model,
         "num_hidden_layers": settings.n_layer,
         "state_size": settings.d_state,
@@ -225,6 +236,6 @@ def config_of(layout: Layout, settings: ModelSettings, vocab_size: int) -> dict[
         "residual_in_fp32": True,
         "tie_word_embeddings": settings.tie_embeddings,
         "bos_token_id": None,
-        "eos_token_id": None,
+        "eos_token_id": eos_id,
         "pad_token_id": None,
     }

@@ -11,9 +11,19 @@ from mambalab.models.settings import DropoutSettings
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
 from mambalab.spec import ModelSpec
+from mambalab.tasks.hub_models import read_json
 
 HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
 _SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it
+
+
+def read_description(folder: Path) -> Description:
+    """What the config.json of a checkpoint says of its model.
+
+    Raises:
+        UserError: absent, damaged, or of another architecture.
+    """
+    return describe(read_json(folder / CONFIG), folder / CONFIG)
 
 
 def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description]:
@@ -22,8 +32,7 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
     Raises:
         UserError: another architecture; tensors that are missing, left over, or of other shapes.
     """
-    file = folder / CONFIG
-    description = describe(weights.read_json(file), file)
+    description = read_description(folder)
     with torch.device("meta"):
         dropout = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
         spec = ModelSpec(vocab_size=description.rows, seq_len=_SEQ_LEN)

@@ -1,85 +1,22 @@
-"""Tokenizers in the format of the library `tokenizers`: read, chosen, and written."""
+"""The tokenizer of a checkpoint: which one it is, and what export writes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.pretrained import fetch
-from mambalab.pretrained.weights import read_json
+from mambalab.tasks.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
-END = "<|endoftext|>"
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 
 
-class FileTokenizer:
-    """A tokenizer.json.
-
-    Args:
-        path: of the file.
-        eos_id: the token that ends a text if the files beside it name none.
-
-    Attributes:
-        vocab_size: 1 + the largest id.
-        eos_id: the token that ends a text, or None.
-
-    Raises:
-        UserError: no such file, or it is none of the library's.
-    """
-
-    def __init__(self, path: Path, eos_id: int | None = None) -> None:
-        from tokenizers import Tokenizer
-
-        content = read_json(path)
-        try:
-            self._tokenizer = Tokenizer.from_str(json.dumps(content))
-        except Exception as error:  # the library raises nothing more special
-            raise UserError(f"{path} is no tokenizer: {_line(error)}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.eos_id = self._named_end(path.with_name(fetch.TOKENIZER_CONFIG))
-        if self.eos_id is None:
-            self.eos_id = self._tokenizer.token_to_id(END) if eos_id is None else eos_id
-        if self.eos_id is not None and self.eos_id >= self.vocab_size:
-            self.eos_id = None
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with what the tokenizer puts around every text.
-
-        Raises:
-            UserError: a character that it has no token for.
-        """
-        try:
-            return self._tokenizer.encode(text).ids
-        except Exception as error:  # as above
-            raise UserError(self._unknown(text) or f"cannot tokenize: {_line(error)}") from None
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of some tokens, special ones included."""
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
-
-    def _named_end(self, path: Path) -> int | None:
-        if not path.is_file():
-            return None
-        named: Any = read_json(path).get("eos_token")
-        token = named.get("content") if isinstance(named, dict) else named
-        return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
-
-    def _unknown(self, text: str) -> str | None:
-        for at, character in enumerate(text):
-            try:
-                self._tokenizer.encode(character)
-            except Exception:
-                return (
-                    f"character {character!a} (U+{ord(character):04X}, number {at + 1} of the "
-                    f"text) is not among the {self.vocab_size} tokens of this model"
-                )
-        return None
-
-
 def choose(
-    named: str | None, folder: Path, data_dir: Path, *, rows: int, eos_id: int | None
+    named: str | None,
+    folder: Path,
+    data_dir: Path,
+    *,
+    rows: int,
+    eos_id: int | None,
+    key: str = "tokenizer",
 ) -> FileTokenizer:
     """The tokenizer of a checkpoint.
 
@@ -90,19 +27,19 @@ def choose(
         data_dir: folder of the data sets.
         rows: of the model's embedding.
         eos_id: as its config says.
+        key: the setting that `named` is the value of, for messages.
 
     Raises:
         UserError: none is found, it cannot be fetched, or it has more tokens than the model.
     """
-    if named is None and (folder / fetch.TOKENIZER).is_file():
-        path = folder / fetch.TOKENIZER
+    if named is None and (folder / FILE).is_file():
+        path = folder / FILE
     elif named is None and rows < _NEOX_ROWS:
         raise UserError(
-            f"{folder} has no {fetch.TOKENIZER}: name one with tokenizer=FILE (or owner/name on "
-            "the hub)"
+            f"{folder} has no {FILE}: name one with {key}=FILE (or owner/name on the hub)"
         )
     else:
-        path = fetch.tokenizer(named or fetch.NEOX, data_dir)
+        path = find(named or NEOX, data_dir, key)
     found = FileTokenizer(path, eos_id)
     if found.vocab_size > rows:
         raise UserError(
@@ -110,6 +47,15 @@ def choose(
             "them: the tokenizer of another model"
         )
     return found
+
+
+def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tokenizer.json and the tokenizer_config.json that stand for a tokenizer."""
+    if isinstance(tokenizer, Characters):
+        return characters(tokenizer.vocabulary.symbols), _CONFIG
+    assert isinstance(tokenizer, FileTokenizer), "there is no third kind"
+    end = tokenizer.end()
+    return tokenizer.content, _CONFIG if end is None else {**_CONFIG, "eos_token": end}
 
 
 def characters(symbols: str) -> dict[str, Any]:
@@ -139,12 +85,5 @@ def characters(symbols: str) -> dict[str, Any]:
     }
 
 
-TOKENIZER_CONFIG: dict[str, Any] = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "clean_up_tokenization_spaces": False,
-}
-"""The tokenizer_config.json beside `characters`: what transformers' AutoTokenizer reads."""
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "").rstrip(". ") or type(error).__name__
+# What transformers' AutoTokenizer reads beside a tokenizer.json.
+_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

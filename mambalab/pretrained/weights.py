@@ -1,9 +1,7 @@
 """Tensors of a checkpoint folder: safetensors or PyTorch's pickles, whole or in shards."""
 
-import json
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,29 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mambalab.errors import UserError
+from mambalab.tasks.hub_models import read_json
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 _POINTER = b"version https://git-lfs"
 INDEX = ".index.json"  # appended to one of these names: a table of shards
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint.
-
-    Raises:
-        UserError: absent, unreadable, or no object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {path.parent} is no checkpoint") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: no JSON object")
-    return content
 
 
 def shards(index: Path) -> list[str]:

@@ -40,6 +40,9 @@ def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[G
         ignore: whether a setting, by its dotted name, makes no other group (the seed is one).
     """
     flat = [{k: v for k, v in flatten(r.config).items() if not ignore(k)} for r in records]
+    common = set.intersection(*map(set, flat)) if flat else set()
+    # Null says no more than the absence of a setting, in a run of an older version perhaps.
+    flat = [{k: v for k, v in s.items() if v is not None or k in common} for s in flat]
     keys = list(dict.fromkeys(key for settings in flat for key in settings))
     texts = [{key: _text(settings, key) for key in keys} for settings in flat]
     differing = [key for key in keys if len({t[key] for t in texts}) > 1]

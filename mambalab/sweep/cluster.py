@@ -5,9 +5,12 @@ off its node (preemption, time over), the job saves, and submitit queues it agai
 its checkpoint.
 """
 
+import logging
 import os
+import shlex
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from mambalab.sweep.settings import SlurmSettings, SubmititSettings
 from mambalab.sweep.slots import Slot, Slots
 
 SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
+POLL_SECONDS = 2.0  # between looks at one job: the files lie on a network, perhaps
+QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
+KILLED_SECONDS = 60.0  # after which a job that was killed counts as ended, whatever is said
 
 
 class NodeJob:
@@ -30,12 +36,21 @@ class NodeJob:
         order: file that says what to do.
         log: file for its output.
         environment: variables for the process; None takes one away.
+        sweep: the process on this machine with which the job is to stop; None for a cluster,
+            whose jobs go on without the sweep.
     """
 
-    def __init__(self, order: Path, log: Path, environment: dict[str, str | None]) -> None:
+    def __init__(
+        self,
+        order: Path,
+        log: Path,
+        environment: dict[str, str | None],
+        sweep: dict[str, Any] | None = None,
+    ) -> None:
         self.order = order
         self.log = log
         self.environment = environment
+        self.sweep = sweep
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
@@ -49,10 +64,17 @@ class NodeJob:
                 stdout=log,
                 stderr=log,
                 env={k: v for k, v in variables.items() if v is not None},
+                start_new_session=self.sweep is not None,  # Ctrl-C reaches the sweep only
             )
         finally:
             os.close(log)
-        return self._process.wait()
+        # Not wait(), inside which checkpoint could not wait, too.
+        while (status := self._process.poll()) is None:
+            if self.sweep is not None and process.alive(self.sweep) is False:
+                self.sweep = None
+                self._process.send_signal(signal.SIGTERM)
+            time.sleep(0.25)
+        return status
 
     def checkpoint(self) -> Any:
         """Called by submitit when the node is taken away: save, and ask to be queued again."""
@@ -62,7 +84,11 @@ class NodeJob:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(SAVE_SECONDS)
-        return DelayedSubmission(NodeJob(self.order, self.log, self.environment))
+        order = run_folder.read_json(self.order)
+        if order["config"].get("resume") == "never":  # that was meant for the first start
+            order["config"]["resume"] = "auto"
+            run_folder.write_json(self.order, order)
+        return DelayedSubmission(NodeJob(self.order, self.log, self.environment, self.sweep))
 
 
 class Submitted:
@@ -76,10 +102,20 @@ class Submitted:
         self._sent = sent
         self._launcher = launcher
         self._slot = slot
+        self._pending: int | None = None  # signal for its process on this machine, once it lives
+        self._next = 0.0
+        self._next_question = time.monotonic() + QUEUE_SECONDS
+        self._given_up = float("inf")
 
     def poll(self) -> tuple[bool, int | None]:
         """Whether it has ended; the exit status is in its answer."""
-        if not self._sent.done():
+        now = time.monotonic()
+        if self._pending is not None and self._signal(self._pending):
+            self._pending = None
+        if now < self._next:
+            return False, None
+        self._next = now + (0.0 if self._slot is not None else POLL_SECONDS)
+        if not self._sent.done() and now < self._given_up and not self._lost(now):
             return False, None
         self._launcher.running -= 1
         if self._slot is not None and self._launcher.slots is not None:
@@ -89,20 +125,42 @@ class Submitted:
 
     def stop(self, number: int) -> None:
         """Ask it to stop; SLURM sends SIGTERM to the processes of a job that is cancelled."""
-        if self._slot is not None:  # on this machine submitit would leave it a second
-            worker = run_folder.read_json(self._launcher.sweep.process_file(self.job.name))
-            if process.alive(worker):
-                os.kill(int(worker["pid"]), number)
-                return
-        self._sent.cancel(check=False)
+        if self._slot is not None:  # submitit would leave it a second
+            self._pending = number
+        else:
+            self._cancel()
 
     def kill(self) -> None:
         """End it; a cluster kills by itself what does not stop."""
+        self._given_up = time.monotonic() + KILLED_SECONDS
         if self._slot is not None:
-            worker = run_folder.read_json(self._launcher.sweep.process_file(self.job.name))
-            if process.alive(worker):
-                os.kill(int(worker["pid"]), signal.SIGKILL)
-        self._sent.cancel(check=False)
+            self._pending = signal.SIGKILL
+        else:
+            self._cancel()
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to the job's process on this machine; False if it has none yet."""
+        worker = run_folder.read_json(self._launcher.sweep.process_file(self.job.name))
+        if not process.alive(worker):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(int(worker["pid"]), number)
+        return True
+
+    def _cancel(self) -> None:
+        self._launcher.watch(3)
+        with suppress(OSError):
+            self._sent.cancel(check=False)
+
+    def _lost(self, now: float) -> bool:
+        """Whether a job without result is not in SLURM's queue either.
+
+        Asked where accounting is off: sacct then knows of no job, and of no job's end.
+        """
+        if self._slot is not None or now < self._next_question:
+            return False
+        self._next_question = now + QUEUE_SECONDS
+        return self._sent.state == "UNKNOWN" and not in_queue(self.cluster_id)
 
 
 class ClusterLauncher:
@@ -149,23 +207,27 @@ class ClusterLauncher:
                 "SLURM's commands are, or use hydra/launcher=joblib"
             ) from error
         self._executor.update_parameters(**_parameters(settings, sweep))
+        self._job_class: Any = self._executor._executor.job_class  # AutoExecutor's own is empty
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # a line for each failing sacct
+        if slots is None:
+            self._job_class.watcher = _watcher()
+        self.watch(60)  # submitit's ten minutes are long for whoever waits for the end
 
     def room(self) -> int:
         """How many jobs may be handed on now."""
         if self.slots is None:
             return 1000 if self.limit is None else max(0, self.limit - self.running)
-        slot = self.slots.take()
-        if slot is None:
-            return 0
-        self.slots.give_back(slot)
-        return 1
+        return int(self.slots.has_room())
+
+    def watch(self, seconds: int) -> None:
+        """Ask the cluster at least that often, once for all jobs, how they stand."""
+        self._job_class.watcher._delay_s = seconds
 
     def start(self, jobs: list[Job]) -> list[Handle]:
         """Hand the jobs on, several as one array; those still in the cluster are only watched."""
         handles: list[Handle] = []
         new: list[tuple[Job, NodeJob, Slot | None]] = []
         for job in jobs:
-            self.running += 1
             if (sent := self._still_there(job)) is not None:
                 handles.append(Submitted(job, sent, self, None))
                 continue
@@ -176,7 +238,8 @@ class ClusterLauncher:
                 environment |= {"CUDA_VISIBLE_DEVICES": visible, **slot.environment()}
             order = write_order(self.sweep, job, has_log=True, watched=True)
             log = self.sweep.log_file(job.name).absolute()
-            new.append((job, NodeJob(order.absolute(), log, environment), slot))
+            sweep = None if self.slots is None else process.identity()
+            new.append((job, NodeJob(order.absolute(), log, environment, sweep), slot))
         try:
             if len(new) > 1:
                 with self._executor.batch():
@@ -184,10 +247,16 @@ class ClusterLauncher:
             else:
                 sent_jobs = [self._executor.submit(work) for _, work, _ in new]
         except Exception as error:  # submitit's FailedJobError, and what sbatch makes of it
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"the jobs cannot be handed on: {first}") from error
+            for _, _, slot in new:
+                if slot is not None and self.slots is not None:
+                    self.slots.give_back(slot)
+            if not isinstance(error, OSError | RuntimeError | subprocess.SubprocessError):
+                raise
+            why = "; ".join(line for line in str(error).splitlines() if line.strip())
+            raise UserError(f"the jobs cannot be handed on: {why or type(error)}") from error
         for (job, _, slot), sent in zip(new, sent_jobs, strict=True):
             handles.append(Submitted(job, sent, self, slot))
+        self.running += len(handles)
         return handles
 
     def _still_there(self, job: Job) -> Any:
@@ -195,15 +264,44 @@ class ClusterLauncher:
         number = self._known.pop(job.name, None)
         if number is None:
             return None
-        sent = self._executor.job_class(folder=self._executor.folder, job_id=number)
-        return None if sent.done() else sent
+        sent = self._job_class(folder=self._executor.folder, job_id=number)
+        if sent.done(force_check=True):
+            return None
+        return sent if sent.state != "UNKNOWN" or in_queue(number) else None
+
+
+def _watcher() -> Any:
+    """What asks sacct how jobs stand; where accounting is off each answer is a complaint."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    class Quiet(SlurmInfoWatcher):
+        def _make_command(self) -> list[str] | None:
+            command = super()._make_command()
+            return command and ["sh", "-c", 'exec "$@" 2> /dev/null', "sh", *command]
+
+    return Quiet()
+
+
+def in_queue(cluster_id: str) -> bool:
+    """Whether SLURM's queue has the job."""
+    command = ["squeue", "--noheader", "--format=%i", f"--jobs={cluster_id}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return True  # nobody knows
+    return bool(found.stdout.strip())
 
 
 def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any]:
     """The launcher's settings as submitit's parameters."""
     found: dict[str, Any] = {"timeout_min": settings.timeout_min, "name": sweep.path.name[:60]}
+    setup = [  # submitit's own process must not find a random.py where the person works
+        "export PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={shlex.quote(python_path())}",
+        *settings.setup,
+    ]
     if not isinstance(settings, SlurmSettings):
-        return {**found, "local_setup": settings.setup}
+        return {**found, "local_setup": ["trap '' INT", *setup]}
     found |= {"gpus_per_node": settings.gpus_per_node, "cpus_per_task": settings.cpus_per_task}
     if settings.mem_gb is not None:
         found["mem_gb"] = settings.mem_gb
@@ -212,6 +310,6 @@ def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any
             found[f"slurm_{name}"] = value
     if settings.n_jobs > 0:
         found["slurm_array_parallelism"] = settings.n_jobs
-    found["slurm_setup"] = settings.setup
+    found["slurm_setup"] = setup
     found["slurm_additional_parameters"] = settings.additional_parameters
     return found

@@ -53,6 +53,8 @@ class SweepFolder:
         not_applicable: combinations that make no sense, and why.
         jobs: how each stands, by name.
         began: Unix time of the first start.
+        status: RUNNING, or how the last command ended: FINISHED, FAILED, KILLED.
+        record: what `mambalab sync` tells MLflow about it: experiment and parameters.
     """
 
     path: Path
@@ -61,18 +63,22 @@ class SweepFolder:
     not_applicable: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, Entry] = field(default_factory=dict)
     began: float = field(default_factory=lambda: round(time.time(), 3))
+    status: str = RUNNING
+    record: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "SweepFolder":
         """What the folder holds, or an empty sweep; raises UserError if sweep.json is damaged."""
-        data = run_folder.read_json(path / run_folder.SWEEP)
+        where = path / run_folder.SWEEP
         try:
+            data = run_folder.read_json(where)
             jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
-            names = ("command", "threads", "not_applicable", "began")
+            names = ("command", "threads", "not_applicable", "began", "status", "record")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
         except (TypeError, AttributeError) as error:
-            where = path / run_folder.SWEEP
             raise UserError(f"{where} is damaged ({error}): delete it; the runs stay") from error
+        except OSError as error:
+            raise UserError(f"cannot read {where}: {error.strerror}") from error
 
     def write(self) -> None:
         """Save it; raises UserError if that fails."""
@@ -127,7 +133,14 @@ class SweepFolder:
         answer = run_folder.read_json(self.answer_file(name))
         entry = self.jobs.get(name, Entry())
         entry.cluster_id = None
-        record = read_run(run_dir) if is_run(run_dir) else None
+        try:
+            record = read_run(run_dir) if is_run(run_dir) else None
+            if record is not None:
+                note_results(entry, record)
+        except UserError as error:  # damaged: whoever goes on with it will hear of it
+            record, trouble = None, str(error)
+        else:
+            trouble = None
         if not answer:
             entry.status, entry.reason = (KILLED, asked) if asked else (FAILED, _killed_by(status))
             if record is not None:
@@ -139,8 +152,7 @@ class SweepFolder:
             entry.status, entry.reason = KILLED, asked or noted
         else:
             entry.status, entry.reason = FAILED, answer["reason"]
-        if record is not None:
-            note_results(entry, record)
+        entry.reason = entry.reason or trouble
         return entry
 
 

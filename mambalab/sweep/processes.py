@@ -5,7 +5,9 @@ passes it on; should the sweep itself be killed, the pipe to its jobs closes and
 """
 
 import os
+import shutil
 import signal
+import site
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import mambalab
-from mambalab import run_folder
+from mambalab import process, run_folder
 from mambalab.config import to_plain
 from mambalab.config.multirun import Job
 from mambalab.errors import UserError
@@ -51,7 +53,7 @@ class Launcher(Protocol):
         ...
 
     def start(self, jobs: list[Job]) -> list[Handle]:
-        """Start at most `room()` jobs; raises UserError if that cannot be done."""
+        """Start at most `room()` jobs; raises UserError if none of them can be started."""
         ...
 
 
@@ -75,6 +77,7 @@ class Process:
             self._slot = None
             if self._process.stdin is not None:
                 self._process.stdin.close()
+            self.kill()  # what it has started and left behind
         return True, status
 
     def stop(self, number: int) -> None:
@@ -104,11 +107,7 @@ class ProcessLauncher:
 
     def room(self) -> int:
         """1 if a job may start now."""
-        slot = self.slots.take()
-        if slot is None:
-            return 0
-        self.slots.give_back(slot)
-        return 1
+        return int(self.slots.has_room())
 
     def start(self, jobs: list[Job]) -> list[Handle]:
         """Start the jobs."""
@@ -116,20 +115,26 @@ class ProcessLauncher:
 
     def _start(self, job: Job) -> Process:
         slot = self.slots.take()
-        if slot is None:  # another sweep was faster with the last GPU
-            raise UserError(f"no GPU is free for {job.name} any more: start the command again")
-        order = write_order(self.sweep, job, has_log=not self.on_terminal, watched=True)
-        environment = {**os.environ, **slot.environment(), "PYTHONPATH": python_path()}
-        log = None if self.on_terminal else open_log(self.sweep.log_file(job.name))
+        assert slot is not None, "start follows room"
+        log = None
         try:
+            order = write_order(self.sweep, job, has_log=not self.on_terminal, watched=True)
+            if not self.on_terminal:
+                log = open_log(self.sweep.log_file(job.name))
             process = subprocess.Popen(
                 [*COMMAND, str(order)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **slot.environment(), "PYTHONPATH": python_path()},
                 start_new_session=True,
+                pass_fds=slot.lease,  # a GPU is leased until its job has ended, even without us
             )
+        except BaseException as error:
+            self.slots.give_back(slot)
+            if isinstance(error, OSError):  # no memory for a process, say
+                raise UserError(f"cannot start {job.name}: {error.strerror}") from error
+            raise
         finally:
             if log is not None:
                 os.close(log)
@@ -141,12 +146,21 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
     order = sweep.order_file(job.name)
     try:
         order.parent.mkdir(exist_ok=True)
+        _clear_half_beginning(sweep, job)
         sweep.answer_file(job.name).unlink(missing_ok=True)
         sweep.process_file(job.name).unlink(missing_ok=True)
         run_folder.write_json(order, {"config": to_plain(job.config), **facts})
     except OSError as error:
         raise UserError(f"cannot write in {order.parent}: {error.strerror}") from error
     return order
+
+
+def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
+    """Delete what a job left that was killed as it began: it holds no run, and is in the way."""
+    worker = run_folder.read_json(sweep.process_file(job.name))
+    begun = any((job.run_dir / name).exists() for name in (run_folder.SUMMARY, "checkpoints"))
+    if worker and process.alive(worker) is False and not begun:
+        shutil.rmtree(job.run_dir, ignore_errors=True)
 
 
 def open_log(path: Path) -> int:
@@ -161,4 +175,6 @@ def open_log(path: Path) -> int:
 def python_path() -> str:
     """PYTHONPATH with which the jobs find this very mambalab."""
     home = str(Path(mambalab.__file__).resolve().parents[1])
-    return os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # An installed one they find anyhow; PYTHONPATH would put all packages before Python's own.
+    ours = [] if home in site.getsitepackages() else [home]
+    return os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])

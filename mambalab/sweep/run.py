@@ -1,6 +1,8 @@
 """`mambalab train -m`: run a planned sweep from its first job to the table at the end."""
 
+import contextlib
 import sys
+from typing import TextIO
 
 from mambalab import config
 from mambalab.commands import earlier
@@ -27,49 +29,58 @@ def run(plan: Plan) -> int:
         0; 1 if a job failed; 130 or 143 if a signal stopped the sweep.
 
     Raises:
-        UserError: nothing could be started, or a launcher broke down; what ran is resumable.
+        UserError: nothing could be started, or no more jobs from some point on.
     """
-    sweep = SweepFolder.read(plan.folder)
-    with sweep.held():
+    with SweepFolder(plan.folder).held():
         sweep = SweepFolder.read(plan.folder)  # as the last holder left it
         sweep.command = plan.command
-        for name, why in plan.not_applicable.items():
-            sweep.not_applicable[name] = why
+        sweep.not_applicable |= plan.not_applicable
+        for name, why in _by_reason(plan.not_applicable).items():
             _say(f"not applicable: {name}: {why}")
         left = _sort_out(plan, sweep)
         source = _source(plan, left)
         launcher = _launcher(plan, sweep)
         record = SweepRecord(plan, sweep, _say)
+        sweep.status = states.RUNNING
         sweep.write()
+        if source.left():
+            _say(f"sweep: {plan.folder}")
+        scheduler = Scheduler(
+            sweep,
+            source,
+            launcher,
+            on_failure=plan.settings.on_failure,
+            say=_say,
+            changed=record.changed,
+            tick=record.pass_on_messages,
+            adapt=record.adapt,
+        )
         record.start()
-        stopped = _run_jobs(plan, sweep, source, launcher, record)
-        return _end(plan, sweep, record, stopped)
+        try:
+            stopped = scheduler.run()
+            status = _end(plan, sweep, source, record, stopped)
+        except BaseException as error:
+            _close(sweep, record, states.FAILED if isinstance(error, Exception) else states.KILLED)
+            raise
+        if getattr(source, "exhausted", False):
+            _say("every combination that sweep.params allows was tried")
+        if scheduler.broken is not None:
+            raise scheduler.broken
+        return status
 
 
-def _run_jobs(
-    plan: Plan, sweep: SweepFolder, source: Source, launcher: Launcher, record: SweepRecord
-) -> str | None:
-    """Run the jobs; returns the name of the signal that stopped them, if one did."""
-    scheduler = Scheduler(
-        sweep,
-        source,
-        launcher,
-        on_failure=plan.settings.on_failure,
-        say=_say,
-        changed=record.changed,
-    )
-    if source.left():
-        _say(f"sweep: {plan.folder}")
-    try:
-        return scheduler.run()
-    except BaseException as error:
-        record.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
+def _close(sweep: SweepFolder, record: SweepRecord, status: str) -> None:
+    sweep.status = status
+    with contextlib.suppress(UserError):  # that it cannot be written was said before
+        sweep.write()
+    record.finish(status)
 
 
-def _end(plan: Plan, sweep: SweepFolder, record: SweepRecord, stopped: str | None) -> int:
-    entries = _entries(plan, sweep)
-    print(_table(entries, plan))
+def _end(
+    plan: Plan, sweep: SweepFolder, source: Source, record: SweepRecord, stopped: str | None
+) -> int:
+    entries = _entries(plan, sweep, source)
+    _show(_table(entries, plan))
     count = sum(e.status in (states.FINISHED, states.PRUNED) for e in entries.values())
     failed = sum(e.status == states.FAILED for e in entries.values())
     open_ = len(entries) - count - failed
@@ -78,10 +89,14 @@ def _end(plan: Plan, sweep: SweepFolder, record: SweepRecord, stopped: str | Non
         line += f", {failed} failed"
     if open_ or failed:
         line += "; the same command goes on with the rest"
-    print(line, flush=True)
+    _show(line)
     if stopped is None:
         _compare(plan, record)
-    record.finish("KILLED" if stopped else "FAILED" if failed or open_ else "FINISHED")
+    _close(
+        sweep,
+        record,
+        states.KILLED if stopped else states.FAILED if failed or open_ else states.FINISHED,
+    )
     return {"SIGINT": 130, "SIGTERM": 143}.get(stopped or "", 1 if failed or open_ else 0)
 
 
@@ -99,10 +114,10 @@ def _compare(plan: Plan, record: SweepRecord) -> None:
     try:
         found = compare.compare([plan.folder])
         record.attach(compare_files.write(found, plan.folder / "comparison"))
-    except UserError as error:
+    except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return
-    print(f"\n{terminal(found)}\n\ncomparison: {plan.folder / 'comparison'}", flush=True)
+    _show(f"\n{terminal(found)}\n\ncomparison: {plan.folder / 'comparison'}")
 
 
 # -- before the start ----------------------------------------------------------------------------
@@ -114,15 +129,28 @@ def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
     done = 0
     for job in plan.jobs:
         entry = sweep.jobs.setdefault(job.name, Entry())
-        if is_run(job.run_dir) and earlier.finished(config.typed(job.config), job.run_dir):
+        settings = config.typed(job.config)
+        if is_run(job.run_dir):
+            _check_same(settings, job)
+        if is_run(job.run_dir) and earlier.finished(settings, job.run_dir):
             entry.status, entry.reason = states.FINISHED, None
             note_results(entry, read_run(job.run_dir))
             done += 1
         else:
+            if entry.status == states.RUNNING:  # the sweep was killed
+                entry.status = states.WAITING
             left.append(job)
     if done:
         _say(f"{done} of {len(plan.jobs)} jobs were finished before")
     return left
+
+
+def _check_same(settings: config.TrainConfig, job: Job) -> None:
+    """Raise UserError if the job's folder holds a run that was made with other settings."""
+    try:
+        earlier.check(settings, job.run_dir)
+    except UserError as error:
+        raise UserError(str(error).replace("another run_dir", "another sweep.dir")) from error
 
 
 def _source(plan: Plan, left: list[Job]) -> Source:
@@ -130,11 +158,18 @@ def _source(plan: Plan, left: list[Job]) -> Source:
         return Grid(left)
     from mambalab.sweep.search import SearchSource
 
+    at_once = isinstance(plan.launcher, SlurmSettings) and plan.launcher.n_jobs == -1
+    if at_once and plan.settings.search is Search.tpe:
+        _say(
+            "TPE draws all jobs at once, blindly: with hydra.launcher.n_jobs=4, say, later jobs "
+            "learn from earlier ones"
+        )
     task = resolve_target(plan.first.task._target_)
     return SearchSource(
         plan,
         metric=getattr(task, "metric", "val/loss"),
         maximize=getattr(task, "maximize", False),
+        say=_say,
     )
 
 
@@ -143,10 +178,14 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
     if isinstance(settings, SlurmSettings):
         from mambalab.sweep.cluster import ClusterLauncher
 
-        return ClusterLauncher(sweep, settings, None, _known(sweep))
+        known = {n: e.cluster_id for n, e in sweep.jobs.items() if e.cluster_id is not None}
+        return ClusterLauncher(sweep, settings, None, known)
     if not isinstance(settings, JoblibSettings):
         return ProcessLauncher(sweep, Slots(1, sweep.threads), on_terminal=True)
-    slots = Slots.plan(settings.n_jobs, settings.jobs_per_gpu, plan.first.device, sweep.threads)
+    devices = {plan.first.device, *(str(job.config.device) for job in plan.jobs)}
+    device = next((name for name in ("auto", "cuda") if name in devices), plan.first.device)
+    count = len(plan.jobs) or plan.settings.trials
+    slots = Slots.plan(settings.n_jobs, settings.jobs_per_gpu, device, sweep.threads, count)
     if sweep.threads is not None and slots.threads != sweep.threads:
         _say(
             f"jobs have {slots.threads} threads each now, {sweep.threads} before: runs that go on "
@@ -156,22 +195,34 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
     if isinstance(settings, SubmititSettings):
         from mambalab.sweep.cluster import ClusterLauncher
 
-        return ClusterLauncher(sweep, settings, slots, _known(sweep))
+        return ClusterLauncher(sweep, settings, slots, {})
     return ProcessLauncher(sweep, slots, on_terminal=False)
-
-
-def _known(sweep: SweepFolder) -> dict[str, str]:
-    return {name: e.cluster_id for name, e in sweep.jobs.items() if e.cluster_id is not None}
 
 
 # -- at the end ----------------------------------------------------------------------------------
 
 
-def _entries(plan: Plan, sweep: SweepFolder) -> dict[str, Entry]:
-    """How the jobs of this command stand; other commands may have left more in the folder."""
-    if plan.settings.search is not Search.grid:
-        return dict(sorted(sweep.jobs.items(), key=lambda item: _rank(item[1])))
-    return {job.name: sweep.jobs[job.name] for job in plan.jobs}
+def _entries(plan: Plan, sweep: SweepFolder, source: Source) -> dict[str, Entry]:
+    """How the jobs of this command stand; other commands may have left more in the folder.
+
+    Of a search all that have a result count, and whatever this command has tried.
+    """
+    if isinstance(source, Grid):
+        return {job.name: sweep.jobs[job.name] for job in plan.jobs}
+    ended = (states.FINISHED, states.PRUNED)
+    found = {n: e for n, e in sweep.jobs.items() if e.status in ended or n in source.tried}
+    return dict(sorted(found.items(), key=lambda item: _rank(item[1])))
+
+
+def _by_reason(refused: dict[str, str]) -> dict[str, str]:
+    """Combinations that make no sense: of those with one reason, other seeds say, the first."""
+    names: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        names.setdefault(why, []).append(name)
+    return {
+        of[0] + (f" and {len(of) - 1} more" if len(of) > 1 else ""): why
+        for why, of in names.items()
+    }
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
@@ -195,9 +246,17 @@ def _table(entries: dict[str, Entry], plan: Plan) -> str:
                 entry.reason or "",
             )
         )
-    rows += [(n, "not applicable", "-", "-", why) for n, why in plan.not_applicable.items()]
+    rows += [
+        (n, "not applicable", "-", "-", why) for n, why in _by_reason(plan.not_applicable).items()
+    ]
     return f"\n{table(HEADER, rows)}\n"
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    _show(line, sys.stderr)
+
+
+def _show(text: str, file: TextIO | None = None) -> None:
+    """Print; a reader that has gone, or a closed terminal, stops no job."""
+    with contextlib.suppress(OSError):
+        print(text, file=file, flush=True)

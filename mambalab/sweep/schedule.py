@@ -1,14 +1,17 @@
 """The loop of a sweep: starts jobs where there is room, watches them, says what happens."""
 
+import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from mambalab.config.multirun import Job
+from mambalab.errors import UserError
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder
 from mambalab.sweep.processes import Handle, Launcher
@@ -17,6 +20,7 @@ from mambalab.train.session import StopSignals
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
+NEWS_LINES = 8  # of so many of them; a cluster runs hundreds
 # From the request to stop to the kill; a person who pressed Ctrl-C can press it again.
 GRACE_SECONDS = {"SIGTERM": 6.0, "SIGINT": 60.0}
 
@@ -25,6 +29,11 @@ class Source(Protocol):
     """Where jobs come from."""
 
     total: int
+
+    @property
+    def tried(self) -> Container[str]:
+        """Names of the jobs that it has to give, of a search those it gave."""
+        ...
 
     def take(self, room: int) -> list[Job]:
         """At most `room` jobs to start now; none if there are none now or none left."""
@@ -48,6 +57,7 @@ class Grid:
 
     def __init__(self, jobs: list[Job]) -> None:
         self.total = len(jobs)
+        self.tried = {job.name for job in jobs}
         self._queue = list(jobs)
 
     def take(self, room: int) -> list[Job]:
@@ -94,6 +104,11 @@ class Scheduler:
         on_failure: whether a failed job stops the others.
         say: shows one line to the person.
         changed: called when a job has ended and sweep.json says so.
+        tick: called all the time.
+        adapt: the job that is started instead of one, with the same name.
+
+    Attributes:
+        broken: why no more jobs could be started; those that ran then ran to their end.
     """
 
     def __init__(
@@ -105,6 +120,8 @@ class Scheduler:
         on_failure: OnFailure,  # pyright: ignore[reportInvalidTypeForm]
         say: Callable[[str], None],
         changed: Callable[[], None] = lambda: None,
+        tick: Callable[[], None] = lambda: None,
+        adapt: Callable[[Job], Job] = lambda job: job,
     ) -> None:
         self.sweep = sweep
         self.source = source
@@ -112,9 +129,14 @@ class Scheduler:
         self.on_failure = on_failure
         self.say = say
         self.changed = changed
+        self.tick = tick
+        self.adapt = adapt
+        self.broken: UserError | None = None
         self.running: list[Watched] = []
         self.started = 0
-        self.stopping: str | None = None  # why no more jobs start
+        self.stopping: str | None = None  # why the jobs were asked to stop
+        self._unwritable = False
+        self._told_waiting = False
 
     def run(self) -> str | None:
         """Run all jobs to their end.
@@ -127,27 +149,50 @@ class Scheduler:
         """
         signals = StopSignals()
         news = time.monotonic()
+        obeyed = False
         try:
-            with signals:
-                while self.running or (self.source.left() and not self.stopping):
-                    if (name := signals.requested()) and not self.stopping:
+            with signals, _hangup_as_sigterm():
+                while self.running or self._may_start():
+                    if (name := signals.requested()) and not obeyed:
+                        obeyed = True
                         self._stop_all(f"stopped by {name}", name)
                     self._start()
                     self._prune()
                     self._look()
+                    self.tick()
                     if time.monotonic() - news > NEWS_SECONDS:
                         news = time.monotonic()
                         self._tell_news()
-                    time.sleep(POLL_SECONDS if self.running else 0.0)
+                    if self.running or self._may_start():
+                        time.sleep(POLL_SECONDS)
         finally:
             self._kill_rest()
         return signals.received
 
     # -- steps of the loop --------------------------------------------------------------------
 
+    def _may_start(self) -> bool:
+        return not self.stopping and self.broken is None and self.source.left() > 0
+
     def _start(self) -> None:
-        while not self.stopping and self.source.left() and (room := self.launcher.room()):
-            jobs = self.source.take(room)
+        try:
+            self._start_jobs()
+            if not self.running and self._may_start() and not self._told_waiting:
+                self._told_waiting = True
+                self.say("waiting: another sweep has every GPU")
+        except UserError as error:
+            self.broken = error
+            if not self.running:
+                return
+            if self.on_failure is OnFailure["stop"]:
+                self._stop_all(f"no job can be started any more ({error})", "SIGINT")
+            else:
+                jobs = _several(len(self.running), "running job")
+                self.say(f"{error}; no more jobs start, waiting for {jobs}")
+
+    def _start_jobs(self) -> None:
+        while self._may_start() and (room := self.launcher.room()):
+            jobs = [self.adapt(job) for job in self.source.take(room)]
             if not jobs:
                 return
             for handle in self.launcher.start(jobs):
@@ -157,8 +202,17 @@ class Scheduler:
                 entry.status, entry.reason = states.RUNNING, None
                 entry.cluster_id = getattr(handle, "cluster_id", None)
                 where = f"  ({handle.where})" if handle.where else ""
-                self.say(f"{self._count(self.started)} start  {handle.job.name}{where}")
+                self.say(f"{self._count(self.started)} {'start':7} {handle.job.name}{where}")
+            self._save()
+
+    def _save(self) -> None:
+        """Write sweep.json; the jobs do not depend on it, nor does what the next command finds."""
+        try:
             self.sweep.write()
+        except UserError as error:
+            if not self._unwritable:
+                self.say(f"{error}; the jobs go on")
+            self._unwritable = True
 
     def _look(self) -> None:
         """See which jobs have ended, and kill those that do not stop."""
@@ -177,7 +231,7 @@ class Scheduler:
         if entry.status == states.KILLED and (watched.asked or "").startswith(states.PRUNED):
             entry.status, entry.reason = states.PRUNED, str(watched.asked).partition(": ")[2]
         self.sweep.jobs[job.name] = entry
-        self.sweep.write()
+        self._save()
         self.source.ended(job, entry)
         self.say(f"{self._count(watched.number)} {describe(job.name, entry)}")
         self.changed()
@@ -200,16 +254,16 @@ class Scheduler:
     def _stop_all(self, why: str, name: str) -> None:
         self.stopping = why
         if self.running:
-            jobs = f"{len(self.running)} running job{'s' if len(self.running) > 1 else ''}"
+            jobs = _several(len(self.running), "running job")
             again = "; Ctrl-C again kills them" if name == "SIGINT" else ""
             self.say(f"{why}: waiting for {jobs} to save{again}")
         for watched in self.running:
             self._stop(watched, why, name)
 
     def _stop(self, watched: Watched, why: str, name: str) -> None:
+        watched.kill_at = min(watched.kill_at, time.monotonic() + GRACE_SECONDS[name])
         if watched.asked is None:
             watched.asked = why
-            watched.kill_at = time.monotonic() + GRACE_SECONDS[name]
             watched.handle.stop(signal.Signals[name])
 
     def _kill_rest(self) -> None:
@@ -227,7 +281,7 @@ class Scheduler:
                     entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
                     self.sweep.jobs[job.name] = entry
             time.sleep(POLL_SECONDS)
-        self.sweep.write()
+        self._save()
 
     # -- lines --------------------------------------------------------------------------------
 
@@ -237,10 +291,30 @@ class Scheduler:
 
     def _tell_news(self) -> None:
         """How far each running job is, by the last line of its log, if it has one."""
-        for watched in self.running:
+        for watched in self.running[:NEWS_LINES]:
             name = watched.handle.job.name
             if line := last_line(self.sweep.log_file(name)):
                 self.say(f"        {name}: {line}")
+        if len(self.running) > NEWS_LINES:
+            self.say(f"        and {len(self.running) - NEWS_LINES} more running")
+
+
+@contextlib.contextmanager
+def _hangup_as_sigterm() -> Iterator[None]:
+    """A terminal that closes stops a sweep politely; under `nohup`, which ignores it, nothing."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def describe(name: str, entry: Entry) -> str:
@@ -248,9 +322,9 @@ def describe(name: str, entry: Entry) -> str:
     best = entry.best
     result = f"  {best['metric']} {best['value']:.4f} @ {best['step']:,}" if best else ""
     minutes = f"  {entry.minutes:.1f} min" if entry.minutes is not None else ""
-    word = {states.FINISHED: "done ", states.PRUNED: "pruned", states.KILLED: "stopped"}
+    word = {states.FINISHED: "done", states.PRUNED: "pruned", states.KILLED: "stopped"}
     reason = f"  {entry.reason}" if entry.reason else ""
-    return f"{word.get(entry.status, entry.status)}  {name}{result}{minutes}{reason}"
+    return f"{word.get(entry.status, entry.status):7} {name}{result}{minutes}{reason}"
 
 
 def last_line(path: Path) -> str:

@@ -6,7 +6,12 @@ cluster are pruned like those on this machine. The study is a file in the sweep'
 a draw gives depends on the seed and on the trials before it alone.
 """
 
+import hashlib
+import json
 import math
+import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +28,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mambalab import run_folder
 from mambalab.config.multirun import Job, Plan
-from mambalab.errors import NotApplicableError, UserError
+from mambalab.errors import UserError
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry
 from mambalab.sweep.settings import Search
 
 STUDY = "study.log"
 MIN_TRIALS = 5  # before any is pruned: the median of fewer says little
-DRAWS = 100  # in a row that make no sense before a search gives up
+DRAWS = 100  # in a row that gave nothing before a search gives up
+WATCH_SECONDS = 1.0  # between looks at the metrics of running jobs
+WITHOUT_RESULT = "finished without result"  # a run that ended well, all of its values NaN
 
 
 def distribution(values: Any) -> BaseDistribution:
@@ -50,23 +57,43 @@ class SearchSource:
         plan: of the sweep.
         metric: by which runs are judged.
         maximize: whether more of it is better.
+        say: shows one line to the person.
+
+    Attributes:
+        refused: combinations that were drawn and make no sense, and why.
+        tried: names and values of the jobs that this command has started.
+        exhausted: whether draws give nothing new any more.
 
     Raises:
         UserError: the study in the folder is of another search, or damaged.
     """
 
-    def __init__(self, plan: Plan, *, metric: str, maximize: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        metric: str,
+        maximize: bool,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.plan = plan
+        self._say = say
+        self.refused: dict[str, str] = {}
         self.metric = metric
         self._seed = plan.first.seed
+        # Lists may be among the values: the study's file is JSON, which has them.
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
         self._ranges = {key: distribution(values) for key, values in plan.ranges.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = _study(plan.folder, maximize)
+        self._study = _study(plan.folder, self._ranges, maximize)
         self._running: dict[str, Trial] = {}
-        self._reported: dict[str, int] = {}
+        self._read: dict[str, int] = {}  # bytes of each running job's metrics.jsonl
+        self._looked = 0.0
+        self.tried: dict[str, dict[str, Any]] = {}
         self._again = self._unfinished()
-        self._done = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.trials())
+        self._done = sum(map(_has_ended, self.trials()))
         self._failed = 0
+        self.exhausted = False
         self.total = self.left()
 
     def trials(self) -> list[FrozenTrial]:
@@ -74,7 +101,9 @@ class SearchSource:
         return self._study.get_trials(deepcopy=False)
 
     def left(self) -> int:
-        """Trials that were not started yet."""
+        """Trials that were not started yet; none once every combination was tried."""
+        if self.exhausted:
+            return 0
         return max(0, self.plan.settings.trials - self._done - self._failed - len(self._running))
 
     def take(self, room: int) -> list[Job]:
@@ -85,45 +114,39 @@ class SearchSource:
         """
         jobs: list[Job] = []
         draws = 0
-        while len(jobs) < min(room, self.left() + len(jobs)) and draws < DRAWS:
+        while len(jobs) < room and self.left() and draws < DRAWS:
             draws += 1
-            if self._again:
-                self._study.enqueue_trial(self._again.pop(0))
-            self._study.sampler = self._sampler()
-            trial = self._study.ask(self._ranges)
-            try:
-                job = self.plan.job(trial.params)
-            except NotApplicableError:
-                self._study.tell(trial, state=TrialState.FAIL)
+            if (drawn := self._draw()) is None:
                 continue
-            if job.name in self._running or not self._is_new(job, trial):
-                continue
+            job, trial = drawn
             self._running[job.name] = trial
-            self._reported[job.name] = -1
+            self._read[job.name] = 0
+            self.tried[job.name] = trial.params
             jobs.append(job)
-        if not jobs and draws == DRAWS:
-            raise UserError(
-                f"sweep.params: {DRAWS} draws in a row gave nothing new that makes sense; "
-                "widen the ranges, or lower sweep.trials"
-            )
+            draws = 0
+        if draws == DRAWS:
+            if not self.tried and not self._done:
+                why = next(reversed(self.refused.values()), "")
+                raise UserError(
+                    f"sweep.params: {DRAWS} draws in a row gave nothing that makes sense; "
+                    f"widen the ranges ({why})"
+                )
+            self.exhausted = True  # lists of values, all combinations of which were tried
         return jobs
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
         """Of TPE: running jobs whose values are worse than the median of the others there."""
         if self.plan.settings.search is not Search.tpe or not self.plan.settings.prune:
             return {}
+        if time.monotonic() - self._looked < WATCH_SECONDS:
+            return {}
+        self._looked = time.monotonic()
         found: dict[str, str] = {}
         for job in running:
             trial = self._running[job.name]
-            new = [
-                (step, values[self.metric])
-                for step, values in run_folder.read_rows(job.run_dir / run_folder.METRICS)[0]
-                if self.metric in values and step > self._reported[job.name]
-            ]
+            new = self._new_values(job, trial)
             for step, value in new:
-                self._reported[job.name] = step
-                if value is not None:
-                    trial.report(value, step)
+                trial.report(value, step)
             if new and trial.should_prune():
                 step, value = new[-1]
                 found[job.name] = f"{self.metric} {value:.4f} @ {step:,} is worse than the median"
@@ -135,15 +158,55 @@ class SearchSource:
         value = entry.best["value"] if entry.best else math.nan
         if entry.status == states.FINISHED and math.isfinite(value):
             self._study.tell(trial, value)
-            self._done += 1
         elif entry.status == states.PRUNED:
             self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            if entry.status == states.FINISHED:
+                trial.set_user_attr(WITHOUT_RESULT, True)
+            self._study.tell(trial, state=TrialState.FAIL)
+        if entry.status in (states.FINISHED, states.PRUNED):
             self._done += 1
         else:
-            self._study.tell(trial, state=TrialState.FAIL)
             self._failed += 1
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _draw(self) -> tuple[Job, Trial] | None:
+        """A job that was not tried yet, or None: this draw was, or makes no sense."""
+        if self._again:
+            self._study.enqueue_trial(self._again.pop(0))
+        self._study.sampler = self._sampler()
+        trial = self._study.ask(self._ranges)
+        known = [t.params for t in self.trials() if _has_ended(t)]
+        if trial.params not in [*known, *self.tried.values()]:
+            try:
+                job = self.plan.job(trial.params)
+                if job.name not in self.tried:  # which rounds
+                    return job, trial
+            except UserError as error:  # a wrong value may lie between two that are right
+                self._refuse(trial.params, error)
+        self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _refuse(self, params: dict[str, Any], error: UserError) -> None:
+        name = ",".join(f"{key}={value}" for key, value in sorted(params.items()))
+        if name not in self.refused:
+            self.refused[name] = str(error)
+            self._say(f"not applicable: {name}: {error}")
+
+    def _new_values(self, job: Job, trial: Trial) -> list[tuple[int, float]]:
+        """Finite values of the metric that a running job has written since the last look."""
+        path = job.run_dir / run_folder.METRICS
+        try:
+            rows, self._read[job.name] = run_folder.read_rows(path, self._read[job.name])
+        except UserError:  # damaged: the job itself will say so
+            return []
+        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        return [
+            (step, value)
+            for step, values in rows
+            if (value := values.get(self.metric)) is not None and step not in reported
+        ]
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         seed = (self._seed * 1_000_003 + len(self.trials())) % 2**32
@@ -153,11 +216,10 @@ class SearchSource:
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """Values of trials that a stop or a failure left without a result, once each."""
-        results = (TrialState.COMPLETE, TrialState.PRUNED)
-        whole = [t.params for t in self.trials() if t.state in results]
+        whole = [t.params for t in self.trials() if _has_ended(t)]
         again: list[dict[str, Any]] = []
         for trial in self.trials():
-            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            if trial.state is TrialState.RUNNING:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             if self._inside(trial.params) and trial.params not in [*whole, *again]:
                 again.append(trial.params)
@@ -165,46 +227,97 @@ class SearchSource:
 
     def _inside(self, params: dict[str, Any]) -> bool:
         """Whether values lie within the ranges of this command, which may have changed."""
-        ranges = self.plan.ranges
-        return params.keys() == ranges.keys() and all(
-            values["low"] <= params[key] <= values["high"]
-            if isinstance(values, dict)
-            else params[key] in values
-            for key, values in ranges.items()
-        )
+        return params.keys() == self._ranges.keys() and _fits(params, self._ranges)
 
     def _makes_sense(self, params: dict[str, Any]) -> bool:
         try:
             self.plan.job(params)
-        except NotApplicableError:
+        except UserError:
             return False
         return True
 
-    def _is_new(self, job: Job, trial: Trial) -> bool:
-        """Whether the same values were not run before; if they were, their result stands."""
-        whole = [t for t in self.trials() if t.state is TrialState.COMPLETE]
-        for other in whole:
-            if other.params == trial.params:
-                self._study.tell(trial, other.value)
-                return False
-        return True
+
+def _has_ended(trial: FrozenTrial) -> bool:
+    """Whether nothing is left to do for a trial."""
+    results = (TrialState.COMPLETE, TrialState.PRUNED)
+    return trial.state in results or WITHOUT_RESULT in trial.user_attrs
 
 
-def _study(folder: Path, maximize: bool) -> optuna.Study:
+def _fits(params: dict[str, Any], ranges: dict[str, BaseDistribution]) -> bool:
+    return all(
+        params[key] in kind.choices
+        if isinstance(kind, CategoricalDistribution)
+        else not isinstance(params[key], str) and kind._contains(kind.to_internal_repr(params[key]))
+        for key, kind in ranges.items()
+    )
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) -> optuna.Study:
+    """The study of these ranges in the sweep's file.
+
+    A study of Optuna's cannot change its lists of values, nor a linear range into a logarithmic
+    one. So a command that does either begins another study in the same file, with the trials of
+    the others that lie within its ranges.
+    """
     path = folder / STUDY
     direction = "maximize" if maximize else "minimize"
     try:
+        storage = JournalStorage(JournalFileBackend(str(_mended(path))))
+        known = optuna.get_all_study_names(storage)
+        name = _study_name(ranges)
         study = optuna.create_study(
-            study_name="sweep",
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=name,
+            storage=storage,
             direction=direction,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS),
             load_if_exists=True,
         )
+        if name not in known:
+            for other in (optuna.load_study(study_name=n, storage=storage) for n in known):
+                _check_direction(path, other, direction)
+                study.add_trials(_taken_over(other.trials, ranges))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be used ({error}): give another sweep.dir") from error
-    if study.direction.name.lower() != direction:
-        raise UserError(
-            f"{path} is of a search that {study.direction.name.lower()}s: give another sweep.dir"
-        )
+    _check_direction(path, study, direction)
     return study
+
+
+def _check_direction(path: Path, study: optuna.Study, direction: str) -> None:
+    if (other := study.direction.name.lower()) != direction:
+        raise UserError(f"{path} is of a search that {other}s: give another sweep.dir")
+
+
+def _mended(path: Path) -> Path:
+    """The study's file without what a killed process may have left: a lock, half a line."""
+    Path(f"{path}.lock").unlink(missing_ok=True)  # the sweep's folder is held: it is nobody's
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    return path
+
+
+def _study_name(ranges: dict[str, BaseDistribution]) -> str:
+    fixed = {
+        key: kind.choices
+        if isinstance(kind, CategoricalDistribution)
+        else (type(kind).__name__, getattr(kind, "log", False))
+        for key, kind in sorted(ranges.items())
+    }
+    return f"sweep-{hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:8]}"
+
+
+def _taken_over(
+    trials: list[FrozenTrial], ranges: dict[str, BaseDistribution]
+) -> list[FrozenTrial]:
+    found = []
+    for trial in trials:
+        if trial.state is TrialState.RUNNING:  # cut off, to be tried again
+            trial.state, trial.datetime_complete = TrialState.FAIL, trial.datetime_start
+        whole = trial.state.is_finished() and trial.params.keys() == ranges.keys()
+        if whole and _fits(trial.params, ranges):
+            trial.distributions = ranges
+            found.append(trial)
+    return found

@@ -1,17 +1,20 @@
 """Places in which jobs run at once on one machine: a share of the cores each, and of the GPUs.
 
 A GPU is leased by a file lock in the temporary folder, so that two sweeps on one machine do not
-meet on it; the kernel ends the lease when its holder dies.
+meet on it; the kernel ends the lease when the sweep and the job that holds it are gone.
 """
 
-import contextlib
 import fcntl
+import math
 import os
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mambalab.errors import UserError
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period, or max
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -21,23 +24,36 @@ THREAD_VARIABLES = (
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: fewer than the machine has, in a container, say."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        return max(1, min(count, math.ceil(quota / period)))
+    except (OSError, ValueError):  # no container, or "max"
+        return count
 
 
-def gpus() -> list[str]:
-    """GPUs that a job could be given, as CUDA_VISIBLE_DEVICES names them; torch is not loaded."""
+def gpus() -> dict[str, str]:
+    """GPUs that a job could be given, as CUDA_VISIBLE_DEVICES names them, and whose lease it is.
+
+    The lease goes by the UUID: one sweep may call `0` what another calls `GPU-1a2b`. torch is not
+    loaded.
+    """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    names = None if given is None else [name.strip() for name in given.split(",")]
+    if names is not None and not set(names) - {"", "-1"}:
+        return {}
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        lines = [line.partition(",") for line in found.stdout.splitlines() if "," in line]
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in found.stdout.splitlines() if line.strip()]
+        lines = []
+    known = {index.strip(): uuid.strip() for index, _, uuid in lines}
+    if names is None:
+        return {uuid: uuid for uuid in known.values()}
+    return {name: known.get(name, name) for name in names if name not in ("", "-1")}
 
 
 @dataclass
@@ -51,7 +67,7 @@ class Slot:
 
     threads: int | None = None
     gpu: str | None = None
-    lease: int | None = None  # descriptor of the lock
+    lease: list[int] = field(default_factory=list)  # descriptors of the locks
 
     def environment(self) -> dict[str, str]:
         """Variables for the process of the job; what the user has set for threads stays."""
@@ -76,15 +92,16 @@ class Slots:
     Attributes:
         count: jobs at once.
         threads: CPU threads of each; None = as many as torch likes.
-        gpus: GPUs to be leased; empty = jobs are given none, or take what they see.
+        gpus: GPUs to be leased, from `gpus()`; empty = jobs are given none, or take what they see.
         jobs_per_gpu: jobs that may share one.
     """
 
     count: int
     threads: int | None = None
-    gpus: list[str] = field(default_factory=list)
+    gpus: dict[str, str] = field(default_factory=dict)
     jobs_per_gpu: int = 1
     taken: list[Slot] = field(default_factory=list)
+    _next: Slot | None = None  # promised by `has_room`
 
     @classmethod
     def plan(
@@ -93,6 +110,7 @@ class Slots:
         jobs_per_gpu: int,
         device: str,
         noted_threads: int | None = None,
+        jobs: int | None = None,
     ) -> "Slots":
         """The places for `n_jobs` at once; -1 means as many as there are GPUs, or cores.
 
@@ -100,54 +118,78 @@ class Slots:
             n_jobs: as in `hydra.launcher.n_jobs`.
             jobs_per_gpu: as in `hydra.launcher.jobs_per_gpu`.
             device: of the jobs. One that names a GPU by number is theirs to find: no leases.
-            noted_threads: threads that the sweep's jobs had before. With n_jobs=-1 they stay:
-                another number of threads would change the last bits of a resumed run.
+            noted_threads: threads that the sweep's jobs had before. Unless n_jobs asks for
+                several jobs they stay: another number of threads would change the last bits of
+                a resumed run.
+            jobs: how many there are; with n_jobs=-1 fewer than cores have more threads each.
         """
-        cards = gpus() if device in ("auto", "cuda") else []
+        cards = gpus() if device in ("auto", "cuda") else {}
         if n_jobs == 1 and not cards:
-            return cls(1)
-        if n_jobs != -1:
+            return cls(1, noted_threads)
+        if cards:
+            places = len(cards) * jobs_per_gpu
+            count = places if n_jobs == -1 else min(n_jobs, places)
+        elif n_jobs != -1:
             count = n_jobs
-        elif cards:
-            count = len(cards) * jobs_per_gpu
+        elif noted_threads:
+            return cls(max(1, cores() // noted_threads), noted_threads)
         else:
-            count = max(1, cores() // noted_threads) if noted_threads else cores()
+            count = min(cores(), jobs or cores())
         return cls(count, max(1, cores() // count), cards, jobs_per_gpu)
+
+    def has_room(self) -> bool:
+        """Whether `take` will give a place, which nobody else can have until then."""
+        if self._next is None:
+            self._next = self._find()
+        return self._next is not None
 
     def take(self) -> Slot | None:
         """A free place, or None: all are taken, or every GPU is leased by somebody."""
-        if len(self.taken) >= self.count:
-            return None
-        slot = Slot(self.threads)
-        if self.gpus:
-            leased = self._lease()
-            if leased is None:
-                return None
-            slot.gpu, slot.lease = leased
-        self.taken.append(slot)
+        slot, self._next = self._next or self._find(), None
+        if slot is not None:
+            self.taken.append(slot)
         return slot
 
     def give_back(self, slot: Slot) -> None:
         """Free a place."""
-        self.taken.remove(slot)
-        if slot.lease is not None:
-            os.close(slot.lease)
+        self.taken = [other for other in self.taken if other is not slot]
+        while slot.lease:
+            os.close(slot.lease.pop())
 
-    def _lease(self) -> tuple[str, int] | None:
-        """The least used GPU with room, and the descriptor of its lock."""
+    def _find(self) -> Slot | None:
+        if len(self.taken) >= self.count:
+            return None
+        if not self.gpus:
+            return Slot(self.threads)
         used = [slot.gpu for slot in self.taken]
-        for gpu in sorted(self.gpus, key=used.count):
-            for share in range(self.jobs_per_gpu):
-                path = _leases() / f"{gpu.replace('/', '-')}.{share}"
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return gpu, descriptor
-                os.close(descriptor)
+        order = sorted(self.gpus, key=used.count)
+        for share in range(self.jobs_per_gpu):  # a second job only where each has a first
+            for gpu in order:
+                if lease := _lease(self.gpus[gpu], share, alone=self.jobs_per_gpu == 1):
+                    return Slot(self.threads, gpu, lease)
         return None
 
 
-def _leases() -> Path:
+def _lease(gpu: str, share: int, *, alone: bool) -> list[int]:
+    """Descriptors of the locks of a share of a GPU; none if somebody has it.
+
+    Those who share a GPU hold its own lock together; who wants it alone, alone.
+    """
     folder = Path(tempfile.gettempdir(), f"mambalab-gpus-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    name = gpu.replace("/", "-")
+    held: list[int] = []
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for file, kind in (
+            (name, fcntl.LOCK_EX if alone else fcntl.LOCK_SH),
+            (f"{name}.{share}", fcntl.LOCK_EX),
+        ):
+            held.append(os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            fcntl.flock(held[-1], kind | fcntl.LOCK_NB)
+    except OSError as error:
+        for descriptor in held:
+            os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise UserError(f"cannot lease a GPU in {folder}: {error.strerror}") from error
+        return []
+    return held

@@ -5,18 +5,22 @@ does not answer costs the sweep nothing. The jobs find their parent through that
 it comes to be.
 """
 
+import copy
+import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mambalab import run_folder
-from mambalab.config.multirun import Plan
+from mambalab.config.multirun import Job, Plan
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import SweepFolder
 from mambalab.train import mlflow_store
 from mambalab.train.mlflow_run import flatten
-from mambalab.train.mlflow_sink import MlflowSink
+from mambalab.train.mlflow_sink import SILENT, MlflowSink
 from mambalab.train.settings import TrackingKind
+from mambalab.train.tracking import sync_command
 
 
 class SweepRecord:
@@ -34,23 +38,24 @@ class SweepRecord:
     def __init__(self, plan: Plan, sweep: SweepFolder, say: Any) -> None:
         self.sweep = sweep
         self._say = say
+        self.silent = False  # whether the server was found not to answer
         self._sink: MlflowSink | None = None
         tracking = plan.first.tracking
+        sweep.record = {
+            "experiment": tracking.experiment_name or plan.first.task.name,
+            "params": flatten(_params(plan, sweep)),
+        }
         if tracking.kind is not TrackingKind.mlflow:
             return
         output_dir = Path(plan.first.output_dir)
         uri = mlflow_store.store_uri(tracking.uri, output_dir)
         mlflow_store.check(uri)
-        words = " ".join(sweep.command)
         self._sink = MlflowSink(
             plan.folder,
             uri,
             output_dir=output_dir,
-            experiment=tracking.experiment_name or plan.first.task.name,
-            params=flatten(_params(plan, words)),
-            tags={mlflow_store.KIND: mlflow_store.SWEEP, "command": f"mambalab train -m {words}"},
-            start_ms=round(1000 * sweep.began),
-            remedy=f"mambalab sync {plan.folder}",
+            **description(sweep),
+            remedy=sync_command(plan.folder, tracking, output_dir),
         )
 
     def start(self) -> None:
@@ -67,12 +72,13 @@ class SweepRecord:
         values = {f"jobs/{status.lower()}": float(sum(e.status == status for e in ended))
                   for status in (states.FINISHED, states.FAILED, states.PRUNED)}  # fmt: skip
         path = self.sweep.path / run_folder.METRICS
-        step = run_folder.read_rows(path)[0]
         values["time/seconds"] = round(time.time() - self.sweep.began, 3)
-        with path.open("ab") as file:
-            file.write(run_folder.encode(len(step) + 1, values))
+        with suppress(OSError):  # a full disk: the counts stand in sweep.json, too
+            rows, end = run_folder.read_rows(path)
+            with path.open("ab") as file:
+                file.truncate(end)  # a line that was cut short
+                file.write(run_folder.encode(len(rows) + 1, values))
         self.attach([self.sweep.path / run_folder.SWEEP])
-        self._pass_on_messages()
 
     def attach(self, files: list[Path]) -> None:
         """Copy files below the sweep's folder to its MLflow run."""
@@ -85,17 +91,38 @@ class SweepRecord:
         if self._sink is not None:
             self.attach([self.sweep.path / run_folder.SWEEP])
             self._sink.finish(status)
-            self._pass_on_messages()
+            self.pass_on_messages()
 
-    def _pass_on_messages(self) -> None:
-        assert self._sink is not None
-        while not self._sink.messages.empty():
-            self._say(self._sink.messages.get())
+    def pass_on_messages(self) -> None:
+        """Show what the thread has to say."""
+        while self._sink is not None and not self._sink.messages.empty():
+            message = self._sink.messages.get()
+            self.silent = f": {SILENT};" in message
+            self._say(message)
+
+    def adapt(self, job: Job) -> Job:
+        """Spare a job the wait for a server that is known not to answer; `sync` sends it later."""
+        if not self.silent:
+            return job
+        config = copy.deepcopy(job.config)
+        config.tracking.kind = TrackingKind.jsonl
+        return Job(job.name, config)
 
 
-def _params(plan: Plan, words: str) -> dict[str, Any]:
+def description(sweep: SweepFolder) -> dict[str, Any]:
+    """How MLflow is told about a sweep: experiment, params, tags and start_ms of its run."""
+    command = f"mambalab train -m {shlex.join(sweep.command)}"
     return {
-        "command": f"mambalab train -m {words}",
+        "experiment": sweep.record.get("experiment", "mambalab"),
+        "params": sweep.record.get("params", {"command": command}),
+        "tags": {mlflow_store.KIND: mlflow_store.SWEEP, "command": command},
+        "start_ms": round(1000 * sweep.began),
+    }
+
+
+def _params(plan: Plan, sweep: SweepFolder) -> dict[str, Any]:
+    return {
+        "command": f"mambalab train -m {shlex.join(sweep.command)}",
         "varies": ", ".join(plan.varying),
         "search": plan.settings.search.name,
         "launcher": plan.launcher_name,

@@ -6,6 +6,7 @@ killed. Standard input is a pipe that the sweep holds open: when it closes, the 
 the job stops as if asked to by SIGTERM.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from mambalab import process, run_folder
 from mambalab.errors import UserError
+from mambalab.train.mlflow_sink import SILENT
 
 
 def main(words: list[str]) -> int:
@@ -23,7 +25,13 @@ def main(words: list[str]) -> int:
     job = run_folder.read_json(order)
     answer = order.with_suffix(".answer.json")
     answer.unlink(missing_ok=True)
+    # A sweep that was started in the background may have had SIGINT ignored; a job may not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A cluster's warning goes to every process of a job; the one above asks this one to stop.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     run_folder.write_json(order.with_suffix(".process.json"), process.identity())
+    if not job.get("has_log"):  # on the terminal the sweep says it, once for all jobs
+        logging.getLogger("mambalab").addFilter(lambda r: f": {SILENT};" not in r.getMessage())
     if job.get("watched"):
         threading.Thread(target=_stop_when_alone, daemon=True).start()
     status, reason = _train(job)

@@ -20,14 +20,20 @@ class TaskSettings:
 
 @dataclass
 class TextSettings(TaskSettings):
-    """Character-level language modelling of one text."""
+    """Language modelling of one text."""
 
     path: str | None = option(
         "UTF-8 text file; null = the text that comes with the task",
         match=r"[\s\S]+",
         hint="the path of a file, or null",
     )
-    seq_len: int = option("characters in a training window", ge=1)
+    tokenizer: str | None = option(
+        "char, or a tokenizer.json, a folder, owner/name on the hub; null = that of "
+        "model.pretrained, else char",
+        match=r"[\s\S]+",
+        hint="char, the path of a file or folder, owner/name, or null",
+    )
+    seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
     val_fraction: float = option("share at the end of the text held out for validation", gt=0, lt=1)
 
 

@@ -1,4 +1,4 @@
-"""Character-level language modelling: `task=text` (any text) and `task=shakespeare`."""
+"""Language modelling of a text: `task=text` (any text) and `task=shakespeare`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,39 @@ from mambalab.tasks.help_topics import help_topics
 from mambalab.tasks.sampling import draw
 from mambalab.tasks.settings import TextSettings
 from mambalab.tasks.text_files import read_text
+from mambalab.tasks.tokenizer import Characters, FileTokenizer, Tokenizer, find
 from mambalab.tasks.vocabulary import Vocabulary
 
 TextBatch = tuple[Tensor, Tensor]
 
-_SHORTEST = 8  # characters in a window that is worth training on
+_SHORTEST = 8  # tokens in a window that is worth training on
+CHARACTERS = "char"  # task.tokenizer: every character is a token
 
 
 class TextTask(Task):
-    """Predict each character of a text from those before it.
+    """Predict each token of a text, a character unless `tokenizer` says otherwise, from those
+    before it.
 
-    *Vocabulary*: the characters of the whole text (both splits), sorted by code point.
+    *Vocabulary*: the characters of the whole text (both splits), sorted by code point; or the
+    tokens of `tokenizer`.
 
     *Splits*: the first floor(n * (1 - val_fraction)) of n characters train, the rest validates.
     `data_fraction` keeps the first floor(share) of the training part; the validation split and the
     vocabulary stay as they are. `train` is that training part, all of it; `train_sample` its first
     characters, as many as the validation split has, to set beside `val` at the same cost. There is
-    no test split.
+    no test split. Each split becomes tokens on its own, so that whatever the tokenizer, the same
+    text is held out.
 
-    *Training batch k*: `batch_size` windows of `seq_len` + 1 characters at offsets drawn uniformly
+    *Training batch k*: `batch_size` windows of `seq_len` + 1 tokens at offsets drawn uniformly
     and independently (with replacement) by `sampling.draw(seed, k)`.
 
-    *Evaluation* cuts a split of n characters into non-overlapping windows: window i reads
-    characters i * seq_len .. (i+1) * seq_len - 1 and predicts their successors; the last one is as
-    long as what remains. So the first character that a window reads was predicted, with a full
-    window before it, as the last target of the window before; each of the characters 1 .. n-1 is
-    predicted exactly once, and only character 0, which has nothing before it, is not.
+    *Evaluation* cuts a split of n tokens into non-overlapping windows: window i reads tokens
+    i * seq_len .. (i+1) * seq_len - 1 and predicts their successors; the last one is as
+    long as what remains. So the first token that a window reads was predicted, with a full
+    window before it, as the last target of the window before; each of the tokens 1 .. n-1 is
+    predicted exactly once, and only token 0, which has nothing before it, is not. Bits per
+    character are those of all predicted tokens together, over the characters that these stand for:
+    they compare runs with different tokenizers.
 
     Subclass and override `read` to bring a text from elsewhere.
     """
@@ -70,25 +77,37 @@ class TextTask(Task):
         return text, {"sha256": hashlib.sha256(text.encode()).hexdigest(), "source": source}
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
-        """Read the text, split it and put it on `device`, one to four bytes a character.
+        """Read the text, split it and put it on `device`, one to four bytes a token.
 
         Raises:
-            UserError: the text cannot be had, or is too short for windows of seq_len.
+            UserError: the text or its tokenizer cannot be had, or the text is too short for
+                windows of seq_len, or has a character for which there is no token.
         """
-        text, fingerprint = self.read()
-        train = self._training_characters(len(text))
-        self._check_length(len(text))
-        self.vocabulary = Vocabulary.from_text(text)
-        ids = torch.from_numpy(self.vocabulary.encode(text, _smallest_dtype(len(self.vocabulary))))
-        cut = len(text) - self._validation_characters(len(text))
-        self._data = {"train": ids[:train].to(device), "val": ids[cut:].to(device)}
-        self._data["train_sample"] = self._data["train"][: len(text) - cut]
-        self._fingerprint = fingerprint
-        self.spec = ModelSpec(vocab_size=len(self.vocabulary), seq_len=self.settings.seq_len)
+        text, self._fingerprint = self.read()
+        train = text[: self._training_characters(len(text))]
+        val = text[len(text) - self._validation_characters(len(text)) :]
+        self.tokenizer: Tokenizer
+        if self.settings.tokenizer in (None, CHARACTERS):
+            self._check_length(len(text))
+            self.tokenizer = Characters(Vocabulary.from_text(text))
+        else:
+            path = find(self.settings.tokenizer, self.data_dir, "task.tokenizer")
+            self.tokenizer = FileTokenizer(path)
+            self.loss_unit = "nats per token"
+        self._data: dict[str, Tensor] = {}
+        self._characters: dict[str, int] = {}  # that the predicted tokens of a split stand for
+        dtype = _smallest_dtype(self.tokenizer.vocab_size)
+        parts = {"train": train, "val": val, "train_sample": train[: len(val)]}
+        for split, part in parts.items():
+            ids = torch.from_numpy(self.tokenizer.read(part, dtype))
+            self._check_tokens(split, len(ids))
+            self._characters[split] = len(part) - len(self.tokenizer.decode(ids[:1].tolist()))
+            self._data[split] = ids.to(device)
+        self.spec = ModelSpec(vocab_size=self.tokenizer.vocab_size, seq_len=self.settings.seq_len)
 
     @property
     def items_per_batch(self) -> int:
-        """Characters predicted in a training batch."""
+        """Tokens predicted in a training batch."""
         return self.settings.batch_size * self.settings.seq_len
 
     def fingerprint(self) -> dict[str, str]:
@@ -96,36 +115,36 @@ class TextTask(Task):
         return dict(self._fingerprint)
 
     def assets(self) -> dict[str, str]:
-        """The vocabulary, as `vocabulary.json` (`Vocabulary.load` reads it)."""
-        return {"vocabulary.json": self.vocabulary.to_json()}
+        """The vocabulary or the tokenizer (`tokenizer.of_run` reads it)."""
+        return self.tokenizer.assets()
 
     def batch(self, position: int) -> TextBatch:
-        """Inputs and targets, int64 (batch_size, seq_len) each; targets are one character ahead."""
+        """Inputs and targets, int64 (batch_size, seq_len) each; targets are one token ahead."""
         every = self._data["train"].unfold(0, self.settings.seq_len + 1, 1)  # a view, no copy
         starts = draw(self.seed, position, count=self.settings.batch_size, bound=len(every))
         windows = every[torch.from_numpy(starts).to(every.device)].long()
         return windows[:, :-1], windows[:, 1:]
 
     def loss(self, model: nn.Module, batch: TextBatch) -> Tensor:
-        """Mean nats per character, a float32 scalar."""
+        """Mean nats per token, a float32 scalar."""
         inputs, targets = batch
         return _cross_entropy(model(inputs), targets, "mean")
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """`<split>/loss` in mean nats per predicted character, and `<split>/bits_per_char`."""
+        """`<split>/loss` in mean nats per predicted token, and `<split>/bits_per_char`."""
         data = self._data[split]
         total = 0.0
         for inputs, targets in self._windows(data):
             total += float(_cross_entropy(model(inputs), targets, "sum"))
-        nats = total / (len(data) - 1)
-        return {f"{split}/loss": nats, f"{split}/bits_per_char": nats / math.log(2)}
+        bits = total / self._characters[split] / math.log(2)
+        return {f"{split}/loss": total / (len(data) - 1), f"{split}/bits_per_char": bits}
 
     def evaluate(self, model: nn.Module, split: str, *, stateful: bool = False) -> dict[str, float]:
         """As `Task.evaluate`; `stateful` adds `<split>/loss_stateful`.
 
-        That is the same mean over the same characters, but each predicted from all before it: one
+        That is the same mean over the same tokens, but each predicted from all before it: one
         pass over the whole split, the model's state carried across pieces of
-        eval_batch_size * seq_len characters (as many as an evaluation batch has; the length of the
+        eval_batch_size * seq_len tokens (as many as an evaluation batch has; the length of the
         pieces changes nothing but memory).
 
         Raises:
@@ -201,6 +220,18 @@ class TextTask(Task):
             f"{self.settings.seq_len} needs at least {needed:,} for a window in each of training "
             f"and validation (val_fraction={self.settings.val_fraction}, "
             f"data_fraction={self.data_fraction}): {remedy}"
+        )
+
+    def _check_tokens(self, split: str, tokens: int) -> None:
+        """As `_check_length`, of a split that has become tokens."""
+        if tokens > self.settings.seq_len or split == "train_sample":
+            return
+        remedy = "give a longer text"
+        if tokens - 1 > _SHORTEST:
+            remedy += f", or task.seq_len={tokens - 1} or less"
+        raise UserError(
+            f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="
+            f"{self.settings.seq_len} needs one more than that: {remedy}"
         )
 
     def _remedy(self, characters: int, window: int) -> str:

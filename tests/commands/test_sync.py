@@ -8,6 +8,7 @@ from mambalab import process, run_folder
 from mambalab.commands import sync
 from mambalab.commands.settings_tracking import SyncSettings
 from mambalab.errors import UserError
+from mambalab.sweep.folder import SweepFolder
 from mambalab.train.settings import TrackingKind, TrackingSettings
 from mambalab.train.tracking import Recorder
 from tests.stores import points_in_folder, points_in_store, query
@@ -171,3 +172,99 @@ def test_values_that_disagree_are_reported(record, run, store, capsys):
     (folder / "metrics.jsonl").write_text(text.replace('"train/loss": 0.5', '"train/loss": 0.6'))
     assert run(folder) == 0
     assert "other values than metrics.jsonl for 1 points" in capsys.readouterr().err
+
+
+# -- sweeps --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(record, tmp_path):
+    """The folder of a sweep with two runs and a comparison, of which MLflow knows nothing."""
+    runs = [record(f"sweeps/s/seed={n}", points=3) for n in (1, 2)]
+    folder = runs[0].parent
+    sweep = SweepFolder(folder, command=["seed=1,2"], began=1_700_000_000.0, status="FAILED")
+    sweep.record = {"experiment": "toy", "params": {"varies": "seed"}}
+    sweep.write()
+    row = {"jobs/finished": 2.0, "time/seconds": 30.0}
+    (folder / "metrics.jsonl").write_bytes(run_folder.encode(1, row))
+    for name in ("comparison/comparison.md", "logs/seed=1.log"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("text")
+    return folder
+
+
+def parents(store) -> dict[str, str]:
+    tag = "select run_uuid, value from tags where key = 'mlflow.parentRunId'"
+    return dict(query(store, tag))
+
+
+def test_a_sweep_is_sent_with_its_runs_below_it(swept, run, store, tmp_path, capsys):
+    assert run(swept / "seed=1") == 0  # before there was a parent
+    assert parents(store) == {}
+    capsys.readouterr()
+    assert run(swept) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" (")[0] for line in lines] == [
+        f"{swept}: 2 points sent, 2 there now",
+        f"{swept / 'seed=1'}: 0 points sent, 7 there now",
+        f"{swept / 'seed=2'}: 7 points sent, 7 there now",
+        f"MLflow store: sqlite:///{store}",
+    ]
+    ids = {p: run_folder.read_json(p / "mlflow_run.json")["run_id"]
+           for p in (swept, swept / "seed=1", swept / "seed=2")}  # fmt: skip
+    assert parents(store) == {ids[swept / "seed=1"]: ids[swept], ids[swept / "seed=2"]: ids[swept]}
+    status = f"select status, start_time, end_time from runs where run_uuid = '{ids[swept]}'"
+    assert query(store, status) == [("FAILED", 1_700_000_000_000, 1_700_000_030_000)]
+    below = tmp_path / "mlartifacts" / "toy" / ids[swept] / "artifacts"
+    names = sorted(p.relative_to(below).as_posix() for p in below.rglob("*") if p.is_file())
+    assert names == ["comparison/comparison.md", "sweep.json"]
+
+    assert run("sweeps/s", swept / "sweep.json") == 0  # also as output_dir counts, or by its file
+    assert capsys.readouterr().out.count(": 0 points sent") == 6
+    assert len(query(store, "select * from runs")) == 3
+
+
+def test_a_sweep_that_runs_is_left_alone_and_one_that_was_killed_is_not(swept, run, store, capsys):
+    sweep = SweepFolder.read(swept)
+    sweep.status = "RUNNING"
+    sweep.write()
+    with sweep.held():
+        assert run(swept) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert "s is in use: another process is" in err[0]
+    assert run(swept) == 0
+    found = query(store, "select status from runs where name = 'sweeps/s'")
+    assert found == [("KILLED",)]
+
+
+def test_a_bad_run_in_a_sweep_and_a_damaged_sweep_are_a_line_each(swept, run, store, capsys):
+    (swept / "seed=1/metrics.jsonl").write_text("rubbish\n")
+    assert run(swept) == 1
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert "seed=1/metrics.jsonl is damaged" in captured.err
+    assert f"{swept / 'seed=2'}: 7 points sent" in captured.out
+    (swept / "sweep.json").write_text("{")
+    assert run(swept) == 1
+    assert "sweep.json is damaged" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_silent_server_is_asked_once_for_a_sweep(swept, run, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert run(swept, uri=uri) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{swept}: cannot send it to {uri}: it does not answer",
+        "2 more not tried",
+    ]
+
+
+def test_a_sweep_without_counts_or_description_is_sent(swept, run, store, capsys):
+    """As sweeps are that kept no MLflow record, and those of an older mambalab."""
+    (swept / "metrics.jsonl").unlink()
+    (swept / "sweep.json").write_text('{"command": ["seed=1,2"], "jobs": {}}')
+    assert run(swept) == 0
+    assert f"{swept}: 0 points sent, 0 there now (experiment toy" in capsys.readouterr().out

@@ -184,7 +184,7 @@ MISTAKES = {
     "task.augment={flip: true}": r"task.augment: holds settings; .* task.augment.flip=VALUE",
     "task=shakespear": r"task=shakespear: no such option; did you mean shakespeare\? \(task has:",
     "experiment=quikstart": r"no such option; did you mean quickstart\?",
-    "model=": r"model=: choose one of hybrid, mamba, transformer",
+    "model=": r"model=: choose one of hybrid, mamba, pretrained, transformer",
     "model=null": r"model=null: no such option",
     "model=[mamba]": r"model=\['mamba'\]: no such option",
     "dropout.p=1.7": r"dropout.p=1.7: must be at least 0 and below 1",

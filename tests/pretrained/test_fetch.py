@@ -10,6 +10,7 @@ import pytest
 
 from mambalab.errors import UserError
 from mambalab.pretrained import fetch
+from mambalab.tasks import tokenizer
 
 NAME = "owner/mamba"
 
@@ -101,12 +102,12 @@ def test_shards_and_pickles(hub, tmp_path):
 
 
 def test_the_tokenizer_of_the_original_models(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "NEOX", NAME)
+    monkeypatch.setattr(tokenizer, "NEOX", NAME)
     hub.files = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "model.safetensors": b""}
-    path = fetch.tokenizer(NAME, tmp_path)
+    path = tokenizer.find(NAME, tmp_path)
     assert path == tmp_path / "tokenizers/mamba/tokenizer.json"
     assert names(path.parent) == ["tokenizer.json", "tokenizer_config.json"]
-    assert fetch.tokenizer(NAME, tmp_path) == path
+    assert tokenizer.find(NAME, tmp_path) == path
 
 
 def test_what_the_hub_cannot_give(hub, tmp_path):
@@ -118,7 +119,7 @@ def test_what_the_hub_cannot_give(hub, tmp_path):
     hub.files = {"config.json": b"1"}
     line = refused(fetch.checkpoint, NAME, tmp_path)
     assert "has neither model.safetensors nor pytorch_model.bin" in line
-    assert "has no tokenizer.json" in refused(fetch.tokenizer, NAME, tmp_path)
+    assert "has no tokenizer.json" in refused(tokenizer.find, NAME, tmp_path)
     hub.files["model.safetensors"] = b"1234"
     hub.lies["model.safetensors"] = b"4321"
     assert "is not the expected file" in refused(fetch.checkpoint, NAME, tmp_path)
@@ -130,8 +131,8 @@ def test_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     line = refused(fetch.checkpoint, NAME, tmp_path)
     assert "it cannot be fetched: 127.0.0.1 refused the connection. Put config.json" in line
-    line = refused(fetch.tokenizer, fetch.NEOX, tmp_path)
-    assert f"Put tokenizer.json of http://127.0.0.1:9/{fetch.NEOX} into" in line
+    line = refused(tokenizer.find, tokenizer.NEOX, tmp_path)
+    assert f"Put tokenizer.json of http://127.0.0.1:9/{tokenizer.NEOX} into" in line
     assert str(tmp_path / "tokenizers/gpt-neox-20b") in line
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE=1 forbids" in refused(fetch.checkpoint, NAME, tmp_path)

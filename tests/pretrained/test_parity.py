@@ -11,6 +11,8 @@ from mambalab.pretrained.export import write
 from mambalab.pretrained.layout import Layout
 from mambalab.pretrained.load import load
 from mambalab.sampling import Sampling
+from mambalab.tasks.tokenizer import Characters
+from mambalab.tasks.vocabulary import Vocabulary
 
 transformers = pytest.importorskip("transformers", reason="the peer of these comparisons")
 CPU = torch.device("cpu")
@@ -65,7 +67,12 @@ def test_logits_of_ours(tmp_path, build_model, d_model, tied):
         for parameter in ours.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     settings = model_settings(d_state=8, **changes)
-    rest = {"layout": Layout.hf, "symbols": "abcdefghijklmnopq", "card": "", "overwrite": False}
+    rest = {
+        "layout": Layout.hf,
+        "tokenizer": Characters(Vocabulary("abcdefghijklmnopq")),
+        "card": "",
+        "overwrite": False,
+    }
     write(tmp_path / "out", ours, settings, **rest)
     theirs, problems = transformers.MambaForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True

@@ -5,8 +5,11 @@ import json
 import pytest
 
 from mambalab.errors import UserError
-from mambalab.pretrained import fetch, tokens
-from mambalab.pretrained.tokens import END, FileTokenizer, characters
+from mambalab.pretrained import tokens
+from mambalab.pretrained.tokens import characters
+from mambalab.tasks import hub_models
+from mambalab.tasks.tokenizer import END, NEOX, Characters, FileTokenizer
+from mambalab.tasks.vocabulary import Vocabulary
 
 SYMBOLS = "".join(sorted(set("\n\r\t '!.?abcdeXYZé☃😀一\u0301\u200b</s>[]{}")))
 TEXT = "  a b\r\n\n\t 'ab' X ! . é☃😀e\u0301 \u200b [a] </s> {c}?\n "
@@ -32,8 +35,10 @@ def bpe(path, rows=300, end=END):
 
 @pytest.fixture
 def written(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(characters(SYMBOLS)))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokens.TOKENIZER_CONFIG))
+    content, beside = tokens.written(Characters(Vocabulary(SYMBOLS)))
+    assert content == characters(SYMBOLS)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
     return tmp_path
 
 
@@ -85,12 +90,12 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
     folder.mkdir()
     named = bpe(tmp_path / "named" / "tokenizer.json", rows=290)
     neox = bpe(data / "tokenizers/gpt-neox-20b/tokenizer.json", rows=280)
-    monkeypatch.setattr(fetch, "preflight", pytest.fail)
+    monkeypatch.setattr(hub_models, "preflight", pytest.fail)
 
     def size(name=None, rows=50280):
         return tokens.choose(name, folder, data, rows=rows, eos_id=None).vocab_size
 
-    assert size() == size(fetch.NEOX, 300) == neox
+    assert size() == size(NEOX, 300) == neox
     with pytest.raises(UserError, match=r"has no tokenizer\.json: name one with tokenizer=FILE"):
         size(rows=300)
     beside = bpe(folder / "tokenizer.json", rows=270)

@@ -1,12 +1,12 @@
 """A small task of the user's own, jobs of which can be made to fail or to be killed."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.sweep.processes import Begin, command, environment
 
 TASK_YAML = """\
 name: squares
@@ -42,6 +42,8 @@ class Squares(Task):
             (Path("waiting") / str(os.getpid())).touch()
             time.sleep(0.05)
             break
+        while position == 7 and Path("trouble/hold").exists():
+            time.sleep(0.05)
         starts = draw(self.seed, position, count=self.settings.batch_size, bound=900)
         rows = torch.from_numpy(starts)[:, None] + torch.arange(9)
         window = self.table[rows.to(self.table.device)]
@@ -55,19 +57,14 @@ class Squares(Task):
         window = self.table[None, 900:] if split == "val" else self.table[None, :900]
         return {f"{split}/loss": self.loss(model, (window[:, :-1], window[:, 1:])).item()}
 """
-TINY = [
-    "task=squares",
-    "model.d_model=8",
-    "model.n_layer=1",
-    "model.d_state=2",
-    "optim.warmup_steps=0",
-    "trainer.max_steps=12",
-    "trainer.max_minutes=null",
-    "trainer.eval_every=4",
-    "trainer.checkpoint_every=5",
-    "trainer.log_every=2",
-    "device=cpu",
-]
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAMBALAB_DATA_DIR", raising=False)
+    return tmp_path
 
 
 @pytest.fixture
@@ -81,15 +78,12 @@ def lab(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(*words: str) -> list[str]:
-    """`mambalab train -m` with the small task."""
-    return [sys.executable, "-m", "mambalab", "train", "-m", *TINY, *words]
-
-
-def environment() -> dict[str, str]:
-    """Finds this mambalab from any folder."""
-    here = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+@pytest.fixture
+def begin(lab):
+    """Starts a sweep in the working directory, and does not wait for it."""
+    it = Begin(lab)
+    yield it
+    it.close()
 
 
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess:
@@ -97,6 +91,7 @@ def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(*words),
         cwd=folder,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         env=environment(),

@@ -3,96 +3,59 @@
 import json
 import os
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.sweep.conftest import command, environment, jobs, numbers, sweep
+from tests.sweep.conftest import jobs, numbers, sweep
+from tests.sweep.processes import processes_of, wait_until
 
-SIX = ("dropout=none,standard", "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-
-
-def processes_of(folder) -> list[int]:
-    """Living processes that work in a folder."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                if os.readlink(f"/proc/{name}/cwd") == str(folder):
-                    stat = Path(f"/proc/{name}/stat").read_text()
-                    state = stat.rpartition(")")[2].split()[0]
-                    found += [int(name)] if state not in "ZX" else []
-            except OSError:
-                continue
-    return found
-
-
-def wait_until(ready, seconds=90.0):
-    """Poll until `ready()`; fails after some time."""
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until, "it never came to that"
-        time.sleep(0.1)
+TWO = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+LONG = ("trainer.max_steps=100000", "trainer.checkpoint_every=1000")
+THREE = ("dropout=none", "seed=1,2,3", *TWO, "tracking=jsonl")
 
 
 def test_a_failed_and_a_killed_job_are_mended_by_the_same_command(lab, tmp_path_factory):
     (lab / "trouble/fail-2").touch()
     (lab / "trouble/kill-3").touch()
-    broken = sweep(lab, *SIX, "tracking=jsonl")
+    broken = sweep(lab, *THREE)
     assert broken.returncode == 1, broken.stderr
     states = {name: (job["status"], job["reason"]) for name, job in jobs(lab).items()}
-    for dropout in ("none", "standard"):
-        assert states[f"dropout={dropout},seed=1"] == ("FINISHED", None)
-        assert states[f"dropout={dropout},seed=2"] == ("FAILED", "the disk of seed two is full")
-        status, reason = states[f"dropout={dropout},seed=3"]
-        assert status == "FAILED"
-        assert "killed by SIGKILL" in reason
-    assert "FAILED  dropout=none,seed=2" in broken.stderr
+    assert states["seed=1"] == ("FINISHED", None)
+    assert states["seed=2"] == ("FAILED", "the disk of seed two is full")
+    assert states["seed=3"][0] == "FAILED"
+    assert "killed by SIGKILL" in states["seed=3"][1]
+    assert "] FAILED  seed=2" in broken.stderr
     assert "Traceback" not in broken.stderr + broken.stdout
     assert "the disk of seed two is full" in broken.stdout
-    assert "2 of 6 jobs finished, 4 failed" in broken.stdout
-    killed = next(lab.glob("outputs/sweeps/*/dropout=none,seed=3/summary.json"))
+    assert "1 of 3 jobs finished, 2 failed" in broken.stdout
+    killed = next(lab.glob("outputs/sweeps/*/seed=3/summary.json"))
     assert json.loads(killed.read_text())["status"] == "KILLED"
 
     for file in (lab / "trouble").iterdir():
         file.unlink()
-    again = sweep(lab, *SIX, "tracking=jsonl")
+    again = sweep(lab, "dropout=none", "seed=1,2,3,4", *THREE[2:])
     assert again.returncode == 0, again.stderr
-    assert "2 of 6 jobs were finished before" in again.stderr
-    assert again.stderr.count(" start ") == 4
+    assert "1 of 4 jobs were finished before" in again.stderr
+    assert again.stderr.count(" start ") == 3
     assert {job["status"] for job in jobs(lab).values()} == {"FINISHED"}
-    logs = next(lab.glob("outputs/sweeps/*/logs/dropout=none,seed=3.log")).read_text()
+    logs = next(lab.glob("outputs/sweeps/*/logs/seed=3.log")).read_text()
     assert "going on from step 5" in logs
 
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     for name in ("conf", "my_tasks.py", "trouble"):
         (undisturbed / name).symlink_to(lab / name)
-    assert sweep(undisturbed, *SIX, "tracking=jsonl").returncode == 0
-    assert len(numbers(lab)) == 6
-    assert numbers(lab) == numbers(undisturbed)
-
-    more = sweep(lab, "dropout=none,standard", "seed=4", *SIX[2:], "tracking=jsonl")
-    assert more.returncode == 0, more.stderr
-    assert more.stderr.count(" start ") == 2
-    assert len(numbers(lab)) == 8
+    assert sweep(undisturbed, "dropout=none", "seed=3", *THREE[2:]).returncode == 0
+    assert len(numbers(lab)) == 4
+    assert numbers(lab)["seed=3"] == numbers(undisturbed)["seed=3"]
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
-def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, number, status):
-    words = (*SIX, "trainer.max_steps=100000", "tracking=jsonl", "trainer.checkpoint_every=1000")
+def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, begin, number, status):
     (lab / "trouble/wait").touch()
-    parent = subprocess.Popen(
-        command(*words),
-        cwd=lab,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    parent = begin("seed=1,2,3", *TWO, "tracking=jsonl", *LONG)
     wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
     parent.send_signal(number)
     stopped = time.monotonic()
@@ -111,10 +74,14 @@ def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, number, stat
 
 def test_the_first_failure_can_stop_all(lab):
     (lab / "trouble/fail-1").touch()
-    done = sweep(lab, "seed=1,2,3", "sweep.on_failure=stop", "tracking=jsonl")
+    (lab / "elsewhere").mkdir()
+    words = ("sweep.on_failure=stop", "tracking=jsonl", f"sweep.dir={lab}/elsewhere/mine")
+    done = sweep(lab, "seed=1,2,3", *words)
     assert done.returncode == 1
-    assert [job["status"] for job in jobs(lab).values()] == ["FAILED", "WAITING", "WAITING"]
+    states = json.loads((lab / "elsewhere/mine/sweep.json").read_text())["jobs"].values()
+    assert [job["status"] for job in states] == ["FAILED", "WAITING", "WAITING"]
     assert "0 of 3 jobs finished, 1 failed" in done.stdout
+    assert not (lab / "outputs").exists()
 
 
 def test_a_sweep_in_use_is_left_alone(lab):
@@ -132,7 +99,7 @@ def test_a_sweep_in_use_is_left_alone(lab):
 def test_runs_hang_below_their_sweep_in_mlflow(lab):
     from mlflow.tracking import MlflowClient
 
-    done = sweep(lab, "dropout=none,standard", *SIX[2:])
+    done = sweep(lab, "dropout=none,standard", *TWO)
     assert done.returncode == 0, done.stderr
     client = MlflowClient(f"sqlite:///{lab}/outputs/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'squares'")
@@ -157,37 +124,31 @@ def test_runs_hang_below_their_sweep_in_mlflow(lab):
     assert {"sweep.json", "comparison"} <= attached
 
 
-def test_submitit_runs_jobs_and_the_same_command_skips_them(lab):
+def test_submitit_runs_jobs_here_too(lab):
     pytest.importorskip("submitit")
     (lab / "trouble/fail-2").touch()
-    words = ("seed=1,2", "hydra/launcher=submitit_local", "tracking=jsonl")
-    first = sweep(lab, *words)
-    assert first.returncode == 1, first.stderr
+    done = sweep(lab, "seed=1,2", "hydra/launcher=submitit_local", "tracking=jsonl")
+    assert done.returncode == 1, done.stderr
     assert jobs(lab)["seed=1"]["status"] == "FINISHED"
     assert jobs(lab)["seed=2"]["reason"] == "the disk of seed two is full"
-    (lab / "trouble/fail-2").unlink()
-    second = sweep(lab, *words)
-    assert second.returncode == 0, second.stderr
-    assert second.stderr.count(" start ") == 1
 
 
-def test_a_stopped_submitit_sweep_leaves_no_process(lab):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_submitit_sweep_leaves_no_process(lab, begin, number, status):
     pytest.importorskip("submitit")
     (lab / "trouble/wait").touch()
     words = ("seed=1,2", "hydra/launcher=submitit_local", "tracking=jsonl")
-    parent = subprocess.Popen(
-        command(*words, "trainer.max_steps=100000", "hydra.launcher.n_jobs=2"),
-        cwd=lab,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    parent = begin(*words, *LONG, "hydra.launcher.n_jobs=2", start_new_session=True)
     wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(60) == 143
-    wait_until(lambda: not processes_of(lab), 10.0)
+    if number == signal.SIGINT:  # as the terminal does it
+        os.killpg(parent.pid, number)
+    else:
+        parent.kill()
+    assert parent.wait(60) == status
+    wait_until(lambda: not processes_of(lab), 15.0)
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
     assert [s["status"] for s in summaries] == ["KILLED"] * 2
+    assert all(s["step"] >= 7 for s in summaries)
 
 
 def test_a_search_goes_on_where_it_was(lab):
@@ -198,10 +159,10 @@ def test_a_search_goes_on_where_it_was(lab):
         "hydra/launcher=joblib",
         "tracking=jsonl",
     )
-    first = sweep(lab, *words, "sweep.trials=3")
+    first = sweep(lab, *words, "sweep.trials=1")
     assert first.returncode == 0, first.stderr
-    assert len(jobs(lab)) == 3
-    second = sweep(lab, *words, "sweep.trials=4")
+    assert len(jobs(lab)) == 1
+    second = sweep(lab, *words, "sweep.trials=2")
     assert second.returncode == 0, second.stderr
     assert second.stderr.count(" start ") == 1
-    assert len(jobs(lab)) == 4
+    assert len(jobs(lab)) == 2

@@ -20,6 +20,7 @@ SETTINGS = TextSettings(
     eval_batch_size=3,
     params={},
     path=None,
+    tokenizer=None,
     seq_len=8,
     val_fraction=0.25,
 )

@@ -63,14 +63,14 @@ def make(settings, tmp_path):
 
 
 def ids(task: TextTask, text: str) -> torch.Tensor:
-    return torch.from_numpy(task.vocabulary.encode(text))
+    return torch.from_numpy(task.tokenizer.vocabulary.encode(text))
 
 
 def test_the_first_part_trains_and_the_rest_validates(make):
     task = make()
-    assert task.vocabulary.decode(task._data["train"]) == TEXT[:192]
-    assert task.vocabulary.decode(task._data["val"]) == TEXT[192:]
-    assert task.vocabulary.decode(task._data["train_sample"]) == TEXT[:64]
+    assert task.tokenizer.vocabulary.decode(task._data["train"]) == TEXT[:192]
+    assert task.tokenizer.vocabulary.decode(task._data["val"]) == TEXT[192:]
+    assert task.tokenizer.vocabulary.decode(task._data["train_sample"]) == TEXT[:64]
     assert task.spec.vocab_size == len(set(TEXT))
     assert task.spec.seq_len == 8
     assert task.items_per_batch == 32
@@ -78,8 +78,8 @@ def test_the_first_part_trains_and_the_rest_validates(make):
 
 def test_data_fraction_keeps_the_first_share_of_the_training_part_only(make):
     task = make(data_fraction=0.25)
-    assert task.vocabulary.decode(task._data["train"]) == TEXT[:48]
-    assert task.vocabulary.decode(task._data["val"]) == TEXT[192:]
+    assert task.tokenizer.vocabulary.decode(task._data["train"]) == TEXT[:48]
+    assert task.tokenizer.vocabulary.decode(task._data["val"]) == TEXT[192:]
     assert task.spec.vocab_size == len(set(TEXT))
 
 
@@ -229,7 +229,10 @@ def test_fingerprint_and_assets_identify_data_and_vocabulary(make):
     fingerprint = task.fingerprint()
     assert Path(fingerprint["path"]).name == "text.txt"
     assert fingerprint["sha256"] != make(text=TEXT[1:]).fingerprint()["sha256"]
-    assert Vocabulary.from_json(task.assets()["vocabulary.json"]).symbols == task.vocabulary.symbols
+    assert (
+        Vocabulary.from_json(task.assets()["vocabulary.json"]).symbols
+        == task.tokenizer.vocabulary.symbols
+    )
 
 
 def test_without_a_path_the_text_is_the_help_topics(settings, tmp_path):
@@ -263,8 +266,8 @@ class TestShakespeare:
         assert len(task._data["train"]) == 1_003_854
         assert len(task._data["val"]) == 111_540
         assert task.spec.vocab_size == 65
-        assert task.vocabulary.decode(task._data["train"][:14]) == "First Citizen:"
-        assert task.vocabulary.decode(task._data["val"][:13]) == "?\n\nGREMIO:\nGo"[:13]
+        assert task.tokenizer.vocabulary.decode(task._data["train"][:14]) == "First Citizen:"
+        assert task.tokenizer.vocabulary.decode(task._data["val"][:13]) == "?\n\nGREMIO:\nGo"[:13]
         assert sorted(shakespeare_dir.rglob("*")) == before  # a data folder may be read-only
 
     def test_a_path_elsewhere_is_accepted(self, settings, shakespeare_dir, tmp_path):

@@ -1,0 +1,170 @@
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from mambalab.errors import UserError
+from mambalab.sweep import slots
+from mambalab.sweep.slots import Slot, Slots
+
+TWO = {"0": "GPU-a", "1": "GPU-b"}
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """Eight cores, no GPU, leases in a folder of the test."""
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(slots, "gpus", dict)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for name in slots.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def plan(n_jobs=-1, jobs_per_gpu=1, device="auto", threads=None) -> tuple[int, int | None, int]:
+    found = Slots.plan(n_jobs, jobs_per_gpu, device, threads)
+    return found.count, found.threads, len(found.gpus)
+
+
+def test_cores_are_shared_out(monkeypatch):
+    assert plan() == (8, 1, 0)
+    assert plan(3) == (3, 2, 0)
+    assert plan(20) == (20, 1, 0)
+    assert plan(1) == (1, None, 0)
+    monkeypatch.setattr(slots, "gpus", lambda: TWO)
+    assert plan() == (2, 4, 2)
+    assert plan(jobs_per_gpu=3) == (6, 1, 2)
+    assert plan(1) == (1, 8, 2)
+    assert plan(device="cpu") == (8, 1, 0)
+    assert plan(device="cuda:1") == (8, 1, 0)
+
+
+def test_threads_stay_when_a_sweep_goes_on():
+    assert plan(threads=4) == (2, 4, 0)
+    assert plan(threads=3) == (2, 3, 0)
+    assert plan(1, threads=2) == (1, 2, 0)
+    assert plan(4, threads=4) == (4, 2, 0)  # as asked for
+
+
+def test_a_gpu_is_leased_once_also_between_sweeps():
+    ours, theirs = Slots(2, 1, TWO), Slots(2, 1, {"GPU-b": "GPU-b", "GPU-a": "GPU-a"})
+    first, second = ours.take(), theirs.take()
+    assert first is not None
+    assert str(first) == "GPU 0, 1 thread"
+    assert str(second) == "GPU GPU-b, 1 thread"
+    assert not ours.has_room()
+    assert theirs.take() is None
+    ours.give_back(first)
+    again = theirs.take()
+    assert str(again) == "GPU GPU-a, 1 thread"
+    assert theirs.take() is None
+
+
+def test_room_is_kept_for_whoever_asked():
+    ours, theirs = Slots(1, 1, {"0": "GPU-a"}), Slots(1, 1, {"0": "GPU-a"})
+    assert ours.has_room()
+    assert not theirs.has_room()
+    assert ours.take()
+    assert not ours.has_room()
+
+
+def test_several_jobs_share_a_gpu_when_all_have_one():
+    ours = Slots(9, 1, TWO, jobs_per_gpu=2)
+    taken = [ours.take() for _ in range(4)]
+    assert [slot and slot.gpu for slot in taken] == ["0", "1", "0", "1"]
+    assert ours.take() is None
+    assert Slots(9, 1, TWO, jobs_per_gpu=3).take()  # who also shares
+    for slot in taken:
+        assert slot
+        ours.give_back(slot)
+    ours.give_back(Slot())  # not taken: nothing happens
+    assert ours.taken == []
+
+
+def test_who_wants_a_gpu_alone_does_not_get_a_shared_one():
+    shared, alone = Slots(1, 1, TWO, jobs_per_gpu=2), Slots(2, 1, TWO)
+    slot = shared.take()
+    assert slot
+    mine = alone.take()
+    assert str(mine) == "GPU 1, 1 thread"
+    assert alone.take() is None
+    assert Slots(1, 1, {"1": "GPU-b"}, jobs_per_gpu=2).take() is None
+    shared.give_back(slot)
+    assert alone.take()
+
+
+def test_a_lease_ends_with_its_process(tmp_path):
+    code = (
+        "from mambalab.sweep.slots import Slots; import os\n"
+        "assert Slots(1, 1, {'0': 'GPU-a'}).take(); os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], check=False, env=environment)
+    assert done.returncode == -9
+    assert Slots(1, 1, {"0": "GPU-a"}).take()
+
+
+def test_leases_that_cannot_be_made_are_one_line(tmp_path):
+    (tmp_path / f"mambalab-gpus-{os.getuid()}").write_text("")
+    with pytest.raises(UserError, match="cannot lease a GPU in"):
+        Slots(1, 1, TWO).take()
+
+
+def test_the_environment_of_a_job(monkeypatch):
+    assert Slot().environment() == {}
+    monkeypatch.setenv("MKL_NUM_THREADS", "5")
+    found = Slot(2, "GPU-a").environment()
+    assert found["OMP_NUM_THREADS"] == "2"
+    assert found["MKL_NUM_THREADS"] == "5"
+    assert found["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert str(Slot(2, "1")) == "GPU 1, 2 threads"
+    assert str(Slot(1)) == "1 thread"
+
+
+@pytest.fixture
+def nvidia(monkeypatch, tmp_path):
+    """An nvidia-smi that knows two GPUs."""
+    monkeypatch.undo()
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho '0, GPU-a'\necho '1, GPU-b'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, {"GPU-a": "GPU-a", "GPU-b": "GPU-b"}),
+        ("1", {"1": "GPU-b"}),
+        ("GPU-b, 0", {"GPU-b": "GPU-b", "0": "GPU-a"}),
+        ("MIG-7", {"MIG-7": "MIG-7"}),
+        ("", {}),
+        ("-1", {}),
+    ],
+)
+def test_gpus_are_those_the_person_lets_us_see(nvidia, monkeypatch, visible, found):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert slots.gpus() == found
+
+
+def test_no_nvidia_smi_no_gpus(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert slots.gpus() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("max 100000", 4), ("150000 100000", 2), ("50000 100000", 1), ("", 4)]
+)
+def test_a_container_may_have_fewer_cores(monkeypatch, tmp_path, text, count):
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(slots, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert slots.cores() == 4
+    (tmp_path / "cpu.max").write_text(text)
+    assert slots.cores() == count

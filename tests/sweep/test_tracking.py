@@ -1,0 +1,151 @@
+import socket
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("mlflow")
+
+from mambalab import run_folder
+from mambalab.config.multirun import plan
+from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.tracking import SweepRecord
+from mambalab.train import mlflow_sink
+from tests.stores import build_template, copy_template, points_in_folder, points_in_store, query
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return build_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def store(workdir, template):
+    """The default store below the working directory."""
+    (workdir / "outputs").mkdir()
+    return copy_template(template, workdir / "outputs")
+
+
+def record(*words):
+    found = plan(["task=text", "dropout=none,ssm", *words])
+    sweep = SweepFolder(found.folder, command=["dropout=none,ssm"])
+    sweep.jobs = {it.name: Entry() for it in found.jobs}
+    lines: list[str] = []
+    it = SweepRecord(found, sweep, lines.append)
+    sweep.write()
+    return it, sweep, lines
+
+
+def finish(it, sweep, status="FINISHED"):
+    for entry in sweep.jobs.values():
+        entry.status = status
+        it.changed()
+    sweep.status = status
+    sweep.write()
+    it.finish(status)
+
+
+def test_a_sweep_is_a_run_with_counts_and_files(store):
+    it, sweep, lines = record()
+    it.start()
+    finish(it, sweep)
+    assert lines == []
+    assert query(store, "select status, name from runs") == [
+        ("FINISHED", f"sweeps/{sweep.path.name}")
+    ]
+    tags = dict(query(store, "select key, value from tags"))
+    assert tags["mambalab.kind"] == "sweep"
+    assert tags["command"] == "mambalab train -m dropout=none,ssm"
+    params = dict(query(store, "select key, value from params"))
+    assert params["varies"] == "dropout, seed"
+    assert points_in_store(store) == points_in_folder(sweep.path)
+    last = run_folder.read_rows(sweep.path / "metrics.jsonl")[0][-1]
+    assert last[0] == 2
+    assert last[1]["jobs/finished"] == 2.0
+    found = SweepFolder.read(sweep.path)
+    assert found.record == {"experiment": "text", "params": params}
+
+
+def test_the_same_command_goes_on_with_the_same_run(store):
+    it, sweep, _ = record()
+    it.start()
+    finish(it, sweep, "FAILED")
+    with (sweep.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "jobs/fin')  # the sweep was killed
+    it, sweep, _ = record()
+    it.start()
+    finish(it, sweep)
+    assert query(store, "select status from runs") == [("FINISHED",)]
+    assert points_in_store(store) == points_in_folder(sweep.path)
+    steps = [step for step, _ in run_folder.read_rows(sweep.path / "metrics.jsonl")[0]]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_two_sweeps_share_a_store(store):
+    both = [record(), record("optim.lr=0.1")]
+    assert both[0][1].path != both[1][1].path
+    for it, _, _ in both:
+        it.start()
+    for it, sweep, lines in both:
+        finish(it, sweep)
+        assert lines == []
+    assert query(store, "select status from runs") == [("FINISHED",)] * 2
+
+
+def test_nothing_is_recorded_where_the_jobs_are_not(workdir):
+    it, sweep, lines = record("tracking=jsonl")
+    it.start()
+    finish(it, sweep)
+    assert lines == []
+    assert not (workdir / "outputs/mlflow.db").exists()
+    assert not (sweep.path / "metrics.jsonl").exists()
+    assert sweep.record["experiment"] == "text"  # for `mambalab sync`, later
+
+
+@pytest.fixture
+def black_hole(monkeypatch):
+    """A server that takes connections and never answers."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(mlflow_sink, "REMOTE_PATIENCE", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_silent_server_is_announced_once_and_costs_no_time(workdir, black_hole):
+    it, sweep, lines = record(f"tracking.uri={black_hole}")
+    it.start()
+    began = time.monotonic()
+    for _ in range(50):
+        it.changed()
+        it.pass_on_messages()
+    assert time.monotonic() - began < 1.0
+    finish(it, sweep)
+    assert time.monotonic() - began < 5.0
+    assert len(lines) == 1
+    assert "it does not answer" in lines[0]
+    assert f"`mambalab sync {sweep.path} uri={black_hole}`" in lines[0]
+    assert run_folder.read_json(sweep.path / "mlflow_run.json")["state"] == "behind"
+    assert threading.active_count() < 10
+
+
+def test_a_refusing_server_is_announced_while_the_jobs_run(workdir, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        it, sweep, lines = record(f"tracking.uri=http://127.0.0.1:{closed.getsockname()[1]}")
+        it.start()
+        until = time.monotonic() + 20
+        while not lines and time.monotonic() < until:
+            it.pass_on_messages()
+            time.sleep(0.05)
+        assert len(lines) == 1
+        finish(it, sweep)
+    assert len(lines) == 1
+
+
+def test_a_full_disk_costs_the_counts_only(workdir, store, monkeypatch):
+    it, sweep, _ = record()
+    (sweep.path / "metrics.jsonl").mkdir()
+    it.changed()
