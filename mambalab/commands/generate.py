@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def _write(
         first = next(steps).tolist()
         read = time.perf_counter()
         _take(writers, first, alone)
-        for new in islice(steps, settings.max_new_tokens):
+        for new in steps:
             if all(writer.stopped_by for writer in writers):
                 break
             _take(writers, new.tolist(), alone)

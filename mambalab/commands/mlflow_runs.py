@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-KIND = "mambalab.kind"  # tag of what is no run of a model: `sweep`
 RESUMED = "resumed."  # tags of settings that a later sitting changed
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -72,7 +71,7 @@ def _runs(client: "MlflowClient", experiment: str) -> "list[Run]":
     runs, token = [], None
     while True:
         page = client.search_runs([found.experiment_id], page_token=token)
-        runs += [run for run in page if run.data.tags.get(KIND) != "sweep"]
+        runs += [run for run in page if run.data.tags.get(mlflow_store.KIND) != mlflow_store.SWEEP]
         token = page.token
         if not token:
             break

@@ -18,7 +18,7 @@ from mambalab.inspect.subject import Subject
 from mambalab.report import collect
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
-from mambalab.tasks.synthetic import _EVAL_SEED, AnswerTask
+from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
 from mambalab.tasks.vocabulary import Vocabulary
 
@@ -192,7 +192,7 @@ def _show_pair(subject: Subject, inputs: Tensor, lengths: Tensor | None) -> None
 
 def _question(task: AnswerTask, index: int) -> Reading:
     length = task.settings.seq_len
-    tokens, answers = task.sequences(_EVAL_SEED, index, 1, length, f"val {length}")
+    tokens, answers = task.sequences(EVAL_SEED, index, 1, length, f"val {length}")
     expected = answers[0].tolist()
     title = f"{task.name}, example {index:,} of the validation split"
     facts = [("right answer", " ".join(map(str, expected)))]

@@ -18,7 +18,7 @@ from mambalab.sweep import folder as states
 from mambalab.sweep.folder import SweepFolder
 from mambalab.train import mlflow_store
 from mambalab.train.mlflow_run import flatten
-from mambalab.train.mlflow_sink import SILENT, MlflowSink
+from mambalab.train.mlflow_sink import MlflowSink
 from mambalab.train.settings import TrackingKind
 from mambalab.train.tracking import sync_command
 
@@ -38,7 +38,7 @@ class SweepRecord:
     def __init__(self, plan: Plan, sweep: SweepFolder, say: Any) -> None:
         self.sweep = sweep
         self._say = say
-        self.silent = False  # whether the server was found not to answer
+        self._told_spared = False
         self._sink: MlflowSink | None = None
         tracking = plan.first.tracking
         sweep.record = {
@@ -96,14 +96,15 @@ class SweepRecord:
     def pass_on_messages(self) -> None:
         """Show what the thread has to say."""
         while self._sink is not None and not self._sink.messages.empty():
-            message = self._sink.messages.get()
-            self.silent = f": {SILENT};" in message
-            self._say(message)
+            self._say(self._sink.messages.get())
 
     def adapt(self, job: Job) -> Job:
-        """Spare a job the wait for a server that is known not to answer; `sync` sends it later."""
-        if not self.silent:
+        """Spare a job the wait for a server that does not answer now; `sync` sends it later."""
+        if self._sink is None or not self._sink.silent:
             return job
+        if not self._told_spared:
+            self._told_spared = True
+            self._say("as long as it is silent, new jobs are recorded in their folders only")
         config = copy.deepcopy(job.config)
         config.tracking.kind = TrackingKind.jsonl
         return Job(job.name, config)

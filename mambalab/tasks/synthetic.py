@@ -17,7 +17,7 @@ from mambalab.tasks.settings import InductionHeadsSettings, SelectiveCopyingSett
 Sequences = tuple[Tensor, Tensor]
 """Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""
 
-_EVAL_SEED = 7  # evaluations ask every run the same questions
+EVAL_SEED = 7  # evaluations ask every run the same questions
 _EVAL_TOKENS = 1 << 17  # in one evaluation batch at most: long sequences come a few at a time
 
 
@@ -72,7 +72,7 @@ class AnswerTask(Task):
         for start in range(0, self.settings.eval_sequences, most):
             numbers = range(start, min(start + most, self.settings.eval_sequences))
             # One at a time: the questions do not depend on how many are asked at once.
-            pairs = [self.sequences(_EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
+            pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
             tokens, answers = (torch.cat(x).to(self.device) for x in zip(*pairs, strict=True))
             logits, expected = _answering(model, tokens, answers), answers.flatten()
             total += float(F.cross_entropy(logits, expected, reduction="sum"))

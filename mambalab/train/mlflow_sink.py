@@ -72,6 +72,11 @@ class MlflowSink:
         """Begin; returns at once."""
         self._thread.start()
 
+    @property
+    def silent(self) -> bool:
+        """Whether the store did not answer when it was asked last."""
+        return self._failures > 0 and self._run.note.problem == SILENT
+
     def file(self, path: Path) -> None:
         """Copy a file of the run folder to MLflow soon; the latest version if it comes again."""
         self._files.put(path)

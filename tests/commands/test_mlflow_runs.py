@@ -72,7 +72,7 @@ def test_an_experiment_is_compared_like_its_folders(send, store, tmp_path, capsy
 def test_the_parents_of_sweeps_are_no_runs(send, store, client, tmp_path, capsys):
     send(make_run(tmp_path / "a"))
     experiment = client.get_experiment_by_name("toy")
-    client.create_run(experiment.experiment_id, tags={mlflow_runs.KIND: "sweep"})
+    client.create_run(experiment.experiment_id, tags={mlflow_store.KIND: "sweep"})
     assert len(read(tmp_path)) == 1
     capsys.readouterr()
 
