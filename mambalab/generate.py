@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mambalab.models.decode import fused
 from mambalab.models.state import ModelState
 from mambalab.sampling import Sampler, Sampling
 
@@ -98,6 +99,7 @@ class _Batch:
         self.contexts = [prompt[-self.room :] for prompt in prompts]
         self.filled = [len(context) for context in self.contexts]
         self.logits, self.state = self._read(self.contexts)
+        self.fused = fused(model, self.state, len(prompts))
 
     def advance(self, tokens: Tensor) -> None:
         """Read one more token of each sequence."""
@@ -109,7 +111,10 @@ class _Batch:
         if len(full) < len(tokens):
             for b in full:  # its place is overwritten below
                 self.state.rewind(b, self.room - 1)
-            self.logits = decode_one(self.model, tokens, self.state)
+            if self.fused is not None:
+                self.logits = self.fused(tokens)
+            else:
+                self.logits = decode_one(self.model, tokens, self.state)
             self.filled = [filled + 1 for filled in self.filled]
         for b in full:
             self.contexts[b] = self.contexts[b][-max(1, self.room // 2) :]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mambalab import generate as generation
 from mambalab.generate import generate
 from mambalab.models.attention import rotary_angles
 from mambalab.sampling import Sampling
@@ -52,23 +53,34 @@ def test_unequal_prompts_give_what_each_gives_alone(build_model, pattern, length
         assert torch.equal(together[b], draw(model, [prompt], 40, rules, seed=5 + b)[0])
 
 
-@pytest.mark.parametrize("pattern", ["M", "A", "MA"])
-def test_logits_of_unequal_prompts_are_those_of_single_ones(build_model, pattern):
+@pytest.mark.parametrize(
+    ("pattern", "with_fused"), [("M", True), ("M", False), ("A", False), ("MA", True)]
+)
+def test_logits_of_unequal_prompts_are_those_of_single_ones(
+    build_model, monkeypatch, pattern, with_fused
+):
     model = build_model(pattern=pattern)
     prompts = [torch.arange(n) % 11 for n in (1, 9, 4)]
     alike = []
 
     def logits(batch):
         found = []
-        read = model.last_logits
-        model.last_logits = lambda *args: found.append(read(*args)) or found[-1]
-        draw(model, batch, 6)
-        del model.last_logits
+
+        def recorded(step):
+            return lambda *args: found.append(step(*args)) or found[-1]
+
+        with monkeypatch.context() as patch:
+            make, plain = generation.fused, generation.decode_one
+            wrapped = lambda *args: (step := make(*args)) and recorded(step)  # noqa: E731
+            patch.setattr(generation, "fused", wrapped if with_fused else lambda *args: None)
+            patch.setattr(generation, "decode_one", recorded(plain))
+            draw(model, batch, 6)
         return found
 
-    steps = logits(prompts)[-5:]
+    steps = logits(prompts)
+    assert len(steps) == 5
     for b, prompt in enumerate(prompts):
-        for step, alone in zip(steps, logits([prompt])[-5:], strict=True):
+        for step, alone in zip(steps, logits([prompt]), strict=True):
             torch.testing.assert_close(step[b], alone[0], atol=1e-5, rtol=0)
             alike.append(b)
     assert len(alike) == 15

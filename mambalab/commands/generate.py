@@ -14,8 +14,11 @@ from mambalab.commands.settings import GenerateSettings
 from mambalab.commands.writing import Writer
 from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
+from mambalab.models.decode import narrowed
+from mambalab.models.heads import LanguageModel
 from mambalab.sampling import Sampling
 from mambalab.train import runtime
+from mambalab.train.settings import Precision
 
 
 @dataclass
@@ -58,6 +61,8 @@ def run(settings: GenerateSettings) -> int:
             f"{source.name} cannot generate: its model {type(source.model).__name__} {why} "
             f"(see mambalab.generate.Generator)"
         )
+    if source.precision is Precision.bf16 and isinstance(source.model, LanguageModel):
+        source.model = narrowed(source.model)
     prompts = _prompts(settings)
     tokens = [_read(source, prompt) for prompt in prompts]
     wanted = [b for b in range(len(prompts)) for _ in range(settings.num_samples)]

@@ -33,8 +33,12 @@ class Attention(nn.Module):
     def initial_state(self, batch_size: int, max_len: int) -> AttentionState:
         """An empty key-value cache for `max_len` positions."""
         shape = (batch_size, self.n_head, max_len, self.head_dim)
-        weight = self.in_proj.weight
-        return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape), [0] * batch_size)
+        weight, kind = self.in_proj.weight, self.in_proj.weight.device.type
+        dtype = weight.dtype
+        if torch.is_autocast_enabled(kind):  # of what will be stored: no conversion at each step
+            dtype = torch.get_autocast_dtype(kind)
+        key, value = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
+        return AttentionState(key, value, [0] * batch_size)
 
     def forward(
         self, hidden: Tensor, state: AttentionState | None = None, lengths: Tensor | None = None

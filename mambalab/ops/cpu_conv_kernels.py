@@ -26,8 +26,8 @@ from mambalab.ops.cpu_simd import (
     store,
     store_float,
     store_row,
-    take_ticket,
 )
+from mambalab.ops.cpu_threads import take_ticket
 
 ROWS = 128
 _V = VECTOR_BYTES

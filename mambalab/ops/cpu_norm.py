@@ -29,8 +29,8 @@ from mambalab.ops.cpu_simd import (
     store_float,
     store_row,
     sums,
-    take_ticket,
 )
+from mambalab.ops.cpu_threads import take_ticket
 
 ROWS = 128
 _V = VECTOR_BYTES

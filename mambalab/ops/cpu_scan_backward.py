@@ -34,14 +34,12 @@ from mambalab.ops.cpu_simd import (
     LANES,
     VECTOR_BYTES,
     carray,
-    flush_denormals,
     fma,
     inline,
     load,
     load_float,
     load_row,
     outline,
-    restore,
     sigmoid,
     silu_argument,
     splat,
@@ -50,8 +48,8 @@ from mambalab.ops.cpu_simd import (
     store_float,
     store_row,
     sums,
-    take_ticket,
 )
+from mambalab.ops.cpu_threads import flush_denormals, restore, take_ticket
 
 _V = VECTOR_BYTES
 _STAGED = 9  # rows staged for each strip: see `backward`

@@ -22,17 +22,15 @@ from mambalab.ops.cpu_simd import (
     VECTOR_BYTES,
     apply_silu,
     carray,
-    flush_denormals,
     fma,
     load,
     load_row,
     outline,
-    restore,
     spread,
     store,
     store_row,
-    take_ticket,
 )
+from mambalab.ops.cpu_threads import flush_denormals, restore, take_ticket
 
 _V = VECTOR_BYTES
 

@@ -14,7 +14,6 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba import extending, njit, types
-from numba.core import cgutils
 from numba.extending import models, overload, register_model
 
 from mambalab.ops import cpu_llvm as llvm
@@ -205,50 +204,10 @@ def prefetch(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
-def take_ticket(typingctx: Any, address: Any) -> Any:
-    """Add one to the int64 at an address, atomically; its value before."""
-
-    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        pointer = llvm.pointer(b, args[0], llvm.I64)
-        return b.atomic_rmw("add", pointer, ir.Constant(llvm.I64, 1), "monotonic")
-
+def load_int(typingctx: Any, address: Any) -> Any:
+    """The int64 at an address."""
+    code = lambda ctx, b, sig, args: b.load(llvm.pointer(b, args[0], llvm.I64), align=8)  # noqa: E731
     return types.int64(types.int64), code
-
-
-@intrinsic
-def flush_denormals(typingctx: Any) -> Any:
-    """Have this thread treat denormal numbers as zero; returns what `restore` takes.
-
-    A state that decays without input ends in the denormals and stays there, and some processors
-    take a hundred times longer for each operation on one. Does nothing on other than x86.
-    """
-
-    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        if not llvm.X86:
-            return ir.Constant(llvm.I32, 0)
-        register = cgutils.alloca_once(b, llvm.I32)
-        llvm.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
-        before = b.load(register)
-        flush_results_and_inputs = ir.Constant(llvm.I32, 0x8040)
-        b.store(b.or_(before, flush_results_and_inputs), register)
-        llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
-        return before
-
-    return types.int32(), code
-
-
-@intrinsic
-def restore(typingctx: Any, before: Any) -> Any:
-    """Undo `flush_denormals`."""
-
-    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        if llvm.X86:
-            register = cgutils.alloca_once(b, llvm.I32)
-            b.store(args[0], register)
-            llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
-        return ctx.get_dummy_value()
-
-    return types.void(types.int32), code
 
 
 def _binary(operation: str) -> Any:
