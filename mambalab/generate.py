@@ -1,8 +1,8 @@
-"""Generation in three functions: prefill, decode one, choose; and the loop that joins them."""
+"""Generation: prefill, decode one, choose; and the loop that joins them."""
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +45,13 @@ def prefill(model: Generator, prompt: Tensor, max_len: int) -> tuple[Tensor, Mod
 def decode_one(model: Generator, tokens: Tensor, state: ModelState) -> Tensor:
     """Read one token a sequence (B,), update the state in place; logits (B, V) of the next."""
     return last_logits(model, tokens[:, None], state)
+
+
+def stepper(model: Generator, state: ModelState, batch: int) -> Callable[[Tensor], Tensor]:
+    """`decode_one` for many tokens to come, fused where the machine and the model allow it: a
+    function from (B,) tokens to logits (B, V) that updates `state`. It holds on to the weights as
+    they are."""
+    return fused(model, state, batch) or (lambda tokens: decode_one(model, tokens, state))
 
 
 def last_logits(model: Any, tokens: Tensor, state: ModelState) -> Tensor:
@@ -99,7 +106,7 @@ class _Batch:
         self.contexts = [prompt[-self.room :] for prompt in prompts]
         self.filled = [len(context) for context in self.contexts]
         self.logits, self.state = self._read(self.contexts)
-        self.fused = fused(model, self.state, len(prompts))
+        self.step = stepper(model, self.state, len(prompts))
 
     def advance(self, tokens: Tensor) -> None:
         """Read one more token of each sequence."""
@@ -111,10 +118,7 @@ class _Batch:
         if len(full) < len(tokens):
             for b in full:  # its place is overwritten below
                 self.state.rewind(b, self.room - 1)
-            if self.fused is not None:
-                self.logits = self.fused(tokens)
-            else:
-                self.logits = decode_one(self.model, tokens, self.state)
+            self.logits = self.step(tokens)
             self.filled = [filled + 1 for filled in self.filled]
         for b in full:
             self.contexts[b] = self.contexts[b][-max(1, self.room // 2) :]

@@ -70,10 +70,10 @@ def test_logits_of_unequal_prompts_are_those_of_single_ones(
             return lambda *args: found.append(step(*args)) or found[-1]
 
         with monkeypatch.context() as patch:
-            make, plain = generation.fused, generation.decode_one
-            wrapped = lambda *args: (step := make(*args)) and recorded(step)  # noqa: E731
-            patch.setattr(generation, "fused", wrapped if with_fused else lambda *args: None)
-            patch.setattr(generation, "decode_one", recorded(plain))
+            if not with_fused:
+                patch.setattr(generation, "fused", lambda *_: None)
+            make = generation.stepper
+            patch.setattr(generation, "stepper", lambda *args: recorded(make(*args)))
             draw(model, batch, 6)
         return found
 

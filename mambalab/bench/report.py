@@ -10,6 +10,7 @@ from mambalab.errors import UserError
 
 # Okabe and Ito's colours, with a marker each: told apart with any colour vision.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
+_STYLES += (("#56B4E9", "P"),)
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Result:
         rows: one dictionary for each line of the table; raw numbers.
         curves: for each contender, (length, value) points of the picture.
         axis: what the values of the picture are.
+        second, second_axis: the same for a second picture beside the first, if there is one.
         missing: contenders that are not here, with the reason.
         wrong: contenders whose results were wrong, with the error; they were not timed.
         notes: facts worth a line below the table.
@@ -37,6 +39,8 @@ class Result:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     axis: str = ""
+    second: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    second_axis: str = ""
     missing: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -89,23 +93,33 @@ def write(result: Result, folder: Path) -> list[Path]:
 
 def _picture(result: Result, path: Path) -> None:
     from matplotlib.figure import Figure
+
+    panels = [(result.curves, result.axis)]
+    if result.second:
+        panels.append((result.second, result.second_axis))
+    size = (7.2 if len(panels) == 1 else 12.0, 4.5)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    for number, (curves, label) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        _draw(axes, curves, label)
+    figure.axes[0].legend(frameon=False)
+    figure.suptitle(f"{result.what} · {result.machine}", fontsize=11)
+    figure.savefig(path)
+
+
+def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str) -> None:
     from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for (name, points), (colour, marker) in zip(result.curves.items(), _STYLES, strict=False):
+    for number, (name, points) in enumerate(curves.items()):
+        colour, marker = _STYLES[number % len(_STYLES)]
         lengths, values = zip(*points, strict=True)
         axes.plot(lengths, values, color=colour, marker=marker, linewidth=1.5, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    lengths = sorted({x for points in result.curves.values() for x, _ in points})
-    axes.set_xticks(lengths)
+    axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("sequence length L (steps)")
-    axes.set_ylabel(result.axis)
-    axes.set_title(f"{result.what} · {result.machine}", fontsize=11)
+    axes.set_ylabel(label)
     axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path)

@@ -1,8 +1,8 @@
-"""`mambalab bench`: measure the operator, training steps, batches, or recording."""
+"""`mambalab bench`: measure the operator, training, generation, batches, or recording."""
 
 from pathlib import Path
 
-from mambalab.bench import data, report, scan, tracking, train
+from mambalab.bench import data, generate, report, scan, tracking, train
 from mambalab.commands.settings_bench import Benchmark, BenchSettings, ScanType
 from mambalab.train import runtime
 
@@ -29,6 +29,15 @@ def run(settings: BenchSettings) -> int:
         result = data.measure(device, settings.tasks, settings.seconds, settings.data_dir)
     elif settings.what is Benchmark.tracking:
         result = tracking.measure(device, settings.processes, settings.metrics)
+    elif settings.what is Benchmark.generate:
+        result = generate.measure(
+            device,
+            settings.lengths,
+            settings.batches,
+            settings.seconds,
+            d_model=settings.d_model,
+            n_layer=settings.n_layer,
+        )
     else:
         result = train.measure(
             device,

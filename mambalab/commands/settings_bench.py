@@ -13,6 +13,7 @@ class Benchmark(Enum):
 
     scan = "scan"
     train = "train"
+    generate = "generate"
     data = "data"
     tracking = "tracking"
 
@@ -27,20 +28,24 @@ class ScanType(Enum):
 
 @dataclass
 class BenchSettings:
-    """`mambalab bench scan|train|data|tracking`."""
+    """`mambalab bench scan|train|generate|data|tracking`."""
 
     what: Benchmark = option(
-        "what to measure: the operator, whole training steps, tasks' batches, or recording"
+        "what to measure: the operator, whole training steps, tokens written, tasks' batches, or "
+        "recording"
     )
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     dtype: ScanType = option("scan: element type of the inputs")
     shapes: list[str] | None = option("scan: shapes BxLxD; null = those of the targets")
-    lengths: list[int] | None = option("sequence lengths of the picture; null = the usual", ge=1)
+    lengths: list[int] | None = option(
+        "sequence lengths (generate: contexts) of the picture; null = the usual", ge=1
+    )
+    batches: list[int] | None = option("generate: sequences at once; null = 1, 8, 32", ge=1)
     seconds: float = option("least time to spend on each contender and shape", gt=0)
     yardstick: str | None = option("scan on a CPU: a C++ file to compare with (fwd and bwd)")
     out: str = option("folder for the JSON file and the picture", **FOLDER)
-    d_model: int = option("train: width of the models", ge=8)
-    n_layer: int = option("train: layers of the models", ge=1)
+    d_model: int = option("train, generate: width of the models", ge=8)
+    n_layer: int = option("train, generate: layers of the models", ge=1)
     tokens: int = option("train: tokens in a step, spread over sequences", ge=64)
     tasks: list[str] | None = option("data: which tasks; null = all", match=NAME, hint=NAME_HINT)
     data_dir: str = option("data: folder of the data sets", **FOLDER)

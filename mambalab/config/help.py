@@ -16,7 +16,7 @@ from mambalab.config.schema import Option, settings_class, task_settings, walk
 from mambalab.sweep.settings import LAUNCHERS, LauncherSettings, SweepSettings
 
 USAGE = {
-    "bench": "mambalab bench scan|train|data|tracking [KEY=VALUE ...] [--cfg job]",
+    "bench": "mambalab bench scan|train|generate|data|tracking [KEY=VALUE ...] [--cfg job]",
     "train": "mambalab train [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
     "data": "mambalab data [list | fetch NAME | verify NAME] [KEY=VALUE ...]",
     "sync": "mambalab sync RUN ... [KEY=VALUE ...]",

@@ -1,4 +1,5 @@
 import json
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -109,6 +110,55 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
     assert (theirs["contender"], theirs["batch x length"]) == ("mambapy", shape)
     assert theirs["Mamba x"] == pytest.approx(ours["tokens/s"] / theirs["tokens/s"])
     assert ours["batch x length"].split(" x ")[1] == shape.split(" x ")[1]
+
+
+def test_generation_is_measured(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # importing it fails
+    line = ["lengths=[16,8]", "batches=[2,1]", "d_model=32", "n_layer=2", *QUICK]
+    assert cli.main(["bench", "generate", *line]) == 0
+    out = capsys.readouterr().out
+    assert "not measured: transformers: not installed (" in out
+    found = json.loads(Path("found/generate-cpu.json").read_text())
+    measured = [(row["contender"], row["batch"], row["context"]) for row in found["rows"]]
+    both = [("mamba", b, c) for b in (1, 2) for c in (8, 16)]
+    assert sorted(measured) == sorted([*both, *(("transformer", *m[1:]) for m in both)])
+    sizes = {(r["contender"], r["context"]): r["state MB"] for r in found["rows"]}
+    assert sizes["mamba", 8] == sizes["mamba", 16]
+    assert sizes["transformer", 8] < sizes["transformer", 16]
+    assert list(found["curves"]) == list(found["second"])
+    assert Path("found/generate-cpu.png").stat().st_size > 10_000
+
+
+def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
+    monkeypatch.setattr("mambalab.bench.generate._CACHE", 1000)
+    monkeypatch.setattr("mambalab.bench.generate._add_transformers", lambda *_: None)
+    line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", *QUICK]
+    assert cli.main(["bench", "generate", *line]) == 0
+    assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out
+    found = json.loads(Path("found/generate-cpu.json").read_text())
+    assert [row["contender"] for row in found["rows"]] == ["mamba"]
+
+
+def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, capsys):
+    from mambalab.bench import generate
+
+    make = generate.stepper
+    monkeypatch.setattr(generate, "stepper", lambda *args: lambda t: make(*args)(t) + t[0])
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    assert cli.main(["bench", "generate", *line]) == 1
+    assert "WRONG: mamba: logits are off by" in capsys.readouterr().out
+
+
+def test_transformers_writes_the_same_from_the_same_weights(monkeypatch, capsys):
+    pytest.importorskip("transformers", reason="the peer of this comparison")
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 100}
+    monkeypatch.setattr("mambalab.bench.generate.PEER", small)
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    assert cli.main(["bench", "generate", *line]) == 0
+    rows = json.loads(Path("found/generate-cpu.json").read_text())["rows"][2:]
+    names = [f"mamba-130m {p}, {who}" for p in ("fp32", "bf16") for who in ("ours", "theirs")]
+    assert [row["contender"] for row in rows] == names
+    assert all(row["% of bound"] > 0 for row in rows[::2])
 
 
 def _missing(*_):
