@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does, before torch
 
 import pytest
 import torch

@@ -1,11 +1,12 @@
 """`mambalab bench generate`: what a token costs against what came before, for both models, and ours
 against transformers' Mamba at the size of mamba-130m."""
 
-import importlib
-import tempfile
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,24 +15,20 @@ from torch import Tensor
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.generate import generate, prefill, stepper
+from mambalab.generate import prefill, stepper
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
 from mambalab.models.state import AttentionState, ModelState
-from mambalab.pretrained.load import load
-from mambalab.sampling import Sampling
 from mambalab.train import runtime
 from mambalab.train.settings import Precision
 
 CONTEXTS = (256, 1024, 4096, 16384)
 BATCHES = (1, 8, 32)
-PEER = {"hidden_size": 768, "num_hidden_layers": 24, "vocab_size": 50280}
-"""The size of state-spaces/mamba-130m; its weights are random here."""
+SIZE = (768, 24, 50280)
+"""d_model, n_layer and vocab_size of state-spaces/mamba-130m, for the comparison."""
 
+TURN = 4  # tokens a sequence in one timed call
 _CACHE = 1 << 30  # bytes: key-value caches beyond this are left out
-_TURN = 4  # tokens a sequence in one timed call
-_GREEDY = Sampling(temperature=0)
-_PROMPT, _NEW = 16, 32  # tokens, in the comparison with transformers
 
 
 def measure(
@@ -60,12 +57,12 @@ def measure(
         ],
         axis="tokens/s",
         second_axis="state or cache (MB)",
-        notes=["% of bound: time of reading all weights once, over that of a step"],
+        notes=["% of bound: time of reading as many bytes as the weights have, over that of a step"],
     )  # fmt: skip
     result.options["git_revision"] = runtime.git_revision()
     contexts = sorted(contexts or CONTEXTS)
     models = {
-        name: _ready(own_model(name, contexts[-1], d_model, n_layer, device)[0], precision)
+        name: ready(own_model(name, contexts[-1], d_model, n_layer, device)[0], precision)
         for name in ("mamba", "transformer")
     }
     for name, model in models.items():
@@ -79,7 +76,7 @@ def measure(
     return result
 
 
-def _ready(model: Any, precision: Precision) -> LanguageModel:
+def ready(model: Any, precision: Precision) -> LanguageModel:
     """As `mambalab generate` uses it."""
     model = model.eval()
     return narrowed(model) if precision is Precision.bf16 else model
@@ -122,7 +119,7 @@ def _add_batch(
                 )
                 continue
             sizes[key] = state.bytes()
-            steps[key] = _turn(model, state, context, batch, device, precision)
+            steps[key] = turn(model, state, context, batch, device, precision)
     took = in_turns(steps, device, seconds)
     for name in models:
         label = f"{name}, batch {batch}"
@@ -130,7 +127,7 @@ def _add_batch(
             key = f"{name} {context}"
             if key not in steps:
                 continue
-            each = milliseconds(took[key]) / _TURN
+            each = milliseconds(took[key]) / TURN
             speed, size = batch * 1e3 / each, sizes[key] / 1e6
             result.rows.append(
                 {
@@ -152,7 +149,7 @@ def _behind(
     model: LanguageModel, context: int, batch: int, device: torch.device, precision: Precision
 ) -> ModelState | None:
     """The state behind a context; None if it takes too much memory."""
-    room = context + _TURN
+    room = context + TURN
     with torch.inference_mode(), runtime.autocast(device, precision):
         if model.context_limit is None:
             tokens = torch.randint(VOCABULARY, (1, context), device=device)
@@ -172,7 +169,7 @@ def _behind(
         return state
 
 
-def _turn(
+def turn(
     model: LanguageModel,
     state: ModelState,
     context: int,
@@ -180,7 +177,7 @@ def _turn(
     device: torch.device,
     precision: Precision,
 ) -> Callable[[], Tensor]:
-    """A function that adds `_TURN` tokens to every sequence, always behind the same context."""
+    """A function that adds `TURN` tokens to every sequence, always behind the same context."""
     tokens = torch.randint(VOCABULARY, (batch,), device=device)
     with torch.inference_mode(), runtime.autocast(device, precision):
         step = stepper(model, state, batch)
@@ -190,7 +187,7 @@ def _turn(
             if isinstance(layer, AttentionState):
                 layer.filled = [context] * batch
         with torch.inference_mode(), runtime.autocast(device, precision):
-            for _ in range(_TURN):
+            for _ in range(TURN):
                 logits = step(tokens)
         return logits
 
@@ -198,71 +195,18 @@ def _turn(
 
 
 def _add_transformers(result: Result, device: torch.device, seconds: float) -> None:
-    """Rows for both implementations of one model, written greedily from the same prompt, and for
-    a step of ours against the time that reading its weights takes."""
+    """Rows of `against_transformers`, from a process with OpenMP's own settings: ours, by which
+    threads soon sleep, cost transformers more than us."""
     try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        result.missing["transformers"] = f"not installed ({error})"
+        result.versions["transformers"] = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        result.missing["transformers"] = "not installed"
         return
-    result.versions["transformers"] = metadata.version("transformers")
-    transformers.logging.set_verbosity_error()
-    torch.manual_seed(0)
-    theirs = transformers.MambaForCausalLM(transformers.MambaConfig(**PEER)).eval()
-    with tempfile.TemporaryDirectory(prefix="mambalab-") as folder:
-        theirs.save_pretrained(folder)
-        wide, _ = load(Path(folder), device)
-    prompt = torch.randint(PEER["vocab_size"], (1, _PROMPT), device=device)
-    memory = torch.empty(2**27, device=device)
-    for precision, dtype in ((Precision.fp32, torch.float32), (Precision.bf16, torch.bfloat16)):
-        ours, theirs = _ready(wide, precision), theirs.to(device, dtype)
-        calls = {
-            "ours": lambda ours=ours, precision=precision: _ours(ours, prompt, precision),
-            "theirs": lambda theirs=theirs: _theirs(theirs, prompt),
-            "step": _turn(ours, ours.initial_state(1, 1), 0, 1, device, precision),
-            "reading": memory.sum,
-        }
-        if precision is Precision.fp32 and calls["ours"]() != calls["theirs"]():
-            result.wrong["transformers"] = "other tokens than ours from the same weights"
-            return
-        took = {
-            name: milliseconds(times) for name, times in in_turns(calls, device, seconds).items()
-        }
-        head = ours.lm_head.weight
-        weights = [
-            p for p in ours.parameters() if p is not ours.backbone.embedding.weight or p is head
-        ]
-        bound = sum(w.nbytes for w in weights) / memory.nbytes * took["reading"]
-        share = 100 * bound / (took["step"] / _TURN)
-        for name in ("ours", "theirs"):
-            row = {"contender": f"mamba-130m {precision.value}, {name}", "batch": 1}
-            row |= {"context": _PROMPT, "ms a token": took[name] / _NEW}
-            row |= {"tokens/s": 1e3 * _NEW / took[name]}
-            result.rows.append(row | ({"% of bound": share} if name == "ours" else {}))
-        result.notes.append(
-            f"mamba-130m {precision.value}: {took['theirs'] / took['ours']:.2f} times as fast as "
-            f"transformers; a step takes {took['step'] / _TURN:.1f} ms, reading its weights at "
-            f"{memory.nbytes / took['reading'] / 1e6:.1f} GB/s {bound:.1f} ms"
-        )
-
-
-def _bytes_a_token(model: LanguageModel) -> int:
-    """All weights, but of the embedding only what the head shares."""
-    embedding = model.backbone.embedding.weight
-    kept = [p for p in model.parameters() if p is not embedding or p is model.lm_head.weight]
-    return sum(p.nbytes for p in kept)
-
-
-def _ours(model: LanguageModel, prompt: Tensor, precision: Precision) -> list[int]:
-    """New tokens of ours."""
-    with torch.inference_mode(), runtime.autocast(prompt.device, precision):
-        steps = generate(model, [prompt[0]], max_new_tokens=_NEW, rules=_GREEDY)
-        return [int(new) for new in steps]
-
-
-def _theirs(model: Any, prompt: Tensor) -> list[int]:
-    """New tokens of transformers'."""
-    new = model.generate(
-        prompt, max_new_tokens=_NEW, do_sample=False, eos_token_id=None, pad_token_id=0
-    )
-    return new[0, _PROMPT:].tolist()
+    sizes = map(str, (device.type, seconds, *SIZE))
+    command = [sys.executable, "-m", "mambalab.bench.against_transformers", *sizes]
+    surroundings = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=surroundings, check=True)
+    found = json.loads(child.stdout)
+    result.rows += found["rows"]
+    result.notes += found["notes"]
+    result.wrong |= found["wrong"]

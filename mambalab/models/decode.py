@@ -23,7 +23,7 @@ from mambalab.ops import backend
 if TYPE_CHECKING:
     from mambalab.ops.cpu_step import StepWeights
 
-LARGEST_BATCH = 16
+LARGEST_BATCH = 32
 """Sequences beyond which matrix products as such are faster."""
 
 Decoder = Callable[[Tensor], Tensor]

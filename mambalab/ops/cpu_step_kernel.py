@@ -115,37 +115,70 @@ def _normalise(x, weight, eps, batch, width, out, scratch):
 
 
 @inline
+def _product(w, half, width, x):
+    """A row of a matrix times x, lane by lane, in the same order wherever it is done."""
+    size = 2 if half else 4
+    a0, a1, a2, a3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    s = 0
+    while s + 4 * LANES <= width:
+        at, value = w + s * size, x + s * 4
+        for line in range(0, 4 * LANES * size, 64):
+            prefetch(at + AHEAD + line)
+        a0 = fma(load_row(at, half, LANES), load(value), a0)
+        a1 = fma(load_row(at + LANES * size, half, LANES), load(value + _V), a1)
+        a2 = fma(load_row(at + 2 * LANES * size, half, LANES), load(value + 2 * _V), a2)
+        a3 = fma(load_row(at + 3 * LANES * size, half, LANES), load(value + 3 * _V), a3)
+        s += 4 * LANES
+    while s < width:
+        count = min(LANES, width - s)
+        a0 = fma(load_row(w + s * size, half, count), load_row(x + s * 4, False, count), a0)
+        s += LANES
+    return (a0 + a1) + (a2 + a3)
+
+
+@inline
+def _products_of_two(w, half, width, x, pitch, target, target_pitch):
+    """`_product` with x and with what lies `pitch` behind it: weights are widened once for both."""
+    size = 2 if half else 4
+    a0, a1, a2, a3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    b0, b1, b2, b3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    s = 0
+    while s + 4 * LANES <= width:
+        at, first = w + s * size, x + s * 4
+        second = first + pitch
+        w0, w1 = load_row(at, half, LANES), load_row(at + LANES * size, half, LANES)
+        w2 = load_row(at + 2 * LANES * size, half, LANES)
+        w3 = load_row(at + 3 * LANES * size, half, LANES)
+        a0, b0 = fma(w0, load(first), a0), fma(w0, load(second), b0)
+        a1, b1 = fma(w1, load(first + _V), a1), fma(w1, load(second + _V), b1)
+        a2, b2 = fma(w2, load(first + 2 * _V), a2), fma(w2, load(second + 2 * _V), b2)
+        a3, b3 = fma(w3, load(first + 3 * _V), a3), fma(w3, load(second + 3 * _V), b3)
+        s += 4 * LANES
+    while s < width:
+        count = min(LANES, width - s)
+        some = load_row(w + s * size, half, count)
+        a0 = fma(some, load_row(x + s * 4, False, count), a0)
+        b0 = fma(some, load_row(x + pitch + s * 4, False, count), b0)
+        s += LANES
+    store(target, (a0 + a1) + (a2 + a3))
+    store(target + target_pitch, (b0 + b1) + (b2 + b3))
+
+
+@inline
 def _products(weight, half, row, last, width, x, x_width, batch, scratch):
     """Products of rows row .. row + LANES - 1 < last of a matrix with each x (B, x_width), lane by
     lane: LANES vectors for each sequence. Memory is read in order, once for all sequences."""
     size = 2 if half else 4
-    pitch = width * size
-    quarter = LANES * 4
     for i in range(min(LANES, last - row)):
-        w = weight + (row + i) * pitch
-        for b in range(batch):
-            a0, a1, a2, a3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-            source = x + b * x_width * 4
-            s = 0
-            while s + quarter <= width:
-                at, value = w + s * size, source + s * 4
-                if b == 0:
-                    prefetch(at + AHEAD)
-                    prefetch(at + AHEAD + 64)
-                    if not half:
-                        prefetch(at + AHEAD + 128)
-                        prefetch(at + AHEAD + 192)
-                a0 = fma(load_row(at, half, LANES), load(value), a0)
-                a1 = fma(load_row(at + LANES * size, half, LANES), load(value + _V), a1)
-                a2 = fma(load_row(at + 2 * LANES * size, half, LANES), load(value + 2 * _V), a2)
-                a3 = fma(load_row(at + 3 * LANES * size, half, LANES), load(value + 3 * _V), a3)
-                s += quarter
-            while s < width:
-                count = min(LANES, width - s)
-                value = load_row(source + s * 4, False, count)
-                a0 = fma(load_row(w + s * size, half, count), value, a0)
-                s += LANES
-            store(scratch + (b * LANES + i) * _V, (a0 + a1) + (a2 + a3))
+        w = weight + (row + i) * width * size
+        if batch % 2:
+            store(scratch + i * _V, _product(w, half, width, x))
+        for b in range(batch % 2, batch, 2):
+            if b == 0:
+                for line in range(0, width * size, 64):
+                    prefetch(w + AHEAD + line)
+            source, target = x + b * x_width * 4, scratch + (b * LANES + i) * _V
+            _products_of_two(w, half, width, source, x_width * 4, target, LANES * _V)
 
 
 @inline
