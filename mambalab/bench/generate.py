@@ -57,7 +57,7 @@ def measure(
         ],
         axis="tokens/s",
         second_axis="state or cache (MB)",
-        notes=["% of bound: time of reading as many bytes as the weights have, over that of a step"],
+        notes=["% of bound: time of reading as many bytes as the weights, over that of a step"],
     )  # fmt: skip
     result.options["git_revision"] = runtime.git_revision()
     contexts = sorted(contexts or CONTEXTS)
