@@ -102,7 +102,11 @@ def _picture(result: Result, path: Path) -> None:
     for number, (curves, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
         _draw(axes, curves, label)
-    figure.axes[0].legend(frameon=False)
+    if len(panels) == 1:
+        figure.axes[0].legend(frameon=False)
+    else:
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"{result.what} · {result.machine}", fontsize=11)
     figure.savefig(path)
 
