@@ -156,6 +156,8 @@ class MlflowRun:
 
     def _name(self) -> str:
         run_dir, below = self.run_dir.absolute(), self.output_dir.absolute()
+        if (run_dir.parent / run_folder.SWEEP).is_file():
+            return run_dir.name  # MLflow's pages show it below the sweep, and cut off long names
         inside = run_dir.is_relative_to(below) and run_dir != below
         return str(run_dir.relative_to(below)) if inside else run_dir.name
 

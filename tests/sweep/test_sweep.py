@@ -111,7 +111,7 @@ def test_runs_hang_below_their_sweep_in_mlflow(lab):
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert parent.data.metrics["jobs/finished"] == 2
     for run in children:
-        name = run.info.run_name.rpartition("/")[2]
+        name = run.info.run_name  # of the job alone: the sweep stands above it
         told = {(s["step"], k): v for s in numbers(lab)[name] for k, v in s.items() if k != "step"}
         held = {
             (m.step, key): m.value
