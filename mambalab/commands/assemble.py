@@ -16,6 +16,7 @@ from mambalab.models.settings import AUTO
 from mambalab.spec import ModelSpec
 from mambalab.tasks import tokenizer
 from mambalab.tasks.base import Task
+from mambalab.tasks.text import CHARACTERS
 from mambalab.train import checkpoint, runtime
 from mambalab.train.settings import Precision
 
@@ -37,6 +38,7 @@ def build_task(
         UserError: a class of the user's own that is no task, or cannot be made as tasks are.
     """
     task: Any = settings.task
+    assert own is not None or settings.model.pretrained is None, "characters would be the tokens"
     if own is not None:
         task = dataclasses.replace(task, tokenizer=str(own))
     return _build(
@@ -109,10 +111,19 @@ def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module)
     return f"{line} ({name} of this width and depth: {other:,}, {100 * (other / count - 1):+.1f} %)"
 
 
-def own_tokenizer(run_dir: Path) -> Path | None:
-    """The tokenizer.json that a run keeps; None if its tokens are characters, or it has none."""
+def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:
+    """The tokenizer.json that a run keeps; None if its tokens are characters, or it has none.
+
+    Raises:
+        UserError: it should be there and is not.
+    """
     path = run_dir / TOKENIZER
-    return path if path.exists() else None
+    if path.exists():
+        return path
+    named = getattr(settings.task, "tokenizer", None)
+    if settings.model.pretrained is not None or named not in (None, CHARACTERS):
+        raise UserError(f"{path} is missing: bring the run's own tokenizer back")
+    return None
 
 
 def write_spec(run_dir: Path, spec: ModelSpec) -> None:

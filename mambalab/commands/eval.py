@@ -25,7 +25,7 @@ def run(settings: EvalSettings) -> int:
     path = collect.resolve_run(settings.run, Path(settings.output_dir))
     loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
     trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    own = assemble.own_tokenizer(path)
+    own = assemble.own_tokenizer(path, loaded.settings)
     task = assemble.build_task(trained, data_dir=settings.data_dir, own=own)
     _check_split(task, settings.split)
     task.prepare(loaded.device)

@@ -1,7 +1,7 @@
 """Fine-tuning: what a run takes from the checkpoint that `model.pretrained` names.
 
-That is its sizes, its tokenizer and, once, its weights. All three are then in the run folder, and
-the checkpoint is not needed again.
+That is its sizes, its tokenizer and, once, its weights. All three are then in the run folder, with
+the checkpoint's hash, and the checkpoint is not needed again.
 """
 
 import dataclasses
@@ -18,12 +18,15 @@ from mambalab.models.heads import LanguageModel
 from mambalab.models.settings import ModelSettings
 from mambalab.pretrained import fetch, load, tokens
 from mambalab.pretrained.layout import Description
+from mambalab.tasks.hub_models import read_json
 from mambalab.tasks.text import CHARACTERS
-from mambalab.tasks.tokenizer import FILE, FileTokenizer
+from mambalab.tasks.tokenizer import FILE, FileTokenizer, place
 from mambalab.train.checkpoint import Checkpoint, restore_weights
+from mambalab.train.settings import Resume
 
 LOG = logging.getLogger("mambalab")
 KEY = "model.pretrained"
+NOTED = "checkpoint"  # in a run's summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Beginning:
         tokenizer: a tokenizer.json that stands in for what task.tokenizer says, or None.
         folder: of the checkpoint whose weights the run begins with; None if it begins anew, or
             goes on from a checkpoint of its own.
+        facts: for the summary: `checkpoint`, the path and sha256 of what the run began with.
     """
 
     settings: config.TrainConfig
     tokenizer: Path | None
     folder: Path | None
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def fill(self, model: nn.Module) -> None:
         """Put the checkpoint's weights into a fresh model; does nothing without a checkpoint.
@@ -71,7 +76,8 @@ def begin(settings: config.TrainConfig, run_dir: Path, source: Checkpoint | None
         if name is not None:
             noted = earlier.recorded(settings, run_dir).model
             settings = _sized(settings, {key: getattr(noted, key) for key in config.SIZES})
-        return Beginning(settings, assemble.own_tokenizer(run_dir), None)
+        own, facts = assemble.own_tokenizer(run_dir, settings), _recorded(run_dir)
+        return Beginning(settings, own, None, {NOTED: facts} if facts else {})
     if name is None:
         return Beginning(settings, None, None)
     _check(settings)
@@ -82,7 +88,38 @@ def begin(settings: config.TrainConfig, run_dir: Path, source: Checkpoint | None
     found = load.read_description(folder)
     sizes = {key: getattr(found.settings, key) for key in config.SIZES}
     settings = _sized(settings, {**sizes, "vocab_size": found.rows})
-    return Beginning(settings, _tokenizer(settings, folder, found), folder)
+    chosen = _tokenizer(settings, folder, found)
+    noted = {"path": str(folder.absolute()), "sha256": load.fingerprint(folder)}
+    return Beginning(settings, chosen, folder, {NOTED: noted})
+
+
+def check_unchanged(settings: config.TrainConfig, run_dir: Path) -> None:
+    """Raise UserError if what a run began with is still there, but is another thing now.
+
+    A checkpoint or tokenizer that is gone is no obstacle: the run has its own.
+    """
+    noted = {} if settings.resume is Resume.never else _recorded(run_dir)
+    remedy = "bring the old one back, give a new run_dir, or start again with resume=never"
+    data_dir = Path(settings.data_dir).expanduser()
+    named = getattr(settings.task, "tokenizer", None)
+    if noted and settings.model.pretrained is not None:
+        folder = fetch.place(settings.model.pretrained, data_dir)
+        if not fetch.is_complete(folder):
+            LOG.info("%s is gone; the run has what it took from there", folder)
+        elif load.fingerprint(folder) != noted["sha256"]:
+            raise UserError(f"the checkpoint {folder} changed since {run_dir} began: {remedy}")
+        named = named or str(folder)
+    own = run_dir / FILE
+    if settings.resume is Resume.never or named is None or not own.is_file():
+        return
+    source = place(named, data_dir)
+    if source.is_file() and read_json(source) != read_json(own):
+        raise UserError(f"the tokenizer {source} changed since {run_dir} began: {remedy}")
+
+
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """What a run began with, of its summary; empty if nothing is noted."""
+    return run_folder.read_json(run_dir / run_folder.SUMMARY).get(NOTED) or {}
 
 
 def _check(settings: config.TrainConfig) -> None:
@@ -109,7 +146,7 @@ def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainC
         if (given := getattr(settings.model, key)) not in (size, getattr(usual, key)):
             raise UserError(
                 f"model.{key}={given}: the checkpoint {settings.model.pretrained} has {size}; "
-                "leave this out"
+                "leave this out (model=pretrained does)"
             )
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, **sizes))
 

@@ -20,7 +20,7 @@ from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tasks.tokenizer import Tokenizer, of_run
 
 LONGEST = 4_000  # steps that a page can show, of each text of a pair
 LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
@@ -54,13 +54,17 @@ def choose(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
-    file = loaded.path / assemble.VOCABULARY
-    if file.exists():
+    tokenizer = of_run(loaded.path)
+    if tokenizer is not None:
         if settings.index is not None:
             raise UserError(
                 "index: this run is a language model, give it a text to read (text=...)"
             )
-        reading = _text(settings, loaded, Vocabulary.load(file))
+        text, origin = settings.text, "as given"
+        if text is None:
+            room = getattr(loaded.model, "context_limit", None) or _PIECE
+            text, origin = _piece(settings, loaded, tokenizer, min(room, _PIECE))
+        reading = of_text(text, origin, tokenizer, loaded.device)
     elif settings.text is not None:
         name = loaded.settings.task.name
         raise UserError(
@@ -68,19 +72,26 @@ def choose(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
         )
     else:
         reading = _example(settings, loaded)
-    _check_length(reading, loaded)
+    limit = getattr(loaded.model, "context_limit", None)
+    check_length(reading, limit, "A" in loaded.settings.model.layers())
     return reading
 
 
-def _check_length(reading: Reading, loaded: assemble.LoadedRun) -> None:
+def check_length(reading: Reading, limit: int | None, attention: bool) -> None:
+    """Raise UserError if a sequence is longer than a page can show, or than the model knows.
+
+    Args:
+        reading: the sequence.
+        limit: steps that the model was trained on, if it knows no more.
+        attention: whether it has attention layers, whose maps take most room.
+    """
     length, most = len(reading.subject.labels), LONGEST
     if reading.subject.second is not None:
         most *= 2
     if length > most:
         raise UserError(f"{length:,} steps are more than inspect shows: at most {most:,}")
-    if "A" not in loaded.settings.model.layers():
+    if not attention:
         return
-    limit = getattr(loaded.model, "context_limit", None)
     if limit is not None and length > limit:
         raise UserError(
             f"the text has {length:,} tokens, but this model was trained on {limit:,}: "
@@ -92,28 +103,44 @@ def _check_length(reading: Reading, loaded: assemble.LoadedRun) -> None:
         )
 
 
-def _text(settings: InspectSettings, loaded: assemble.LoadedRun, vocabulary: Vocabulary) -> Reading:
-    text, origin = settings.text, "as given"
+def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.device) -> Reading:
+    """A text that a language model reads, each token a step.
+
+    Args:
+        text: None for one of our own, without what the tokenizer lacks.
+        origin: where it is from, for people.
+        tokenizer: of the model.
+        device: of the model.
+
+    Raises:
+        UserError: something in it has no token, or it has none at all.
+    """
     if text is None:
-        room = getattr(loaded.model, "context_limit", None) or _PIECE
-        text, origin = _piece(settings, loaded, vocabulary, min(room, _PIECE))
-    ids = torch.from_numpy(vocabulary.encode(text))[None].to(loaded.device)
-    subject = Subject(f"{len(text):,} characters", [("text", origin)], labels=list(text), text=True)
+        text, origin = _known(_NEUTRAL, tokenizer), "ours"
+    tokens = tokenizer.encode(text)
+    if not tokens:
+        raise UserError(f"the text {text!a} holds no token that this model knows")
+    ids = torch.tensor(tokens, device=device)[None]
+    labels = [tokenizer.decode([token]) for token in tokens]
+    single = labels == list(text)
+    unit = "character" if single else "token"
+    title = f"{len(text):,} characters" + ("" if single else f", {len(tokens):,} tokens")
+    subject = Subject(title, [("text", origin)], labels=labels, text=True)
 
     def answer(logits: Tensor, subject: Subject) -> None:
         losses = F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
         subject.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
-        guesses = vocabulary.decode(logits[0, :-1, : len(vocabulary)].argmax(-1).cpu())
-        subject.guesses = ["", *guesses]
-        if len(text) > 1:
-            mean = f"{float(losses.mean()):.4f} nats per character"
+        likeliest = logits[0, :-1, : tokenizer.vocab_size].argmax(-1).tolist()
+        subject.guesses = ["", *(tokenizer.decode([token]) for token in likeliest)]
+        if len(tokens) > 1:
+            mean = f"{float(losses.mean()):.4f} nats per {unit}"
             subject.facts.append(("loss on this text", mean))
 
     return Reading(ids, None, subject, answer)
 
 
 def _piece(
-    settings: InspectSettings, loaded: assemble.LoadedRun, vocabulary: Vocabulary, length: int
+    settings: InspectSettings, loaded: assemble.LoadedRun, tokenizer: Tokenizer, length: int
 ) -> tuple[str, str]:
     """A piece of the validation split and what it is, if the data are where the run found them;
     nothing is fetched. Else a text of our own, without characters that the model lacks."""
@@ -122,7 +149,8 @@ def _piece(
     if hasattr(trained.task, "path") and path is not None:
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
-        task: Any = assemble.build_task(trained, data_dir=settings.data_dir)
+        own = assemble.own_tokenizer(loaded.path, trained)
+        task: Any = assemble.build_task(trained, data_dir=settings.data_dir, own=own)
         if isinstance(task, TextTask):
             try:
                 text, found = task.read()
@@ -133,10 +161,23 @@ def _piece(
                 start = part.find("\n\n", 0, _PIECE) + 2  # a paragraph's beginning
                 start = start if start > 1 and len(part) - start >= length else 0
                 return part[start : start + length], "a piece of the validation split"
-    known = "".join(c for c in _NEUTRAL if c in vocabulary.symbols)[:length]
+    known = _known(_NEUTRAL, tokenizer)[:length]
     if not known:
         raise UserError("the run's data are not where it found them: give it a text (text=...)")
     return known, "ours: the run's data are not where it found them"
+
+
+def _known(text: str, tokenizer: Tokenizer) -> str:
+    """A text without the characters for which there is no token."""
+
+    def has(character: str) -> bool:
+        try:
+            return bool(tokenizer.encode(character))
+        except UserError:
+            return False
+
+    found = {character for character in set(text) if has(character)}
+    return "".join(character for character in text if character in found)
 
 
 def _example(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:

@@ -39,6 +39,7 @@ def run(settings: config.TrainConfig) -> int:
         if not (run_dir / run_folder.SUMMARY).exists():
             session.check_writable(run_dir)
         earlier.check(settings, run_dir)
+        fine_tune.check_unchanged(settings, run_dir)
         if how := earlier.finished(settings, run_dir):
             LOG.info("this run is finished already: %s", how)
             train_report.show(settings, run_dir)
@@ -53,7 +54,7 @@ def run(settings: config.TrainConfig) -> int:
         runtime.seed_everything(settings.seed)
         model = assemble.build_model(settings, task.spec).to(device)
         beginning.fill(model)
-        facts = _facts(settings, model, device, precision)
+        facts = {**_facts(settings, model, device, precision), **beginning.facts}
         tracking.check(settings.tracking, output_dir=Path(settings.output_dir))
         if settings.resume is Resume.never and run_dir.exists():
             LOG.info("the earlier run was moved to %s", session.set_aside(run_dir))
@@ -138,6 +139,7 @@ class _Sitting:
             precision=precision,
             evaluated=self._evaluated,
             stop_requested=self.signals.requested,
+            look_first=settings.model.pretrained is not None,
         )
 
     def restore(self, source: checkpoint.Checkpoint) -> None:
@@ -223,6 +225,8 @@ class _Sitting:
 
     def _evaluated(self, step: int) -> None:
         """After each evaluation: a sample of text, and now and then the picture."""
+        if step == 0:
+            LOG.info("before training: %s", self.trainer.validation_text())
         length = self.settings.trainer.sample_chars
         if length and hasattr(self.task, "tokenizer") and obstacle(self.model) is None:
             path = self.run_dir / "samples" / f"step-{step:08d}.txt"

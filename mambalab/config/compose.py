@@ -18,6 +18,7 @@ from omegaconf.errors import (
 )
 
 from mambalab.config import search
+from mambalab.config.identity import DECIDED
 from mambalab.config.messages import first_line, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, settings_class, task_settings, walk
@@ -103,9 +104,25 @@ def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Compo
         del raw["hydra"]
         sweep = _plain(raw.pop("sweep", {})) if verb == "train" else {}
     try:
-        return Composed(finish(verb, raw, checked), choices, sweep, launcher)
+        config = finish(verb, raw, checked)
+        if verb == "train" and checked:
+            _check_sizes(config, prepared)
+        return Composed(config, choices, sweep, launcher)
     except UserError as error:
         raise type(error)(str(error) + _shadow_hint(verb)) from error
+
+
+def _check_sizes(config: DictConfig, prepared: list[str]) -> None:
+    """Raise UserError if somebody gives what `model.pretrained` decides."""
+    if config.model.pretrained is None:
+        return
+    for word in prepared:
+        key, _, value = word.lstrip("+").partition("=")
+        if key.removeprefix("model.") in DECIDED and key.startswith("model."):
+            raise UserError(
+                f"{key}={value}: the checkpoint model.pretrained={config.model.pretrained} decides "
+                "this; leave it out"
+            )
 
 
 def _plain(node: Any) -> dict[str, Any]:

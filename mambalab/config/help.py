@@ -43,6 +43,7 @@ EXAMPLES = {
     ],
     "inspect": [
         'mambalab inspect text="To be, or not to be"',
+        'mambalab inspect pretrained=exported text="ROMEO:"',
         "mambalab inspect run=outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
     ],
     "export": [

@@ -39,6 +39,8 @@ SIZES = (
     "tie_embeddings",
     "vocab_size",
 )
+# What else means nothing then: how weights would have been drawn.
+DECIDED = frozenset([*SIZES, "dt_min", "dt_max", "dt_init_floor"])
 
 
 def to_plain(cfg: Any) -> dict[str, Any]:

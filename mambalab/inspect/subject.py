@@ -33,5 +33,7 @@ class Subject:
 
 
 def visible(label: str) -> str:
-    """A label as it can be read in a table: blanks and line ends get a sign."""
-    return {"\n": "↵", " ": "␣", "\t": "⇥"}.get(label, label if label.isprintable() else "�")
+    """A label as it can be read in a table: line ends and lone blanks get a sign."""
+    signs = {"\n": "↵", "\t": "⇥"}
+    shown = "".join(c if c.isprintable() else signs.get(c, "�") for c in label)
+    return "␣" if shown == " " else shown

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.settings import FOLDER, NAME, NAME_HINT, option
+from mambalab.settings import NAME, NAME_HINT, option
 
 AUTO = "auto"  # model._target_: the head that the task needs
 
@@ -66,7 +66,8 @@ class ModelSettings:
     )
     pretrained: str | None = option(
         "text: begin with this checkpoint, a folder or owner/name on the hub; null = anew",
-        **FOLDER,
+        match=r"[\s\S]+",
+        hint="the folder of a checkpoint, owner/name on the hub, or null",
     )
     params: dict[str, Any] = option("free options for a class of your own")
 
@@ -106,5 +107,6 @@ class DropoutSettings:
     p: float = option("ordinary dropout on the embedding and on each block's output", ge=0, lt=1)
     ssm_p: float = option("SSM dropout on B, C and A of every Mamba layer", ge=0, lt=1)
     reset_A: bool = option(
-        "dropped entries of A_log return to their initial value (else inverted dropout)"
+        "dropped entries of A_log return to log(n), as in a new model, also when fine-tuning "
+        "(else inverted dropout)"
     )

@@ -7,7 +7,15 @@ from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG
 from mambalab.tasks import tokenizer
 from mambalab.tasks.download import DownloadError
-from mambalab.tasks.hub_models import Explained, Listing, list_files, local
+from mambalab.tasks.hub_models import Explained, Listing, is_repository, list_files, local
+
+
+def place(name: str, data_dir: Path) -> Path:
+    """The folder that a name means, there or not; nothing is fetched."""
+    path = Path(name).expanduser()
+    if path.is_dir() or not is_repository(name):
+        return path
+    return (data_dir / "pretrained" / name).absolute()
 
 
 def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
@@ -26,8 +34,8 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
     folder = local(name, key, "the folder of a checkpoint")
     if folder is not None:
         return folder
-    folder = (data_dir / "pretrained" / name).absolute()
-    if (folder / CONFIG).is_file() and _complete(folder):
+    folder = place(name, data_dir)
+    if is_complete(folder):
         return folder
     wanted = f"{CONFIG} and {weights.WHOLE[0]} (or {weights.WHOLE[1]})"
     with Explained(key, name, wanted, folder):
@@ -43,10 +51,10 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
     return folder
 
 
-def _complete(folder: Path) -> bool:
-    """Whether the weights are here; an index whose shards are still to come is not enough."""
+def is_complete(folder: Path) -> bool:
+    """Whether config and weights are here; an index alone, its shards still to come, is not."""
     try:
-        return bool(weights.files(folder))
+        return (folder / CONFIG).is_file() and bool(weights.files(folder))
     except UserError:
         return False
 

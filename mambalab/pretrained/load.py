@@ -1,5 +1,6 @@
 """A model from a checkpoint folder: built without memory, then filled and checked."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -24,6 +25,16 @@ def read_description(folder: Path) -> Description:
         UserError: absent, damaged, or of another architecture.
     """
     return describe(read_json(folder / CONFIG), folder / CONFIG)
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 of a complete checkpoint: of the names and sha256 of its config and weights."""
+    whole = hashlib.sha256()
+    for path in (folder / CONFIG, *weights.files(folder)):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.name} {digest}\n".encode())
+    return whole.hexdigest()
 
 
 def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description]:

@@ -65,6 +65,8 @@ def _obstacle(first: RunRecord, second: RunRecord) -> str | None:
         ("their data (sha256)", _data),
         ("precision", lambda r: r.summary.get("precision")),
         ("number of parameters", lambda r: r.summary.get("parameters")),
+        ("tokenizer", _tokenizer),
+        ("the checkpoint they began with (sha256)", _checkpoint),
     ]
     if all(r.summary.get("ended_by") == "max_steps" for r in (first, second)):
         facts.append(("steps", lambda r: r.step))
@@ -80,6 +82,17 @@ def _data(record: RunRecord) -> Any:
     return str(data["sha256"]) if isinstance(data, dict) and data.get("sha256") else None
 
 
+def _tokenizer(record: RunRecord) -> str | None:
+    """What makes the tokens of a text: characters, or a hash; None if the data are not noted."""
+    data = record.summary.get("data")
+    return str(data.get("tokenizer", "characters")) if isinstance(data, dict) and data else None
+
+
+def _checkpoint(record: RunRecord) -> Any:
+    noted = record.summary.get("checkpoint")
+    return noted.get("sha256") if isinstance(noted, dict) else None
+
+
 def warnings(groups: Sequence[Group]) -> list[str]:
     """Differences that do not forbid a comparison but belong beside it, a line each."""
     everything = [record for group in groups for record in group.records]
@@ -92,6 +105,11 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     for name, fact in facts:
         if len(values := _values(everything, fact)) > 1:
             lines.append(f"the runs differ in {name}: {_listed(values)}")
+    if len(values := _values(everything, _tokenizer)) > 1:
+        lines.append(
+            f"the runs have different tokenizers: {_listed(values)}; their losses are per token "
+            "and do not compare, metric=val/bits_per_char does"
+        )
     noted = [_data(record) is not None for record in everything]
     if any(noted) and not all(noted):
         lines.append(f"{noted.count(False)} of {len(noted)} runs did not note which data they saw")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from bisect import bisect_left
@@ -25,6 +26,7 @@ from mambalab.tasks.text_files import read_text
 from mambalab.tasks.tokenizer import Characters, FileTokenizer, Tokenizer, find
 from mambalab.tasks.vocabulary import Vocabulary
 
+LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
 
 _SHORTEST = 8  # tokens in a window that is worth training on
@@ -93,7 +95,9 @@ class TextTask(Task):
         else:
             path = find(self.settings.tokenizer, self.data_dir, "task.tokenizer")
             self.tokenizer = FileTokenizer(path)
-            self.loss_unit = "nats per token"
+            if not self.tokenizer.by_character:
+                self.loss_unit = "nats per token"
+                self._fingerprint["tokenizer"] = self.tokenizer.sha256()
         self._data: dict[str, Tensor] = {}
         self._characters: dict[str, int] = {}  # that the predicted tokens of a split stand for
         dtype = _smallest_dtype(self.tokenizer.vocab_size)
@@ -103,6 +107,7 @@ class TextTask(Task):
             self._check_tokens(split, len(ids))
             self._characters[split] = len(part) - len(self.tokenizer.decode(ids[:1].tolist()))
             self._data[split] = ids.to(device)
+        self._warn_of_unknown()
         self.spec = ModelSpec(vocab_size=self.tokenizer.vocab_size, seq_len=self.settings.seq_len)
 
     @property
@@ -111,7 +116,8 @@ class TextTask(Task):
         return self.settings.batch_size * self.settings.seq_len
 
     def fingerprint(self) -> dict[str, str]:
-        """sha256 of the text file (of the assembled text if there is none) and its origin."""
+        """sha256 of the text file (of the assembled text if there is none) and its origin;
+        `tokenizer`, the sha256 of its content, unless a token is a character."""
         return dict(self._fingerprint)
 
     def assets(self) -> dict[str, str]:
@@ -233,6 +239,22 @@ class TextTask(Task):
             f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="
             f"{self.settings.seq_len} needs one more than that: {remedy}"
         )
+
+    def _warn_of_unknown(self) -> None:
+        """Say so if tokens of the validation split stand for what the tokenizer does not know."""
+        if not isinstance(self.tokenizer, FileTokenizer):
+            return
+        if (unknown := self.tokenizer.unknown()) is None:
+            return
+        count = int((self._data["val"] == unknown).sum())
+        if count:
+            LOG.warning(
+                "%s knows no token for parts of this text: %s of the %s validation tokens stand "
+                "for anything unknown, so val/bits_per_char does not compare with other tokenizers",
+                self.tokenizer.path,
+                f"{count:,}",
+                f"{len(self._data['val']):,}",
+            )
 
     def _remedy(self, characters: int, window: int) -> str:
         """What helps most: more of the text if the whole of it would do, else another one."""

@@ -1,5 +1,6 @@
 """What turns a text into tokens and back: single characters, or a tokenizer.json."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from mambalab.errors import UserError
 from mambalab.tasks.download import DownloadError
-from mambalab.tasks.hub_models import Explained, list_files, local, read_json
+from mambalab.tasks.hub_models import Explained, is_repository, list_files, local, read_json
 from mambalab.tasks.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary.json"
@@ -94,6 +95,7 @@ class FileTokenizer:
         content: of the file.
         vocab_size: 1 + the largest id.
         eos_id: the token that ends a text, or None.
+        by_character: whether its tokens are single characters, one for each of a text.
 
     Raises:
         UserError: no such file, or it is none of the library's.
@@ -113,6 +115,8 @@ class FileTokenizer:
         if not (tokens := self.tokens()):
             raise UserError(f"{path} is no tokenizer: it has no tokens")
         self.vocab_size = 1 + max(tokens.values())
+        words = (self.content.get("model") or {}).get("type") == "WordLevel"
+        self.by_character = words and all(len(token) == 1 for token in tokens)
         self.eos_id = self._named_end(path.with_name(CONFIG))
         if self.eos_id is None:
             self.eos_id = self._tokenizer.token_to_id(END) if eos_id is None else eos_id
@@ -122,6 +126,18 @@ class FileTokenizer:
     def tokens(self) -> dict[str, int]:
         """Every token as the file spells it, and its number."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def unknown(self) -> int | None:
+        """The token that stands for whatever has none of its own; None if there is none."""
+        model = self.content.get("model") or {}
+        if model.get("type") == "Unigram":
+            return model.get("unk_id")
+        name = model.get("unk_token")
+        return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
+
+    def sha256(self) -> str:
+        """What the file says, however it is laid out."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
     def end(self) -> str | None:
         """The token that ends a text as the file spells it, or None."""
@@ -197,6 +213,17 @@ def of_run(folder: Path) -> Tokenizer | None:
     return FileTokenizer(folder / FILE) if (folder / FILE).exists() else None
 
 
+def place(name: str, data_dir: Path) -> Path:
+    """Where the tokenizer.json that a name stands for lies, there or not; nothing is fetched."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / FILE
+    if path.is_file() or not is_repository(name):
+        return path
+    below = name.partition("/")[2] if name == NEOX else name
+    return (data_dir / "tokenizers" / below).absolute() / FILE
+
+
 def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     """The tokenizer.json that a name stands for.
 
@@ -210,24 +237,21 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
         UserError: no such file or folder, or it cannot be fetched: with the reason and what to put
             where.
     """
-    path = Path(name).expanduser()
+    path = place(name, data_dir)
     if path.is_file():
         return path
-    folder = local(name, key, f"a {FILE}, or a folder that has it")
-    if folder is None:
-        below = name.partition("/")[2] if name == NEOX else name
-        folder = (data_dir / "tokenizers" / below).absolute()
-        if not (folder / FILE).is_file():
-            with Explained(key, name, FILE, folder):
-                listing = list_files(name)
-                if FILE not in listing.files:
-                    raise DownloadError(f"{listing.address} has no {FILE}")
-                if CONFIG in listing.files:
-                    listing.fetch(CONFIG, folder)
-                listing.fetch(FILE, folder)
-    if not (folder / FILE).is_file():
+    folder = path.parent
+    if local(name, key, f"a {FILE}, or a folder that has it") is None:
+        with Explained(key, name, FILE, folder):
+            listing = list_files(name)
+            if FILE not in listing.files:
+                raise DownloadError(f"{listing.address} has no {FILE}")
+            if CONFIG in listing.files:
+                listing.fetch(CONFIG, folder)
+            listing.fetch(FILE, folder)
+    if not path.is_file():
         raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
-    return folder / FILE
+    return path
 
 
 def _pieces(text: str) -> Iterator[str]:

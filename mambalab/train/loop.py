@@ -93,6 +93,7 @@ class Trainer:
         device, precision: where and how to compute (`precision` is not `auto` any more).
         evaluated: called with the step after each evaluation was recorded.
         stop_requested: returns the name of a signal once the person wants the run to stop.
+        look_first: evaluate, and keep a checkpoint, before the first step: the model is not new.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Trainer:
         precision: Precision,
         evaluated: Callable[[int], None],
         stop_requested: Callable[[], str | None],
+        look_first: bool = False,
     ) -> None:
         self.model = model
         self.compute: nn.Module = model
@@ -122,6 +124,7 @@ class Trainer:
         self.precision = precision
         self.evaluated = evaluated
         self.stop_requested = stop_requested
+        self.look_first = look_first
         self.optimizer = build_optimizer(model, optim)
         self.guard = FiniteGuard(device)
         self.clock = Clock()
@@ -347,6 +350,9 @@ class Trainer:
     def _run(self, progress: Progress) -> tuple[str, str, str]:
         """Status, what ended the run, and how to say it."""
         limits = self.settings
+        if self.look_first and self.step == 0 and self.evaluated_step < 0:
+            self._evaluate()
+            self.save()
         while (end := self._end()) is None:
             if signal_name := self.stop_requested():
                 self.save()

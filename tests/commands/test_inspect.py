@@ -172,3 +172,34 @@ def test_some_layers_only(trained, capsys):
 def test_a_text_is_taken_as_it_stands(trained, capsys):
     assert cli.main(["inspect", "text=the ${dog}"]) == 1
     assert "character '$'" in one_line(capsys)
+
+
+def test_a_pretrained_model(folder, capsys):  # noqa: F811
+    train("model=mamba", "dropout=none", "precision=fp32", "trainer.max_steps=2")
+    run = only_run(folder)
+    assert cli.main(["export", "out=new/exported"]) == 0
+    text = "text=Line 5: the fox"
+    assert cli.main(["inspect", text]) == 0
+    assert cli.main(["inspect", "pretrained=new/exported", text]) == 0
+    ours, theirs = data(run / "inspect"), data(folder / "outputs/inspect/exported")
+    for key in ("labels", "loss", "guesses"):
+        assert ours[key] == theirs[key]
+    assert ours["layers"] == theirs["layers"]
+    assert dict(theirs["facts"])["checkpoint"] == "new/exported"
+    assert dict(theirs["facts"])["model"] == "2 layers of width 16"
+    assert cli.main(["inspect", "pretrained=new/exported", "out=here"]) == 0
+    assert "".join(data(folder / "here")["labels"]).startswith("he old")
+    for words, status, message in (
+        (["text=naïve"], 1, "U+00EF"),
+        ([f"text={'the ' * 1001}"], 1, "4,004 steps are more than inspect shows"),
+        (["index=1"], 2, "a pretrained model reads a text"),
+        ([f"run={run}"], 2, "give one of them"),
+        (["tokenizer=absent"], 1, "tokenizer=absent: there is no such folder"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["inspect", "pretrained=new/exported", *words]) == status
+        assert message in one_line(capsys)
+    assert cli.main(["inspect", "tokenizer=x"]) == 2
+    assert "a run has its own" in one_line(capsys)
+    assert cli.main(["inspect", f"pretrained={run}"]) == 1
+    assert "is a run, no checkpoint" in one_line(capsys)

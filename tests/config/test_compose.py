@@ -37,7 +37,8 @@ def test_every_verb_composes_to_its_settings(verb):
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids=lambda value: value)
 def test_every_option_composes(group, name):
-    cfg = typed(compose_parts("train", prepare("train", [f"{group}={name}"])).config)
+    needed = ["model.pretrained=somewhere"] if name == "pretrained" else []
+    cfg = typed(compose_parts("train", prepare("train", [f"{group}={name}", *needed])).config)
     if group in ("task", "model", "dropout", "optim"):
         assert getattr(cfg, group).name == name
 

@@ -28,6 +28,10 @@ def groups(tmp_path):
         ({"data": {"sha256": "e" * 64}}, r"their data \(sha256\): d+… and e+…: not averaged"),
         ({"precision": "bf16"}, r"precision: fp32 and bf16: not averaged \(.*run1, .*run2\)"),
         ({"parameters": 1001}, "number of parameters: 1000 and 1001"),
+        (
+            {"data": {"sha256": "d" * 64, "tokenizer": "e" * 64}},
+            "tokenizer: characters and e+…: not averaged",
+        ),
         ({"step": 50}, "steps: 40 and 50"),
     ],
 )
@@ -39,6 +43,23 @@ def test_runs_of_a_group_must_agree_on_facts(groups, summary, message):
 def test_what_may_differ_inside_a_group(groups):
     check_groups(groups({}, {"summary": {"step": 30, "ended_by": "patience"}}))
     check_groups(groups({}, {"summary": {"data": {}, "precision": None, "parameters": None}}))
+
+
+def test_runs_of_a_group_began_with_one_checkpoint(groups):
+    began = [{"summary": {"checkpoint": {"path": "x", "sha256": digit * 64}}} for digit in "ef"]
+    with pytest.raises(UserError, match=r"the checkpoint they began with \(sha256\): e+… and f+…"):
+        check_groups(groups(*began))
+    check_groups(groups({}, began[0]))
+
+
+def test_losses_of_different_tokens_are_told(groups):
+    tokens = {"summary": {"data": {"sha256": "d" * 64, "tokenizer": "e" * 64}}}
+    found = groups({}, {"model__name": "pretrained", **tokens})
+    check_groups(found)
+    (line,) = [line for line in warnings(found) if "tokenizers" in line]
+    assert "characters (1 run)" in line
+    assert "metric=val/bits_per_char does" in line
+    assert not any("tokenizers" in line for line in warnings(groups(tokens, tokens)))
 
 
 def test_a_seed_may_occur_once(groups, tmp_path):
