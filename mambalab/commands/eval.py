@@ -13,6 +13,7 @@ from mambalab.report import collect, tables
 from mambalab.tasks.base import Task
 from mambalab.tasks.settings import TaskSettings
 from mambalab.train import runtime
+from mambalab.train.watch import watching
 
 
 def run(settings: EvalSettings) -> int:
@@ -39,7 +40,7 @@ def run(settings: EvalSettings) -> int:
     if settings.stateful:
         _check_stateful(task, loaded)
         options["stateful"] = True
-    with runtime.autocast(loaded.device, loaded.precision):
+    with runtime.autocast(loaded.device, loaded.precision), watching(task, "evaluating"):
         if options:
             metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
         else:

@@ -18,6 +18,7 @@ from mambalab.sampling import Sampling
 from mambalab.train import checkpoint, runtime, session, tracking
 from mambalab.train.loop import Result, Trainer
 from mambalab.train.settings import Precision, Resume, TrackingKind
+from mambalab.train.watch import StoppedError, watching
 
 LOG = logging.getLogger("mambalab")
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
@@ -270,17 +271,22 @@ class _Sitting:
             "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
         }
         if result.status == "FINISHED" and "test" in self.task.splits:
-            facts["test"] = self._final_test()
+            try:
+                facts["test"] = self._final_test()
+            except StoppedError as stopped:
+                reason = f"stopped by {stopped.signal} in the final test, training is complete"
+                facts |= {"status": "KILLED", "ended_by": stopped.signal, "reason": reason}
         self._draw()
         self._write_summary(facts)
-        LOG.info("%s: %s", result.status.lower(), result.reason)
-        self.recorder.finish(result.status)
+        LOG.info("%s: %s", facts["status"].lower(), facts["reason"])
+        self.recorder.finish(facts["status"])
 
     def _final_test(self) -> dict[str, Any]:
         """The test split's metrics, measured once, with the weights that validation chose.
 
         A run that was finished, tested and then trained further is tested again only if other
-        weights are the best now; `times` counts.
+        weights are the best now; `times` counts. A test that was stopped has given no numbers and
+        counts for nothing.
         """
         noted = run_folder.read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
         # Somebody may have deleted a damaged best: then it is the last weights that are used.
@@ -290,7 +296,8 @@ class _Sitting:
             return noted
         weights, _, _ = checkpoint.load(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
-        with runtime.autocast(self.device, self.precision):
+        watched = watching(self.task, "testing", self.signals.requested)
+        with runtime.autocast(self.device, self.precision), watched:
             metrics, found = self.task.examine(self.model, "test")
         self.recorder.metrics(best.step, metrics)
         for path in tables.keep(self.run_dir, "test", found):

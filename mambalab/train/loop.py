@@ -23,6 +23,7 @@ from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress
 from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.settings import OptimSettings, Precision, TrainerSettings
+from mambalab.train.watch import StoppedError, watching
 
 WARM_UP_STEPS = 10  # left out of the reported speed: compilation, caches
 
@@ -227,7 +228,8 @@ class Trainer:
     # -- looking back -------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        with runtime.autocast(self.device, self.precision):
+        watched = watching(self.task, "validating", self.stop_requested)
+        with runtime.autocast(self.device, self.precision), watched:
             metrics = self.task.evaluate(self.compute, "val")
         self.model.train()
         self.last = metrics
@@ -330,7 +332,12 @@ class Trainer:
         self.model.train()
         progress = Progress(self.progress())
         try:
-            status, ended_by, reason = self._run(progress)
+            status, (ended_by, reason) = "FINISHED", self._run(progress)
+        except StoppedError as stopped:
+            self.model.train()
+            self.save()
+            status, ended_by = "KILLED", stopped.signal
+            reason = f"stopped by {stopped.signal} after step {self.step}"
         finally:
             progress.close()
         return Result(
@@ -344,13 +351,14 @@ class Trainer:
             self.clock.elapsed(),
         )
 
-    def _run(self, progress: Progress) -> tuple[str, str, str]:
-        """Status, what ended the run, and how to say it."""
+    def _run(self, progress: Progress) -> tuple[str, str]:
+        """What ended the run, and how to say it; raises StoppedError when a signal did."""
         limits = self.settings
+        if self.step and self.step % limits.eval_every == 0 and self.evaluated_step != self.step:
+            self._evaluate()  # it was stopped in the midst of it
         while (end := self._end()) is None:
             if signal_name := self.stop_requested():
-                self.save()
-                return "KILLED", signal_name, f"stopped by {signal_name} after step {self.step}"
+                raise StoppedError(signal_name)
             started = time.monotonic()
             self._train_step()
             self.clock.step_took(time.monotonic() - started)
@@ -372,4 +380,4 @@ class Trainer:
             self._refuse_bad_step()
             self._evaluate()
         self.save()
-        return "FINISHED", *end
+        return end
