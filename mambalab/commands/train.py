@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mambalab import config, process, run_folder
-from mambalab.commands import assemble, earlier, fine_tune, train_report
+from mambalab.commands import assemble, earlier, fine_tune, own, train_report
 from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
 from mambalab.ops import backend as scan_backend
@@ -49,11 +49,12 @@ def run(settings: config.TrainConfig) -> int:
         precision = _precision(settings, run_dir, device)
         beginning = fine_tune.begin(settings, run_dir, source)
         settings = beginning.settings
-        task = assemble.build_task(settings, own=beginning.tokenizer)
-        task.prepare(device)
+        task = assemble.build_task(settings, vocabulary=beginning.tokenizer)
+        own.prepare(task, device)
         runtime.seed_everything(settings.seed)
         model = assemble.build_model(settings, task.spec).to(device)
         beginning.fill(model)
+        own.check_answer(model, task, device)
         facts = _facts(settings, model, device, precision)
         tracking.check(settings.tracking, output_dir=Path(settings.output_dir))
         if settings.resume is Resume.never and run_dir.exists():
@@ -173,8 +174,12 @@ class _Sitting:
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
-                self._failed(error)
-                raise
+                line = own.told(error, task=type(self.task), model=type(self.model))
+                self._failed(error, line)
+                if line is None:
+                    raise
+                log = self.run_dir / "train.log"
+                raise UserError(f"{line}; its traceback is in {log}") from error
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Take hold of the folder, and write down what this run is."""
@@ -304,10 +309,11 @@ class _Sitting:
             self.recorder.artifact(path)
         return {"step": best.step, "times": noted.get("times", 0) + 1, **metrics}
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, line: str | None) -> None:
+        """Record how the run failed; `line` says it better than the error itself, if given."""
         gone = isinstance(error, BrokenPipeError)  # mambalab train | head: not the run's fault
         status = "FAILED" if isinstance(error, Exception) and not gone else "KILLED"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = line or " ".join(str(error).split()) or type(error).__name__
         if gone:
             reason = "nobody reads the output any more (broken pipe)"
         expected = gone or isinstance(error, UserError)
