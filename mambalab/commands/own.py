@@ -126,14 +126,15 @@ def _labels_problem(task: ClassificationTask) -> str | None:
 
 
 def _inputs_problem(task: ClassificationTask) -> str | None:
-    """What is wrong with what `inputs` returns for the first example of a split, or None."""
+    """What is wrong with what `inputs` returns for the ends of a split, or None."""
     spec = task.spec
     kind = torch.float32 if spec.input_dim else torch.int64
-    shape = f"({'1, 2' if spec.pair else '1'}, L{f', {spec.input_dim}' if spec.input_dim else ''})"
     dims = 2 + spec.pair + (spec.input_dim > 0)
     for split in task.splits:
-        found: Any = task.inputs(split, np.array([0]), None)
-        called = f"self.inputs({split!r}, [0], None)"
+        rows = np.unique([0, len(task.labels[split]) - 1])
+        ends = (len(rows), 2) if spec.pair else (len(rows),)
+        found: Any = task.inputs(split, rows, None)
+        called = f"self.inputs({split!r}, {rows.tolist()}, None)"
         if not isinstance(found, tuple) or len(found) != 2:
             return f"{called} must return (sequences, lengths or None), not {_shape(found)}"
         sequences, lengths = found
@@ -141,12 +142,12 @@ def _inputs_problem(task: ClassificationTask) -> str | None:
             not isinstance(sequences, Tensor)
             or sequences.dtype != kind
             or sequences.ndim != dims
-            or len(sequences) != 1
+            or tuple(sequences.shape[: len(ends)]) != ends
             or (spec.input_dim and sequences.shape[-1] != spec.input_dim)
         ):
             name = str(kind).removeprefix("torch.")
-            return f"{called} must return a tensor {shape} of {name}, not {_shape(sequences)}"
-        ends = (1, 2) if spec.pair else (1,)
+            shape = ", ".join(map(str, [*ends, "L", *([spec.input_dim] if spec.input_dim else [])]))
+            return f"{called} must return a tensor ({shape}) of {name}, not {_shape(sequences)}"
         if lengths is not None and (
             not isinstance(lengths, Tensor)
             or lengths.dtype != torch.int64
