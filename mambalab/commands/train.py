@@ -178,7 +178,7 @@ class _Sitting:
                 self._failed(error, line)
                 if line is None:
                     raise
-                log = self.run_dir / "train.log"
+                log = self.run_dir / run_folder.LOG
                 raise UserError(f"{line}; its traceback is in {log}") from error
 
     def _open(self, stack: contextlib.ExitStack) -> None:
@@ -192,7 +192,7 @@ class _Sitting:
         self.recorder.start(
             params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
         )
-        stack.enter_context(session.log_to(self.run_dir / "train.log"))
+        stack.enter_context(session.log_to(self.run_dir / run_folder.LOG))
         session.write_text(self.run_dir / run_folder.CONFIG, config.to_yaml(self.recorded))
         assemble.write_spec(self.run_dir, self.task.spec)
         for name, text in self.task.assets().items():
