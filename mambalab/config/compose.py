@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import search
+from mambalab.config import search, unused
 from mambalab.config.messages import first_line, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, settings_class, task_settings, walk
@@ -103,7 +103,10 @@ def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Compo
         del raw["hydra"]
         sweep = _plain(raw.pop("sweep", {})) if verb == "train" else {}
     try:
-        return Composed(finish(verb, raw, checked), choices, sweep, launcher)
+        config = finish(verb, raw, checked)
+        if verb == "train" and checked:
+            unused.check(prepared, typed(config))
+        return Composed(config, choices, sweep, launcher)
     except UserError as error:
         raise type(error)(str(error) + _shadow_hint(verb)) from error
 

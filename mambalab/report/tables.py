@@ -66,7 +66,7 @@ def text(table: dict[str, Any]) -> str:
         return ""
     classes = [_short(name) for name in table["classes"]]
     rows = [
-        (name, *(str(n) for n in row), f"{row[i] / max(1, sum(row)):.4f}")
+        (name, *(str(n) for n in row), f"{row[i] / sum(row):.4f}" if any(row) else "-")
         for i, (name, row) in enumerate(zip(classes, table["counts"], strict=True))
     ]
     return _columns([("true, taken for", *classes, "right"), *rows])
