@@ -113,7 +113,7 @@ class ImageFolderTask(PatchTask):
             shown = ", ".join(str(path / name) for name in empty[:3])
             raise UserError(
                 f"{shown}{' and others' if len(empty) > 3 else ''}: no images in this folder; put "
-                f"some there ({', '.join(found.extensions)}), or remove it if it is no class"
+                f"some there, or remove it if it is no class"
             )
         side = self.settings.image_size
         size = len(found.samples) * 3 * side * side
