@@ -24,6 +24,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MLFLOW = "mlflow_run.json"
+LOG = "train.log"
 LOCK = ".lock"
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 

@@ -73,6 +73,7 @@ def test_version(capsys):
         ("train model=", "model=: choose one of hybrid, mamba, pretrained, transformer"),
         ("train a=[", "a=[: cannot be read"),
         ("train experiment=quikstart", "did you mean quickstart?"),
+        ("train experiment=mnist", "experiment=mnist: no such option; did you mean mnist/cpu?"),
         ("train dropout=ssm model=transformer", "no state-space layer"),
         ("train seed=1,2", "several values are a sweep"),
         ("train -m seed=1,x", "seed=x: expected a whole number"),

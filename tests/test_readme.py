@@ -47,6 +47,16 @@ def test_add_your_own_task(workplace, capsys):
     assert cli.main(["eval", "trust=[my_tasks]"]) == 0
 
 
+def test_add_your_own_classification(workplace, capsys):
+    (workplace / "conf/task").mkdir(parents=True)
+    (workplace / "conf/task/parity.yaml").write_text(block("yaml", "# conf/task/parity.yaml"))
+    (workplace / "my_classes.py").write_text(block("python", "# my_classes.py"))
+    assert cli.main(["train", "task=parity", *SMALL]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+    assert cli.main(["eval", "split=test", "trust=my_classes"]) == 0
+    assert "true, taken for" in capsys.readouterr().out
+
+
 def test_add_your_own_model(workplace, capsys):
     (workplace / "conf/model").mkdir(parents=True)
     (workplace / "conf/model/mine.yaml").write_text(block("yaml", "# conf/model/mine.yaml"))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mambalab import config, run_folder
+from mambalab.commands import own
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters, head_class
 from mambalab.models.settings import AUTO
@@ -25,22 +26,24 @@ VOCABULARY, TOKENIZER = tokenizer.VOCABULARY, tokenizer.FILE
 
 
 def build_task(
-    settings: config.TrainConfig, data_dir: str | None = None, own: Path | None = None
+    settings: config.TrainConfig, data_dir: str | None = None, vocabulary: Path | None = None
 ) -> Task:
     """The task that the settings name; nothing is read yet.
 
     Args:
         settings: of the run.
         data_dir: instead of the settings'.
-        own: a tokenizer.json, instead of what task.tokenizer names.
+        vocabulary: a tokenizer.json, instead of what task.tokenizer names.
 
     Raises:
         UserError: a class of the user's own that is no task, or cannot be made as tasks are.
     """
     task: Any = settings.task
-    assert own is not None or settings.model.pretrained is None, "characters would be the tokens"
-    if own is not None:
-        task = dataclasses.replace(task, tokenizer=str(own))
+    assert vocabulary is not None or settings.model.pretrained is None, (
+        "characters would be the tokens"
+    )
+    if vocabulary is not None:
+        task = dataclasses.replace(task, tokenizer=str(vocabulary))
     return _build(
         "task",
         config.resolve_target(task._target_),
@@ -85,7 +88,8 @@ def _build(group: str, target: type, base: type, *args: Any, **options: Any) -> 
     except TypeError as error:
         given = ["settings", *(["dropout", "spec"] if args[1:] else ["*"]), *options]
         raise UserError(f"{name}: its __init__ must take ({', '.join(given)}): {error}") from error
-    return target(*args, **options)
+    with own.named(**{group: target}):
+        return target(*args, **options)
 
 
 def _public(base: type) -> str:

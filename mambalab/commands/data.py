@@ -55,17 +55,26 @@ def run(cfg: DataSettings) -> int:
 
 
 def table(datasets: Sequence[Dataset], data_dir: Path) -> str:
-    """A line for each file: here or not, size, checksum, licence, where it lies and comes from."""
-    rows = [("task", "here", "size", "checksum", "licence", "where", "source")]
+    """For each file: here or not, size, checksum, licence; below, where it lies and comes from."""
+    rows = [("task", "here", "size", "checksum", "licence")]
+    below = [("where", "source")]
     for dataset in datasets:
         for here, size, checksum, where, source in dataset.rows(data_dir):
-            known = "yes" if here else "no"
-            rows.append((dataset.name, known, size, checksum, dataset.licence, where, source))
+            rows.append((dataset.name, "yes" if here else "no", size, checksum, dataset.licence))
+            below.append((_from_here(where), source))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    lines = []
+    for row, places in zip(rows, below, strict=True):
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+        lines += [f"  {place}" for place in places]
+    return "\n".join(lines)
+
+
+def _from_here(where: str) -> str:
+    """A path below the working directory without what every path there begins with."""
+    here = f"{Path.cwd()}{os.sep}"
+    return where.removeprefix(here)
 
 
 def _dataset(name: str) -> Dataset:

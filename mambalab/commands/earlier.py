@@ -22,14 +22,32 @@ def check(settings: config.TrainConfig, run_dir: Path) -> None:
     if not (run_dir / run_folder.SUMMARY).exists():
         if settings.resume is Resume.must:
             raise UserError(f"resume=must: there is no run in {run_dir}")
-        if run_dir.is_dir() and any(run_dir.iterdir()):
+        if not run_dir.is_dir() or not any(run_dir.iterdir()):
+            return
+        if not _half_born(run_dir):
             raise UserError(f"{run_dir} is not empty and holds no run: choose another run_dir")
-        return
+        check_free(run_dir)
+        if not (run_dir / run_folder.CONFIG).exists():
+            return
     if changed := config.differences(recorded(settings, run_dir), settings):
         raise UserError(
             f"the run in {run_dir} was made with other settings ({'; '.join(changed)}): "
             f"choose another run_dir, or resume=never to start again"
         )
+
+
+def _half_born(run_dir: Path) -> bool:
+    """Whether a run was killed here before it had trained anything: it may begin anew."""
+    metrics = run_dir / run_folder.METRICS
+    if (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size):
+        return False
+    names = {path.name for path in run_dir.iterdir()}
+    if run_folder.CONFIG in names:
+        return True
+    # Unfinished files have the finished one's name between a dot and a number.
+    names = {n for n in names if not n.startswith(f".{run_folder.CONFIG}.")}
+    early = {run_folder.LOCK, run_folder.METRICS, run_folder.MLFLOW, run_folder.LOG}
+    return run_folder.LOCK in names and names <= early
 
 
 def recorded(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mambalab.commands import assemble
+from mambalab.commands import assemble, own
 from mambalab.commands.settings import EvalSettings, Split
 from mambalab.errors import UserError
 from mambalab.report import collect, tables
 from mambalab.tasks.base import Task
 from mambalab.tasks.settings import TaskSettings
 from mambalab.train import runtime
+from mambalab.train.watch import watching
 
 
 def run(settings: EvalSettings) -> int:
@@ -25,10 +26,10 @@ def run(settings: EvalSettings) -> int:
     path = collect.resolve_run(settings.run, Path(settings.output_dir))
     loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
     trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    own = assemble.own_tokenizer(path, loaded.settings)
-    task = assemble.build_task(trained, data_dir=settings.data_dir, own=own)
+    vocabulary = assemble.own_tokenizer(path, loaded.settings)
+    task = assemble.build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
     _check_split(task, settings.split)
-    task.prepare(loaded.device)
+    own.prepare(task, loaded.device)
     trained_on = collect.read_run(path).summary.get("data", {})
     if trained_on.get("sha256") != task.fingerprint().get("sha256"):
         raise UserError(
@@ -39,7 +40,11 @@ def run(settings: EvalSettings) -> int:
     if settings.stateful:
         _check_stateful(task, loaded)
         options["stateful"] = True
-    with runtime.autocast(loaded.device, loaded.precision):
+    with (
+        own.named(task=type(task), model=type(loaded.model)),
+        runtime.autocast(loaded.device, loaded.precision),
+        watching(task, "evaluating"),
+    ):
         if options:
             metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
         else:

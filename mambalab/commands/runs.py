@@ -8,8 +8,9 @@ from mambalab.errors import UserError
 from mambalab.report.collect import RunRecord, find_runs, last_activity, read_run
 from mambalab.report.plain import table
 
-HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", "minutes", "path")
-_RIGHT = {"seed", "steps", "minutes"}
+TEST = "test/accuracy"
+HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", TEST, "minutes", "path")
+_RIGHT = {"seed", "steps", TEST, "minutes"}
 
 
 def run(cfg: RunsSettings) -> int:
@@ -26,7 +27,10 @@ def run(cfg: RunsSettings) -> int:
         except (UserError, OSError) as error:
             problems.append(str(error))
     if rows:
-        print(table(HEADER, rows, _RIGHT))
+        tested = any(row[HEADER.index(TEST)] != "-" for row in rows)
+        kept = [i for i, name in enumerate(HEADER) if tested or name != TEST]
+        header, *rows = [tuple(row[i] for i in kept) for row in (HEADER, *rows)]
+        print(table(header, rows, _RIGHT))
     for problem in problems:
         print(f"cannot read a run: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -36,12 +40,15 @@ def row(record: RunRecord) -> tuple[str, ...]:
     """One run as text, in the order of HEADER; `-` for what it does not say."""
     best = record.best
     step, minutes = record.step, record.minutes
+    test = record.summary.get("test")
+    accuracy = test.get(TEST) if isinstance(test, dict) else None
     names = [record.setting(k) for k in ("task.name", "model.name", "dropout.name", "seed")]
     return (
         record.status,
         *("-" if name is None else str(name) for name in names),
         "-" if step is None else f"{step:,}",
         "-" if best is None else f"{best.metric} {best.value:.4f} @ {best.step:,}",
+        f"{accuracy:.4f}" if isinstance(accuracy, float) else "-",
         "-" if minutes is None else f"{minutes:.1f}",
         str(record.path),
     )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambalab.commands import assemble
+from mambalab.commands import assemble, own
 from mambalab.commands.settings_inspect import InspectSettings
 from mambalab.errors import UserError
 from mambalab.inspect.subject import Subject
@@ -150,7 +150,7 @@ def _piece(
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
         own = assemble.own_tokenizer(loaded.path, trained)
-        task: Any = assemble.build_task(trained, data_dir=settings.data_dir, own=own)
+        task: Any = assemble.build_task(trained, data_dir=settings.data_dir, vocabulary=own)
         if isinstance(task, TextTask):
             try:
                 text, found = task.read()
@@ -185,14 +185,14 @@ def _example(settings: InspectSettings, loaded: assemble.LoadedRun) -> Reading:
     index = settings.index or 0
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
-        task.prepare(loaded.device)
+        own.prepare(task, loaded.device)
         return _question(task, index)
     if not isinstance(task, ClassificationTask):
         raise UserError(
             f"inspect does not know how to show task {task.name}: it can show texts, sequences "
             "with a class, and the synthetic tasks"
         )
-    task.prepare(loaded.device)
+    own.prepare(task, loaded.device)
     labels = task.labels["val"]
     _check_index(index, len(labels), task.name)
     inputs, lengths = task.inputs("val", np.array([index]), None)

@@ -48,7 +48,7 @@ def run(cfg: SyncSettings) -> int:
     names = [path for name in cfg.runs for path in _unfolded(name, output_dir)]
     for position, name in enumerate(names):
         try:
-            path = name if isinstance(name, Path) else resolve_run(name, output_dir)
+            path = name if isinstance(name, Path) else resolve_run(name, output_dir, trained=False)
             hint = _other_store(path, shown)
             is_sweep = (path / run_folder.SWEEP).is_file()
             sent = (send_sweep if is_sweep else send)(path, uri, output_dir)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mambalab import config, process, run_folder
-from mambalab.commands import assemble, earlier, fine_tune, train_report
+from mambalab.commands import assemble, earlier, fine_tune, own, train_report
 from mambalab.errors import UserError
 from mambalab.generate import generate, obstacle
 from mambalab.ops import backend as scan_backend
@@ -18,6 +18,7 @@ from mambalab.sampling import Sampling
 from mambalab.train import checkpoint, runtime, session, tracking
 from mambalab.train.loop import Result, Trainer
 from mambalab.train.settings import Precision, Resume, TrackingKind
+from mambalab.train.watch import StoppedError, watching
 
 LOG = logging.getLogger("mambalab")
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
@@ -49,11 +50,12 @@ def run(settings: config.TrainConfig) -> int:
         precision = _precision(settings, run_dir, device)
         beginning = fine_tune.begin(settings, run_dir, source)
         settings = beginning.settings
-        task = assemble.build_task(settings, own=beginning.tokenizer)
-        task.prepare(device)
+        task = assemble.build_task(settings, vocabulary=beginning.tokenizer)
+        own.prepare(task, device)
         runtime.seed_everything(settings.seed)
         model = assemble.build_model(settings, task.spec).to(device)
         beginning.fill(model)
+        own.check_answer(model, task, device)
         facts = {**_facts(settings, model, device, precision), **beginning.facts}
         tracking.check(settings.tracking, output_dir=Path(settings.output_dir))
         if settings.resume is Resume.never and run_dir.exists():
@@ -174,8 +176,12 @@ class _Sitting:
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
-                self._failed(error)
-                raise
+                line = own.told(error, task=type(self.task), model=type(self.model))
+                self._failed(error, line)
+                if line is None:
+                    raise
+                log = self.run_dir / run_folder.LOG
+                raise UserError(f"{line}; its traceback is in {log}") from error
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Take hold of the folder, and write down what this run is."""
@@ -188,7 +194,7 @@ class _Sitting:
         self.recorder.start(
             params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
         )
-        stack.enter_context(session.log_to(self.run_dir / "train.log"))
+        stack.enter_context(session.log_to(self.run_dir / run_folder.LOG))
         session.write_text(self.run_dir / run_folder.CONFIG, config.to_yaml(self.recorded))
         assemble.write_spec(self.run_dir, self.task.spec)
         for name, text in self.task.assets().items():
@@ -274,17 +280,22 @@ class _Sitting:
             "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
         }
         if result.status == "FINISHED" and "test" in self.task.splits:
-            facts["test"] = self._final_test()
+            try:
+                facts["test"] = self._final_test()
+            except StoppedError as stopped:
+                reason = f"stopped by {stopped.signal} in the final test, training is complete"
+                facts |= {"status": "KILLED", "ended_by": stopped.signal, "reason": reason}
         self._draw()
         self._write_summary(facts)
-        LOG.info("%s: %s", result.status.lower(), result.reason)
-        self.recorder.finish(result.status)
+        LOG.info("%s: %s", facts["status"].lower(), facts["reason"])
+        self.recorder.finish(facts["status"])
 
     def _final_test(self) -> dict[str, Any]:
         """The test split's metrics, measured once, with the weights that validation chose.
 
         A run that was finished, tested and then trained further is tested again only if other
-        weights are the best now; `times` counts.
+        weights are the best now; `times` counts. A test that was stopped has given no numbers and
+        counts for nothing.
         """
         noted = run_folder.read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
         # Somebody may have deleted a damaged best: then it is the last weights that are used.
@@ -294,17 +305,19 @@ class _Sitting:
             return noted
         weights, _, _ = checkpoint.load(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
-        with runtime.autocast(self.device, self.precision):
+        watched = watching(self.task, "testing", self.signals.requested)
+        with runtime.autocast(self.device, self.precision), watched:
             metrics, found = self.task.examine(self.model, "test")
         self.recorder.metrics(best.step, metrics)
         for path in tables.keep(self.run_dir, "test", found):
             self.recorder.artifact(path)
         return {"step": best.step, "times": noted.get("times", 0) + 1, **metrics}
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, line: str | None) -> None:
+        """Record how the run failed; `line` says it better than the error itself, if given."""
         gone = isinstance(error, BrokenPipeError)  # mambalab train | head: not the run's fault
         status = "FAILED" if isinstance(error, Exception) and not gone else "KILLED"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = line or " ".join(str(error).split()) or type(error).__name__
         if gone:
             reason = "nobody reads the output any more (broken pipe)"
         expected = gone or isinstance(error, UserError)

@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import search
+from mambalab.config import search, unused
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import first_line, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
@@ -107,6 +107,7 @@ def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Compo
         config = finish(verb, raw, checked)
         if verb == "train" and checked:
             _check_sizes(config, prepared)
+            unused.check(prepared, typed(config))
         return Composed(config, choices, sweep, launcher)
     except UserError as error:
         raise type(error)(str(error) + _shadow_hint(verb)) from error

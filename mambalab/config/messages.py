@@ -35,10 +35,13 @@ def unknown_key(key: str, known: list[str]) -> UserError:
 def no_such_option(group: str, value: object, known: list[str]) -> UserError:
     """The error for an option that a group does not have."""
     text = "null" if value is None else value
-    return UserError(
-        f"{group}={text}: no such option{did_you_mean(str(value), known)} "
-        f"({group} has: {', '.join(known)})"
-    )
+    below = [option for option in known if option.startswith(f"{value}/")]
+    if below:  # a folder of options: the one for any machine, if there is
+        first = f"{value}/cpu" if f"{value}/cpu" in below else below[0]
+        hint = f"; did you mean {first}?"
+    else:
+        hint = did_you_mean(str(value), known)
+    return UserError(f"{group}={text}: no such option{hint} ({group} has: {', '.join(known)})")
 
 
 def choices(kind: Any) -> list[str]:

@@ -123,23 +123,30 @@ def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
     for key, value in _leaves(plain):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {key} holds ${{...}}, which is refused in a run's config")
-        if key.rsplit(".", 1)[-1] == "_target_":
-            _check_trusted(path, key, value, trust)
+    _check_trusted(path, plain, trust)
     try:
         return merge("train", plain)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _check_trusted(path: Path, key: str, target: object, trust: list[str]) -> None:
-    if key == "model._target_" and target == AUTO:
+def _check_trusted(path: Path, plain: dict[str, Any], trust: list[str]) -> None:
+    """Raise UserError if classes are named that `trust` does not cover; it names all of them."""
+    strange: dict[str, str] = {}
+    for key, target in _leaves(plain):
+        if key.rsplit(".", 1)[-1] != "_target_" or (key, target) == ("model._target_", AUTO):
+            continue
+        module = str(target).rpartition(".")[0]
+        if not any(_inside(module, trusted) for trusted in ["mambalab", *trust]):
+            strange[f"{key} is {target}"] = module or str(target)
+    if not strange:
         return
-    module = str(target).rpartition(".")[0]
-    if not any(_inside(module, trusted) for trusted in ["mambalab", *trust]):
-        raise UserError(
-            f"{path}: {key} is {target}, code from outside mambalab; "
-            f"if you trust it, add trust={module or target}"
-        )
+    needed = list(dict.fromkeys([*trust, *strange.values()]))
+    add = needed[0] if len(needed) == 1 else f"[{','.join(needed)}]"
+    raise UserError(
+        f"{path}: {' and '.join(strange)}, code from outside mambalab; "
+        f"if you trust it, add trust={add}"
+    )
 
 
 def _inside(module: str, package: str) -> bool:

@@ -39,11 +39,24 @@ def check_groups(groups: Sequence[Group]) -> None:
     task = _values(everything, lambda r: r.setting("task.name"))
     if len(task) > 1:
         raise UserError(f"runs of different tasks cannot be compared: {_listed(task)}")
-    if len(data := _values(everything, _data)) > 1:
-        raise UserError(
-            f"the runs have different data, which cannot be compared: "
-            f"{_listed({short(str(k), 13): v for k, v in data.items()})}"
-        )
+    if len(_values(everything, _data)) > 1:
+        raise UserError(_different_data(groups, everything))
+
+
+def _different_data(groups: Sequence[Group], records: Sequence[RunRecord]) -> str:
+    """Which data there are, what else tells their runs apart, and what to do."""
+    parts = []
+    for value, count in _values(records, _data).items():
+        first = next(record for record in records if _data(record) == value)
+        parts.append(f"{short(value, 13)} ({count} run{'s'[: count > 1]}, one is {first.path})")
+    keys = [key for key in groups[0].settings if key.startswith(("task.", "data_"))]
+    keys = [key for key in keys if not key.startswith(_HARMLESS)]
+    settings = f"they differ in {', '.join(map(printable, keys))}" if keys else "the files changed"
+    return (
+        f"the runs have different data (sha256), on which values do not compare: "
+        f"{' and '.join(parts)}; {settings}: compare only the runs of one, or train the others "
+        "again on the same data"
+    )
 
 
 def _check_seeds(group: Group) -> None:

@@ -1,5 +1,6 @@
 """Reading run folders: which there are, what they were, what they measured. No torch here."""
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ import yaml
 from mambalab import process, run_folder
 from mambalab.errors import UserError
 from mambalab.run_folder import CONFIG, METRICS, SUMMARY
+
+LOG = logging.getLogger("mambalab")
 
 Curve = list[tuple[int, float | None]]
 
@@ -179,30 +182,45 @@ def last_activity(run_dir: Path) -> float:
     return max((f.stat().st_mtime for f in files if f.is_file()), default=0.0)
 
 
-def latest(output_dir: Path) -> Path:
+def latest(output_dir: Path, *, trained: bool = False) -> Path:
     """The run below a folder that was trained last.
+
+    Args:
+        output_dir: the folder.
+        trained: pass over runs without a checkpoint, with a warning that names the last of them,
+            unless none has one.
 
     Raises:
         UserError: if there is none.
     """
-    runs = find_runs(output_dir)
+    runs = sorted(find_runs(output_dir), key=last_activity)
     if not runs:
         raise UserError(f"no run below {output_dir}: train one first, or give output_dir=FOLDER")
-    return max(runs, key=last_activity)
+    usable = [path for path in runs if has_checkpoint(path)] if trained else []
+    if usable and usable[-1] != runs[-1]:
+        LOG.warning("run=latest: %s has no checkpoint yet, taking %s", runs[-1], usable[-1])
+    return (usable or runs)[-1]
 
 
-def resolve_run(run: str, output_dir: Path) -> Path:
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run folder holds weights."""
+    folder = run_dir / "checkpoints"
+    return any(path.is_dir() for kind in ("best", "last") for path in folder.glob(f"{kind}-*"))
+
+
+def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:
     """The folder that `run=` means: a path, or `latest`.
 
     Args:
         run: as given; a path counts from the working directory, else from `output_dir`.
         output_dir: where `latest` looks.
+        trained: as of `latest`.
 
     Raises:
         UserError: if it is no run folder; the message names runs that may have been meant.
     """
     if run == "latest":
-        return latest(output_dir)
+        return latest(output_dir, trained=trained)
     path = Path(run).expanduser()
     if not path.exists() and not path.is_absolute() and is_run(output_dir / path):
         return output_dir / path

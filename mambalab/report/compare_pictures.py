@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY = "#c4c4c4"
+_BOXED = 5  # seeds from which quartiles say more than the points themselves
 _WIDTH = 7.2  # inches of a picture with one panel
 
 
@@ -112,7 +113,18 @@ def _curves_apart(
 def _name(group: GroupResult, comparison: Comparison) -> str:
     several_groups = len(comparison.groups) > 1
     baseline = " (baseline)" if group.verdict == BASELINE and several_groups else ""
-    return drawable(group.label) + baseline
+    return drawable(_without_prefix(group.label, comparison)) + baseline
+
+
+def _without_prefix(label: str, comparison: Comparison) -> str:
+    """A label without the group of settings that all keys of all labels begin with: `p=0.1
+    ssm_p=0.1` for `dropout.p=0.1 dropout.ssm_p=0.1`."""
+    keys = [k for g in comparison.groups for k in re.findall(r"(?:^| )([\w.]+)=", g.label)]
+    prefixes = {key.partition(".")[0] + "." for key in keys}
+    if len(prefixes) != 1 or not all("." in key for key in keys):
+        return label
+    (prefix,) = prefixes
+    return re.sub(rf"(^| ){re.escape(prefix)}", r"\1", label)
 
 
 def _panel_title(axes: "Axes", name: str, *more: str) -> None:
@@ -154,7 +166,8 @@ def _draw_runs(axes: "Axes", group: GroupResult, metric: str, i: int) -> None:
 
 
 def best(comparison: Comparison) -> "Figure":
-    """Best values: quartiles, median and range of each group, a point for each seed."""
+    """Best values, a point for each seed, with each group's mean; from five seeds on with
+    quartiles, median and range."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
@@ -164,7 +177,10 @@ def best(comparison: Comparison) -> "Figure":
     for row, group in enumerate(groups):
         values = np.array([run.best for run in group.runs])
         colour = COLOURS[row % len(COLOURS)] if len(groups) <= len(COLOURS) else COLOURS[0]
-        if len(values) > 1:
+        if 1 < len(values) < _BOXED:
+            mean = values.mean()
+            axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
+        elif len(values) > 1:
             low, middle, high = np.percentile(values, [25, 50, 75])
             axes.barh(row, high - low, left=low, height=0.56, color=colour, alpha=0.2)
             axes.plot([values.min(), values.max()], [row, row], color=colour, linewidth=1.2)
@@ -183,7 +199,8 @@ def best(comparison: Comparison) -> "Figure":
     axes.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    boxes = ", quartiles and range" if any(len(group.runs) > 1 for group in groups) else ""
+    most = max(len(group.runs) for group in groups)
+    boxes = ", quartiles and range" if most >= _BOXED else ", and the mean" if most > 1 else ""
     title = _title(comparison, f"best value of each seed{boxes}")
     figure.suptitle(drawable(title, 160), fontsize=10, parse_math=False)
     return figure

@@ -33,7 +33,11 @@ def headline(comparison: Comparison) -> str:
         f"({'more' if comparison.metric.maximize else 'less'} is better), "
         f"means over seeds with 95 % intervals ({method})"
     )
-    return text + (f";\nbaseline: {comparison.baseline}" if len(comparison.groups) > 1 else "")
+    if len(comparison.groups) == 1:
+        return text
+    why = comparison.baseline_is
+    chosen = f" ({why}; baseline=LABEL takes another)" if why else ""
+    return f"{text};\nbaseline: {comparison.baseline}{chosen}"
 
 
 def left_out(comparison: Comparison, most: int | None = None) -> list[str]:

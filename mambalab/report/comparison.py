@@ -65,7 +65,7 @@ def compare(
         raise UserError(f"no finished run to compare{reasons}")
     groups = split(kept, ignore)
     alike.check_groups(groups)
-    base = _baseline(groups, baseline)
+    base, why = _baseline(groups, baseline)
     by_record = {id(record): run for record, run in zip(kept, found, strict=True)}
     runs = [[by_record[id(record)] for record in group.records] for group in groups]
     if goal is None:
@@ -85,6 +85,7 @@ def compare(
         bootstrap=bootstrap,
         goal=goal,
         baseline=base.label,
+        baseline_is=why,
         groups=results,
         dropout=judgement.lines,
         warnings=[*verdicts.too_few(results), *_no_end(results, judged), *alike.warnings(groups)],
@@ -105,13 +106,15 @@ def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:
     return Metric(name, maximize="accuracy" in name)
 
 
-def _baseline(groups: Sequence[Group], wanted: str | None) -> Group:
+def _baseline(groups: Sequence[Group], wanted: str | None) -> tuple[Group, str]:
+    """The group to compare with, and why it is that one; nothing if somebody chose it."""
     if wanted is None:
-        return next((group for group in groups if overfitting.is_free(group)), groups[0])
+        free = next((group for group in groups if overfitting.is_free(group)), None)
+        return (free, "the first without dropout") if free else (groups[0], "the first group")
     exact = [group for group in groups if group.label == wanted]
     found = exact or [group for group in groups if wanted in group.label]
     if len(found) == 1:
-        return found[0]
+        return found[0], ""
     why = "is part of several labels" if found else "is no group"
     labels = "; ".join(group.label for group in groups)
     raise UserError(f"baseline={printable(wanted)} {why}; the groups are: {labels}")

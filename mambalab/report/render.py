@@ -54,7 +54,7 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     [axes, *below][-1].set_xlabel("step (optimiser updates)")
     axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(_title(run), fontsize=11)
+    axes.set_title(title(run), fontsize=11)
     scale(axes, losses)
     for panel in (axes, *below):
         panel.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
@@ -82,7 +82,8 @@ def save(figure: "Figure", target: Path) -> Path:
     return target
 
 
-def _title(run: RunRecord) -> str:
+def title(run: RunRecord) -> str:
+    """Task, model, dropout and seed of a run, for the title of a picture."""
     names = [run.setting(f"{group}.name") for group in ("task", "model")]
     names.append(f"dropout {run.setting('dropout.name')}")
     return " · ".join([str(n) for n in names if n is not None] + [f"seed {run.setting('seed')}"])

@@ -77,6 +77,7 @@ class Comparison:
         bootstrap: whether intervals of means are bootstrapped instead of Student's.
         goal: value of the metric to which time and tokens are measured.
         baseline: label of the group that the others are compared with.
+        baseline_is: why it is that one, when nobody chose it.
         groups: the best first.
         dropout: statements on whether dropout can be judged; empty if that was not asked.
         warnings: what to bear in mind, a line each.
@@ -88,6 +89,7 @@ class Comparison:
     bootstrap: bool
     goal: float
     baseline: str
+    baseline_is: str
     groups: list[GroupResult]
     dropout: list[str]
     warnings: list[str]

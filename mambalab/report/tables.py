@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mambalab import run_folder
 from mambalab.errors import UserError
-from mambalab.report.render import VAL, save
+from mambalab.report.collect import read_run
+from mambalab.report.render import VAL, save, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +20,13 @@ _NAME = 24  # characters of a class's name that are shown
 _PRINTED = 20  # classes up to which a confusion table fits a terminal
 
 
-def picture(table: dict[str, Any], target: Path) -> Path:
+def picture(table: dict[str, Any], target: Path, above: str = "") -> Path:
     """Draw a table to a PNG file; returns its path.
+
+    Args:
+        table: what to draw.
+        target: the file.
+        above: a first line of the title: of which run this is.
 
     Raises:
         UserError: the file cannot be written.
@@ -31,7 +37,8 @@ def picture(table: dict[str, Any], target: Path) -> Path:
     figure = Figure(figsize=(7.2, side), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     {"confusion": _confusion, "curve": _curve}[table["kind"]](axes, table)
-    axes.set_title(table["title"], fontsize=11)
+    lines = filter(None, (above, table["title"]))
+    axes.set_title("\n".join(lines), fontsize=11, parse_math=False)
     return save(figure, target)
 
 
@@ -44,6 +51,7 @@ def keep(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
+    above = title(read_run(run_dir)) if tables else ""
     paths: list[Path] = []
     for table in tables:
         name = f"{split}_{table['kind']}"
@@ -53,7 +61,7 @@ def keep(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
             run_folder.write_json(target, table)
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror}") from error
-        paths += [target, picture(table, run_dir / "plots" / f"{name}.png")]
+        paths += [target, picture(table, run_dir / "plots" / f"{name}.png", above)]
     return paths
 
 
@@ -66,7 +74,7 @@ def text(table: dict[str, Any]) -> str:
         return ""
     classes = [_short(name) for name in table["classes"]]
     rows = [
-        (name, *(str(n) for n in row), f"{row[i] / max(1, sum(row)):.4f}")
+        (name, *(str(n) for n in row), f"{row[i] / sum(row):.4f}" if any(row) else "-")
         for i, (name, row) in enumerate(zip(classes, table["counts"], strict=True))
     ]
     return _columns([("true, taken for", *classes, "right"), *rows])

@@ -29,10 +29,10 @@ trained, resumed, tracked and evaluated like the built-in tasks; your own option
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ from mambalab.errors import UserError
 from mambalab.settings import check
 from mambalab.spec import ModelSpec
 from mambalab.tasks.settings import TaskSettings
+
+T = TypeVar("T")
 
 Batch: TypeAlias = Any
 """Whatever a task's `batch` returns and its `loss` takes; nobody else looks inside."""
@@ -65,6 +67,8 @@ class Task(ABC):
         metric: the key of `evaluate`'s result by which checkpoints are chosen.
         maximize: whether a higher `metric` is better.
         loss_unit: unit of the loss, for the axis of a picture.
+        watch: called by `each` with how many batches are measured, and how many there are; may
+            raise, to end the measurement. None: nobody watches.
     """
 
     spec: ModelSpec
@@ -72,6 +76,7 @@ class Task(ABC):
     metric: str = "val/loss"
     maximize: bool = False
     loss_unit: str = "nats"
+    watch: Callable[[int, int], None] | None = None
 
     def __init__(
         self, settings: TaskSettings, *, seed: int, data_dir: Path, data_fraction: float
@@ -116,8 +121,19 @@ class Task(ABC):
         """Every metric of `model` on the whole of `split`, keyed `<split>/<metric>`.
 
         Called by `evaluate`, which has put the model into evaluation mode and switched gradients
-        off. Average over examples, not over batches: the last batch may be smaller.
+        off. Average over examples, not over batches: the last batch may be smaller. Go through the
+        batches with `each` if there are many.
         """
+
+    def each(self, batches: Sequence[T]) -> Iterator[T]:
+        """The batches of a measurement, one after the other.
+
+        Between two of them it is shown how far the measurement is, and the run can be stopped.
+        """
+        for number, batch in enumerate(batches):
+            if self.watch is not None:
+                self.watch(number, len(batches))
+            yield batch
 
     @property
     def items_per_batch(self) -> int:

@@ -96,7 +96,7 @@ class ClassificationTask(Task):
         labels = self.labels[split]
         total, n = 0.0, len(self.classes)
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
-        for start in range(0, len(labels), self.settings.eval_batch_size):
+        for start in self.each(range(0, len(labels), self.settings.eval_batch_size)):
             rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
             true = labels[start : start + len(rows)]
             logits = model(*self.inputs(split, rows, None)).float()

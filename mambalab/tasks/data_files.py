@@ -213,11 +213,15 @@ class Dataset:
 
     def failed(self, file: DataFile, data_dir: Path, reason: object) -> UserError:
         """The error that `file` cannot be fetched for `reason`, a clause without a full stop."""
-        checksum = f" (sha256 {file.sha256})" if file.sha256 else ""
+        others = [other for other in self.missing(data_dir) if other != file]
+        wanted = []
+        for absent in (file, *others):
+            checksum = f" (sha256 {absent.sha256})" if absent.sha256 else ""
+            wanted.append(f"{absent.url}{checksum} at {absent.target(data_dir).absolute()}")
         return UserError(
-            f"cannot fetch {self.title}: {reason}. Put {file.url}{checksum} at "
-            f"{file.target(data_dir).absolute()}, or name the folder that has it with "
-            f"data_dir=FOLDER, or train offline: {self.offline}"
+            f"cannot fetch {self.title}: {reason}. Put {', and '.join(wanted)}, or name the folder "
+            f"that has {'them' if others else 'it'} with data_dir=FOLDER, or train offline: "
+            f"{self.offline}"
         )
 
     def require(self, data_dir: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from mambalab.tasks.images import ImageData, Images, PatchTask
 from mambalab.tasks.sampling import permutation
 from mambalab.tasks.settings import FolderSettings
 
+LOG = logging.getLogger("mambalab")
 _MOST = 8_000_000_000  # bytes of pixels that are kept in memory
+_NAMED = 10  # classes that are named at the start
 
 
 class ImageFolderTask(PatchTask):
@@ -29,8 +32,13 @@ class ImageFolderTask(PatchTask):
     settings: FolderSettings
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
-        """As `ImageTask.prepare`; warns of images that are in two splits."""
+        """As `ImageTask.prepare`; says what was found, and warns of images in two splits."""
         super().prepare(device)
+        images = ", ".join(f"{len(self.labels[s]):,} {s}" for s in ("train", "val", "test"))
+        names = ", ".join(self.classes[:_NAMED]) + (", ..." if len(self.classes) > _NAMED else "")
+        LOG.info(
+            "%s: %s classes (%s); images: %s", self.settings.path, len(self.classes), names, images
+        )
         digests = {
             name: np.array([copies.digest(row.numpy()) for row in self.pixels[name].cpu()])
             for name in ("train", "val", "test")
@@ -94,12 +102,19 @@ class ImageFolderTask(PatchTask):
                 return names, {name: label for label, name in enumerate(names)}
 
         try:
-            found = Visible(str(path))
+            found = Visible(str(path), allow_empty=True)
         except (FileNotFoundError, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"{path}: {reason}; put a sub-folder of images there for each class"
             ) from None
+        counts = np.bincount(found.targets, minlength=len(found.classes)).tolist()
+        if empty := [name for name, n in zip(found.classes, counts, strict=True) if not n]:
+            shown = ", ".join(str(path / name) for name in empty[:3])
+            raise UserError(
+                f"{shown}{' and others' if len(empty) > 3 else ''}: no images in this folder; put "
+                f"some there, or remove it if it is no class"
+            )
         side = self.settings.image_size
         size = len(found.samples) * 3 * side * side
         if size > _MOST:

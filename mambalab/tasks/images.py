@@ -99,6 +99,11 @@ class ImageTask(ClassificationTask):
         data = self.read()
         _, channels, height, width = data.train.pixels.shape
         self.check_shape(height, width)
+        if (crop := self.settings.augment.crop) >= min(height, width):
+            raise UserError(
+                f"task.augment.crop={crop}: would move images of {height} x {width} pixels out of "
+                f"sight; at most {min(height, width) - 1}"
+            )
         held_out, total = 0 if data.val else self.settings.val_size, len(data.train.labels)
         if held_out >= total:
             raise UserError(

@@ -67,7 +67,7 @@ def lines(file: BinaryIO, longest: int = LONGEST) -> Iterator[bytes | None]:
 
 
 def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
-    """Label and both texts of a line of `lines`, whole.
+    """Label, without blanks around it, and both texts of a line of `lines`, whole.
 
     Raises:
         BadRow: too long, another number of columns, a label that is none, a text without anything
@@ -81,7 +81,8 @@ def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
     columns = line.count(b"\t") + 1
     if columns != len(layout.columns):
         wanted = ", ".join(layout.columns)
-        raise BadRow(f"{columns} columns instead of {len(layout.columns)} ({wanted})")
+        found = f"{columns} column{'s' if columns > 1 else ''}"
+        raise BadRow(f"{found} instead of {len(layout.columns)} ({wanted})")
     if not line.isascii():
         try:
             line.decode("utf-8")
@@ -91,10 +92,11 @@ def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
                 f", column {line.count(9, 0, error.start) + 1})"
             ) from None
     label, *_, first, second = line.split(b"\t")
+    label = label.strip()  # " same" and "same" are one class
     if layout.labels and label not in layout.labels:
         allowed = ", ".join(known.decode() for known in layout.labels)
         raise BadRow(f"label {_shown(label)} (allowed: {allowed})")
-    if not label or label.isspace():
+    if not label:
         raise BadRow("empty label")
     for text, column in ((first, columns - 1), (second, columns)):
         if not text or text.isspace():

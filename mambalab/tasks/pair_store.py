@@ -34,7 +34,7 @@ from mambalab.tasks.progress import human_bytes
 
 LOG = logging.getLogger("mambalab")
 
-_FORMAT = 2  # of a store; raise it when what `_convert` writes changes
+_FORMAT = 3  # of a store; raise it when what `_convert` writes changes
 _SHOWN = 10  # rejected rows that are logged one by one
 _CHUNK = 1 << 20  # bytes written, and hashed, at a time
 _MOST_CLASSES = 1000  # beyond that, the first column is hardly a label

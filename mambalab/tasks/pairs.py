@@ -29,8 +29,9 @@ _FIXED = 0  # seed of what is the same in every run: splits and shares
 class PairTask(ClassificationTask):
     """Any TSV file with the columns label, text, text: which label does a pair have?
 
-    The file has no header and no quoting; whatever strings the label column holds are the classes,
-    in sorted order. A text is read as bytes (UTF-8), cut after `task.max_bytes`; byte 0 is padding.
+    The file has no header and no quoting; whatever strings the label column holds, without blanks
+    around them, are the classes, in sorted order. A text is read as bytes (UTF-8), cut after
+    `task.max_bytes`; byte 0 is padding.
     The file is converted once (`pair_store`); rows that are none are left out and reported.
 
     *Splits*: `val` and `test` are `val_fraction` and `test_fraction` of all pairs, chosen once for
@@ -186,6 +187,12 @@ class RetrievalTask(PairTask):
                 f"there is no folder {folder} (task.path): task=retrieval reads "
                 f"{file_name('train')}, {file_name('eval')} and {file_name('test')} from it; "
                 "for one file of your own use task=pairs task.path=FILE"
+            )
+        names = [file_name(part) for part in ("train", "eval", "test")]
+        if missing := [name for name in names if not (folder / name).exists()]:
+            raise UserError(
+                f"{folder} (task.path) lacks {' and '.join(missing)}: task=retrieval reads "
+                f"{', '.join(names)} from it"
             )
         return folder
 

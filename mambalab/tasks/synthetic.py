@@ -18,7 +18,7 @@ Sequences = tuple[Tensor, Tensor]
 """Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""
 
 EVAL_SEED = 7  # evaluations ask every run the same questions
-_EVAL_TOKENS = 1 << 17  # in one evaluation batch at most: long sequences come a few at a time
+_EVAL_TOKENS = 1 << 15  # in one evaluation batch at most: a run can be stopped between two
 
 
 class AnswerTask(Task):
@@ -62,23 +62,31 @@ class AnswerTask(Task):
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
         """Loss and accuracy at the training length."""
-        loss, accuracy = self.score(model, split, self.settings.seq_len)
+        ((loss, accuracy),) = self.score(model, [(split, self.settings.seq_len)])
         return {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
 
-    def score(self, model: nn.Module, split: str, length: int) -> tuple[float, float]:
-        """Mean loss and accuracy over `eval_sequences` sequences of a length."""
-        total, right, seen = 0.0, 0, 0
-        most = max(1, min(self.settings.eval_batch_size, _EVAL_TOKENS // length))
-        for start in range(0, self.settings.eval_sequences, most):
-            numbers = range(start, min(start + most, self.settings.eval_sequences))
+    def score(self, model: nn.Module, asked: list[tuple[str, int]]) -> list[tuple[float, float]]:
+        """For each (split, length): mean loss and accuracy over `eval_sequences` sequences."""
+        totals = [[0.0, 0, 0] for _ in asked]  # loss, right answers, answers
+        for number, numbers in self.each(self._batches(asked)):
+            split, length = asked[number]
             # One at a time: the questions do not depend on how many are asked at once.
             pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
             tokens, answers = (torch.cat(x).to(self.device) for x in zip(*pairs, strict=True))
             logits, expected = _answering(model, tokens, answers), answers.flatten()
-            total += float(F.cross_entropy(logits, expected, reduction="sum"))
-            right += int((logits.argmax(-1) == expected).sum())
-            seen += len(expected)
-        return total / seen, right / seen
+            totals[number][0] += float(F.cross_entropy(logits, expected, reduction="sum"))
+            totals[number][1] += int((logits.argmax(-1) == expected).sum())
+            totals[number][2] += len(expected)
+        return [(loss / seen, right / seen) for loss, right, seen in totals]
+
+    def _batches(self, asked: list[tuple[str, int]]) -> list[tuple[int, range]]:
+        """Index into `asked` and numbers of the sequences of every evaluation batch."""
+        found, total = [], self.settings.eval_sequences
+        for number, (_, length) in enumerate(asked):
+            most = max(1, min(self.settings.eval_batch_size, _EVAL_TOKENS // length))
+            starts = range(0, total, most)
+            found += [(number, range(start, min(start + most, total))) for start in starts]
+        return found
 
 
 class SelectiveCopyingTask(AnswerTask):
@@ -146,25 +154,34 @@ class InductionHeadsTask(AnswerTask):
         """At the training length, or (`test`) at all longer ones."""
         if split != "test":
             return super().measure(model, split)
-        scores = {length: self.score(model, split, length) for length in self.lengths()}
-        metrics = {f"test/accuracy_at/{length}": right for length, (_, right) in scores.items()}
-        metrics["test/loss"] = sum(loss for loss, _ in scores.values()) / len(scores)
-        metrics["test/accuracy"] = min(right for _, right in scores.values())
-        return metrics
+        lengths = self.lengths()
+        return _summed(lengths, self.score(model, [("test", length) for length in lengths]))
 
     def measure_in_detail(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """And, for `test`, accuracy against length."""
-        metrics = self.measure(model, split)
         if split != "test":
-            return metrics, []
+            return self.measure(model, split), []
         lengths = [self.settings.seq_len, *self.lengths()]
-        first = self.score(model, "val", self.settings.seq_len)[1]
-        accuracy = [first] + [metrics[f"test/accuracy_at/{length}"] for length in lengths[1:]]
+        asked = [("val", lengths[0]), *(("test", length) for length in lengths[1:])]
+        scores = self.score(model, asked)
+        metrics = _summed(lengths[1:], scores[1:])
+        accuracy = [right for _, right in scores]
         table = {"kind": "curve", "title": f"{self.name}: trained at {lengths[0]:,} steps"}
         table |= {"x": lengths, "y": accuracy, "marked": lengths[0]}
         return metrics, [table | {"x_label": "sequence length L (steps)", "y_label": "accuracy"}]
+
+
+def _summed(lengths: list[int], scores: list[tuple[float, float]]) -> dict[str, float]:
+    """Metrics of a test at several lengths: the accuracy is that of the worst of them."""
+    accuracies = [right for _, right in scores]
+    metrics = {
+        f"test/accuracy_at/{length}": right
+        for length, right in zip(lengths, accuracies, strict=True)
+    }
+    metrics["test/loss"] = sum(loss for loss, _ in scores) / len(scores)
+    return metrics | {"test/accuracy": min(accuracies)}
 
 
 def _answering(model: nn.Module, tokens: Tensor, answers: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress
 from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.settings import OptimSettings, Precision, TrainerSettings
+from mambalab.train.watch import StoppedError, watching
 
 WARM_UP_STEPS = 10  # left out of the reported speed: compilation, caches
 
@@ -230,7 +231,8 @@ class Trainer:
     # -- looking back -------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        with runtime.autocast(self.device, self.precision):
+        watched = watching(self.task, "validating", self.stop_requested)
+        with runtime.autocast(self.device, self.precision), watched:
             metrics = self.task.evaluate(self.compute, "val")
         self.model.train()
         self.last = metrics
@@ -333,7 +335,12 @@ class Trainer:
         self.model.train()
         progress = Progress(self.progress())
         try:
-            status, ended_by, reason = self._run(progress)
+            status, (ended_by, reason) = "FINISHED", self._run(progress)
+        except StoppedError as stopped:
+            self.model.train()
+            self.save()
+            status, ended_by = "KILLED", stopped.signal
+            reason = f"stopped by {stopped.signal} after step {self.step}"
         finally:
             progress.close()
         return Result(
@@ -347,16 +354,16 @@ class Trainer:
             self.clock.elapsed(),
         )
 
-    def _run(self, progress: Progress) -> tuple[str, str, str]:
-        """Status, what ended the run, and how to say it."""
+    def _run(self, progress: Progress) -> tuple[str, str]:
+        """What ended the run, and how to say it; raises StoppedError when a signal did."""
         limits = self.settings
-        if self.look_first and self.step == 0 and self.evaluated_step < 0:
+        due = self.look_first if self.step == 0 else self.step % limits.eval_every == 0
+        if due and self.evaluated_step != self.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
         while (end := self._end()) is None:
             if signal_name := self.stop_requested():
-                self.save()
-                return "KILLED", signal_name, f"stopped by {signal_name} after step {self.step}"
+                raise StoppedError(signal_name)
             started = time.monotonic()
             self._train_step()
             self.clock.step_took(time.monotonic() - started)
@@ -378,4 +385,4 @@ class Trainer:
             self._refuse_bad_step()
             self._evaluate()
         self.save()
-        return "FINISHED", *end
+        return end

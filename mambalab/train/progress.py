@@ -1,5 +1,6 @@
 """The live view of a run: a tqdm bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from typing import TextIO
@@ -57,7 +58,7 @@ class Progress:
         Args:
             progress: share of the run done, in [0, 1].
             step: optimiser steps done.
-            loss: latest training loss.
+            loss: latest training loss; NaN while none was logged.
             validation: latest validation metric, already formatted, or an empty string.
             speed: training items per second; 0 while unknown.
             milestone: an evaluation has just ended: always worth a plain line.
@@ -65,7 +66,8 @@ class Progress:
         now = time.monotonic()
         share = progress - self.first
         left = (now - self.started) * (1 - progress) / share if share > 0 else None
-        parts = [f"step {step:,}", f"loss {loss:.4f}", validation]
+        logged = "" if math.isnan(loss) else f"loss {loss:.4f}"
+        parts = [f"step {step:,}", logged, validation]
         if speed:
             parts.append(f"{speed:,.0f} tok/s")
         if left is not None:

@@ -1,11 +1,18 @@
 """What training needs of a task and of the outside world; it imports neither."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 
-class TrainableTask(Protocol):
+class Watchable(Protocol):
+    """Whoever measures for long."""
+
+    watch: Callable[[int, int], None] | None  # called with batches done and in all, may raise
+
+
+class TrainableTask(Watchable, Protocol):
     """The side of a task that training uses; see `mambalab.tasks.base.Task` for the contract."""
 
     metric: str

@@ -161,7 +161,7 @@ def test_the_command_line(sweep, tmp_path, capsys, monkeypatch):
     assert (
         cli.main(["compare", "sweeps/night/none", "sweeps/night/ssm", "baseline=dropout=ssm"]) == 0
     )
-    assert "baseline: dropout=ssm" in capsys.readouterr().out
+    assert "baseline: dropout=ssm\n" in capsys.readouterr().out
     assert cli.main(["compare", "latest", "output_dir=.", "to=1.6"]) == 0
     assert "to 1.6" in capsys.readouterr().out
     assert cli.main(["compare", "nowhere"]) == 1

@@ -40,7 +40,10 @@ def place(tmp_path):
 
 
 def row(output: str, name: str) -> list[str]:
-    return next(line.split() for line in output.splitlines() if line.startswith(name))
+    """The words of an entry: its line, and the two below it."""
+    lines = output.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(name))
+    return " ".join(lines[first : first + 3]).split()
 
 
 def test_list_shows_what_is_here_and_whether_it_is_right(run, place, capsys, tmp_path):
@@ -51,6 +54,7 @@ def test_list_shows_what_is_here_and_whether_it_is_right(run, place, capsys, tmp
     assert " ".join(row(output, "task")) == "task here size checksum licence where source"
     assert row(output, "toy") == ["toy", "no", "18", "B", "-", *expected]
     assert row(output, "text")[:4] == ["text", "yes", "-", "-"]
+    assert max(map(len, output.replace(str(tmp_path), "data").splitlines())) <= 102  # an address
     place(CONTENT)
     run("list")
     assert row(capsys.readouterr().out, "toy") == ["toy", "yes", "18", "B", "ok", *expected]

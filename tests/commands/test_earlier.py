@@ -111,3 +111,48 @@ def test_a_trusted_module_that_does_not_exist(folder, capsys):  # noqa: F811
     assert cli.main(["train", "trust=nosuch", "tracking=none"]) == 1
     assert "trust=nosuch: no such module" in one_line(capsys)
     assert not (folder / "outputs").exists()
+
+
+def test_a_run_killed_while_its_folder_was_made_begins_again(folder, monkeypatch, capsys):  # noqa: F811
+    """Killed as by `kill -9` after each of the first files."""
+    whole = folder / "whole"
+    assert train(f"run_dir={whole}") == 0
+    expected = rows(whole)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    early = {
+        "mambalab.train.session.log_to": {".lock", "metrics.jsonl"},
+        "mambalab.commands.assemble.write_spec": {"config.yaml", "train.log"},
+        "mambalab.process.identity": {"config.yaml", "vocabulary.json"},
+    }
+    for place, found in early.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(place, killed)
+            with pytest.raises(Killed):
+                train("run_dir=cut")
+        cut = folder / "cut"
+        assert found <= {path.name for path in cut.iterdir()}, place
+        assert not (cut / "summary.json").exists()
+    capsys.readouterr()
+    with run_folder.hold(cut):
+        assert train("run_dir=cut") == 1
+    assert "is in use" in one_line(capsys)
+    assert train("run_dir=cut", "optim.lr=0.5") == 1
+    assert "was made with other settings (optim.lr" in one_line(capsys)
+    assert train("run_dir=cut") == 0
+    assert rows(cut) == expected
+
+
+@pytest.mark.parametrize("files", [["notes.txt"], [".lock", "notes.txt"], ["metrics.jsonl"]])
+def test_a_folder_of_other_things_is_left_alone(folder, capsys, files):  # noqa: F811
+    (folder / "taken").mkdir()
+    for name in files:
+        (folder / "taken" / name).write_text("something")
+    assert train("run_dir=taken") == 1
+    assert "taken is not empty and holds no run" in one_line(capsys)
+    assert sorted(p.name for p in (folder / "taken").iterdir()) == sorted(files)

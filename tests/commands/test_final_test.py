@@ -119,6 +119,32 @@ def test_classes_of_any_name_are_tested_and_drawn():
     assert len(summary(only_run(Path.cwd()))["test"]) >= 4
 
 
+def test_a_test_that_is_stopped_is_measured_by_the_same_command(monkeypatch, capsys):
+    options = [*PROBE, "trainer.max_steps=8", "task.eval_batch_size=5"]
+    measured = []
+    with monkeypatch.context() as patch:
+
+        def requested(signals):
+            measured.append(signals)
+            return "SIGINT" if len(measured) == 8 + 2 * 4 + 5 + 1 else None
+
+        # Eight steps, two evaluations of four batches, and the sixth batch of the test.
+        patch.setattr(session.StopSignals, "requested", requested)
+        assert cli.main(["train", *options]) == 130
+    run_dir = only_run(Path.cwd())
+    facts = summary(run_dir)
+    assert (facts["status"], facts["ended_by"], facts["step"]) == ("KILLED", "SIGINT", 8)
+    assert facts["reason"] == "stopped by SIGINT in the final test, training is complete"
+    assert "test" not in facts
+    assert of_the_test(run_dir) == []
+    before = rows(run_dir)
+    assert cli.main(["train", *options]) == 0
+    (row,) = of_the_test(run_dir)
+    assert rows(run_dir) == [*before, row]
+    facts = summary(run_dir)
+    assert (facts["status"], facts["test"]["times"]) == ("FINISHED", 1)
+
+
 def test_a_run_that_was_stopped_is_not_tested(monkeypatch):
     monkeypatch.setattr(session.StopSignals, "requested", lambda _: "SIGTERM")
     assert cli.main(["train", *DIGITS, "trainer.max_steps=8"]) == 143
@@ -152,7 +178,7 @@ def test_stopped_and_resumed_images_equal_never_stopped(monkeypatch):
     options = ["task.augment.crop=1", "task.augment.rotation=20", "task.augment.erasing=0.5"]
     options = [*DIGITS, "trainer.max_steps=12", *options]
     assert cli.main(["train", *options, "run_dir=whole"]) == 0
-    asked = iter([None] * 5 + ["SIGTERM"])
+    asked = iter([None] * 6 + ["SIGTERM"])  # before each step, and in the evaluation of step 4
     with monkeypatch.context() as patch:
         patch.setattr(session.StopSignals, "requested", lambda _: next(asked))
         assert cli.main(["train", *options, "run_dir=parts"]) == 143

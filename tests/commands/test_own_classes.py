@@ -64,6 +64,98 @@ def test_a_module_that_cannot_be_imported_is_one_line(own, capsys):
     assert "own_broken.py, line 2: invalid syntax" in one_line(capsys)
 
 
+PARITY = """
+import torch
+from mambalab.spec import ModelSpec
+from mambalab.tasks.classification import ClassificationTask
+
+class Own(ClassificationTask):
+    splits = ("train", "val")
+
+    def prepare(self, device="cpu"):
+        self.bits = torch.arange(64)[:, None] >> torch.arange(6) & 1
+        self.classes = ["even", "odd"]
+        self.labels = {split: self.bits.sum(1) % 2 for split in self.splits}
+        self.spec = ModelSpec(vocab_size=2, seq_len=6, classes=2)
+
+    def inputs(self, split, rows, position):
+        return self.bits[torch.from_numpy(rows)], None
+"""
+SLIPS = [  # what is right, what is written instead, what is said
+    ("        self.spec = ", "        spec = ", "its prepare must set self.spec"),
+    ("        self.classes = ", "        classes = ", "its prepare must set self.classes"),
+    ("classes=2)", "classes=3)", "self.spec has classes=3, but self.classes names 2"),
+    ("in self.splits}", 'in ["train"]}', "self.labels lacks the split 'val'"),
+    ("% 2 for", "% 2 * 1.0 for", "must be a tensor (n,) of int64, not (64,) of float32"),
+    ("% 2 for", "% 3 for", "goes from 0 to 2; with 2 classes a label is a number from 0 to 1"),
+    ("% 2 for", "[:0] for", "self.labels['train'] is empty"),
+    ("rows)], None", "rows)]", "must return (sequences, lengths or None), not (2, 6) of int64"),
+    ("rows)], None", "rows)].float(), None", "a tensor (2, L) of int64, not (2, 6) of float32"),
+    ("rows)], None", "rows)], 6", "must return lengths (2,) of int64 or None, not int"),
+    ("rows)], None", "rows)] + 1, None", "holds tokens outside 0 to 1 (spec.vocab_size)"),
+    ("& 1\n", "& 1 / 0\n", "line 10, in prepare: ZeroDivisionError: division by zero"),
+    ("vocab_size=2", "vocab_size=0", "line 13, in prepare: AssertionError: tokens or vectors"),
+]
+
+
+def test_a_slip_in_a_task_that_names_a_class_is_one_line(own, folder, capsys):  # noqa: F811
+    for number, (right, wrong, message) in enumerate(SLIPS):
+        assert right in PARITY
+        own(f"own_slip_{number}", PARITY.replace(right, wrong))
+        option = folder / "conf/task/own.yaml"
+        target = f"own_slip_{number}.Own"
+        option.write_text(f"defaults: [_classification]\nname: own\n_target_: {target}\n")
+        words = [word for word in TINY if not word.startswith("task")]
+        assert cli.main(["train", "task=own", *words, "tracking=jsonl"]) == 1, message
+        line = one_line(capsys)
+        assert f"task._target_={target}: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+ANSWERS = {  # the class's forward, and what is said
+    "def forward(self, x): return self.a(x)": "task digits names a class, so the model is called "
+    "as forward(x, lengths): too many positional arguments",
+    "def forward(self, x, lengths): return self.a(x)": "for one example of task digits forward "
+    "must return (1, 10) logits, not (1, 8, 10) of float32",
+    "def forward(self, x, lengths): return self.b(x)": "line 8, in forward: AttributeError: ",
+}
+
+
+def test_a_model_that_cannot_classify_is_told_before_it_trains(own, folder, capsys):  # noqa: F811
+    for number, (forward, message) in enumerate(ANSWERS.items()):
+        own(
+            f"own_answer_{number}",
+            f"{IMPORT}class Own(nn.Module):\n def __init__(self, settings, dropout, spec):\n"
+            f"  super().__init__()\n  self.a = nn.Linear(8, 10)\n\n {forward}\n",
+        )
+        assert cli.main(["train", "task=digits", "model=own", "tracking=jsonl", "device=cpu"]) == 1
+        line = one_line(capsys)
+        assert f"model._target_=own_answer_{number}.Own: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+def test_what_a_class_raises_in_training_is_one_line_and_the_log_has_the_rest(
+    own,
+    folder,  # noqa: F811
+    capsys,
+):
+    more = "def forward(self, tokens): return self.both(tokens) + self.absent\n    def other"
+    own("own_raises", IMPORT + STATELESS.format(more="").replace("def forward", more))
+    assert train("task=text", "model=own") == 1
+    shown = capsys.readouterr().err.splitlines()
+    assert [line for line in shown if "Traceback" in line or "File" in line] == []
+    run_dir = only_run(folder)
+    log = run_dir.relative_to(folder) / "train.log"
+    reason = f"model._target_=own_raises.Own: {folder}/own_raises.py, line 9, in forward: Attr"
+    assert reason in shown[-1]
+    assert shown[-1].endswith(f"its traceback is in {log}")
+    assert "Traceback" in log.read_text()
+    facts = summary(run_dir)
+    assert (facts["status"], reason in facts["reason"]) == ("FAILED", True)
+
+
 STATELESS = """
 class Own(nn.Module):
     def __init__(self, settings, dropout, spec):
@@ -108,3 +200,6 @@ def test_task_and_model_of_ones_own_may_lie_in_two_modules(own, folder, capsys):
     assert train("task=own", "model=own") == 0
     assert train("task=own", "model=own", "trainer.max_steps=14") == 0
     assert "going on from step 12" in capsys.readouterr().err
+    assert cli.main(["eval"]) == 1
+    assert "add trust=[own_two_tasks,own_two_models]" in one_line(capsys)
+    assert cli.main(["eval", "trust=[own_two_tasks,own_two_models]"]) == 0

@@ -38,7 +38,7 @@ def test_a_line_for_each_run(tmp_path, capsys):
     make_run(tmp_path / "text" / "killed", summary=dead, config="seed: 2\n")
     status, out, err = run(tmp_path, capsys)
     assert (status, err) == (0, "")
-    assert out[0].split() == list(runs.HEADER)
+    assert out[0].split() == [name for name in runs.HEADER if name != runs.TEST]
     cells = {line.split("  ")[0]: " ".join(line.split()) for line in out[1:]}
     done, killed = tmp_path / "text" / "done", tmp_path / "text" / "killed"
     assert cells["FINISHED"] == (
@@ -46,6 +46,16 @@ def test_a_line_for_each_run(tmp_path, capsys):
     )
     assert cells["KILLED"] == f"KILLED - - - 2 - - - {killed}"
     assert out[0].index("path") == out[1].index(str(tmp_path)) == out[2].index(str(tmp_path))
+
+
+def test_test_accuracy_has_a_column_where_a_run_has_it(tmp_path, capsys):
+    make_run(tmp_path / "a", summary={"status": "FINISHED", "test": {"test/accuracy": 0.99}})
+    make_run(tmp_path / "b")
+    _, out, _ = run(tmp_path, capsys)
+    assert out[0].split() == list(runs.HEADER)
+    at = slice(out[0].index("test/accuracy"), out[0].index("minutes") - 2)
+    cells = {line.split("/")[-1]: line[at].strip() for line in out[1:]}
+    assert cells == {"a": "0.9900", "b": "-"}
 
 
 def test_a_damaged_run_does_not_hide_the_others(tmp_path, capsys):

@@ -248,6 +248,10 @@ COMBINATIONS = {
     "model=transformer model.d_model=63 model.n_head=3": r"even width",
     "trainer.max_steps=null trainer.max_minutes=null": r"would never end",
     "optim.schedule=exponential optim.min_lr_ratio=0": r"never reaches 0",
+    "task=text model.pooling=last": r"model.pooling=last: task=text predicts tokens",
+    "task=induction_heads model.pooling=max": r"task=induction_heads predicts tokens",
+    "task=digits model=transformer model.bidirectional=true": r"model=transformer has no Mamba",
+    "task=selective_copying data_fraction=0.5": r"data_fraction=0.5: .* are generated",
 }
 
 
@@ -255,6 +259,14 @@ COMBINATIONS = {
 def test_values_that_do_not_go_together(overrides):
     with pytest.raises(UserError, match=COMBINATIONS[overrides]):
         compose("train", overrides.split())
+
+
+def test_what_an_experiment_sets_for_its_mamba_does_not_refuse_the_baseline():
+    settings = compose("train", ["experiment=mnist/cpu", "model=transformer"])
+    assert settings.model.bidirectional
+    compose("train", ["task=digits", "model.pooling=last", "data_fraction=0.5"])
+    compose("train", ["task=selective_copying", "data_fraction=1"])
+    compose("train", ["model=hybrid", "task=digits", "model.bidirectional=true"])
 
 
 def test_ssm_dropout_needs_only_one_mamba_layer():

@@ -166,3 +166,9 @@ def test_a_search_makes_jobs_of_values():
     job = found.job({"optim.lr": 0.00123456789, "dropout": "none"})
     assert job.name == "dropout=none,optim.lr=0.00123457"
     assert job.config.optim.lr == 0.00123456789
+
+
+def test_what_changes_nothing_in_one_model_is_left_out():
+    found = plan(["task=digits", "model=mamba,transformer", "model.bidirectional=true"])
+    assert [job.name for job in found.jobs] == ["model=mamba,seed=1"]
+    assert "has no Mamba layer" in found.not_applicable["model=transformer,seed=1"]

@@ -72,7 +72,12 @@ def test_a_seed_may_occur_once(groups, tmp_path):
     ("change", "message"),
     [
         ({"task__name": "other"}, r"different tasks .*: toy \(1 run\), other \(1 run\)"),
-        ({"optim__lr": 1, "summary": {"data": {"sha256": "e"}}}, "different data"),
+        (
+            {"task__path": "x.txt", "summary": {"data": {"sha256": "e"}}},
+            r"different data .*: d+… \(1 run, one is .*run1\) and e \(1 run, one is .*run2\); "
+            r"they differ in task\.path: compare only the runs of one, or train the others again",
+        ),
+        ({"optim__lr": 1, "summary": {"data": {"sha256": "e"}}}, "; the files changed: compare"),
     ],
 )
 def test_groups_must_have_one_task_and_one_data_set(groups, change, message):

@@ -158,6 +158,16 @@ def test_latest_is_the_run_trained_last(make_run, tmp_path):
     assert collect.latest(tmp_path) == middle
 
 
+def test_latest_passes_over_a_run_without_weights_and_says_so(make_run, tmp_path, caplog):
+    old, new = make_run("old", age=100), make_run("new", age=50)
+    assert collect.resolve_run("latest", tmp_path) == new  # neither has any
+    (old / "checkpoints/last-00000004").mkdir(parents=True)
+    assert collect.resolve_run("latest", tmp_path, trained=False) == new
+    assert not caplog.messages
+    assert collect.resolve_run("latest", tmp_path) == old
+    assert caplog.messages == [f"run=latest: {new} has no checkpoint yet, taking {old}"]
+
+
 def test_a_run_may_be_named_in_several_ways(make_run, tmp_path, monkeypatch):
     outputs = tmp_path / "outputs"
     run = make_run("outputs/text/x-s1")

@@ -64,7 +64,7 @@ def test_curves_show_means_and_bands(comparison):
     figure = compare_pictures.curves(found, "val/loss")
     (axes,) = figure.axes
     drawn = lines_of(axes)
-    steps, values = drawn["optim.lr=0 (baseline)"]
+    steps, values = drawn["lr=0 (baseline)"]
     assert steps == [10, 20, 30, 40]
     assert values == pytest.approx([3.6, 2.6, 1.6, 1.85])
     assert len(axes.collections) == 2
@@ -75,7 +75,7 @@ def test_curves_show_means_and_bands(comparison):
     assert axes.get_ylabel() == "validation loss (nats)"
     assert figure.get_suptitle() == "toy: validation loss, mean and 95 % band, n = 3 seeds"
     legend = figure.legends[0].get_texts()
-    assert [t.get_text() for t in legend] == ["optim.lr=0 (baseline)", "optim.lr=1"]
+    assert [t.get_text() for t in legend] == ["lr=0 (baseline)", "lr=1"]
 
 
 def test_no_two_groups_look_alike(comparison):
@@ -90,7 +90,7 @@ def test_more_groups_than_colours_get_a_panel_each(comparison):
     figure = compare_pictures.curves(comparison(12), "val/loss")
     assert len(figure.axes) == 12
     for i, axes in enumerate(figure.axes):
-        assert axes.get_title().startswith(f"optim.lr={i}")
+        assert axes.get_title().startswith(f"lr={i}")
         assert list(axes.lines[-1].get_ydata()) == pytest.approx(
             [3.6 + i, 2.6 + i, 1.6 + i, 1.85 + i]
         )
@@ -116,17 +116,38 @@ def test_seeds_evaluated_at_other_steps_are_drawn_one_by_one(tmp_path):
     assert drawn[1:] == [[10, 20, 30, 40], [15, 25, 35, 45]]
 
 
-def test_the_box_shows_every_seed(comparison):
-    found = comparison(2)
-    (axes,) = compare_pictures.best(found).axes
+def test_few_seeds_are_points_and_their_mean(comparison):
+    figure = compare_pictures.best(comparison(2))
+    (axes,) = figure.axes
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in points] == [[1.5, 1.6, 1.7], [2.5, 2.6, 2.7]]
-    low, high = np.percentile([1.5, 1.6, 1.7], [25, 75])
-    box = axes.patches[0]
-    assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((low, high))
+    assert list(axes.patches) == []
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([1.6, 1.6])
+    assert figure.get_suptitle() == "toy: best value of each seed, and the mean, n = 3 seeds"
     names = [t.get_text() for t in axes.get_yticklabels()]
-    assert names == ["optim.lr=0 (baseline)", "optim.lr=1"]
+    assert names == ["lr=0 (baseline)", "lr=1"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the best at the top
+
+
+def test_many_seeds_have_a_box(tmp_path):
+    values = [1.5, 1.6, 1.7, 1.9, 2.5]
+    (axes,) = compare_pictures.best(compare(make_group(tmp_path, values), ignore=ignore)).axes
+    low, high = np.percentile(values, [25, 75])
+    (box,) = axes.patches
+    assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((low, high))
+
+
+def test_labels_keep_a_prefix_that_not_all_settings_have(tmp_path):
+    records = [
+        *make_group(tmp_path / "a", [1.0]),
+        *make_group(tmp_path / "b", [2.0], optim__lr=1),
+        *make_group(tmp_path / "c", [3.0], dropout="ssm"),
+    ]
+    found = compare(records, ignore=ignore)
+    (axes,) = compare_pictures.best(found).axes
+    shown = [t.get_text().removesuffix(" (baseline)") for t in axes.get_yticklabels()]
+    assert shown == [group.label for group in found.groups]
+    assert "dropout=none optim.lr=1" in shown
 
 
 def test_overfitting_shows_both_losses_and_the_best_point(comparison):
@@ -136,7 +157,7 @@ def test_overfitting_shows_both_losses_and_the_best_point(comparison):
     assert drawn["training"] == ([10, 20, 30, 40], [1.0] * 4)
     assert drawn["validation, 95 % band"][1] == pytest.approx([3.6, 2.6, 1.6, 1.85])
     assert drawn["best"][0] == [30]
-    assert first.get_title() == ("optim.lr=0 (baseline)\nlast - best validation: +0.2500 ± 0.0000")
+    assert first.get_title() == ("lr=0 (baseline)\nlast - best validation: +0.2500 ± 0.0000")
 
 
 def test_accuracies_have_a_picture_of_their_own(tmp_path):

@@ -31,7 +31,8 @@ def found(tmp_path):
 def test_the_terminal_shows_what_matters(found, tmp_path):
     lines = terminal(found).splitlines()
     assert lines[0].startswith("toy: val/loss (less is better), means over seeds with 95 %")
-    assert lines[1] == "baseline: dropout=none"
+    why = "the first without dropout; baseline=LABEL takes another"
+    assert lines[1] == f"baseline: dropout=none ({why})"
     assert lines[3].split("  ")[0] == "group"
     assert re.split(r"  +", lines[4]) == [
         "dropout=ssm",

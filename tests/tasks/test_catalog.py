@@ -41,6 +41,7 @@ def test_a_failed_fetch_says_why_what_where_and_what_else(dataset, server, tmp_p
         "HTTP 404",
         server.url,
         str(tmp_path / "set" / "a.txt"),
+        str(tmp_path / "set" / "b.txt"),  # every file that is missing
         dataset.files[0].sha256,
         "data_dir=",
         "task=text",

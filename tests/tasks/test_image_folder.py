@@ -63,6 +63,16 @@ def test_copies_across_splits_are_told(fill, make, tmp_path, caplog):
     assert f"{tmp_path}: 6 of 6 images in val are copies of one in train" in told[0]
 
 
+def test_what_was_found_is_said_once(fill, make, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    fill(tmp_path / "train", 6)
+    fill(tmp_path / "val", 3)
+    fill(tmp_path / "test", 2)
+    make()
+    told = [r.getMessage() for r in caplog.records if "classes" in r.getMessage()]
+    assert told == [f"{tmp_path}: 3 classes (blue, green, red); images: 18 train, 9 val, 6 test"]
+
+
 def test_folders_train_and_test_are_the_splits(fill, make, tmp_path):
     fill(tmp_path / "train", 6)
     fill(tmp_path / "test", 2)
@@ -143,7 +153,9 @@ def test_what_is_missing_is_told(fill, make, tmp_path):
         make()
     fill(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty") as error:
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/empty: no images in .*, or remove it"
+    ) as error:
         make()
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"nowhere \(task\.path\) does not exist"):

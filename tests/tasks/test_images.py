@@ -157,6 +157,13 @@ def test_sizes_that_do_not_fit_are_refused():
         build(Grey, PIXELS, input_dim=5)
     with pytest.raises(UserError, match=r"task\.patch_size=4: must divide the 4 x 6 pixels"):
         build(Colour, PATCHES, patch_size=4)
+    for crop in (3, 4):
+        augment = dataclasses.replace(OFF, crop=crop)  # of 4 rows one is left to see
+        if crop == 3:
+            build(Grey, PIXELS, augment=augment)
+            continue
+        with pytest.raises(UserError, match=r"crop=4: .* images of 4 x 6 pixels .*; at most 3"):
+            build(Grey, PIXELS, augment=augment)
 
 
 def test_an_image_of_one_colour_everywhere_gives_finite_numbers():

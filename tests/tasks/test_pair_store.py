@@ -100,9 +100,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_label(place):
     assert store.classes == ("a", "b")
 
 
+def test_blanks_around_a_label_make_no_other_class(place):
+    store = open_store(place(b" same\tx\ty\nsame\tx\ty\nother \tx\ty\n"), PAIRS, 10)
+    assert store.classes == ("other", "same")
+    assert store.labels.tolist() == [1, 1, 0]
+
+
 BAD = {
     b"1.0\tA\tB\tone text": "4 columns instead of 5 (label, id1, id2, text1, text2)",
-    b"": "1 columns instead of 5 (label, id1, id2, text1, text2)",
+    b"": "1 column instead of 5 (label, id1, id2, text1, text2)",
     b"2.0\tA\tB\tx\ty": "label '2.0' (allowed: 0.0, 1.0, 0, 1)",
     b"1.0\tA\tB\t\ty": "empty text (column 4)",
     b"1.0\tA\tB\tx\t  ": "empty text (column 5)",
@@ -134,7 +140,7 @@ def test_ten_rejected_rows_are_logged_one_by_one_and_their_number_every_time(pla
     path = place(b"a\tx\ty\nb\tx\ty\n" + b"bad\n" * 25)
     open_store(path, PAIRS, 10)
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert sum("left out: 1 columns" in line for line in lines) == 10
+    assert sum("left out: 1 column " in line for line in lines) == 10
     assert len(lines) == 11
     caplog.clear()
     store = open_store(path, PAIRS, 10)
@@ -148,7 +154,7 @@ def test_ten_rejected_rows_are_logged_one_by_one_and_their_number_every_time(pla
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"one column\nanother\n", r"none of its 2 rows can be used \(line 1: 1 columns"),
+        (b"one column\nanother\n", r"none of its 2 rows can be used \(line 1: 1 column "),
         ("label\tä\tö\n".encode("utf-16"), r"none of its \d rows can be used \(line 1: NUL byte"),
         (
             b"".join(b"%d\ta text\tanother\n" % n for n in range(1001)),

@@ -232,10 +232,13 @@ def test_other_numbers_of_rows_are_warned_of_once_and_recorded(corpus, caplog, m
     assert not caplog.records
 
 
-def test_retrieval_names_a_missing_file(corpus):
+def test_retrieval_names_missing_files_before_it_converts_any(corpus):
+    (corpus / "new_aan_pairs.eval.tsv").unlink()
     (corpus / "new_aan_pairs.test.tsv").unlink()
-    with pytest.raises(UserError, match=r"there is no file .*new_aan_pairs\.test\.tsv"):
+    lacking = r"lacks new_aan_pairs\.eval\.tsv and new_aan_pairs\.test\.tsv: "
+    with pytest.raises(UserError, match=lacking):
         ready(corpus, cls=RetrievalTask)
+    assert not list(corpus.glob("*.store"))
 
 
 def test_retrieval_looks_in_data_dir(corpus, tmp_path):

@@ -207,6 +207,16 @@ class TestInductionHeads:
         assert table["y"] == [1.0, 1.0, 1.0, 0.0]
         assert task.examine(InductionOracle(8), "val")[1] == []
 
+    def test_whoever_watches_is_told_of_every_batch_and_may_end_it(self):
+        task = build(InductionHeadsTask, HEADS)  # ten sequences, three at a time
+        seen = []
+        task.watch = lambda done, total: seen.append((done, total))
+        task.examine(InductionOracle(8), "test")
+        assert seen == [(done, 16) for done in range(16)]
+        task.watch = lambda done, total: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            task.evaluate(InductionOracle(8), "val")
+
     def test_long_sequences_come_a_few_at_a_time(self, monkeypatch):
         monkeypatch.setattr("mambalab.tasks.synthetic._EVAL_TOKENS", 64)
         oracle = InductionOracle(8)

@@ -73,6 +73,32 @@ def test_stop_and_resume_equals_never_stopped(tmp_path, stop_after, grad_accum):
         assert torch.equal(tensor, weights_of(second)[name]), name
 
 
+def test_stopped_in_an_evaluation_and_resumed_equals_never_stopped(tmp_path):
+    whole, lines, expected = whole_run(tmp_path / "whole")
+    before = []
+    for asked in (10, 10, 20):  # an evaluation may be stopped twice, the last one, too
+        run, part = trainer(tmp_path / "cut")
+        if source := checkpoint.find(tmp_path / "cut", "last"):
+            run.restore(source)
+
+        def stop(run=run, asked=asked):
+            return "SIGINT" if run.task.watch is not None and run.step == asked else None
+
+        run.stop_requested = stop
+        result = run.run()
+        assert (result.status, result.step) == ("KILLED", asked)
+        assert run.task.watch is None
+        before += part.rows
+    last, part = trainer(tmp_path / "cut")
+    last.restore(checkpoint.find(tmp_path / "cut", "last"))
+    result = last.run()
+    assert last.task.seen == []
+    assert before + part.rows == lines.rows
+    assert (result.status, result.best) == ("FINISHED", expected.best)
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(last)[name]), name
+
+
 def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
     _, lines, expected = whole_run(tmp_path / "whole")
     crashed, before = trainer(tmp_path / "cut")

@@ -40,6 +40,7 @@ class ToyTask:
     metric = "val/loss"
     maximize = False
     items_per_batch = 8
+    watch = None
 
     def __init__(self, bad_at: int | None = None, name: str = "toy") -> None:
         self.bad_at = bad_at
@@ -64,6 +65,8 @@ class ToyTask:
 
     def evaluate(self, model, split):
         assert split == "val"
+        if self.watch is not None:
+            self.watch(0, 1)
         with torch.no_grad():
             model.eval()
             value = float(self.loss(model, self.batch_of_validation()))
