@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mambalab.models.backbone import MambaBlock
+from mambalab.models.dropout import Dropout, SSMDropout
 from mambalab.models.heads import LanguageModel
-from mambalab.models.state import LayerState, ModelState
+from mambalab.models.layers import RMSNorm
+from mambalab.models.mamba import DepthwiseConv1d, Mamba
+from mambalab.models.state import LayerState, MambaState, ModelState
 from mambalab.ops import backend
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 32
 """Sequences beyond which matrix products as such are faster."""
+
+_KNOWN = (MambaBlock, Mamba, DepthwiseConv1d, nn.Linear, RMSNorm, Dropout, SSMDropout)
 
 Decoder = Callable[[Tensor], Tensor]
 """(B,) int64 tokens to the logits (B, V) behind them; updates the state it was made for."""
@@ -34,23 +39,57 @@ def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
     """A fused decoder of a model in evaluation mode, bound to a state; None where there is none.
 
     There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to LARGEST_BATCH
-    sequences and language models of this package with Mamba layers. Under autocast to bfloat16 its
-    matrices are bfloat16, and its sums more exact than those of autocast. It is made for the
-    weights as they are: make a new one when they have changed.
+    sequences and language models of this package with Mamba layers, as they were built: none for a
+    model with other layers or hooks put in, or for a state of another type. Under autocast to
+    bfloat16 its matrices are bfloat16, and its sums more exact than those of autocast. It is made
+    for the weights as they are: make a new one when they have changed. Nothing is differentiated.
     """
-    if type(model) is not LanguageModel or model.training or batch > LARGEST_BATCH:
+    if type(model) is not LanguageModel or batch > LARGEST_BATCH:
         return None
-    mixers = [layer.mixer for layer in model.backbone.layers if isinstance(layer, MambaBlock)]
-    device = model.lm_head.weight.device
-    if not mixers or device.type != "cpu":
-        return None
+    blocks = [layer for layer in model.backbone.layers if isinstance(layer, MambaBlock)]
     half = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
-    if dtype not in backend.CPU_DTYPES or mixers[0].A_log.dtype != torch.float32:
+    if not blocks or dtype not in backend.CPU_DTYPES:
         return None
-    if backend.resolve(mixers[0].backend, device, dtype) != "cpu":
+    if not (_as_built(model, blocks) and _readable(model, blocks, state, dtype)):
+        return None
+    if backend.resolve(blocks[0].mixer.backend, torch.device("cpu"), dtype) != "cpu":
         return None
     return _Fused(model, state, batch, dtype)
+
+
+def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
+    """Whether the layers compute what the kernel does: nothing was replaced, nobody listens in."""
+    backbone = model.backbone
+    inner = [m for part in (*blocks, backbone.norm_f, model.lm_head) for m in part.modules()]
+    if not all(type(module) in _KNOWN for module in inner):
+        return False
+    called = [backbone, *inner]
+    if any(m._forward_hooks or m._forward_pre_hooks for m in called):
+        return False
+    if any(module.training for module in model.modules()):
+        return False
+    mixers = [block.mixer for block in blocks]
+    plain = [model.lm_head, *(m for x in mixers for m in (x.in_proj, x.x_proj, x.out_proj))]
+    eps = {backbone.norm_f.eps, *(block.norm.eps for block in blocks)}
+    alike = {
+        (x.backend, x.A_log.shape, x.conv1d.weight.shape, x.dt_proj.weight.shape) for x in mixers
+    }
+    return len(eps) == len(alike) == 1 and all(linear.bias is None for linear in plain)
+
+
+def _readable(
+    model: LanguageModel, blocks: list[MambaBlock], state: ModelState, dtype: torch.dtype
+) -> bool:
+    """Whether the kernel can take weights and state from where they lie."""
+    parts = (*blocks, model.backbone.norm_f, model.lm_head)
+    weights = [p for part in parts for p in part.parameters()]
+    states = [x for s in state.layers if isinstance(s, MambaState) for x in (s.conv, s.ssm)]
+    return (
+        all(values.device.type == "cpu" for values in weights + states)
+        and all(weight.dtype in (torch.float32, dtype) for weight in weights)
+        and all(x.dtype == torch.float32 and x.is_contiguous() for x in states)
+    )
 
 
 class _Fused:

@@ -10,10 +10,14 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, codegen, config
 
 X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i686"))
-_TABLE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+# NUMBA_CPU_FEATURES asks for code for another processor than this.
+_FEATURES = config.CPU_FEATURES  # pyright: ignore[reportAttributeAccessIssue]
+if _FEATURES is None:
+    _FEATURES = codegen.get_host_cpu_features()
+_TABLE = "+avx512f" in _FEATURES.split(",")
 LANES = 16 if _TABLE else 8
 """Channels in a vector: a 512-bit register where there is one, else 256 bits' worth."""
 VECTOR_BYTES = 4 * LANES

@@ -93,18 +93,17 @@ class Steps:
         for weights, state in zip(layers, states, strict=True):
             table.extend(self._layer(weights, *state))
         self._table = table
-        norm_f, projection = head if head is not None else (torch.zeros(0), torch.zeros(0))
+        norm_f, projection = head if head is not None else (empty((0,)), empty((0,)))
         d_model = len(layers[0].norm) if layers else len(norm_f)
         d_inner, d_state = layers[0].A_log.shape if layers else (0, 0)
         rank = layers[0].dt_proj.shape[1] if layers else 0
-        self._eps = torch.tensor([eps], dtype=torch.float32)
+        self._eps = torch.tensor([eps], dtype=torch.float32, device="cpu")
         phases = PHASES * len(layers) + 1
-        self._counters = torch.zeros(phases * COUNTERS // 8 + COUNTERS // 8, dtype=torch.int64)
+        self._counters = empty(((phases + 1) * COUNTERS // 8,), torch.int64)
         x, gate, y = (empty((batch, d_inner)) for _ in range(3))
         low = empty((batch, rank + 2 * d_state))
         self._kept += [x, gate, y, low]
         self._scratch = scratch_bytes(batch, d_model)
-        self._parallel = sum(w.numel() for w in self._kept) > _SMALL
         self._args = StepArgs(
             batch=batch,
             d_model=d_model,
@@ -126,6 +125,7 @@ class Steps:
             vocab_size=self.vocab_size,
             logits=0,
         )
+        self._parallel = sum(w.numel() for w in self._kept) > _SMALL
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Take a step: (B, d_model) float32, contiguous, is changed in place; returns the logits

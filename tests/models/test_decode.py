@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mambalab.generate import stepper
 from mambalab.models.decode import LARGEST_BATCH, fused, narrowed, step_weights
 from mambalab.models.heads import LanguageModel
 from mambalab.models.settings import ScanBackend
+from mambalab.ops import cpu_step
 from mambalab.spec import ModelSpec
 
 SHAPES = [  # batch, vocab_size, and settings: ragged in every dimension
@@ -148,6 +150,87 @@ def test_there_is_no_fused_step_for_what_it_was_not_made_for(build):
     assert fused(wide, wide.initial_state(1, 24), 1) is None
     assert fused(model.train(), state, 1) is None
     assert fused(model.eval(), state, 1) is not None
+
+
+class Doubled(torch.nn.Linear):
+    """A linear layer of a user's, as adapters put in."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def with_bias(model):
+    model.lm_head = torch.nn.Linear(*model.lm_head.weight.shape[::-1])
+
+
+def with_another_eps(model):
+    model.backbone.layers[1].norm.eps = 1e-2
+
+
+CHANGES = {
+    "a layer's own class": lambda m: setattr(
+        m.backbone.layers[1].mixer.in_proj, "__class__", Doubled
+    ),
+    "the head's own class": lambda m: setattr(m.lm_head, "__class__", Doubled),
+    "a bias": with_bias,
+    "another eps": with_another_eps,
+    "a hook": lambda m: m.backbone.layers[0].register_forward_hook(lambda *_: None),
+    "a hook before": lambda m: m.backbone.register_forward_pre_hook(lambda *_: None),
+    "dropout left on": lambda m: m.backbone.layers[1].dropout.train(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_model_that_was_changed_decodes_layer_by_layer(build, change):
+    model = build()
+    change(model)
+    state, other = (model.initial_state(2, 24) for _ in range(2))
+    tokens = torch.tensor([3, 5])
+    with torch.inference_mode():
+        assert fused(model, state, 2) is None
+        found = stepper(model, state, 2)(tokens)
+        assert torch.equal(found, model(tokens[:, None], other)[:, -1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.double(), lambda x: x.mT.contiguous().mT],
+    ids=["float64", "not contiguous"],
+)
+def test_a_state_that_the_kernel_cannot_read_goes_through_the_layers(build, change):
+    model = build()
+    state, other = (model.initial_state(2, 24) for _ in range(2))
+    for layer in state.layers:
+        layer.ssm = change(layer.ssm)
+    tokens = torch.tensor([3, 5])
+    with torch.inference_mode():
+        found, expected = stepper(model, state, 2)(tokens), stepper(model, other, 2)(tokens)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(state.layers[0].ssm.float(), other.layers[0].ssm)
+
+
+def test_torch_default_device_is_not_where_a_step_works(build):
+    model = build()
+    state, tokens = start(model, 2)
+    with torch.inference_mode(), torch.device("meta"):
+        assert fused(model, state, 2)(tokens).isfinite().all()
+
+
+def test_a_large_head_alone_is_worth_a_second_thread(build, monkeypatch):
+    shared = []
+    run = cpu_step.Kernel.run
+
+    def watched(self, values, tasks, scratch_bytes, parallel):
+        if self in cpu_step._KERNELS.values():
+            shared.append(parallel)
+        run(self, values, tasks, scratch_bytes, parallel)
+
+    monkeypatch.setattr(cpu_step.Kernel, "run", watched)
+    for vocab_size in (17, 10_000):
+        model = build(vocab_size, pattern="MA", n_layer=2)
+        with torch.inference_mode():
+            fused(model, model.initial_state(1, 24), 1)(torch.tensor([3]))
+    assert shared == [False, False, False, True]  # of each model its Mamba layer, then its head
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
