@@ -27,6 +27,9 @@ verbs:
 
 to begin: mambalab train experiment=quickstart"""
 
+SPINS = "5000"
+"""How often OpenMP's threads look again before they sleep; see `be_patient`."""
+
 
 class UsageError(UserError):
     """A mistake in what was typed, found before anything ran."""
@@ -210,4 +213,4 @@ def be_patient() -> None:
     OpenMP, two cores; batch 16 of 256, four layers of 192).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

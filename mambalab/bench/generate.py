@@ -15,6 +15,7 @@ from torch import Tensor
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model
 from mambalab.bench.timing import in_turns, milliseconds
+from mambalab.cli import SPINS
 from mambalab.generate import prefill, stepper
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
@@ -202,10 +203,16 @@ def _add_transformers(result: Result, device: torch.device, seconds: float) -> N
     except metadata.PackageNotFoundError:
         result.missing["transformers"] = "not installed"
         return
-    sizes = map(str, (device.type, seconds, *SIZE))
+    sizes = map(str, (device, seconds, *SIZE))
     command = [sys.executable, "-m", "mambalab.bench.against_transformers", *sizes]
-    surroundings = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=surroundings, check=True)
+    surroundings = dict(os.environ)
+    if surroundings.get("GOMP_SPINCOUNT") == SPINS:
+        del surroundings["GOMP_SPINCOUNT"]
+    child = subprocess.run(command, capture_output=True, text=True, env=surroundings, check=False)
+    if child.returncode:
+        why = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        result.missing["transformers"] = f"failed with {child.returncode}: {why}"
+        return
     found = json.loads(child.stdout)
     result.rows += found["rows"]
     result.notes += found["notes"]

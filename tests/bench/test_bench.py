@@ -128,6 +128,15 @@ def test_generation_is_measured(monkeypatch, capsys):
     assert Path("found/generate-cpu.png").stat().st_size > 10_000
 
 
+def test_a_peer_that_fails_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("mambalab.bench.generate.metadata.version", lambda _: "1")
+    monkeypatch.setattr("mambalab.bench.generate.SIZE", ("much",))
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    assert cli.main(["bench", "generate", *line]) == 0
+    out = capsys.readouterr().out
+    assert "not measured: transformers: failed with 1: ValueError: invalid literal" in out
+
+
 def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate._CACHE", 1000)
     monkeypatch.setattr("mambalab.bench.generate._add_transformers", lambda *_: None)
