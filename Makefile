@@ -16,7 +16,7 @@ run: install
 	$(BIN)/mambalab train experiment=quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
