@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from mambalab import __version__
+from mambalab import __version__, threads
 from mambalab.errors import UserError
 from mambalab.words import FLAGS, PATHS, SHELLS, VERBS
 
@@ -26,9 +26,6 @@ verbs:
   mambalab --version
 
 to begin: mambalab train experiment=quickstart"""
-
-SPINS = "5000"
-"""How often OpenMP's threads look again before they sleep; see `be_patient`."""
 
 
 class UsageError(UserError):
@@ -90,7 +87,7 @@ def dispatch(argv: list[str]) -> int:
     if verb == "__complete":
         return import_module("mambalab.config.completion").main(rest)
     if verb == "__job":  # one job of a sweep
-        be_patient()
+        threads.be_patient()
         return import_module("mambalab.sweep.worker").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
@@ -195,22 +192,8 @@ def run(verb: str, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    be_patient()
+    threads.be_patient()
     if plan is not None:
         plan.command = arguments.overrides
         return import_module("mambalab.sweep.run").run(plan)
     return import_module(f"mambalab.commands.{verb}").run(settings)
-
-
-def be_patient() -> None:
-    """Let OpenMP's threads spin for some ten microseconds while they wait, and then sleep; it reads
-    this when torch is imported.
-
-    Threads that spin for long make a step several times slower as soon as another process wants a
-    core; threads that sleep at once are slow to wake when there is no other. With 5,000 turns a
-    training step takes 5 to 7 % more than with threads that never sleep, and 7 to 16 % more than
-    with sleepers beside a busy neighbour; those would take 20 % and 330 to 500 % more (GNU's
-    OpenMP, two cores; batch 16 of 256, four layers of 192).
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

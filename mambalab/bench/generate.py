@@ -15,11 +15,11 @@ from torch import Tensor
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.cli import SPINS
 from mambalab.generate import prefill, stepper
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
 from mambalab.models.state import AttentionState, ModelState
+from mambalab.threads import SPINS
 from mambalab.train import runtime
 from mambalab.train.settings import Precision
 

@@ -121,7 +121,7 @@ def test_a_gpu_that_another_sweep_has_is_waited_for(tmp_path, monkeypatch):
 
 def test_a_gpu_stays_leased_while_its_job_lives(lab, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(lab))
-    monkeypatch.setattr("mambalab.sweep.processes.COMMAND", ["sleep", "60"])
+    monkeypatch.setattr("mambalab.sweep.processes.COMMAND", ["sh", "-c", "exec sleep 60"])
     found = plan([*TINY, "seed=1", "sweep.dir=here", "tracking=jsonl"])
     sweep = SweepFolder(found.folder)
     sweep.write()
