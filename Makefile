@@ -9,7 +9,7 @@ help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
-	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train'"
+	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train generate'"
 	@echo "            or runs: STAGE='mnist/gpu cifar10/gpu'; each stops after LIMIT s and goes on when called again"
 
 run: install
@@ -25,7 +25,7 @@ check: install
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there.
-gpu: STAGE ?= tests scan train
+gpu: STAGE ?= tests scan train generate
 gpu: OUT ?= outputs/gpu
 gpu: LIMIT ?= 540
 gpu:
