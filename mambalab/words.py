@@ -9,7 +9,7 @@ VERBS = {
     "inspect": "show what a trained model does with a text or an image",
     "export": "write a trained model for transformers or the original Mamba code",
     "data": "list, fetch or verify data sets",
-    "bench": "measure scan, training, data or recording",
+    "bench": "measure scan, training, writing, data or recording",
     "sync": "send recorded runs to MLflow",
     "doctor": "check this machine: what works, what is missing",
     "ui": "look at runs in MLflow's pages",

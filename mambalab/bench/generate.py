@@ -40,6 +40,7 @@ def measure(
     *,
     d_model: int,
     n_layer: int,
+    peers: bool,
 ) -> Result:
     """Time single tokens behind contexts of several lengths, in batches of several sizes.
 
@@ -57,8 +58,9 @@ def measure(
             "contender", "batch", "context", "ms a token", "tokens/s", "state MB", "% of bound",
         ],
         axis="tokens/s",
+        across="context (tokens)",
         second_axis="state or cache (MB)",
-        notes=["% of bound: time of reading as many bytes as the weights, over that of a step"],
+        notes=["% of bound: least time of reading as many bytes as the weights, over a step's"],
     )  # fmt: skip
     result.options["git_revision"] = runtime.git_revision()
     contexts = sorted(contexts or CONTEXTS)
@@ -73,7 +75,8 @@ def measure(
         return result
     for batch in sorted(batches or BATCHES):
         _add_batch(result, models, contexts, batch, device, seconds, precision)
-    _add_transformers(result, device, seconds)
+    if peers:
+        _add_transformers(result, device, seconds)
     return result
 
 

@@ -24,6 +24,7 @@ class Result:
         rows: one dictionary for each line of the table; raw numbers.
         curves: for each contender, (length, value) points of the picture.
         axis: what the values of the picture are.
+        across: what its lengths are.
         second, second_axis: the same for a second picture beside the first, if there is one.
         missing: contenders that are not here, with the reason.
         wrong: contenders whose results were wrong, with the error; they were not timed.
@@ -39,6 +40,7 @@ class Result:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     axis: str = ""
+    across: str = "sequence length L (steps)"
     second: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     second_axis: str = ""
     missing: dict[str, str] = field(default_factory=dict)
@@ -101,7 +103,7 @@ def _picture(result: Result, path: Path) -> None:
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     for number, (curves, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
-        _draw(axes, curves, label)
+        _draw(axes, curves, label, result.across)
     if len(panels) == 1:
         figure.axes[0].legend(frameon=False)
     else:
@@ -111,7 +113,7 @@ def _picture(result: Result, path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str) -> None:
+def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str, across: str) -> None:
     from matplotlib.ticker import NullLocator, StrMethodFormatter
 
     for number, (name, points) in enumerate(curves.items()):
@@ -123,7 +125,7 @@ def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str) -> 
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("sequence length L (steps)")
+    axes.set_xlabel(across)
     axes.set_ylabel(label)
     axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

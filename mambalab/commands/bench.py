@@ -37,6 +37,7 @@ def run(settings: BenchSettings) -> int:
             settings.seconds,
             d_model=settings.d_model,
             n_layer=settings.n_layer,
+            peers=settings.peers,
         )
     else:
         result = train.measure(

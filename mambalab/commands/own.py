@@ -148,6 +148,9 @@ def _inputs_problem(task: ClassificationTask) -> str | None:
             name = str(kind).removeprefix("torch.")
             shape = ", ".join(map(str, [*ends, "L", *([spec.input_dim] if spec.input_dim else [])]))
             return f"{called} must return a tensor ({shape}) of {name}, not {_shape(sequences)}"
+        steps = sequences.shape[1 + spec.pair]
+        if steps > spec.seq_len or (lengths is None and steps != spec.seq_len):
+            return f"{called} returns {steps} steps, but self.spec has seq_len={spec.seq_len}"
         if lengths is not None and (
             not isinstance(lengths, Tensor)
             or lengths.dtype != torch.int64

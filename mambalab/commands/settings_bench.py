@@ -44,6 +44,10 @@ class BenchSettings:
     seconds: float = option("least time to spend on each contender and shape", gt=0)
     yardstick: str | None = option("scan on a CPU: a C++ file to compare with (fwd and bwd)")
     out: str = option("folder for the JSON file and the picture", **FOLDER)
+    peers: bool = option(
+        "generate: also compare with transformers, if it is installed, at the size of mamba-130m "
+        "(3 GB of memory)"
+    )
     d_model: int = option("train, generate: width of the models", ge=8)
     n_layer: int = option("train, generate: layers of the models", ge=1)
     tokens: int = option("train: tokens in a step, spread over sequences", ge=64)

@@ -285,6 +285,7 @@ class _Sitting:
             except StoppedError as stopped:
                 reason = f"stopped by {stopped.signal} in the final test, training is complete"
                 facts |= {"status": "KILLED", "ended_by": stopped.signal, "reason": reason}
+                facts["left"] = "test"
         self._draw()
         self._write_summary(facts)
         LOG.info("%s: %s", facts["status"].lower(), facts["reason"])

@@ -29,7 +29,10 @@ def show(settings: config.TrainConfig, run_dir: Path) -> None:
     if place := _mlflow(settings, run_dir):
         rows.append(("mlflow", place))
     if summary["status"] == "KILLED":
-        rows.append(("next", f"the same command goes on from step {summary['step']:,}"))
+        goes_on = f"goes on from step {summary['step']:,}"
+        if summary.get("left") == "test":
+            goes_on = "measures the test, from its beginning"
+        rows.append(("next", f"the same command {goes_on}"))
     print("\n".join(f"{name:<8} {text}" for name, text in rows))
 
 

@@ -52,7 +52,11 @@ EXAMPLES = {
     ],
     "data": ["mambalab data list", "mambalab data fetch shakespeare"],
     "sync": ["mambalab sync latest", "mambalab sync outputs/text/mamba/ssm-0f3a9c21-s1"],
-    "bench": ["mambalab bench scan", "mambalab bench data tasks=[mnist]"],
+    "bench": [
+        "mambalab bench scan",
+        "mambalab bench generate lengths=[256,4096] batches=[1]",
+        "mambalab bench data tasks=[mnist]",
+    ],
     "doctor": ["mambalab doctor", "mambalab doctor data_dir=/data"],
     "ui": ["mambalab ui", "mambalab ui port=5001"],
 }

@@ -56,8 +56,11 @@ def _short(trace: LayerTrace) -> str:
 
 
 def _log_colours(values: np.ndarray) -> "tuple[float, float]":
+    """Ends of the scale: nearly all values, and at least a factor of 1.5, so that those that hardly
+    differ look alike."""
     low, high = (float(q) for q in np.quantile(values, [0.01, 0.99]))
-    return low, max(high, 1.001 * low)
+    wider = max(1.0, (1.5 * low / max(high, low)) ** 0.5)
+    return low / wider, max(high, low) * wider
 
 
 def _delta(subject: Subject, scans: list[ScanTrace]) -> "Figure":

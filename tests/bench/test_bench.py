@@ -139,8 +139,7 @@ def test_a_peer_that_fails_is_named(monkeypatch, capsys):
 
 def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate._CACHE", 1000)
-    monkeypatch.setattr("mambalab.bench.generate._add_transformers", lambda *_: None)
-    line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", *QUICK]
+    line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", "peers=false", *QUICK]
     assert cli.main(["bench", "generate", *line]) == 0
     assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out
     found = json.loads(Path("found/generate-cpu.json").read_text())

@@ -135,6 +135,7 @@ def test_a_test_that_is_stopped_is_measured_by_the_same_command(monkeypatch, cap
     facts = summary(run_dir)
     assert (facts["status"], facts["ended_by"], facts["step"]) == ("KILLED", "SIGINT", 8)
     assert facts["reason"] == "stopped by SIGINT in the final test, training is complete"
+    assert facts["left"] == "test"
     assert "test" not in facts
     assert of_the_test(run_dir) == []
     before = rows(run_dir)
@@ -143,6 +144,7 @@ def test_a_test_that_is_stopped_is_measured_by_the_same_command(monkeypatch, cap
     assert rows(run_dir) == [*before, row]
     facts = summary(run_dir)
     assert (facts["status"], facts["test"]["times"]) == ("FINISHED", 1)
+    assert "left" not in facts
 
 
 def test_a_run_that_was_stopped_is_not_tested(monkeypatch):

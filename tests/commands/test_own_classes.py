@@ -93,6 +93,8 @@ SLIPS = [  # what is right, what is written instead, what is said
     ("rows)], None", "rows)].float(), None", "a tensor (2, L) of int64, not (2, 6) of float32"),
     ("rows)], None", "rows)], 6", "must return lengths (2,) of int64 or None, not int"),
     ("rows)], None", "rows)] + 1, None", "holds tokens outside 0 to 1 (spec.vocab_size)"),
+    ("seq_len=6", "seq_len=5", "returns 6 steps, but self.spec has seq_len=5"),
+    ("seq_len=6", "seq_len=7", "returns 6 steps, but self.spec has seq_len=7"),
     ("& 1\n", "& 1 / 0\n", "line 10, in prepare: ZeroDivisionError: division by zero"),
     ("vocab_size=2", "vocab_size=0", "line 13, in prepare: AssertionError: tokens or vectors"),
 ]

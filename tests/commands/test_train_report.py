@@ -44,3 +44,8 @@ def test_mlflow_is_named_only_if_the_run_is_there(show):
 def test_a_stopped_run_says_how_it_goes_on(show):
     assert show(status="KILLED")[-1] == "next     the same command goes on from step 9"
     assert not any("goes on" in line for line in show())
+
+
+def test_a_run_stopped_in_its_test_says_what_is_left(show):
+    last = show(status="KILLED", left="test")[-1]
+    assert last == "next     the same command measures the test, from its beginning"

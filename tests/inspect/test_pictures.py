@@ -21,6 +21,14 @@ def test_texts(tmp_path, steps):
         assert pixels.std() > 0.02  # not blank
 
 
+def test_values_that_hardly_differ_look_alike():
+    low, high = pictures._log_colours(np.linspace(0.99, 1.0, 50))
+    assert high / low == pytest.approx(1.5)
+    assert low < 0.9 < 1.1 < high
+    wide = np.geomspace(0.01, 10, 1000)
+    assert pictures._log_colours(wide) == pytest.approx(np.quantile(wide, [0.01, 0.99]))
+
+
 def test_images(tmp_path):
     layout = np.arange(24).reshape(4, 6) // 4
     for channels in (1, 3):
