@@ -12,7 +12,7 @@ import torch
 from mambalab.commands import load
 from mambalab.commands.settings import GenerateSettings
 from mambalab.commands.writing import Writer
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 from mambalab.generate import generate, obstacle
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
@@ -122,7 +122,7 @@ def _read(source: Any, prompt: str) -> torch.Tensor:
     ids = source.tokenizer.encode(prompt)
     limit = source.model.context_limit
     if not len(ids):
-        raise UserError(f"the prompt {prompt!a} holds no token that this model knows")
+        raise UserError(f"the prompt {shown(prompt)} holds no token that this model knows")
     if limit is not None and len(ids) > limit:
         raise UserError(
             f"the prompt has {len(ids)} tokens, but this model was trained on {limit}: "

@@ -322,7 +322,7 @@ def test_a_line_end_stops_and_begins_a_text(trained, capsys):
     assert capsys.readouterr().out == usual
 
 
-def test_what_was_read_and_written_is_counted(trained, capsys, monkeypatch):
+def test_what_was_read_and_written_is_counted(trained, capsys):
     for number, speed in ((20, True), (1, False)):
         assert cli.main(["generate", "prompt=the", f"max_new_tokens={number}"]) == 0
         err = capsys.readouterr().err
