@@ -351,8 +351,8 @@ def test_tokenizers_that_do_not_fit(checkpoint, capsys):
     file.unlink()
     assert "ck has no tokenizer.json: name one with task.tokenizer=FILE" in refused(capsys)
     line = refused(capsys, "task.tokenizer=absent")
-    assert "task.tokenizer=absent: there is no such folder" in line
-    assert "text.txt is damaged" in refused(capsys, "task.tokenizer=text.txt")
+    assert "task.tokenizer=absent: there is no such file or folder" in line
+    assert "text.txt is no tokenizer.json" in refused(capsys, "task.tokenizer=text.txt")
     Path("other").mkdir()
     Path("other/tokenizer.json").write_text(whole)
     assert tune("task.tokenizer=other", "run_dir=run", "trainer.max_steps=1") == 0
