@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and how it quotes a text."""
 
 
 class UserError(Exception):
@@ -8,6 +8,12 @@ class UserError(Exception):
     it without a traceback and exits with a non-zero status; as a library it is an ordinary
     exception.
     """
+
+
+def shown(text: str) -> str:
+    """`text` in quotes as a message shows it: what prints as it is, the rest escaped."""
+    inside = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f'"{inside}"' if "'" in text and '"' not in text else f"'{inside}'"
 
 
 class NotApplicableError(UserError):

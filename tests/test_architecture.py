@@ -14,6 +14,7 @@ NEUTRAL = {
     "spec",
     "process",
     "run_folder",
+    "tensor_file",
     "threads",
     "words",
 }  # know no other room

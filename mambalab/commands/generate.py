@@ -12,30 +12,39 @@ import torch
 from mambalab.commands import load
 from mambalab.commands.settings import GenerateSettings
 from mambalab.commands.writing import Writer
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 from mambalab.generate import generate, obstacle
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
 from mambalab.sampling import Sampling
+from mambalab.tasks.tokenizer import Tokenizer
 from mambalab.train import runtime
 from mambalab.train.settings import Precision
 
 
 @dataclass
 class Speed:
-    """Tokens and seconds, of reading the prompts and of writing."""
+    """Tokens and seconds, of reading the prompts and of writing.
+
+    The first token of each text comes out of reading its prompt: it is written, but `later`
+    and `writing` are those of the others.
+    """
 
     read: int = 0
     reading: float = 0.0
     written: int = 0
+    later: int = 0
     writing: float = 0.0
 
+    def rate(self) -> float | None:
+        """Tokens a second, or None if no text has a second token."""
+        return self.later / self.writing if self.later and self.writing else None
+
     def line(self) -> str:
-        """For people; the first token of each batch counts as reading."""
-        words = f"read {self.read:,} tokens in {self.reading:.2f} s"
-        if self.writing > 0:
-            rate = self.written / self.writing
-            words += f", wrote {self.written:,} tokens, {rate:,.0f} a second"
+        """For people."""
+        words = f"read {self.read:,} tokens in {self.reading:.2f} s, wrote {self.written:,}"
+        if (rate := self.rate()) is not None:
+            words += f", {rate:,.0f} a second after the first"
         return words
 
 
@@ -63,8 +72,9 @@ def run(settings: GenerateSettings) -> int:
         )
     if source.precision is Precision.bf16 and isinstance(source.model, LanguageModel):
         source.model = narrowed(source.model)
-    prompts = _prompts(settings)
+    prompts = _prompts(settings, source.tokenizer)
     tokens = [_read(source, prompt) for prompt in prompts]
+    _warn_of_window(source.model.context_limit, tokens, settings.max_new_tokens)
     wanted = [b for b in range(len(prompts)) for _ in range(settings.num_samples)]
     alone = len(wanted) == 1 and not settings.json
     speed = Speed()
@@ -85,19 +95,23 @@ def run(settings: GenerateSettings) -> int:
     return 0
 
 
-def _prompts(settings: GenerateSettings) -> list[str]:
+def _prompts(settings: GenerateSettings, tokenizer: Tokenizer) -> list[str]:
     if settings.prompt_file is None:
+        if settings.prompt is None:
+            return [tokenizer.decode([tokenizer.opening()])]
         if not settings.prompt:
             raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
         return [settings.prompt]
     path = Path(settings.prompt_file).expanduser()
     try:
         text = path.read_bytes().decode("utf-8")
+    except IsADirectoryError:
+        raise UserError(f"prompt_file={path} is a folder: name a text file") from None
     except OSError as error:
         raise UserError(f"prompt_file={path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"prompt_file={path}: not UTF-8 at byte {error.start}") from error
-    found = [line for line in text.splitlines() if line] if settings.each_line else [text]
+    found = [line for line in text.splitlines() if line.strip()] if settings.each_line else [text]
     if not found or not found[0]:
         raise UserError(f"prompt_file={path}: it is empty")
     return found
@@ -108,13 +122,23 @@ def _read(source: Any, prompt: str) -> torch.Tensor:
     ids = source.tokenizer.encode(prompt)
     limit = source.model.context_limit
     if not len(ids):
-        raise UserError(f"the prompt {prompt!a} holds no token that this model knows")
+        raise UserError(f"the prompt {shown(prompt)} holds no token that this model knows")
     if limit is not None and len(ids) > limit:
         raise UserError(
             f"the prompt has {len(ids)} tokens, but this model was trained on {limit}: "
             "give a shorter one"
         )
     return torch.tensor(ids, dtype=torch.int64, device=source.device)
+
+
+def _warn_of_window(limit: int | None, tokens: list[torch.Tensor], more: int) -> None:
+    """Say so if a text can become longer than what the model reads at a time."""
+    if limit is not None and max(map(len, tokens)) + more - 1 > limit:
+        print(
+            f"this model was trained on {limit:,} tokens at a time (task.seq_len): whenever a text "
+            "has filled them, its latest half is read again and goes on from there",
+            file=sys.stderr,
+        )
 
 
 @torch.inference_mode()
@@ -148,7 +172,8 @@ def _write(
             if all(writer.stopped_by for writer in writers):
                 break
             _take(writers, new.tolist(), alone)
-            speed.written += len(writers)
+    speed.written += sum(writer.tokens for writer in writers)
+    speed.later += sum(writer.tokens - 1 for writer in writers)
     speed.writing += time.perf_counter() - read
     speed.reading += read - started
     speed.read += sum(map(len, tokens))
@@ -167,11 +192,12 @@ def _take(writers: list[Writer], tokens: list[int], alone: bool) -> None:
 
 
 def _record(prompt: str, writer: Writer, seed: int, speed: Speed) -> dict[str, Any]:
+    rate = speed.rate()
     return {
         "prompt": prompt,
         "text": writer.text,
         "tokens": writer.tokens,
         "stopped_by": writer.stopped_by or "length",
         "seed": seed,
-        "tokens_per_second": round(speed.written / speed.writing, 1) if speed.writing else None,
+        "tokens_per_second": None if rate is None else round(rate, 1),
     }

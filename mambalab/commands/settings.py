@@ -52,10 +52,18 @@ class GenerateSettings:
     tokenizer: str | None = option(
         "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
     )
-    prompt: str = option("text to continue")
-    prompt_file: str | None = option("file with the text to continue", **FOLDER)
-    each_line: bool = option("every line of prompt_file is a prompt of its own")
-    max_new_tokens: int = option("tokens (characters, mostly) to write", ge=1)
+    prompt: str | None = option(
+        "text to continue, \\n in it a new line, \\t a tab, \\\\ a backslash; null = a new line"
+    )
+    prompt_file: str | None = option("file with the text to continue, as it stands there", **FOLDER)
+    each_line: bool = option(
+        "every line of prompt_file is a prompt of its own; blank lines are skipped"
+    )
+    max_new_tokens: int = option(
+        "tokens (characters, mostly) to write; beyond the window it was trained on (task.seq_len) "
+        "a Transformer reads the latest half of the text again",
+        ge=1,
+    )
     num_samples: int = option("texts to write for each prompt", ge=1)
     batch: int = option("texts written at the same time", ge=1)
     temperature: float = option("below 1 safer, above 1 wilder; 0 = always the likeliest", ge=0)
@@ -67,7 +75,11 @@ class GenerateSettings:
         "choose among tokens at least so likely, relative to the likeliest; null = all", ge=0, le=1
     )
     repetition_penalty: float = option("above 1: tokens that occurred become less likely", gt=0)
-    stop: list[str] = option("texts at which writing ends")
+    stop: list[str] = option(
+        "texts at which writing ends, commas between them, \\n as in prompt: 'stop=\\n\\n,THE END'",
+        match=r"[\s\S]+",
+        hint="texts of at least one character; stop=[] for none",
+    )
     seed: int = option("the same seed writes the same text", ge=0, lt=2**63)
     json: bool = option("print a JSON object for each text, nothing else")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
@@ -77,13 +89,17 @@ class GenerateSettings:
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
 
     def check(self) -> None:
-        """Raise UserError for two models at once, or a tokenizer for a run."""
+        """Raise UserError for two models or prompts at once, or half of what goes together."""
         if self.pretrained is not None and self.run != "latest":
             raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
         if self.tokenizer is not None and self.pretrained is None:
             raise UserError(
                 f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
             )
+        if self.prompt is not None and self.prompt_file is not None:
+            raise UserError(f"prompt and prompt_file={self.prompt_file}: give one of them")
+        if self.each_line and self.prompt_file is None:
+            raise UserError("each_line=true: there are no lines; this goes with prompt_file=FILE")
 
 
 @dataclass

@@ -16,7 +16,8 @@ class InspectSettings:
         "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
     )
     text: str | None = option(
-        "what a language model reads; null = a piece of the validation split, or a text of ours"
+        "what a language model reads, \\n in it a new line; null = a piece of the validation "
+        "split, or a text of ours"
     )
     index: int | None = option(
         "other tasks: which example of the validation split; null = the first (0)", ge=0

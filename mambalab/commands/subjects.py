@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mambalab.commands import assemble, own
 from mambalab.commands.settings_inspect import InspectSettings
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 from mambalab.inspect.subject import Subject
 from mambalab.report import collect
 from mambalab.tasks.classification import ClassificationTask
@@ -119,7 +119,7 @@ def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.d
         text, origin = _known(_NEUTRAL, tokenizer), "ours"
     tokens = tokenizer.encode(text)
     if not tokens:
-        raise UserError(f"the text {text!a} holds no token that this model knows")
+        raise UserError(f"the text {shown(text)} holds no token that this model knows")
     ids = torch.tensor(tokens, device=device)[None]
     labels = [tokenizer.decode([token]) for token in tokens]
     single = labels == list(text)

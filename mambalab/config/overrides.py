@@ -25,7 +25,13 @@ from mambalab.sweep.settings import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-LITERAL = {"prompt", "text"}  # texts in which ${...} means itself
+# Texts to read or to find, not names: ${...} in them means itself, and \n a new line.
+LITERAL = {"prompt", "text", "stop"}
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+_PIECE = re.compile(
+    rf"({QUOTED.pattern}|(?:\\.|[^,])*),", re.DOTALL
+)  # of texts with commas between
+_IN_LIST = re.compile(rf"{QUOTED.pattern}|(?:\\.|[^\\,'\"\[\]{{}}])+", re.DOTALL)
 _NUMBERS = re.compile(r"\d+(,\d+)*")
 # Not every shell expands key=~.
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
@@ -74,7 +80,8 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
     """The overrides as Hydra wants them.
 
     Texts are quoted for the user (a sweep's are not, since there a comma separates values), a
-    single text is made a list where a list is wanted, keys below `params` may be new.
+    single text is made a list where a list is wanted, \\n, \\t and \\\\ in the texts of `LITERAL`
+    are made what they stand for, keys below `params` may be new.
 
     Raises:
         UserError: an override that cannot be read, an unknown key or option, a sweep without -m.
@@ -159,6 +166,13 @@ def escape(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda m: 2 * m[1] + r"\${", text)
 
 
+def unescaped(text: str, more: str = "") -> str:
+    """`text` with what \\n, \\t and \\\\ in it stand for; a backslash before one of `more`
+    goes, any other stays."""
+    known = {**_ESCAPES, **{character: character for character in more}}
+    return re.sub(r"\\(.)", lambda m: known.get(m[1], m[0]), text, flags=re.DOTALL)
+
+
 def _rewrite(text: str, names: Known, multirun: bool) -> str:
     match = OVERRIDE.fullmatch(text)
     if match is None or (match["value"] is None and match["sigil"] != "~"):
@@ -199,6 +213,9 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     if key in PATHS and value.startswith("~/"):
         value = os.path.expanduser(value)
     is_quoted = QUOTED.fullmatch(value) is not None
+    absent = optional and value == "null" and key != "prompt"  # for which null is a text, too
+    if key in LITERAL and not absent:
+        return _literals(value) if get_origin(kind) is list else _literal(value)
     if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
         if is_quoted:
             return f"[{value}]"
@@ -207,8 +224,28 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     if get_origin(kind) is list and get_args(kind)[0] is int and _NUMBERS.fullmatch(value):
         return f"[{value}]"
     if kind is str and not (multirun or is_quoted or (optional and value == "null")):
-        return quoted(escape(value) if key in LITERAL else value)
+        return quoted(value)
     return value
+
+
+def _literal(piece: str, more: str = "") -> str:
+    """A text of `LITERAL`, in quotes or not, as Hydra reads it; `more` as of `unescaped`."""
+    if QUOTED.fullmatch(piece):
+        piece, more = piece[1:-1], piece[0]
+    return quoted(escape(unescaped(piece, more)))
+
+
+def _literals(value: str) -> str:
+    """A list of such texts, written with or without brackets."""
+    if not value.startswith("["):
+        pieces = _PIECE.findall(f"{value},")
+        return f"[{','.join(_literal(piece, ',') for piece in pieces)}]"
+
+    def inside(match: re.Match[str]) -> str:
+        piece = match[0] if QUOTED.fullmatch(match[0]) else match[0].strip(" ")
+        return _literal(piece, ",:=()[]{} '\"") if piece else ""
+
+    return _IN_LIST.sub(inside, value)
 
 
 def _parse(line: str) -> Any:

@@ -65,9 +65,7 @@ class ModelSettings:
         "text: rows of the embedding; null = one for each token of the task", ge=1
     )
     pretrained: str | None = option(
-        "text: begin with this checkpoint, a folder or owner/name on the hub; null = anew",
-        match=r"[\s\S]+",
-        hint="the folder of a checkpoint, owner/name on the hub, or null",
+        "text: begin with this checkpoint, a folder or owner/name on the hub; null = anew"
     )
     params: dict[str, Any] = option("free options for a class of your own")
 
@@ -78,6 +76,10 @@ class ModelSettings:
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
+        if self.pretrained == "":
+            raise UserError(
+                "model=pretrained needs model.pretrained=FOLDER (or owner/name on the hub)"
+            )
         if self.dt_min > self.dt_max:
             raise UserError(
                 f"model.dt_min={self.dt_min:g} is above model.dt_max={self.dt_max:g}: swap them"

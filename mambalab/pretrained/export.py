@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mambalab import tensor_file
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
 from mambalab.models.settings import ModelSettings
@@ -112,7 +112,7 @@ def _tensors(folder: Path, model: LanguageModel, settings: ModelSettings, layout
     if settings.tie_embeddings:
         del tensors[HEAD]
     named = {name.replace(OURS, THEIRS, 1): tensor for name, tensor in tensors.items()}
-    save_file(named, folder / _SAFETENSORS, metadata={"format": "pt"})
+    tensor_file.save(named, folder / _SAFETENSORS, {"format": "pt"})
 
 
 def _json(path: Path, content: dict[str, Any]) -> None:

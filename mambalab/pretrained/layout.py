@@ -119,7 +119,9 @@ def _hf(values: _Values) -> Description:
     values.must("rms_norm", True, "another norm than RMS")
     values.must("quantization_config", None, "a quantised model")
     d_model, expand = values.size("hidden_size", 768), values.size("expand", 2)
-    values.must("intermediate_size", expand * d_model, "another width than expand * hidden_size")
+    if values.values.get("intermediate_size", expand * d_model) != expand * d_model:
+        why = f"must be expand={expand} times hidden_size={d_model}; one of the three is wrong"
+        raise values.refuse("intermediate_size", why)
     eos = values.values.get("eos_token_id", 0)
     settings = _settings(
         d_model=d_model,

@@ -1,6 +1,7 @@
 """A model from a checkpoint folder: built without memory, then filled and checked."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -24,6 +25,11 @@ def read_description(folder: Path) -> Description:
     Raises:
         UserError: absent, damaged, or of another architecture.
     """
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{folder / CONFIG} is missing: {folder} is no checkpoint; name a folder that holds "
+            "one, such as mambalab export writes"
+        )
     return describe(read_json(folder / CONFIG), folder / CONFIG)
 
 
@@ -77,6 +83,13 @@ def _check(
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return ", ".join(names[:3]) + more
 
+    asked, there = _layers(wanted), _layers(found)
+    if there and asked != there and there == set(range(len(there))):
+        key = "num_hidden_layers" if layout is Layout.hf else "n_layer"
+        raise UserError(
+            f"{folder}: {CONFIG} asks for {key}={len(asked)}, the weights have {len(there)} "
+            f"layers: put {key}={len(there)} there, or fetch both again if they are of two models"
+        )
     if missing := [name for name in wanted if name not in found]:
         raise UserError(f"{folder}: the tensors lack {named(missing)}")
     if unknown := [name for name in found if name not in wanted]:
@@ -89,3 +102,9 @@ def _check(
             )
         if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise UserError(f"{folder}: {named([name])} is {tensor.dtype}: no float32 or bfloat16")
+
+
+def _layers(tensors: dict[str, Tensor]) -> set[int]:
+    """The numbers of the layers that tensors belong to."""
+    found = (re.match(r"backbone\.layers\.(\d+)\.", name) for name in tensors)
+    return {int(match[1]) for match in found if match}

@@ -1,14 +1,15 @@
 """Tensors of a checkpoint folder: safetensors or PyTorch's pickles, whole or in shards."""
 
-import pickle
+import os
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mambalab.errors import UserError
+from mambalab.pretrained import pickles
+from mambalab.pretrained.pickles import AGAIN
 from mambalab.tasks.hub_models import read_json
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -62,12 +63,14 @@ def read(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"{folder} holds no weights: there is neither {names}")
     tensors: dict[str, Tensor] = {}
     for path in found:
-        _check_pointer(path)
-        tensors |= _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+        _check_readable(path)
+        tensors |= _safetensors(path) if path.suffix == ".safetensors" else pickles.read(path)
     return tensors
 
 
-def _check_pointer(path: Path) -> None:
+def _check_readable(path: Path) -> None:
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read: make it readable for yourself")
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{path} only points at the file: fetch that with git lfs pull")
@@ -76,27 +79,5 @@ def _check_pointer(path: Path) -> None:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short: {_line(error)}") from None
-
-
-def _pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch names the function or class that it would have to call.
-        if "GLOBAL" not in str(error):
-            raise UserError(f"{path} is damaged, or no file of PyTorch's") from None
-        raise UserError(
-            f"{path} holds code, which is not run here: take the model.safetensors of this model, "
-            "or convert it where you trust it"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged or cut short: {_line(error)}") from None
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise UserError(f"{path} is no state dict: a table of names and tensors is wanted")
-    return content
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "").rstrip(". ") or type(error).__name__
+    except (SafetensorError, OSError):
+        raise UserError(f"{path} is damaged or cut short: {AGAIN}") from None

@@ -230,6 +230,10 @@ def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:
         return path
     if not path.exists():
         raise UserError(f"run={run}: no such folder; `mambalab runs` lists what there is")
+    if (path / "config.json").is_file():
+        raise UserError(
+            f"run={run} is a checkpoint, no run: generate and inspect read it with pretrained={run}"
+        )
     below = [str(p) for p in find_runs(path)[:3]] if path.is_dir() else []
     hint = f"did you mean {', '.join(below)}?" if below else "`mambalab runs` lists what there is"
     raise UserError(f"run={run} is no run folder; {hint}")

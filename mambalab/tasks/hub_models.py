@@ -115,12 +115,17 @@ class Explained:
             ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: str | None = None) -> dict[str, Any]:
     """The object in a JSON file of such a repository.
+
+    Args:
+        path: of the file.
+        kind: what it should be, where its name does not say so.
 
     Raises:
         UserError: absent, unreadable, or no object.
     """
+    wrong = "is damaged" if kind is None else f"is no {kind}"
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -128,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} {wrong}: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: no JSON object")
+        raise UserError(f"{path} {wrong}: no JSON object")
     return content

@@ -103,7 +103,7 @@ class TextTask(Task):
         dtype = _smallest_dtype(self.tokenizer.vocab_size)
         parts = {"train": train, "val": val, "train_sample": train[: len(val)]}
         for split, part in parts.items():
-            ids = torch.from_numpy(self.tokenizer.read(part, dtype))
+            ids = torch.from_numpy(self._tokens(part, text, dtype))
             self._check_tokens(split, len(ids))
             self._characters[split] = len(part) - len(self.tokenizer.decode(ids[:1].tolist()))
             self._data[split] = ids.to(device)
@@ -192,6 +192,25 @@ class TextTask(Task):
         rest = data[full * length :].long()[None]
         if rest.shape[1] > 1:
             yield rest[:, :-1], rest[:, 1:]
+
+    def _tokens(self, part: str, text: str, dtype: type[np.generic]) -> np.ndarray:
+        """The tokens of a part of the text.
+
+        Raises:
+            UserError: a character has none; says where in the whole text.
+        """
+        try:
+            return self.tokenizer.read(part, dtype)
+        except UserError:
+            where = self._fingerprint.get("path") or f"the text of task {self.name}"
+            try:  # the place in the whole text, for the message
+                self.tokenizer.read(text, dtype)
+                raise
+            except UserError as error:
+                raise UserError(
+                    f"{where}: {error}; replace it there, or name a tokenizer that has it with "
+                    "task.tokenizer=FILE"
+                ) from None
 
     def _validation_characters(self, characters: int) -> int:
         return characters - int(characters * (1 - self.settings.val_fraction))

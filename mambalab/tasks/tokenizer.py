@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 from mambalab.tasks.download import DownloadError
-from mambalab.tasks.hub_models import Explained, is_repository, list_files, local, read_json
+from mambalab.tasks.hub_models import Explained, is_repository, list_files, read_json
 from mambalab.tasks.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary.json"
@@ -105,7 +105,7 @@ class FileTokenizer:
         from tokenizers import Tokenizer
 
         self.path = path
-        self.content = read_json(path)
+        self.content = read_json(path, None if path.name == FILE else FILE)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
         except Exception as error:  # the library raises nothing more special
@@ -195,7 +195,7 @@ class FileTokenizer:
                 self._tokenizer.encode(character)
             except Exception:
                 return (
-                    f"character {character!a} (U+{ord(character):04X}, number "
+                    f"character {shown(character)} (U+{ord(character):04X}, number "
                     f"{text.index(character) + 1} of the text) is not among the "
                     f"{self.vocab_size} tokens of this model"
                 )
@@ -240,8 +240,13 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     path = place(name, data_dir)
     if path.is_file():
         return path
-    folder = path.parent
-    if local(name, key, f"a {FILE}, or a folder that has it") is None:
+    folder, named = path.parent, Path(name).expanduser()
+    if not named.exists() and (named.suffix == ".json" or not is_repository(name)):
+        raise UserError(
+            f"{key}={name}: there is no such file or folder; name a {FILE}, a folder that has it, "
+            "or owner/name on the hub"
+        )
+    if not named.is_dir():
         with Explained(key, name, FILE, folder):
             listing = list_files(name)
             if FILE not in listing.files:

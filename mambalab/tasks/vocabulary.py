@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 
 _CHUNK = 1 << 20  # characters converted at a time: bounds the memory of encode
 _FORMAT = "mambalab characters 1"
@@ -50,9 +50,9 @@ class Vocabulary:
             if len(unknown):
                 at = int(unknown[0])
                 raise UserError(
-                    f"character {piece[at]!a} (U+{ord(piece[at]):04X}, number {start + at + 1}"
+                    f"character {shown(piece[at])} (U+{ord(piece[at]):04X}, number {start + at + 1}"
                     f" of the text) is not among the {len(self)} characters this model knows: "
-                    f"{self.symbols!a}"
+                    f"{shown(self.symbols)}"
                 )
             ids[start : start + _CHUNK] = found
         return ids

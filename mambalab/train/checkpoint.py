@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from mambalab import tensor_file
 from mambalab.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -79,7 +80,7 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        save_file(_unshared(weights), partial / WEIGHTS)
+        tensor_file.save(_unshared(weights), partial / WEIGHTS)
         if trainer is not None:
             torch.save(trainer, partial / TRAINER)
         files = sorted(partial.iterdir())

@@ -1,6 +1,7 @@
 """`export`: other programs load what training left behind, and so does `pretrained=`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_there_and_back(run, capsys, to):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert cli.main(["generate", "pretrained=new/exported", "prompt=naïve"]) == 1
-    assert "character '\\xef' (U+00EF, number 3" in one_line(capsys)
+    assert "character 'ï' (U+00EF, number 3" in one_line(capsys)
 
 
 def test_transformers_computes_the_same(run, tmp_path):
@@ -164,3 +165,21 @@ def test_pretrained_that_cannot_be(run, capsys, monkeypatch):
     file.write_text(json.dumps(tokenizer))
     assert cli.main([*words, "pretrained=exported"]) == 1
     assert "has 5,001 tokens, the model in exported has" in one_line(capsys)
+
+
+def test_an_export_is_no_run(run, capsys):
+    before = os.umask(0o022)
+    try:
+        assert cli.main(["export", "out=exported"]) == 0
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in Path("exported").iterdir()} == {0o644}
+    for words in (["eval"], ["export", "out=x"], ["generate"], ["inspect"]):
+        capsys.readouterr()
+        assert cli.main([*words, "run=exported"]) == 1
+        assert one_line(capsys).endswith(
+            "run=exported is a checkpoint, no run: generate and inspect read it with "
+            "pretrained=exported"
+        )
+    assert cli.main(["generate", "pretrained=."]) == 1
+    assert "config.json is missing: . is no checkpoint; name a folder that" in one_line(capsys)

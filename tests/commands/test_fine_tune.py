@@ -219,7 +219,9 @@ def test_the_characters_of_an_export_are_used_again(checkpoint, capsys):
     capsys.readouterr()
     assert tune("run_dir=other") == 1
     line = one_line(capsys)
-    assert "character '\\xef' (U+00EF, number" in line
+    place = f"number {len(OTHER) + 3} of the text)"  # of the whole, not of the validation split
+    assert f"{Path('text.txt').absolute()}: character 'ï' (U+00EF, {place}" in line
+    assert "replace it there, or name a tokenizer that has it with task.tokenizer=FILE" in line
     assert f"is not among the {len(symbols)} tokens of this model" in line
     assert not Path("other").exists()
 
@@ -299,7 +301,7 @@ def test_checkpoints_that_cannot_be(checkpoint, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     checkpoint()
     line = refused(capsys, "model.pretrained=", status=2)
-    assert "must be the folder of a checkpoint, owner/name on the hub, or null" in line
+    assert "model=pretrained needs model.pretrained=FOLDER (or owner/name on the hub)" in line
     assert "model.pretrained=absent: there is no such folder" in refused(
         capsys, "model.pretrained=absent"
     )
@@ -349,8 +351,8 @@ def test_tokenizers_that_do_not_fit(checkpoint, capsys):
     file.unlink()
     assert "ck has no tokenizer.json: name one with task.tokenizer=FILE" in refused(capsys)
     line = refused(capsys, "task.tokenizer=absent")
-    assert "task.tokenizer=absent: there is no such folder" in line
-    assert "text.txt is damaged" in refused(capsys, "task.tokenizer=text.txt")
+    assert "task.tokenizer=absent: there is no such file or folder" in line
+    assert "text.txt is no tokenizer.json" in refused(capsys, "task.tokenizer=text.txt")
     Path("other").mkdir()
     Path("other/tokenizer.json").write_text(whole)
     assert tune("task.tokenizer=other", "run_dir=run", "trainer.max_steps=1") == 0

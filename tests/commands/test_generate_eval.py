@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mambalab import cli
+from mambalab import cli, config
 from tests.commands.test_train import (  # noqa: F401
     folder,
     one_line,
@@ -43,7 +43,7 @@ def test_several_samples_differ(trained, capsys):
 
 
 def test_texts_as_json(trained, capsys, folder):  # noqa: F811
-    (folder / "prompts.txt").write_text("Line 5\n\nthe quick\nfox\n")
+    (folder / "prompts.txt").write_text("Line 5\n\nthe quick\n  \nfox\n")
     words = ["generate", "json=true", "max_new_tokens=15", "num_samples=2", "batch=4"]
     assert cli.main([*words, "prompt_file=prompts.txt", "each_line=true", "seed=3"]) == 0
     out, err = capsys.readouterr()
@@ -68,10 +68,17 @@ def test_a_stop_string_ends_the_text(trained, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"", "it is empty"), (b"caf\xe9", "not UTF-8 at byte 3")],
+    [
+        (None, "No such file"),
+        ("folder", "p.txt is a folder: name a text file"),
+        (b"", "it is empty"),
+        (b"caf\xe9", "not UTF-8 at byte 3"),
+    ],
 )
 def test_prompt_files_that_cannot_be_read(trained, capsys, folder, content, message):  # noqa: F811
-    if content is not None:
+    if content == "folder":
+        (folder / "p.txt").mkdir()
+    elif content is not None:
         (folder / "p.txt").write_bytes(content)
     assert cli.main(["generate", "prompt_file=p.txt"]) == 1
     assert message in one_line(capsys)
@@ -235,3 +242,98 @@ def test_doctor_names_what_is_wrong_with_data_and_outputs(tmp_path, monkeypatch,
     (outputs,) = (line for line in lines if line[4:].startswith("outputs"))
     assert outputs.startswith("!!")
     assert f"output_dir={locked}: {locked} is not writable; choose another folder" in outputs
+
+
+STOPS = [r"\n", "\n", r'"\n"', r'["\n"]', "['\n']", r"[\n]", r"###,\n", r"[###, '\n']"]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_every_way_to_write_a_line_end_as_stop(stop):
+    settings = config.typed(config.compose("generate", [f"stop={stop}"]))
+    assert settings.stop[-1:] == ["\n"]
+    assert settings.stop[:-1] == (["###"] if "#" in stop else [])
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"a\nb", "a\nb"),
+        ('"a\\nb"', "a\nb"),
+        (r"\ta", "\ta"),
+        (r"a\\nb", r"a\nb"),
+        (r"'a\\nb'", r"a\nb"),
+        (r"C:\dir", r"C:\dir"),
+        ('"a\\"\\\\"', 'a"\\'),
+        ("ends in \\", "ends in \\"),
+        (r"\\${x}", r"\${x}"),
+        ("'${x}'", "${x}"),
+        ("it's, [a] {b}", "it's, [a] {b}"),
+    ],
+)
+def test_escapes_in_a_prompt(written, meant):
+    assert config.typed(config.compose("generate", [f"prompt={written}"])).prompt == meant
+    assert config.typed(config.compose("inspect", [f"text={written}"])).text == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"a\,b,c", ["a,b", "c"]),
+        (r"[a\,b, c]", ["a,b", "c"]),
+        ('"a,b",c', ["a,b", "c"]),
+        (r"\\n", [r"\n"]),
+        (r"[\\n]", [r"\n"]),
+        ("[]", []),
+        ("}", ["}"]),
+        (" . ", [" . "]),
+        ("${x},it's", ["${x}", "it's"]),
+    ],
+)
+def test_stop_strings(written, meant):
+    assert config.typed(config.compose("generate", [f"stop={written}"])).stop == meant
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stop="], "stop=['']: must be texts of at least one character; stop=[] for none"),
+        (['stop=["a",""]'], "must be texts of at least one character"),
+        (["stop=a,"], "must be texts of at least one character"),
+        (["prompt=A", "prompt_file=p.txt"], "prompt and prompt_file=p.txt: give one of them"),
+        (["prompt=\\n", "prompt_file=p.txt"], "give one of them"),
+        (["each_line=true"], "this goes with prompt_file=FILE"),
+    ],
+)
+def test_settings_that_make_no_sense(words, message, capsys):
+    assert cli.main(["generate", *words]) == 2
+    assert message in one_line(capsys)
+
+
+def test_a_line_end_stops_and_begins_a_text(trained, capsys):
+    words = ["generate", r"prompt=fox\nLine", r"stop=\n", "max_new_tokens=200", "json=true"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prompt"] == "fox\nLine"
+    assert "\n" not in found["text"]
+    assert cli.main(["generate", "max_new_tokens=3", "seed=1"]) == 0
+    usual = capsys.readouterr().out
+    assert usual[0] == "\n"
+    assert cli.main(["generate", r"prompt=\n", "max_new_tokens=3", "seed=1"]) == 0
+    assert capsys.readouterr().out == usual
+
+
+def test_what_was_read_and_written_is_counted(trained, capsys):
+    for number, speed in ((20, True), (1, False)):
+        assert cli.main(["generate", "prompt=the", f"max_new_tokens={number}"]) == 0
+        err = capsys.readouterr().err
+        assert "read 3 tokens in " in err
+        assert f"wrote {number}" in err
+        assert ("a second after the first" in err) == speed
+
+
+def test_a_full_window_is_announced_once(trained, capsys):
+    words = ["generate", "prompt=the", "num_samples=2", "batch=1"]
+    for number, said in ((30, 0), (31, 1 if "transformer" in str(trained) else 0)):
+        assert cli.main([*words, f"max_new_tokens={number}"]) == 0
+        err = capsys.readouterr().err
+        assert err.count("trained on 32 tokens at a time (task.seq_len)") == said

@@ -194,7 +194,7 @@ def test_a_pretrained_model(folder, capsys):  # noqa: F811
         ([f"text={'the ' * 1001}"], 1, "4,004 steps are more than inspect shows"),
         (["index=1"], 2, "a pretrained model reads a text"),
         ([f"run={run}"], 2, "give one of them"),
-        (["tokenizer=absent"], 1, "tokenizer=absent: there is no such folder"),
+        (["tokenizer=absent"], 1, "tokenizer=absent: there is no such file or folder"),
     ):
         capsys.readouterr()
         assert cli.main(["inspect", "pretrained=new/exported", *words]) == status

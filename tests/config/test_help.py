@@ -48,7 +48,7 @@ def test_groups_show_their_options_and_the_chosen_one(write):
 
 def test_values_are_those_of_the_command_line():
     assert "\n  optim.lr                  0.5 " in verb_help("train", "x", ["optim.lr=0.5"])
-    assert '\n  prompt              "\\n" ' in verb_help("generate", "x", [])
+    assert '\n  prompt              "\\n" ' in verb_help("generate", "x", ["prompt=\\n"])
 
 
 def test_choices_are_listed():

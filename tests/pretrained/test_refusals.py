@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 import torch
@@ -65,13 +66,14 @@ def test_what_is_refused_below_is_loaded_as_it_is(put):
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"hidden_size": "wide"}, "hidden_size='wide': must be a whole number"),
         ({"hidden_size": 0, "intermediate_size": 0}, "hidden_size=0: must be at least 1"),
-        ({"intermediate_size": 70}, "intermediate_size=70"),
+        ({"intermediate_size": 70}, "intermediate_size=70: must be expand=2 times hidden_size=32"),
+        ({"hidden_size": 48}, "intermediate_size=64: must be expand=2 times hidden_size=48"),
         ({"layer_norm_epsilon": -1.0}, "must be a number above 0"),
         ({"tie_word_embeddings": "yes"}, "must be true or false"),
         ({"tie_word_embeddings": False}, "the tensors lack lm_head.weight"),
         ({"vocab_size": 18}, "backbone.embeddings.weight has the shape (17, 32)"),
-        ({"num_hidden_layers": 4}, "the tensors lack backbone.layers.3.norm.weight"),
-        ({"num_hidden_layers": 2}, "left over, no part of this model: backbone.layers.2."),
+        ({"num_hidden_layers": 4}, "asks for num_hidden_layers=4, the weights have 3 layers"),
+        ({"num_hidden_layers": 2}, "asks for num_hidden_layers=2, the weights have 3 layers: put"),
         ({"conv_kernel": 3}, "has the shape (64, 1, 4), config.json asks for (64, 1, 3)"),
     ],
 )
@@ -91,6 +93,7 @@ def test_configs_of_transformers(put, changes, message):
         ({"attn_layer_idx": [3]}, "attention layers"),
         ({"d_intermediate": 8}, "MLP layers"),
         ({"pad_vocab_size_multiple": 8}, "has the shape (17, 32), config.json asks for (24, 32)"),
+        ({"n_layer": 9}, "config.json asks for n_layer=9, the weights have 3 layers"),
         ({"n_layer": None}, "n_layer=None: must be a whole number"),
     ],
 )
@@ -106,7 +109,7 @@ def test_configs_of_neither(put):
     (folder / "config.json").write_text("[]")
     assert "no JSON object" in refused(folder)
     (folder / "config.json").unlink()
-    assert "config.json is missing" in refused(folder)
+    assert "is no checkpoint; name a folder that holds one" in refused(folder)
 
 
 def test_a_head_that_is_not_the_embedding(put, tensors):
@@ -130,7 +133,7 @@ def test_weights_that_are_not_there(put):
 def test_safetensors_that_are_cut_short(put, size):
     folder = put()
     os.truncate(folder / "model.safetensors", size)
-    assert "model.safetensors is damaged or cut short" in refused(folder)
+    assert refused(folder).endswith("is damaged or cut short: delete it and fetch it again")
 
 
 def test_a_shard_that_is_missing(put, tensors):
@@ -159,10 +162,28 @@ def test_a_pickle_that_holds_code(put, tensors, tmp_path, monkeypatch):
     folder = put()
     (folder / "model.safetensors").unlink()
     torch.save({**tensors, "x": Trap()}, folder / "pytorch_model.bin")
-    assert "holds code, which is not run here" in refused(folder)
-    torch.save({"x": Trap()}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    assert "holds code, which is not run here" in refused(folder)
+    assert "holds code (posix.mkdir), which is not run here" in refused(folder)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_code_is_named_whatever_the_pickle(put, tmp_path, monkeypatch, recwarn, protocol, zipped):
+    monkeypatch.chdir(tmp_path)
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
+    content = {"a": torch.ones(2), "x": Trap(), "b": torch.ones(3)}
+    torch.save(content, file, **options)
+    assert "holds code (posix.mkdir), which is not run here" in refused(folder)
+    file.write_bytes(pickle.dumps(content, protocol))
+    assert "holds code (posix.mkdir)" in refused(folder)
+    torch.save({"a": torch.ones(2)}, file, **options)
+    wanted = "tensors lack" if protocol < 4 else "cannot be read without running it"
+    assert wanted in refused(folder)
+    assert not (tmp_path / "sprung").exists()
+    assert not recwarn.list
 
 
 def test_pickles_that_are_damaged(put, tensors):
@@ -174,9 +195,10 @@ def test_pickles_that_are_damaged(put, tensors):
     whole = file.stat().st_size
     for size in (whole - 100, whole // 2, 3, 0):
         os.truncate(file, size)
+        assert refused(folder).endswith(": delete it and fetch it again")
+    for content in (b"<html>please log in</html>", b"\x80", b"\x80\x02", b"PK\x03\x04"):
+        file.write_bytes(content)
         assert "is damaged" in refused(folder)
-    file.write_bytes(b"<html>please log in</html>")
-    assert "is damaged" in refused(folder)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert "fetch that with git lfs pull" in refused(folder)
     torch.save({"model": tensors}, file)

@@ -107,8 +107,14 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
         size(rows=100)
     with pytest.raises(UserError, match=r"there is no tokenizer\.json in"):
         size(str(tmp_path))
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="there is no such file or folder"):
         size("./absent")
+    for absent in ("none.json", "made/none.json"):
+        with pytest.raises(UserError, match=f"{absent}: there is no such file or folder"):
+            size(absent)
+    (tmp_path / "notes.txt").write_text("Remember the milk.")
+    with pytest.raises(UserError, match=r"notes\.txt is no tokenizer\.json: "):
+        size(str(tmp_path / "notes.txt"))
 
 
 @pytest.mark.parametrize("content", ["{}", '{"model": 3}', "[]", "{", ""])

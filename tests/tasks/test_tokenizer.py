@@ -181,7 +181,7 @@ def test_where_a_name_leads(pairs, tmp_path, monkeypatch):
     bpe(kept)
     assert find("owner/name", tmp_path) == kept
     for name, message in (
-        ("absent.json", "there is no such folder; name a tokenizer.json"),
+        ("absent.json", "there is no such file or folder; name a tokenizer.json"),
         (str(tmp_path), "there is no tokenizer.json in"),
     ):
         with pytest.raises(UserError, match=message):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, shown
 from mambalab.tasks import vocabulary as module
 from mambalab.tasks.vocabulary import Vocabulary
 
@@ -38,7 +38,7 @@ def test_decode_takes_tensors_and_lists():
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("añb", r"'\\xf1' \(U\+00F1"), ("a\U0001f600", r"U\+1F600"), ("a\udce9", r"U\+DCE9")],
+    [("añb", r"'ñ' \(U\+00F1"), ("a\U0001f600", r"U\+1F600"), ("a\udce9", r"U\+DCE9")],
 )
 def test_an_unknown_character_is_named(text, name):
     with pytest.raises(UserError, match=name) as error:
@@ -67,3 +67,18 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
 def test_an_absent_vocabulary_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the vocabulary .*No such file"):
         Vocabulary.load(tmp_path / "vocabulary.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("é", "'é'"),
+        ("\\", "'\\'"),
+        ("\n", "'\\n'"),
+        ("'", '"\'"'),
+        ("\ud800", "'\\ud800'"),
+        ("☃", "'☃'"),
+    ],
+)
+def test_a_text_in_a_message_is_shown_as_it_is(text, seen):
+    assert shown(text) == seen

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 
 import pytest
@@ -40,13 +41,28 @@ def test_only_the_newest_of_a_kind_stays(tmp_path):
     assert checkpoint.find(tmp_path, "last").step == 15
 
 
+def test_files_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        folder = write(tmp_path)
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == {
+        "model.safetensors": 0o644,
+        "trainer.pt": 0o644,
+        "manifest.json": 0o644,
+    }
+
+
 def test_nothing_there(tmp_path):
     assert checkpoint.find(tmp_path, "last") is None
 
 
 def test_half_written_folders_are_not_checkpoints(tmp_path, monkeypatch):
     write(tmp_path, 5)
-    monkeypatch.setattr(checkpoint, "save_file", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(
+        checkpoint.tensor_file, "save", lambda *a: (_ for _ in ()).throw(OSError("full"))
+    )
     with pytest.raises(UserError, match=r"cannot write the checkpoint .* full"):
         write(tmp_path, 10)
     assert checkpoint.find(tmp_path, "last").step == 5

@@ -1,0 +1,96 @@
+"""PyTorch's pickles: read only as far as they are tables of tensors; nothing in them is called."""
+
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from mambalab.errors import UserError
+
+# What PyTorch's own pickles of tensors call.
+_HARMLESS = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
+_ELSEWHERE = "take the model.safetensors of this model, or convert it where you trust it"
+AGAIN = "delete it and fetch it again"
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict that torch.save wrote, on the CPU.
+
+    Raises:
+        UserError: it is damaged, cut short, something else, or holds code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: refused below, if it must be
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise _refusal(path) from None
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ):
+        raise UserError(f"{path} is damaged or cut short: {AGAIN}") from None
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise UserError(f"{path} is no state dict: a table of names and tensors is wanted")
+    return content
+
+
+def _refusal(path: Path) -> UserError:
+    """Why torch does not read a file without running what it holds."""
+    names = _called(path)
+    if names is None:
+        return UserError(f"{path} is damaged, or no file of PyTorch's: {AGAIN}")
+    if code := [name for name in names if not name.startswith(_HARMLESS)]:
+        return UserError(f"{path} holds code ({code[0]}), which is not run here: {_ELSEWHERE}")
+    return UserError(
+        f"{path} is pickled in a way that cannot be read without running it: {_ELSEWHERE}"
+    )
+
+
+def _called(path: Path) -> list[str] | None:
+    """Full names of the functions and classes that a file wants to call; None if it is no pickle
+    or wants none."""
+    names: list[str] = []
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as whole:
+                inside = next(n for n in whole.namelist() if n.endswith("data.pkl"))
+                with whole.open(inside) as file:
+                    names.extend(_names(file))
+        else:
+            with path.open("rb") as file:
+                while True:  # older files: several pickles, one behind the other, then bytes
+                    names.extend(_names(file))
+    except (ValueError, StopIteration, zipfile.BadZipFile, OSError):
+        pass  # the end of what can be told
+    return names or None
+
+
+def _names(file: IO[bytes]) -> Iterator[str]:
+    """Of one pickle, as they are met; see the table of opcodes in pickletools."""
+    texts: list[str] = [""] * 2  # as they were put on the stack
+    memo: dict[int, str] = {}
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif code.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif "PUT" in code.name or code.name == "MEMOIZE":
+            memo[len(memo) if argument is None else int(argument)] = texts[-1]
+        elif "GET" in code.name:
+            texts.append(memo.get(int(argument or 0), ""))
+        elif isinstance(argument, str):
+            texts.append(argument)
