@@ -48,7 +48,8 @@ function number(x) { // three digits, for people
   return size >= 100 ? Math.round(x).toLocaleString("en") : String(Number(x.toPrecision(3)));
 }
 
-// A scale turns values into 0..1 and back; its ends leave out the outermost percent.
+// A scale turns values into 0..1 and back; its ends leave out the outermost percent. A logarithmic
+// one spans a factor of 1.5 at least: values that hardly differ look alike.
 function makeScale(values, kind, ends) {
   const to = { log: Math.log, sqrt: Math.sqrt, linear: (x) => x }[kind];
   const from = { log: Math.exp, sqrt: (x) => x * x, linear: (x) => x }[kind];
@@ -58,6 +59,8 @@ function makeScale(values, kind, ends) {
     const sorted = Float64Array.from(values.filter((v) => v !== null && isFinite(v))).sort();
     const at = (q) => sorted[Math.round(q * (sorted.length - 1))];
     [low, high] = sorted.length ? [at(0.01), at(0.99)] : [0, 1];
+    const wider = kind === "log" ? Math.max(1, Math.sqrt(1.5 * low / high)) : 1;
+    [low, high] = [low / wider, high * wider];
   }
   if (!(high > low)) high = low + (Math.abs(low) || 1) * 1e-6;
   const [a, b] = [to(low), to(high)];
