@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("submitit")
 
+from mambalab import run_folder
 from mambalab.config.multirun import plan
 from mambalab.errors import UserError
 from mambalab.sweep import cluster
@@ -65,7 +66,9 @@ def test_a_second_command_finds_the_jobs_of_a_killed_one(lab, tools, begin, acco
     first.kill()
     first.wait()
     second = begin(*words)
-    wait_until(lambda: "RUNNING" in {j["status"] for j in jobs(lab).values()})
+    (written,) = lab.glob("outputs/sweeps/*/sweep.json")
+    wait_until(lambda: run_folder.read_json(written)["pid"] == second.pid)
+    wait_until(lambda: {j["status"] for j in jobs(lab).values()} == {"RUNNING"})
     assert second.poll() is None
     (lab / "trouble/hold").unlink()
     output, _ = second.communicate(timeout=90)
