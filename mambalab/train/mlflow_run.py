@@ -186,6 +186,18 @@ class MlflowRun:
             self._client.set_tag(self._run_id, store.PARENT, sweep.run_id)
             self._has_parent = True
 
+    def _adopt(self) -> None:
+        """Name this run of a sweep as the parent of all runs in its folder: jobs may have ended
+        before the store had it."""
+        hanging = store.search(self._client, f"tags.`{store.PARENT}` = '{self._run_id}'")
+        known = {run.info.run_id for run in hanging}
+        for path in sorted(self.run_dir.glob(f"*/{run_folder.MLFLOW}")):
+            note = Note.read(path.parent)
+            here = note.uri == store.hide_password(self.uri)
+            if here and note.run_id is not None and note.run_id not in known:
+                self._client.set_tag(note.run_id, store.PARENT, self._run_id)
+                self.tick()
+
     def _describe(
         self, client: Any, run: Any, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
@@ -285,6 +297,8 @@ class MlflowRun:
 
     def end(self, status: str, end_ms: int) -> None:
         """Set how the run ended: FINISHED, FAILED or KILLED, and when (Unix milliseconds)."""
+        if (self.run_dir / run_folder.SWEEP).is_file():
+            self._adopt()
         self._client.set_tag(self._run_id, store.STATUS, status)
         self._client.set_terminated(self._run_id, status, end_ms)
         self.tick()

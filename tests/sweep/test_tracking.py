@@ -10,7 +10,8 @@ from mambalab import run_folder
 from mambalab.config.multirun import plan
 from mambalab.sweep.folder import Entry, SweepFolder
 from mambalab.sweep.tracking import SweepRecord
-from mambalab.train import mlflow_sink
+from mambalab.train import mlflow_sink, mlflow_store
+from mambalab.train.mlflow_run import MlflowRun
 from tests.stores import build_template, copy_template, points_in_folder, points_in_store, query
 
 
@@ -79,6 +80,24 @@ def test_the_same_command_goes_on_with_the_same_run(store):
     assert points_in_store(store) == points_in_folder(sweep.path)
     steps = [step for step, _ in run_folder.read_rows(sweep.path / "metrics.jsonl")[0]]
     assert steps == [1, 2, 3, 4]
+
+
+def test_jobs_that_ended_before_the_store_had_the_sweep_hang_below_it(store):
+    it, sweep, _ = record()
+    for name in sweep.jobs:
+        folder = sweep.path / name
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_bytes(run_folder.encode(1, {"val/loss": 2.0}))
+        uri = mlflow_store.store_uri(None, store.parent)
+        early = MlflowRun(folder, uri, output_dir=store.parent, experiment="text")
+        early.open(params={}, tags={}, start_ms=1)
+        early.send()
+        early.end("FINISHED", 2)
+    parents = "select count(*), count(distinct value) from tags where key = 'mlflow.parentRunId'"
+    assert query(store, parents) == [(0, 0)]
+    it.start()
+    finish(it, sweep)
+    assert query(store, parents) == [(2, 1)]
 
 
 def test_two_sweeps_share_a_store(store):
