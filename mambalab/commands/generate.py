@@ -16,6 +16,7 @@ from mambalab.errors import UserError, shown
 from mambalab.generate import generate, obstacle
 from mambalab.models.decode import narrowed
 from mambalab.models.heads import LanguageModel
+from mambalab.ops import backend as scan_backend
 from mambalab.sampling import Sampling
 from mambalab.tasks.tokenizer import Tokenizer
 from mambalab.train import runtime
@@ -72,6 +73,7 @@ def run(settings: GenerateSettings) -> int:
         )
     if source.precision is Precision.bf16 and isinstance(source.model, LanguageModel):
         source.model = narrowed(source.model)
+    _warn_of_slowness(source)
     prompts = _prompts(settings, source.tokenizer)
     tokens = [_read(source, prompt) for prompt in prompts]
     _warn_of_window(source.model.context_limit, tokens, settings.max_new_tokens)
@@ -129,6 +131,13 @@ def _read(source: Any, prompt: str) -> torch.Tensor:
             "give a shorter one"
         )
     return torch.tensor(ids, dtype=torch.int64, device=source.device)
+
+
+def _warn_of_slowness(source: Any) -> None:
+    """Say so if the compiled kernels, which write fast on a CPU, cannot run here."""
+    ours = source.device.type == "cpu" and isinstance(source.model, LanguageModel)
+    if ours and (why := scan_backend.obstacle("cpu", source.device, torch.float32)):
+        print(f"writing without the compiled CPU kernels: {why}", file=sys.stderr)
 
 
 def _warn_of_window(limit: int | None, tokens: list[torch.Tensor], more: int) -> None:

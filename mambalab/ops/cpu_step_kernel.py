@@ -84,7 +84,10 @@ class Layer(NamedTuple):
     ssm_state: int  # (B, d_inner, d_state), updated
 
 
-_FIELDS = len(Layer._fields)
+# Bytes from the beginning of a layer's row of the table to each of its addresses.
+_NORM, _IN_PROJ, _CONV_WEIGHT, _CONV_BIAS, _X_PROJ, _DT_PROJ = range(0, 48, 8)
+_DT_BIAS, _A, _D, _OUT_PROJ, _CONV_STATE, _SSM_STATE = range(48, 96, 8)
+_ROW = 8 * len(Layer._fields)
 
 
 def scratch_bytes(batch: int, d_model: int) -> int:
@@ -185,7 +188,7 @@ def _products(weight, half, row, last, width, x, x_width, batch, scratch):
 def _convolve(x, row, count, layer, taps, state):
     """SiLU of the causal convolution of `count` channels from `row` on, in place; shifts `state`,
     that of this sequence. `layer`: address of the layer's row of the table."""
-    weight, bias = load_int(layer + 2 * 8), load_int(layer + 3 * 8)
+    weight, bias = load_int(layer + _CONV_WEIGHT), load_int(layer + _CONV_BIAS)
     for c in range(row, row + count):
         new = load_float(x + c * 4)
         total = load_float(bias + c * 4) + load_float(weight + (c * taps + taps - 1) * 4) * new
@@ -208,7 +211,7 @@ def _project_in(a, layer, half, unit, normal, scratch):
     row = (unit - units if second else unit) * LANES
     count = min(LANES, a.d_inner - row)
     first = a.d_inner if second else 0
-    weight = load_int(layer + 8)
+    weight = load_int(layer + _IN_PROJ)
     last = first + a.d_inner
     _products(weight, half, first + row, last, a.d_model, normal, a.d_model, a.batch, scratch)
     for b in range(a.batch):
@@ -218,7 +221,7 @@ def _project_in(a, layer, half, unit, normal, scratch):
             store_row(a.gate + (place + row) * 4, apply_silu(value), False, count)
         else:
             store_row(a.x + (place + row) * 4, value, False, count)
-            state = load_int(layer + 10 * 8) + place * (a.d_conv - 1) * 4
+            state = load_int(layer + _CONV_STATE) + place * (a.d_conv - 1) * 4
             _convolve(a.x + place * 4, row, count, layer, a.d_conv, state)
 
 
@@ -243,10 +246,12 @@ def _scan(a, layer, half, unit, scratch, spare):
     count = min(LANES, a.d_inner - row)
     rank, n = a.rank, a.d_state
     width = rank + 2 * n
-    _products(load_int(layer + 5 * 8), half, row, a.d_inner, rank, a.low, width, a.batch, scratch)
-    bias = load_row(load_int(layer + 6 * 8) + row * 4, False, count)
-    skip = load_row(load_int(layer + 8 * 8) + row * 4, False, count)
-    decay = load_int(layer + 7 * 8) + row * n * 4
+    _products(
+        load_int(layer + _DT_PROJ), half, row, a.d_inner, rank, a.low, width, a.batch, scratch
+    )
+    bias = load_row(load_int(layer + _DT_BIAS) + row * 4, False, count)
+    skip = load_row(load_int(layer + _D) + row * 4, False, count)
+    decay = load_int(layer + _A) + row * n * 4
     for b in range(a.batch):
         delta = softplus(sums(scratch + b * LANES * _V) + bias)
         place = b * a.d_inner + row
@@ -255,7 +260,7 @@ def _scan(a, layer, half, unit, scratch, spare):
         store(spare + _V, delta * u)
         write = a.low + (b * width + rank) * 4
         read = write + n * 4
-        state = load_int(layer + 11 * 8) + place * n * 4
+        state = load_int(layer + _SSM_STATE) + place * n * 4
         for i in range(count):
             step, gain = spread(spare + i * 4), spread(spare + _V + i * 4)
             total = splat(0.0)
@@ -292,10 +297,10 @@ def _do(a, layer, half, kind, unit, normal, scratch, spare):
     elif kind == SCAN:
         _scan(a, layer, half, unit, scratch, spare)
     elif kind == LOW:
-        weight, rows = load_int(layer + 4 * 8), a.rank + 2 * a.d_state
+        weight, rows = load_int(layer + _X_PROJ), a.rank + 2 * a.d_state
         _project(weight, half, unit, rows, a.d_inner, a.x, a.batch, a.low, False, scratch)
     elif kind == OUT:
-        weight, rows = load_int(layer + 9 * 8), a.d_model
+        weight, rows = load_int(layer + _OUT_PROJ), a.d_model
         _project(weight, half, unit, rows, a.d_inner, a.y, a.batch, a.hidden, True, scratch)
     else:
         rows = a.vocab_size
@@ -316,10 +321,10 @@ def build_step(sources: int, half: bool) -> Callable[[Any], None]:
         normal = scratch + a.batch * LANES * _V
         eps = load_float(a.eps)
         for phase in range(PHASES * a.layers + (1 if a.head else 0)):
-            layer = a.table + phase // PHASES * _FIELDS * 8
+            layer = a.table + phase // PHASES * _ROW
             kind = phase % PHASES if phase < PHASES * a.layers else HEAD
             if kind in (IN, HEAD):
-                weight = load_int(layer) if kind == IN else a.norm_f
+                weight = load_int(layer + _NORM) if kind == IN else a.norm_f
                 _normalise(a.hidden, weight, eps, a.batch, a.d_model, normal, spare)
             counter = a.counters + phase * COUNTERS
             units = _units(a, kind)

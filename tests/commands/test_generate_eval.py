@@ -42,6 +42,13 @@ def test_several_samples_differ(trained, capsys):
     assert len({*texts}) == 3
 
 
+def test_writing_without_the_compiled_kernels_is_announced(trained, capsys, monkeypatch):
+    monkeypatch.setattr("mambalab.ops.backend._numba_obstacle", lambda: "numba is not here")
+    assert cli.main(["generate", "max_new_tokens=3"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said.count("writing without the compiled CPU kernels: numba is not here") == 1
+
+
 def test_texts_as_json(trained, capsys, folder):  # noqa: F811
     (folder / "prompts.txt").write_text("Line 5\n\nthe quick\n  \nfox\n")
     words = ["generate", "json=true", "max_new_tokens=15", "num_samples=2", "batch=4"]
