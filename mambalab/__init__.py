@@ -9,7 +9,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers take it for typing's, which would be slow to import
 if TYPE_CHECKING:
-    from mambalab.commands.library import load, model_settings
+    from mambalab.api import load, model_settings
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "model_settings"]
@@ -17,5 +17,5 @@ __all__ = ["__version__", "load", "model_settings"]
 
 def __getattr__(name: str) -> object:
     if name in ("load", "model_settings"):
-        return getattr(import_module("mambalab.commands.library"), name)
+        return getattr(import_module("mambalab.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from mambalab.cli import main
+from mambalab.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

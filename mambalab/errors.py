@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and how it quotes a text."""
+"""The one exception that means "the user can mend this", and how messages quote."""
 
 
 class UserError(Exception):
@@ -21,3 +21,9 @@ class NotApplicableError(UserError):
 
     One run with them is refused; a sweep leaves that combination out and says so.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """First line of what an exception says, without its full stop; its type if it says nothing."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return next(iter(text.strip().splitlines()), "").rstrip(". ") or type(error).__name__

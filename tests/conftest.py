@@ -1,16 +1,22 @@
-"""Small models of every kind, in float32 on the CPU."""
+"""What tests of several rooms need: small models, a working directory, a store, a server."""
 
 import dataclasses
 import os
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does, before torch
 
 import pytest
 import torch
 
+from mambalab.data.catalog import CATALOG
 from mambalab.models.heads import LanguageModel
-from mambalab.models.settings import DropoutSettings, ModelSettings, Pooling, ScanBackend
+from mambalab.settings.model import DropoutSettings, ModelSettings, Pooling, ScanBackend
+from mambalab.settings.task import TextSettings
 from mambalab.spec import ModelSpec
+from tests.data.file_server import FileServer
+from tests.lab import TEXT
+from tests.tracking import stores
 
 SETTINGS = ModelSettings(
     name="test",
@@ -63,3 +69,81 @@ def build_model():
 def tokens():
     """(2, 24) random tokens."""
     return torch.randint(17, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+TEXT_SETTINGS = TextSettings(
+    name="text",
+    _target_="mambalab.tasks.text.TextTask",
+    batch_size=4,
+    eval_batch_size=3,
+    params={},
+    path=None,
+    tokenizer=None,
+    seq_len=8,
+    val_fraction=0.25,
+)
+
+
+@pytest.fixture
+def settings():
+    """A function from changed settings to TextSettings."""
+    return lambda **changes: dataclasses.replace(TEXT_SETTINGS, **changes)
+
+
+@pytest.fixture
+def shakespeare_dir():
+    """A data_dir that really holds tiny Shakespeare; skips where there is none."""
+    folder = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
+    if CATALOG["shakespeare"].missing(folder):
+        pytest.skip("no tiny Shakespeare: set MAMBALAB_DATA_DIR to a folder that holds it")
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAMBALAB_DATA_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def write(workdir):
+    """A function that writes a file below the working directory."""
+
+    def write_file(path: str, text: str) -> None:
+        target = workdir / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+    return write_file
+
+
+@pytest.fixture
+def folder(workdir):
+    """A working directory with a text in it."""
+    (workdir / "text.txt").write_text(TEXT)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def template_store(tmp_path_factory) -> Path:
+    """An empty MLflow store, built once."""
+    return stores.build_template(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def store(template_store, tmp_path) -> Path:
+    """The test's own empty MLflow store, the default one for output_dir=tmp_path."""
+    return stores.copy_template(template_store, tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A FileServer with 600,000 bytes, reached directly whatever proxies the machine has."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    running = FileServer(bytes(range(1, 251)) * 2400)
+    yield running
+    running.close()

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from mambalab import cli, config
+from mambalab import config
 from mambalab.bench import lra_corpus
-from mambalab.commands import assemble, train
-from mambalab.config import TrainConfig, search
+from mambalab.cli import main
+from mambalab.config import TrainConfig, paths
 from mambalab.config.compose import compose_parts
-from mambalab.config.multirun import plan
 from mambalab.config.overrides import prepare
+from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
+from mambalab.runs import build, training
 from mambalab.spec import ModelSpec
-from mambalab.tasks.catalog import CATALOG
+from mambalab.sweep.plan import plan
 
-EXPERIMENTS = search.options("experiment")
+EXPERIMENTS = paths.options("experiment")
 SHORT = [
     "trainer.max_steps=2",
     "trainer.max_minutes=null",
@@ -63,9 +64,9 @@ def test_an_experiment_runs(name, tmp_path, monkeypatch):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
     options = [*SHORT, *FEW.get(task, [])]
     if name in SWEEPS:  # every job is planned, one is run: the others differ in a value or two
-        assert train.run(first_of(name, *options)) == 0
+        assert training.run(first_of(name, *options)) == 0
     else:
-        assert cli.main(["train", f"experiment={name}", *options]) == 0
+        assert main.main(["train", f"experiment={name}", *options]) == 0
     (summary,) = tmp_path.glob("outputs/*/*/*/summary.json")
     assert '"status": "FINISHED"' in summary.read_text()
 
@@ -85,5 +86,5 @@ def test_both_models_have_the_same_number_of_parameters(name):
         cfg = config.typed(config.compose("train", [f"experiment={name}", f"model={model}"]))
         spec = ModelSpec(vocab_size=256, seq_len=64, classes=10)
         with torch.device("meta"):
-            counts.append(count_parameters(assemble.build_model(cfg, spec)))
+            counts.append(count_parameters(build.build_model(cfg, spec)))
     assert abs(counts[1] / counts[0] - 1) < 0.03, counts

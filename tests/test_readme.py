@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mambalab import cli
-from mambalab.config import search
+from mambalab.cli import main
+from mambalab.config import paths
 from mambalab.ops import causal_conv1d
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -38,22 +38,22 @@ def test_add_your_own_task(workplace, capsys):
     (workplace / "conf/task").mkdir(parents=True)
     (workplace / "conf/task/squares.yaml").write_text(block("yaml", "# conf/task/squares.yaml"))
     (workplace / "my_tasks.py").write_text(block("python", "# my_tasks.py"))
-    assert cli.main(["train", "task=squares", *SMALL]) == 0
+    assert main.main(["train", "task=squares", *SMALL]) == 0
     assert "val/loss" in capsys.readouterr().out
-    assert cli.main(["train", "task=squares", *SMALL, "trainer.max_steps=6"]) == 0
+    assert main.main(["train", "task=squares", *SMALL, "trainer.max_steps=6"]) == 0
     assert "going on from step 4" in capsys.readouterr().err
-    assert cli.main(["eval"]) == 1
+    assert main.main(["eval"]) == 1
     assert "trust=my_tasks" in capsys.readouterr().err
-    assert cli.main(["eval", "trust=[my_tasks]"]) == 0
+    assert main.main(["eval", "trust=[my_tasks]"]) == 0
 
 
 def test_add_your_own_classification(workplace, capsys):
     (workplace / "conf/task").mkdir(parents=True)
     (workplace / "conf/task/parity.yaml").write_text(block("yaml", "# conf/task/parity.yaml"))
     (workplace / "my_classes.py").write_text(block("python", "# my_classes.py"))
-    assert cli.main(["train", "task=parity", *SMALL]) == 0
+    assert main.main(["train", "task=parity", *SMALL]) == 0
     assert "test/accuracy" in capsys.readouterr().out
-    assert cli.main(["eval", "split=test", "trust=my_classes"]) == 0
+    assert main.main(["eval", "split=test", "trust=my_classes"]) == 0
     assert "true, taken for" in capsys.readouterr().out
 
 
@@ -63,13 +63,13 @@ def test_add_your_own_model(workplace, capsys):
     (workplace / "my_models.py").write_text(block("python", "# my_models.py"))
     (workplace / "text.txt").write_text("to be or not to be, that is the question. " * 200)
     words = ["train", "task=text", "task.path=text.txt", "task.seq_len=16", "model=mine"]
-    assert cli.main([*words, "trainer=smoke", "tracking=jsonl", "device=cpu"]) == 0
+    assert main.main([*words, "trainer=smoke", "tracking=jsonl", "device=cpu"]) == 0
     assert "mine: " in capsys.readouterr().err
 
 
 def test_names_in_the_tables_exist(capsys):
-    for task in search.options("task"):
-        assert cli.main(["train", f"task={task}", "--help"]) == 0
+    for task in paths.options("task"):
+        assert main.main(["train", f"task={task}", "--help"]) == 0
     shown = capsys.readouterr().out
     keys = set(re.findall(r"(?<!\w)((?:task|model|dropout|optim|trainer)\.[a-z_A]+)", README))
     assert len(keys) > 15
@@ -91,7 +91,7 @@ def test_the_library_works_as_printed():
 def test_models_of_the_library_work_as_printed(workplace):
     (workplace / "text.txt").write_text("to be or not to be, that is the question. " * 200)
     words = ["train", "task=text", "task.path=text.txt", "task.seq_len=16", *SMALL]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     names: dict = {"torch": torch}
     exec(block("python", "from mambalab import load"), names)
     assert names["logits"].shape[:2] == (1, 3)

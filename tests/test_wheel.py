@@ -46,7 +46,7 @@ def test_every_part_of_the_page_is_in_the_wheel(site):
 
 def test_it_runs_from_any_directory(site, tmp_path):
     code = (
-        "import sys, mambalab; from mambalab.cli import main; "
+        "import sys, mambalab; from mambalab.cli.main import main; "
         "assert mambalab.__file__.startswith(sys.argv[1]); "
         "sys.exit(main(['train', 'experiment=quickstart', '--cfg', 'job']))"
     )

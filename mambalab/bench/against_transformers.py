@@ -18,12 +18,12 @@ from torch import Tensor
 
 from mambalab.bench.generate import TURN, ready, turn
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.generate import generate
+from mambalab.generation.decoding import generate
+from mambalab.generation.sampling import Sampling
 from mambalab.models.heads import LanguageModel
 from mambalab.pretrained.load import load
-from mambalab.sampling import Sampling
+from mambalab.settings.train import Precision
 from mambalab.train import runtime
-from mambalab.train.settings import Precision
 
 _GREEDY = Sampling(temperature=0)
 _PROMPT, _NEW = 16, 32  # tokens

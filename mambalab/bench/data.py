@@ -9,10 +9,10 @@ import torch
 from mambalab import config
 from mambalab.bench.report import Result
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.commands import assemble
-from mambalab.config import search
+from mambalab.config import paths
+from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG
+from mambalab.runs import build
 from mambalab.train import runtime
 from mambalab.train.optim import build_optimizer
 
@@ -35,7 +35,7 @@ def measure(device: torch.device, names: list[str] | None, seconds: float, data_
             "while nothing else runs"
         ],
     )
-    for name in names or sorted(search.options("task")):
+    for name in names or sorted(paths.options("task")):
         try:
             result.rows.append(_row(name, device, seconds, data_dir))
         except UserError as error:
@@ -48,13 +48,13 @@ def _row(name: str, device: torch.device, seconds: float, data_dir: str) -> dict
     if found is not None and found.missing(Path(data_dir)):
         raise UserError(f"its data are not in {data_dir}")
     budget = f"{name}/{'gpu' if device.type == 'cuda' else 'cpu'}"
-    ready = budget in search.options("experiment")
+    ready = budget in paths.options("experiment")
     overrides = [f"experiment={budget}"] if ready else [f"task={name}"]
     settings = config.typed(config.compose("train", [*overrides, f"data_dir={data_dir}"]))
-    task = assemble.build_task(settings)
+    task = build.build_task(settings)
     task.prepare(device)
     runtime.seed_everything(settings.seed)
-    model = assemble.build_model(settings, task.spec).to(device).train()
+    model = build.build_model(settings, task.spec).to(device).train()
     optimizer = build_optimizer(model, settings.optim)
     precision = runtime.choose_precision(settings.precision, device)
     position = count()

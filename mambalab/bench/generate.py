@@ -15,13 +15,13 @@ from torch import Tensor
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.generate import prefill, stepper
-from mambalab.models.decode import narrowed
+from mambalab.generation.cpu_decode import narrowed
+from mambalab.generation.decoding import prefill, stepper
 from mambalab.models.heads import LanguageModel
 from mambalab.models.state import AttentionState, ModelState
-from mambalab.threads import SPINS
+from mambalab.settings.train import Precision
 from mambalab.train import runtime
-from mambalab.train.settings import Precision
+from mambalab.utils.openmp import SPINS
 
 CONTEXTS = (256, 1024, 4096, 16384)
 BATCHES = (1, 8, 32)

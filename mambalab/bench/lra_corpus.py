@@ -31,8 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mambalab.data.lra_archive import file_name
 from mambalab.errors import UserError
-from mambalab.tasks.lra_archive import file_name
 from mambalab.tasks.sampling import draw, permutation, uniform
 
 FAMILIES = (

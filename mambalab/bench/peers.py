@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -85,7 +85,7 @@ class Yardstick:
                 extra_ldflags=["-fopenmp"],
             )
         except (RuntimeError, OSError) as error:
-            raise UserError(f"yardstick={source}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"yardstick={source}: {first_line(error)}") from error
 
     def calls(
         self, inputs: list[Tensor], grad_y: Tensor

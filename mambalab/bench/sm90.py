@@ -21,7 +21,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mambalab.ops import triton_scan_backward, triton_scan_forward
+from mambalab.ops.triton import scan_backward, scan_forward
 
 _TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_.]+)\s*([^;]*);")
@@ -67,13 +67,13 @@ class Report:
 def report_forward(d_state: int = 16) -> Report:
     """The forward kernel at its production sizes, bfloat16, everything switched on."""
     sizes = {"BLOCK_T": 8, "BLOCK_D": 16, "KEEP": True, "OUTPUT": True, "HAS_START": True}
-    return _report(triton_scan_forward.scan_kernel, sizes, d_state)
+    return _report(scan_forward.scan_kernel, sizes, d_state)
 
 
 def report_backward(d_state: int = 16) -> Report:
     """The backward kernel likewise, the recomputation of the states included."""
     sizes = {"BLOCK_T": 4, "BLOCK_D": 32, "HAS_CARRY": True}
-    return _report(triton_scan_backward.scan_backward_kernel, sizes, d_state)
+    return _report(scan_backward.scan_backward_kernel, sizes, d_state)
 
 
 def _report(kernel: Any, sizes: dict[str, Any], d_state: int) -> Report:
@@ -99,7 +99,7 @@ def _report(kernel: Any, sizes: dict[str, Any], d_state: int) -> Report:
     channels = constants["BLOCK_D"]
     for position, loop in enumerate(loops):
         steps = constants["BLOCK_T"]
-        if kernel is triton_scan_backward.scan_backward_kernel:
+        if kernel is scan_backward.scan_backward_kernel:
             steps = (64, steps, 2, steps)[position]
         elements = steps * channels * d_state
         total += loop.instructions * lanes / elements

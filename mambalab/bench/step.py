@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from mambalab import config
-from mambalab.commands import assemble
+from mambalab.runs import build
+from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
 from mambalab.train import runtime
 from mambalab.train.optim import build_optimizer
-from mambalab.train.settings import Precision
 
 VOCABULARY = 65
 
@@ -57,7 +57,7 @@ def own_model(
     settings = config.typed(config.compose("train", overrides))
     torch.manual_seed(0)
     with device:
-        model = assemble.build_model(settings, ModelSpec(vocab_size=VOCABULARY, seq_len=length))
+        model = build.build_model(settings, ModelSpec(vocab_size=VOCABULARY, seq_len=length))
     return model, build_optimizer(model, settings.optim)
 
 

@@ -25,8 +25,8 @@ METRICS = 10  # a step
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from mambalab.train.settings import TrackingKind, TrackingSettings
-from mambalab.train.tracking import Recorder
+from mambalab.settings.train import TrackingKind, TrackingSettings
+from mambalab.tracking.recorder import Recorder
 number, folder, uri = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 steps, pause = map(float, sys.argv[4:])
 said = []

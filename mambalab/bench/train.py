@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mambalab.bench.plain import PlainTransformer
+from mambalab.bench.plain_transformer import PlainTransformer
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model, training_step
 from mambalab.bench.timing import in_turns, milliseconds
+from mambalab.settings.train import Precision
 from mambalab.train import runtime
-from mambalab.train.settings import Precision
 
 LENGTHS = (256, 1024, 4096, 16384)
 _PEER_TOKENS = 4096  # mambapy's step materialises (B, L, D, N): at most so many are waited for

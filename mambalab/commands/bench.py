@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mambalab.bench import data, generate, report, scan, tracking, train
-from mambalab.commands.settings_bench import Benchmark, BenchSettings, ScanType
+from mambalab.settings.bench import Benchmark, BenchSettings, ScanType
 from mambalab.train import runtime
 
 

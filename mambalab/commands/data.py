@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.commands.settings import DataAction
+from mambalab.data.catalog import CATALOG, Dataset
 from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG, Dataset
+from mambalab.settings.verbs import DataAction
 
 if TYPE_CHECKING:
-    from mambalab.commands.settings import DataSettings
+    from mambalab.settings.verbs import DataSettings
 
 
 def run(cfg: DataSettings) -> int:

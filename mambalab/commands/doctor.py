@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.commands.settings import DoctorSettings
 from mambalab.errors import UserError
+from mambalab.settings.verbs import DoctorSettings
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +73,8 @@ def _torch(_settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def _device(settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.settings.train import Precision
     from mambalab.train import runtime
-    from mambalab.train.settings import Precision
 
     device = runtime.choose_device(settings.device)
     precision = runtime.choose_precision(Precision.auto, device)
@@ -145,7 +145,7 @@ def _checked(backend: str, device: "torch.device") -> Finding:
 
 
 def _data(settings: DoctorSettings) -> Iterator[Finding]:
-    from mambalab.tasks.catalog import CATALOG
+    from mambalab.data.catalog import CATALOG
 
     folder = Path(settings.data_dir).expanduser()
     for name, dataset in CATALOG.items():
@@ -172,7 +172,7 @@ def _outputs(settings: DoctorSettings) -> Iterator[Finding]:
 def _mlflow(settings: DoctorSettings) -> Iterator[Finding]:
     if importlib.util.find_spec("mlflow") is None:
         return
-    from mambalab.train import mlflow_store
+    from mambalab.tracking import mlflow_store
 
     uri = mlflow_store.store_uri(None, Path(settings.output_dir))
     mlflow_store.check(uri)

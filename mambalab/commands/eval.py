@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mambalab.commands import assemble, own
-from mambalab.commands.settings import EvalSettings, Split
 from mambalab.errors import UserError
-from mambalab.report import collect, tables
+from mambalab.plots import tables
+from mambalab.records import reader
+from mambalab.runs import build, user_code
+from mambalab.settings.task import TaskSettings
+from mambalab.settings.verbs import EvalSettings, Split
 from mambalab.tasks.base import Task
-from mambalab.tasks.settings import TaskSettings
 from mambalab.train import runtime
-from mambalab.train.watch import watching
+from mambalab.train.eval_progress import watching
 
 
 def run(settings: EvalSettings) -> int:
@@ -23,14 +24,14 @@ def run(settings: EvalSettings) -> int:
         UserError: no such run or split, data absent or changed since training.
     """
     runtime.prepare_process()
-    path = collect.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
+    path = reader.resolve_run(settings.run, Path(settings.output_dir))
+    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
     trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    vocabulary = assemble.own_tokenizer(path, loaded.settings)
-    task = assemble.build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
+    vocabulary = build.own_tokenizer(path, loaded.settings)
+    task = build.build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
     _check_split(task, settings.split)
-    own.prepare(task, loaded.device)
-    trained_on = collect.read_run(path).summary.get("data", {})
+    user_code.prepare(task, loaded.device)
+    trained_on = reader.read_run(path).summary.get("data", {})
     if trained_on.get("sha256") != task.fingerprint().get("sha256"):
         raise UserError(
             f"the data of task {task.name} are not those {path} was trained on: "
@@ -41,7 +42,7 @@ def run(settings: EvalSettings) -> int:
         _check_stateful(task, loaded)
         options["stateful"] = True
     with (
-        own.named(task=type(task), model=type(loaded.model)),
+        user_code.named(task=type(task), model=type(loaded.model)),
         runtime.autocast(loaded.device, loaded.precision),
         watching(task, "evaluating"),
     ):
@@ -62,7 +63,7 @@ def run(settings: EvalSettings) -> int:
     return 0
 
 
-def _with_path(settings: EvalSettings, loaded: assemble.LoadedRun) -> TaskSettings:
+def _with_path(settings: EvalSettings, loaded: build.LoadedRun) -> TaskSettings:
     """The task's settings, with the path at which its file lies now."""
     task = loaded.settings.task
     if settings.path is not None:
@@ -86,7 +87,7 @@ def _check_split(task: Task, split: Split) -> None:
         )
 
 
-def _check_stateful(task: Any, loaded: assemble.LoadedRun) -> None:
+def _check_stateful(task: Any, loaded: build.LoadedRun) -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

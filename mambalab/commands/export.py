@@ -5,16 +5,17 @@ from typing import Any
 
 import yaml
 
-from mambalab import config, run_folder
-from mambalab.commands import assemble
-from mambalab.commands.settings_export import ExportSettings
+from mambalab import config
+from mambalab.data.hub_repository import is_repository
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.pretrained import export
 from mambalab.pretrained.layout import Layout
-from mambalab.report import collect
-from mambalab.tasks.hub_models import is_repository
-from mambalab.tasks.tokenizer import Characters, Tokenizer, of_run
+from mambalab.records import reader, run_folder
+from mambalab.runs import build
+from mambalab.settings.export import ExportSettings
+from mambalab.tokenization.tokenizer import Characters, Tokenizer, of_run
+from mambalab.utils.files import read_json
 
 _CARD = """\
 ---
@@ -72,13 +73,13 @@ def run(settings: ExportSettings) -> int:
     """
     assert settings.out is not None, "checked before"
     out, layout = Path(settings.out).expanduser(), Layout(settings.to.value)
-    path = collect.resolve_run(settings.run, Path(settings.output_dir))
+    path = reader.resolve_run(settings.run, Path(settings.output_dir))
     export.check_target(out, settings.overwrite)
-    loaded = assemble.load_run(path, device="cpu", trust=settings.trust)
+    loaded = build.load_run(path, device="cpu", trust=settings.trust)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
     if (tokenizer := of_run(path)) is None:
-        raise UserError(f"{path} cannot be exported: it has no {assemble.VOCABULARY}")
+        raise UserError(f"{path} cannot be exported: it has no {build.VOCABULARY}")
     card = _card(loaded, layout, tokenizer)
     model = loaded.settings.model
     export.write(
@@ -94,9 +95,9 @@ def run(settings: ExportSettings) -> int:
     return 0
 
 
-def _card(loaded: assemble.LoadedRun, layout: Layout, tokenizer: Tokenizer) -> str:
+def _card(loaded: build.LoadedRun, layout: Layout, tokenizer: Tokenizer) -> str:
     """The model card: data, how it was trained, what was measured, by which code."""
-    summary = run_folder.read_json(loaded.path / run_folder.SUMMARY)
+    summary = read_json(loaded.path / run_folder.SUMMARY)
     plain: dict[str, Any] = config.to_plain(loaded.settings)
     parts = {key: plain[key] for key in _PARTS}
     source, begun = parts["task"].get("path"), parts["model"].get("pretrained")

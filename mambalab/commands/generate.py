@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from mambalab.commands import load
-from mambalab.commands.settings import GenerateSettings
-from mambalab.commands.writing import Writer
 from mambalab.errors import UserError, shown
-from mambalab.generate import generate, obstacle
-from mambalab.models.decode import narrowed
+from mambalab.generation.cpu_decode import narrowed
+from mambalab.generation.decoding import generate, obstacle
+from mambalab.generation.sampling import Sampling
+from mambalab.generation.text_stream import Writer
 from mambalab.models.heads import LanguageModel
 from mambalab.ops import backend as scan_backend
-from mambalab.sampling import Sampling
-from mambalab.tasks.tokenizer import Tokenizer
+from mambalab.runs import language_model
+from mambalab.settings.train import Precision
+from mambalab.settings.verbs import GenerateSettings
+from mambalab.tokenization.tokenizer import Tokenizer
 from mambalab.train import runtime
-from mambalab.train.settings import Precision
 
 
 @dataclass
@@ -56,7 +56,7 @@ def run(settings: GenerateSettings) -> int:
         UserError: no such run, it is no language model, a prompt that it cannot read.
     """
     runtime.prepare_process()
-    source = load.language_model(
+    source = language_model.language_model(
         run=settings.run,
         output_dir=Path(settings.output_dir),
         pretrained=settings.pretrained,

@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mambalab.commands import assemble, load, subjects
-from mambalab.commands.settings_inspect import InspectSettings
 from mambalab.errors import UserError
-from mambalab.inspect import page, pictures, trace
-from mambalab.report import collect
+from mambalab.inspect import examples, page, pictures, trace
+from mambalab.records import reader
+from mambalab.runs import build, language_model
+from mambalab.settings.inspect import InspectSettings
+from mambalab.settings.train import Precision
 from mambalab.train import runtime
-from mambalab.train.settings import Precision
 
 Facts = list[tuple[str, str]]
 
@@ -41,23 +41,23 @@ def run(settings: InspectSettings) -> int:
     return 0
 
 
-def _of_run(settings: InspectSettings) -> tuple[Any, subjects.Reading, Facts, Path]:
+def _of_run(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Path]:
     """Model, what it reads, facts about it, and the usual folder for the page."""
-    path = collect.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = assemble.load_run(path, device=settings.device, trust=settings.trust)
+    path = reader.resolve_run(settings.run, Path(settings.output_dir))
+    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
     model = loaded.settings.model
     facts = [
         ("run", str(path)),
         ("model", f"{model.name}, {model.n_layer} layers of width {model.d_model}"),
         ("weights", f"step {loaded.step:,}"),
     ]
-    return loaded.model, subjects.choose(settings, loaded), facts, path / "inspect"
+    return loaded.model, examples.choose(settings, loaded), facts, path / "inspect"
 
 
-def _of_checkpoint(settings: InspectSettings) -> tuple[Any, subjects.Reading, Facts, Path]:
+def _of_checkpoint(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Path]:
     """As `_of_run`, of a checkpoint in a published layout."""
     assert settings.pretrained is not None
-    source = load.language_model(
+    source = language_model.language_model(
         run=settings.run,
         output_dir=Path(settings.output_dir),
         pretrained=settings.pretrained,
@@ -67,8 +67,8 @@ def _of_checkpoint(settings: InspectSettings) -> tuple[Any, subjects.Reading, Fa
         precision=Precision.fp32,
         trust=settings.trust,
     )
-    reading = subjects.of_text(settings.text, "as given", source.tokenizer, source.device)
-    subjects.check_length(reading, None, attention=False)
+    reading = examples.of_text(settings.text, "as given", source.tokenizer, source.device)
+    examples.check_length(reading, None, attention=False)
     backbone = source.model.backbone
     width = backbone.embedding.weight.shape[1]
     facts = [

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from mambalab.commands.settings_tracking import RunsSettings
 from mambalab.errors import UserError
-from mambalab.report.collect import RunRecord, find_runs, last_activity, read_run
-from mambalab.report.plain import table
+from mambalab.records.reader import RunRecord, find_runs, last_activity, read_run
+from mambalab.settings.tracking import RunsSettings
+from mambalab.utils.text import table
 
 TEST = "test/accuracy"
 HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", TEST, "minutes", "path")

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mambalab import process, run_folder
-from mambalab.commands.settings_tracking import SyncSettings
 from mambalab.errors import UserError
-from mambalab.report.collect import RunRecord, find_runs, read_run, resolve_run
+from mambalab.records import run_folder
+from mambalab.records.reader import RunRecord, find_runs, read_run, resolve_run
+from mambalab.settings.tracking import SyncSettings
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.tracking import description
-from mambalab.train import mlflow_store
-from mambalab.train.mlflow_run import SECONDS, MlflowRun, Note, attachments, flatten
-from mambalab.train.mlflow_sink import SILENT, reason
+from mambalab.tracking import mlflow_store
+from mambalab.tracking.mlflow_mirror import SILENT, reason
+from mambalab.tracking.mlflow_run import SECONDS, MlflowRun, Note, attachments, flatten
+from mambalab.utils import process
 
 # Entries of summary.json that a run's MLflow tags show.
 _TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from mambalab.commands.settings_tracking import UiSettings
 from mambalab.errors import UserError
-from mambalab.train import mlflow_store
+from mambalab.settings.tracking import UiSettings
+from mambalab.tracking import mlflow_store
 
 HOST = "127.0.0.1"
 LONGEST_START = 120.0  # seconds; usually 7

@@ -17,13 +17,13 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import search, unused
+from mambalab.config import paths, unused
 from mambalab.config.identity import DECIDED
-from mambalab.config.messages import first_line, unknown_key, wrong_type
+from mambalab.config.messages import unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, settings_class, task_settings, walk
-from mambalab.errors import UserError
-from mambalab.settings import check
+from mambalab.errors import UserError, first_line
+from mambalab.settings.rules import check
 
 
 def _data_dir(default: str | None) -> str | None:
@@ -84,20 +84,20 @@ def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Compo
     register_user_conf()
     try:
         with hydra.initialize_config_dir(
-            str(search.package_conf()), job_name="mambalab", version_base="1.3"
+            str(paths.package_conf()), job_name="mambalab", version_base="1.3"
         ):
             raw = hydra.compose(verb, overrides=prepared, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{search.folders()[0]}: a file there is not UTF-8") from error
+        raise UserError(f"{paths.folders()[0]}: a file there is not UTF-8") from error
     except RecursionError as error:
-        where = search.folders()[0]
+        where = paths.folders()[0]
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_problem(error) + _shadow_hint(verb)) from error
     chosen = raw.hydra.runtime.choices
-    groups = search.groups() if verb == "train" else {}
+    groups = paths.groups() if verb == "train" else {}
     choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
     launcher = _plain(raw.hydra.launcher)
     with open_dict(raw):
@@ -221,7 +221,7 @@ def register_user_conf() -> None:
 
     class UserConf(SearchPathPlugin):
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            if user := search.user_conf():
+            if user := paths.user_conf():
                 search_path.prepend("mambalab-user", f"file://{user}", anchor="main")
 
     name = f"{UserConf.__module__}.{UserConf.__name__}"
@@ -265,6 +265,6 @@ def _yaml_problem(error: Any) -> str:
 
 def _shadow_hint(verb: str) -> str:
     """A file that stands in for mambalab's own is the first suspect when composing fails."""
-    user = search.user_conf()
+    user = paths.user_conf()
     shadow = Path(user, f"{verb}.yaml") if user else None
     return f" ({shadow} replaces mambalab's own)" if shadow and shadow.is_file() else ""

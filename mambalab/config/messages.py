@@ -81,9 +81,3 @@ def wrong_type(key: str, value: object, kind: Any) -> UserError:
     if strip_optional(kind)[0] is int and isinstance(value, float) and value.is_integer():
         hint = f"; write {int(value)}"
     return UserError(f"{key}={text}: expected {expected(kind)}{hint}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, without its final full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -6,22 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin
 
-from mambalab.config import search
-from mambalab.config.messages import (
-    first_line,
-    no_such_option,
-    strip_optional,
-    unknown_key,
-)
-from mambalab.config.schema import (
-    TASK_SETTINGS,
-    Option,
-    TrainConfig,
-    settings_class,
-    walk,
-)
-from mambalab.errors import UserError
-from mambalab.sweep.settings import LAUNCHERS, SweepSettings
+from mambalab.config import paths
+from mambalab.config.messages import no_such_option, strip_optional, unknown_key
+from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, settings_class, walk
+from mambalab.errors import UserError, first_line
+from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -73,7 +62,7 @@ def known(verb: str) -> Known:
     options.update((o.key, o) for o in walk(SweepSettings, prefix=SWEEP))
     for launcher in LAUNCHERS.values():
         options.update((o.key, o) for o in walk(launcher, prefix=LAUNCHER))
-    return Known(verb, options, search.groups())
+    return Known(verb, options, paths.groups())
 
 
 def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str]:

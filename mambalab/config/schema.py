@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 from mambalab.errors import NotApplicableError
-from mambalab.models.settings import DropoutSettings, ModelSettings
-from mambalab.settings import DEVICE, DEVICE_HINT, FOLDER, option
-from mambalab.tasks.settings import (
+from mambalab.settings.model import DropoutSettings, ModelSettings
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, option
+from mambalab.settings.task import (
     ClassificationSettings,
     FolderSettings,
     ImageSettings,
@@ -23,7 +23,7 @@ from mambalab.tasks.settings import (
     TaskSettings,
     TextSettings,
 )
-from mambalab.train.settings import (
+from mambalab.settings.train import (
     OptimSettings,
     Precision,
     Resume,
@@ -83,17 +83,17 @@ class TrainConfig:
 
 VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the verb is used
     "train": ("mambalab.config.schema", "TrainConfig"),
-    "runs": ("mambalab.commands.settings_tracking", "RunsSettings"),
-    "compare": ("mambalab.commands.settings_compare", "CompareSettings"),
-    "eval": ("mambalab.commands.settings", "EvalSettings"),
-    "generate": ("mambalab.commands.settings", "GenerateSettings"),
-    "inspect": ("mambalab.commands.settings_inspect", "InspectSettings"),
-    "export": ("mambalab.commands.settings_export", "ExportSettings"),
-    "data": ("mambalab.commands.settings", "DataSettings"),
-    "bench": ("mambalab.commands.settings_bench", "BenchSettings"),
-    "sync": ("mambalab.commands.settings_tracking", "SyncSettings"),
-    "doctor": ("mambalab.commands.settings", "DoctorSettings"),
-    "ui": ("mambalab.commands.settings_tracking", "UiSettings"),
+    "runs": ("mambalab.settings.tracking", "RunsSettings"),
+    "compare": ("mambalab.settings.compare", "CompareSettings"),
+    "eval": ("mambalab.settings.verbs", "EvalSettings"),
+    "generate": ("mambalab.settings.verbs", "GenerateSettings"),
+    "inspect": ("mambalab.settings.inspect", "InspectSettings"),
+    "export": ("mambalab.settings.export", "ExportSettings"),
+    "data": ("mambalab.settings.verbs", "DataSettings"),
+    "bench": ("mambalab.settings.bench", "BenchSettings"),
+    "sync": ("mambalab.settings.tracking", "SyncSettings"),
+    "doctor": ("mambalab.settings.verbs", "DoctorSettings"),
+    "ui": ("mambalab.settings.tracking", "UiSettings"),
 }
 
 

@@ -11,9 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mambalab.config.compose import merge
-from mambalab.config.messages import first_line
-from mambalab.errors import UserError
-from mambalab.models.settings import AUTO
+from mambalab.errors import UserError, first_line
+from mambalab.settings.model import AUTO
 
 LIMIT = 1_000_000  # bytes; a config.yaml is some three thousand
 

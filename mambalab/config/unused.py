@@ -6,8 +6,8 @@ be trained with `model=transformer`, too.
 
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError
-from mambalab.models.settings import AUTO
-from mambalab.tasks.settings import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
+from mambalab.settings.model import AUTO
+from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
 
 
 def check(words: list[str], settings: TrainConfig) -> None:

@@ -8,7 +8,6 @@ square roots if it is "sqrt".
 import base64
 import html
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mambalab.errors import UserError
 from mambalab.inspect import measures
 from mambalab.inspect.subject import Subject, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
+from mambalab.utils.files import write_text
 
 _BUDGET = 3_400_000  # bytes of quantised arrays in a page, before base64
 _HERE = Path(__file__).parent
@@ -29,13 +29,10 @@ def write(subject: Subject, layers: list[LayerTrace], target: Path) -> Path:
     Raises:
         UserError: if it cannot be written.
     """
-    partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        partial.write_text(render(subject, layers), encoding="utf-8")
-        partial.replace(target)
+        return write_text(target, render(subject, layers))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
-    return target
 
 
 def render(subject: Subject, layers: list[LayerTrace]) -> str:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.models import mamba
-from mambalab.models.settings import ModelSettings
 from mambalab.models.state import AttentionState
+from mambalab.settings.model import ModelSettings
 
 
 class Attention(nn.Module):

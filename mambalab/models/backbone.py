@@ -11,8 +11,8 @@ from mambalab.models.attention import Attention, d_ff
 from mambalab.models.dropout import Dropout, SSMDropout
 from mambalab.models.layers import FeedForward, RMSNorm
 from mambalab.models.mamba import Mamba
-from mambalab.models.settings import DropoutSettings, ModelSettings
 from mambalab.models.state import LayerState, ModelState
+from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.spec import ModelSpec
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from mambalab.errors import UserError
 from mambalab.models.backbone import Backbone
-from mambalab.models.settings import DropoutSettings, ModelSettings, Pooling
 from mambalab.models.state import ModelState
+from mambalab.settings.model import DropoutSettings, ModelSettings, Pooling
 from mambalab.spec import ModelSpec
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.models.dropout import SSMDropout, s4d_real_log
-from mambalab.models.settings import ModelSettings
 from mambalab.models.state import MambaState
 from mambalab.ops import causal_conv1d, selective_scan
+from mambalab.settings.model import ModelSettings
 
 
 class DepthwiseConv1d(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 
 BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
@@ -39,7 +39,7 @@ def _numba_obstacle() -> str | None:
     try:
         import numba  # noqa: F401
     except Exception as error:  # a broken installation can raise anything, and is only reported
-        return f"numba cannot be imported ({type(error).__name__}: {_first_line(error)})"
+        return f"numba cannot be imported ({type(error).__name__}: {first_line(error)})"
     return None
 
 
@@ -49,7 +49,7 @@ def _triton_obstacle() -> str | None:
     try:
         import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
     except Exception as error:
-        return f"triton cannot be imported ({type(error).__name__}: {_first_line(error)})"
+        return f"triton cannot be imported ({type(error).__name__}: {first_line(error)})"
     return None
 
 
@@ -67,10 +67,6 @@ def _old_gpu(device: torch.device) -> str | None:
 def _triton_interpreted() -> bool:
     """Whether Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:

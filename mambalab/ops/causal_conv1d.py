@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.direct import unobserved
+from mambalab.ops.dispatch import unobserved
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
@@ -120,9 +120,9 @@ def _check(
 
 # Modules with `forward` and `backward`; see cpu_conv for what these promise.
 _IMPLEMENTATIONS = {
-    "triton": "mambalab.ops.triton_conv",
-    "cpu": "mambalab.ops.cpu_conv",
-    "torch": "mambalab.ops.torch_conv",
+    "triton": "mambalab.ops.triton.conv",
+    "cpu": "mambalab.ops.cpu.conv",
+    "torch": "mambalab.ops.eager.conv",
 }
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.ops.backend import obstacle
-from mambalab.ops.direct import unobserved
+from mambalab.ops.dispatch import unobserved
 
 _FUSED = (torch.float32, torch.bfloat16)
 
@@ -51,7 +51,7 @@ def _plain(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 def _run(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     if obstacle("cpu", x.device, x.dtype) is not None:
         return _plain(x, weight, eps, dtype)
-    from mambalab.ops import cpu_norm
+    from mambalab.ops.cpu import norm as cpu_norm
 
     return cpu_norm.forward(x, weight, eps, dtype)
 
@@ -75,7 +75,7 @@ def _norm_backward(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tup
         share = (grad * weight * wide).mean(-1, keepdim=True) * scale**3
         dweight = (grad * wide * scale).reshape(-1, len(weight)).sum(0)
         return (grad * weight * scale - wide * share).to(x.dtype), dweight
-    from mambalab.ops import cpu_norm
+    from mambalab.ops.cpu import norm as cpu_norm
 
     return cpu_norm.backward(grad_y, x, weight, eps)
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.direct import unobserved
+from mambalab.ops.dispatch import unobserved
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
 # Modules with `forward`, `backward` and `states_shape`; see torch_scan for what these promise.
 _IMPLEMENTATIONS = {
-    "triton": "mambalab.ops.triton_scan",
-    "cpu": "mambalab.ops.cpu_scan",
-    "torch": "mambalab.ops.torch_scan",
+    "triton": "mambalab.ops.triton.scan",
+    "cpu": "mambalab.ops.cpu.scan",
+    "torch": "mambalab.ops.eager.scan",
 }
 
 

@@ -10,14 +10,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mambalab import tensor_file
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
-from mambalab.models.settings import ModelSettings
 from mambalab.pretrained import tokens, weights
 from mambalab.pretrained.layout import CONFIG, NORM_EPS, OURS, THEIRS, Layout, config_of
 from mambalab.pretrained.load import HEAD
-from mambalab.tasks import tokenizer as files
+from mambalab.settings.model import ModelSettings
+from mambalab.tokenization import tokenizer as files
+from mambalab.utils import tensors as tensor_file
 
 CARD = "README.md"
 _SAFETENSORS, _PICKLE = weights.WHOLE

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from mambalab.data.download import DownloadError
+from mambalab.data.hub_repository import Explained, Listing, is_repository, list_files, local
 from mambalab.errors import UserError
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG
-from mambalab.tasks import tokenizer
-from mambalab.tasks.download import DownloadError
-from mambalab.tasks.hub_models import Explained, Listing, is_repository, list_files, local
+from mambalab.tokenization import tokenizer
 
 
 def place(name: str, data_dir: Path) -> Path:

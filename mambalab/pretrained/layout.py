@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.models.settings import AUTO, ModelSettings, Pooling, ScanBackend
+from mambalab.settings.model import AUTO, ModelSettings, Pooling, ScanBackend
 
 CONFIG = "config.json"
 OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."

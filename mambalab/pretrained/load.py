@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mambalab.data.hub_repository import read_json
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
-from mambalab.models.settings import DropoutSettings
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
+from mambalab.settings.model import DropoutSettings
 from mambalab.spec import ModelSpec
-from mambalab.tasks.hub_models import read_json
 
 HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
 _SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it

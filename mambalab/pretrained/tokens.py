@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.tasks.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
+from mambalab.tokenization.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 

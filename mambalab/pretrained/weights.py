@@ -7,10 +7,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mambalab.data.hub_repository import read_json
 from mambalab.errors import UserError
 from mambalab.pretrained import pickles
 from mambalab.pretrained.pickles import AGAIN
-from mambalab.tasks.hub_models import read_json
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 _POINTER = b"version https://git-lfs"

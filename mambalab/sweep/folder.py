@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mambalab import process, run_folder
 from mambalab.errors import UserError
-from mambalab.report.collect import RunRecord, is_run, read_run
+from mambalab.records import run_folder
+from mambalab.records.reader import RunRecord, is_run, read_run
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
 
 WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
@@ -71,7 +73,7 @@ class SweepFolder:
         """What the folder holds, or an empty sweep; raises UserError if sweep.json is damaged."""
         where = path / run_folder.SWEEP
         try:
-            data = run_folder.read_json(where)
+            data = read_json(where)
             jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
             names = ("command", "threads", "not_applicable", "began", "status", "record")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
@@ -85,7 +87,7 @@ class SweepFolder:
         data = {k: v for k, v in asdict(self).items() if k != "path"}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            run_folder.write_json(self.path / run_folder.SWEEP, {**data, **process.identity()})
+            write_json(self.path / run_folder.SWEEP, {**data, **process.identity()})
         except OSError as error:
             raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
 
@@ -130,7 +132,7 @@ class SweepFolder:
             status: exit status of the process, -N if signal N killed it, None if unknown.
             asked: why the sweep had asked it to stop, if it had.
         """
-        answer = run_folder.read_json(self.answer_file(name))
+        answer = read_json(self.answer_file(name))
         entry = self.jobs.get(name, Entry())
         entry.cluster_id = None
         try:
@@ -190,4 +192,4 @@ def _mark_killed(record: RunRecord, reason: str) -> None:
         facts = {**record.summary, "status": KILLED, "ended_by": "error", "reason": reason}
         if (step := record.step) is not None:
             facts["step"] = step
-        run_folder.write_json(record.path / run_folder.SUMMARY, facts)
+        write_json(record.path / run_folder.SUMMARY, facts)

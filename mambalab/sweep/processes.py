@@ -14,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-import mambalab
-from mambalab import process, run_folder
 from mambalab.config import to_plain
-from mambalab.config.multirun import Job
 from mambalab.errors import UserError
+from mambalab.records import run_folder
 from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
 
 # -P: a file random.py where the person works must not stand in for Python's own.
 COMMAND = [sys.executable, "-P", "-m", "mambalab", "__job"]
@@ -149,7 +150,7 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
         _clear_half_beginning(sweep, job)
         sweep.answer_file(job.name).unlink(missing_ok=True)
         sweep.process_file(job.name).unlink(missing_ok=True)
-        run_folder.write_json(order, {"config": to_plain(job.config), **facts})
+        write_json(order, {"config": to_plain(job.config), **facts})
     except OSError as error:
         raise UserError(f"cannot write in {order.parent}: {error.strerror}") from error
     return order
@@ -157,7 +158,7 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
 
 def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
     """Delete what a job left that was killed as it began: it holds no run, and is in the way."""
-    worker = run_folder.read_json(sweep.process_file(job.name))
+    worker = read_json(sweep.process_file(job.name))
     begun = any((job.run_dir / name).exists() for name in (run_folder.SUMMARY, "checkpoints"))
     if worker and process.alive(worker) is False and not begun:
         shutil.rmtree(job.run_dir, ignore_errors=True)
@@ -174,7 +175,7 @@ def open_log(path: Path) -> int:
 
 def python_path() -> str:
     """PYTHONPATH with which the jobs find this very mambalab."""
-    home = str(Path(mambalab.__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     # An installed one they find anyhow; PYTHONPATH would put all packages before Python's own.
     ours = [] if home in site.getsitepackages() else [home]
     return os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -5,19 +5,19 @@ import sys
 from typing import TextIO
 
 from mambalab import config
-from mambalab.commands import earlier
-from mambalab.config.multirun import Job, Plan
 from mambalab.config.trust import resolve_target
 from mambalab.errors import UserError
-from mambalab.report.collect import is_run, read_run
-from mambalab.report.plain import table
+from mambalab.records.reader import is_run, read_run
+from mambalab.runs import resume
+from mambalab.settings.sweep import JoblibSettings, Search, SlurmSettings, SubmititSettings
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder, note_results
+from mambalab.sweep.plan import Job, Plan
 from mambalab.sweep.processes import Launcher, ProcessLauncher
 from mambalab.sweep.schedule import Grid, Scheduler, Source
-from mambalab.sweep.settings import JoblibSettings, Search, SlurmSettings, SubmititSettings
 from mambalab.sweep.slots import Slots
 from mambalab.sweep.tracking import SweepRecord
+from mambalab.utils.text import table
 
 HEADER = ("job", "status", "best", "minutes", "remark")
 
@@ -102,9 +102,9 @@ def _end(
 
 def _compare(plan: Plan, record: SweepRecord) -> None:
     """Report over the finished runs, if there are any; it stands in MLflow, too."""
-    from mambalab.commands import compare
-    from mambalab.report import compare_files
-    from mambalab.report.compare_text import terminal
+    from mambalab.compare import files
+    from mambalab.compare.select import compare_folders
+    from mambalab.compare.text import terminal
 
     if plan.settings.search is not Search.grid:
         return
@@ -112,8 +112,8 @@ def _compare(plan: Plan, record: SweepRecord) -> None:
     if sum(read_run(path).status == states.FINISHED for path in runs) < 2:
         return
     try:
-        found = compare.compare([plan.folder])
-        record.attach(compare_files.write(found, plan.folder / "comparison"))
+        found = compare_folders([plan.folder])
+        record.attach(files.write(found, plan.folder / "comparison"))
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return
@@ -132,7 +132,7 @@ def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
         settings = config.typed(job.config)
         if is_run(job.run_dir):
             _check_same(settings, job)
-        if is_run(job.run_dir) and earlier.finished(settings, job.run_dir):
+        if is_run(job.run_dir) and resume.finished(settings, job.run_dir):
             entry.status, entry.reason = states.FINISHED, None
             note_results(entry, read_run(job.run_dir))
             done += 1
@@ -148,7 +148,7 @@ def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
 def _check_same(settings: config.TrainConfig, job: Job) -> None:
     """Raise UserError if the job's folder holds a run that was made with other settings."""
     try:
-        earlier.check(settings, job.run_dir)
+        resume.check(settings, job.run_dir)
     except UserError as error:
         raise UserError(str(error).replace("another run_dir", "another sweep.dir")) from error
 
@@ -156,7 +156,7 @@ def _check_same(settings: config.TrainConfig, job: Job) -> None:
 def _source(plan: Plan, left: list[Job]) -> Source:
     if plan.settings.search is Search.grid:
         return Grid(left)
-    from mambalab.sweep.search import SearchSource
+    from mambalab.sweep.optuna_search import SearchSource
 
     at_once = isinstance(plan.launcher, SlurmSettings) and plan.launcher.n_jobs == -1
     if at_once and plan.settings.search is Search.tpe:
@@ -176,7 +176,7 @@ def _source(plan: Plan, left: list[Job]) -> Source:
 def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
     settings = plan.launcher
     if isinstance(settings, SlurmSettings):
-        from mambalab.sweep.cluster import ClusterLauncher
+        from mambalab.sweep.submitit_launcher import ClusterLauncher
 
         known = {n: e.cluster_id for n, e in sweep.jobs.items() if e.cluster_id is not None}
         return ClusterLauncher(sweep, settings, None, known)
@@ -193,7 +193,7 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
         )
     sweep.threads = slots.threads
     if isinstance(settings, SubmititSettings):
-        from mambalab.sweep.cluster import ClusterLauncher
+        from mambalab.sweep.submitit_launcher import ClusterLauncher
 
         return ClusterLauncher(sweep, settings, slots, {})
     return ProcessLauncher(sweep, slots, on_terminal=False)

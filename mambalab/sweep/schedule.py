@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mambalab.config.multirun import Job
 from mambalab.errors import UserError
+from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import Handle, Launcher
-from mambalab.sweep.settings import OnFailure
 from mambalab.train.session import StopSignals
 
 POLL_SECONDS = 0.2

@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mambalab import run_folder
-from mambalab.config.multirun import Job, Plan
+from mambalab.records import run_folder
+from mambalab.settings.train import TrackingKind
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import SweepFolder
-from mambalab.train import mlflow_store
-from mambalab.train.mlflow_run import flatten
-from mambalab.train.mlflow_sink import MlflowSink
-from mambalab.train.settings import TrackingKind
-from mambalab.train.tracking import sync_command
+from mambalab.sweep.plan import Job, Plan
+from mambalab.tracking import mlflow_store
+from mambalab.tracking.mlflow_mirror import MlflowSink
+from mambalab.tracking.mlflow_run import flatten
+from mambalab.tracking.recorder import sync_command
 
 
 class SweepRecord:

@@ -14,39 +14,40 @@ import threading
 import traceback
 from pathlib import Path
 
-from mambalab import process, run_folder
 from mambalab.errors import UserError
-from mambalab.train.mlflow_sink import SILENT
+from mambalab.tracking.mlflow_mirror import SILENT
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
 
 
 def main(words: list[str]) -> int:
     """Run the job; returns its exit status, as of `mambalab train`."""
     order = Path(words[0])
-    job = run_folder.read_json(order)
+    job = read_json(order)
     answer = order.with_suffix(".answer.json")
     answer.unlink(missing_ok=True)
     # A sweep that was started in the background may have had SIGINT ignored; a job may not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # A cluster's warning goes to every process of a job; the one above asks this one to stop.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    run_folder.write_json(order.with_suffix(".process.json"), process.identity())
+    write_json(order.with_suffix(".process.json"), process.identity())
     if not job.get("has_log"):  # on the terminal the sweep says it, once for all jobs
         logging.getLogger("mambalab").addFilter(lambda r: f": {SILENT};" not in r.getMessage())
     if job.get("watched"):
         threading.Thread(target=_stop_when_alone, daemon=True).start()
     status, reason = _train(job)
-    run_folder.write_json(answer, {"status": status, "reason": reason})
+    write_json(answer, {"status": status, "reason": reason})
     return status
 
 
 def _train(job: dict) -> tuple[int, str | None]:
     """Exit status of the run, and what went wrong in one line."""
     try:
-        from mambalab.commands import train
         from mambalab.config.compose import merge, typed
+        from mambalab.runs import training
 
         settings = typed(merge("train", job["config"]))
-        return train.run(settings), None
+        return training.run(settings), None
     except UserError as error:
         reason = " ".join(str(error).splitlines())
         if job.get("has_log"):

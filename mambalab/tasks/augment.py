@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambalab.settings.task import AugmentSettings
 from mambalab.tasks.sampling import uniform
-from mambalab.tasks.settings import AugmentSettings
 
 _DRAWS = 11  # random numbers an image
 

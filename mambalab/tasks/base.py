@@ -38,9 +38,9 @@ import torch
 from torch import Tensor, nn
 
 from mambalab.errors import UserError
-from mambalab.settings import check
+from mambalab.settings.rules import check
+from mambalab.settings.task import TaskSettings
 from mambalab.spec import ModelSpec
-from mambalab.tasks.settings import TaskSettings
 
 T = TypeVar("T")
 

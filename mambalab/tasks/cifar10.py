@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG
+from mambalab.data.catalog import CATALOG
+from mambalab.errors import UserError, first_line
 from mambalab.tasks.images import ImageData, Images, PatchTask
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -52,7 +52,7 @@ def read_parquet(path: Path) -> tuple[Images, str]:
         encoded = [cell["bytes"] for cell in table["img"].to_pylist()]
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{path} does not hold CIFAR-10 as the hub has it (columns img, label): {reason}"
         ) from None
@@ -64,7 +64,7 @@ def read_parquet(path: Path) -> tuple[Images, str]:
             with Image.open(io.BytesIO(data)) as image:
                 size, values = image.size, np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"{path}, row {row}: not an image ({reason})") from None
         if size != (SIDE, SIDE):
             raise UserError(

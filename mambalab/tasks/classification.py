@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.settings.task import ClassificationSettings
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
-from mambalab.tasks.settings import ClassificationSettings
 
 _LONGEST = 80  # characters of a class's name in a metric's
 

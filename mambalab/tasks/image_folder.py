@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mambalab.errors import UserError
-from mambalab.tasks import copies
+from mambalab.data import duplicates
+from mambalab.errors import UserError, first_line
+from mambalab.settings.task import FolderSettings
 from mambalab.tasks.images import ImageData, Images, PatchTask
 from mambalab.tasks.sampling import permutation
-from mambalab.tasks.settings import FolderSettings
 
 LOG = logging.getLogger("mambalab")
 _MOST = 8_000_000_000  # bytes of pixels that are kept in memory
@@ -40,10 +40,10 @@ class ImageFolderTask(PatchTask):
             "%s: %s classes (%s); images: %s", self.settings.path, len(self.classes), names, images
         )
         digests = {
-            name: np.array([copies.digest(row.numpy()) for row in self.pixels[name].cpu()])
+            name: np.array([duplicates.digest(row.numpy()) for row in self.pixels[name].cpu()])
             for name in ("train", "val", "test")
         }
-        copies.warn(self.settings.path, "images", digests)
+        duplicates.warn(self.settings.path, "images", digests)
 
     def read(self) -> ImageData:
         """All images, scaled and cropped.
@@ -104,7 +104,7 @@ class ImageFolderTask(PatchTask):
         try:
             found = Visible(str(path), allow_empty=True)
         except (FileNotFoundError, OSError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = first_line(error)
             raise UserError(
                 f"{path}: {reason}; put a sub-folder of images there for each class"
             ) from None

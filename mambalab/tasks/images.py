@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mambalab.errors import UserError
+from mambalab.settings.task import ImageSettings, PatchSettings, PixelSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.augment import augment
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import permutation
-from mambalab.tasks.settings import ImageSettings, PatchSettings, PixelSettings
 
 _FIXED = 0  # seed of what is the same in every run: splits, the order of permuted pixels
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG
 from mambalab.tasks.images import ImageData, Images, PixelTask
 
 

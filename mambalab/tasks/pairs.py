@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mambalab.data import duplicates
+from mambalab.data.catalog import CATALOG
+from mambalab.data.lra_archive import FOLDER, PUBLISHED, file_name
+from mambalab.data.pair_rows import LRA, PAIRS
+from mambalab.data.pair_store import PairStore, open_store
 from mambalab.errors import UserError
+from mambalab.settings.task import PairSettings
 from mambalab.spec import ModelSpec
-from mambalab.tasks import copies
-from mambalab.tasks.catalog import CATALOG
 from mambalab.tasks.classification import ClassificationTask, Inputs
-from mambalab.tasks.lra_archive import FOLDER, PUBLISHED, file_name
-from mambalab.tasks.pair_rows import LRA, PAIRS
-from mambalab.tasks.pair_store import PairStore, open_store
 from mambalab.tasks.sampling import permutation
-from mambalab.tasks.settings import PairSettings
 
 LOG = logging.getLogger("mambalab")
 _SINGLE = 10  # labels that occur once; more of them are hardly labels
@@ -96,7 +96,7 @@ class PairTask(ClassificationTask):
             "test": order[val : val + test],
         }
         digests = store.digests()
-        copies.warn(store.source, "pairs", {name: digests[part] for name, part in rows.items()})
+        duplicates.warn(store.source, "pairs", {name: digests[part] for name, part in rows.items()})
         return {name: (store, part) for name, part in rows.items()}
 
     def fingerprint(self) -> dict[str, str]:

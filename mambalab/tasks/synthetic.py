@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import draw, uniform
-from mambalab.tasks.settings import InductionHeadsSettings, SelectiveCopyingSettings
 
 Sequences = tuple[Tensor, Tensor]
 """Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""

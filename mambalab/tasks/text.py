@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.data.catalog import CATALOG
+from mambalab.data.help_topics import help_topics
+from mambalab.data.text_files import read_text
 from mambalab.errors import UserError
+from mambalab.settings.task import TextSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
-from mambalab.tasks.catalog import CATALOG
-from mambalab.tasks.help_topics import help_topics
 from mambalab.tasks.sampling import draw
-from mambalab.tasks.settings import TextSettings
-from mambalab.tasks.text_files import read_text
-from mambalab.tasks.tokenizer import Characters, FileTokenizer, Tokenizer, find
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
+from mambalab.tokenization.vocabulary import Vocabulary
 
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]

@@ -5,9 +5,7 @@ safetensors; optimiser, random state and data position beside them). `checkpoint
 holds the weights that did best on validation.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mambalab import tensor_file
 from mambalab.errors import UserError
+from mambalab.utils import files, tensors
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
@@ -80,23 +78,23 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        tensor_file.save(_unshared(weights), partial / WEIGHTS)
+        tensors.save(_unshared(weights), partial / WEIGHTS)
         if trainer is not None:
             torch.save(trainer, partial / TRAINER)
-        files = sorted(partial.iterdir())
+        written = sorted(partial.iterdir())
         manifest = {
             "step": step,
-            "files": {p.name: p.stat().st_size for p in files},
-            "sha256": {p.name: _sha256(p) for p in files},
+            "files": {p.name: p.stat().st_size for p in written},
+            "sha256": {p.name: files.sha256(p) for p in written},
             "facts": facts,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in partial.iterdir():
-            _flush_to_disk(path)
+            files.flush_to_disk(path)
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
-        _flush_to_disk(folder)
+        files.flush_to_disk(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"cannot write the checkpoint {target}: {error}") from error
@@ -129,7 +127,7 @@ def load(
                     f"the checkpoint {path / name} is cut short: {actual} of {size} bytes; {remedy}"
                 )
         for name, sha256 in manifest.get("sha256", {}).items():  # not in those of older versions
-            if _sha256(path / name) != sha256:
+            if files.sha256(path / name) != sha256:
                 raise UserError(
                     f"the checkpoint {path / name} is damaged: its bytes are not those that were "
                     f"written; {remedy}"
@@ -172,16 +170,3 @@ def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous CPU tensors, tied ones only under their first name."""
     kept = {n: t for n, t in weights.items() if _first_alias(weights, n) == n}
     return {n: t.detach().cpu().contiguous() for n, t in kept.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

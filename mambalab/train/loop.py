@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mambalab.errors import UserError
+from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, runtime
-from mambalab.train.guard import FiniteGuard, NonFiniteError, first_bad_layer
+from mambalab.train.eval_progress import StoppedError, watching
+from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress
 from mambalab.train.protocols import MetricRecorder, TrainableTask
-from mambalab.train.settings import OptimSettings, Precision, TrainerSettings
-from mambalab.train.watch import StoppedError, watching
 
 WARM_UP_STEPS = 10  # left out of the reported speed: compilation, caches
 

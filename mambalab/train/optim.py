@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from mambalab.train.settings import OptimSettings, Schedule
+from mambalab.settings.train import OptimSettings, Schedule
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

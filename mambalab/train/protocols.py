@@ -41,7 +41,7 @@ class TrainableTask(Watchable, Protocol):
 
 
 class MetricRecorder(Protocol):
-    """Where the numbers of a run go; see `mambalab.train.tracking.Recorder`."""
+    """Where the numbers of a run go; see `mambalab.tracking.recorder.Recorder`."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record values of one step."""

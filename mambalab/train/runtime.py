@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mambalab.errors import UserError
-from mambalab.train.settings import Precision
+from mambalab.settings.train import Precision
 
 
 def prepare_process() -> None:

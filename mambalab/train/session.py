@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from mambalab import run_folder
 from mambalab.errors import UserError
+from mambalab.records import run_folder
 
 LOG = logging.getLogger("mambalab")
 
@@ -59,15 +59,6 @@ def set_aside(run_dir: Path) -> Path:
     with run_folder.hold(run_dir):
         run_dir.rename(aside)
     return aside
-
-
-def write_text(target: Path, text: str) -> Path:
-    """Write a text file so that readers see the old or the new one; returns its path."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
-    return target
 
 
 class _Console(logging.Handler):

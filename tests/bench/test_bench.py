@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mambalab import cli
 from mambalab.bench import peers, scan
 from mambalab.bench.report import Result, table
 from mambalab.bench.timing import in_turns
+from mambalab.cli import main
 
 CPU = torch.device("cpu")
 QUICK = ["seconds=0.001", "out=found"]
@@ -25,7 +25,7 @@ def no_peers(monkeypatch):
 
 
 def test_the_scan_is_measured(no_peers, capsys):
-    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[4,8]", *QUICK]) == 0
+    assert main.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[4,8]", *QUICK]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("scan on ")
     assert out.splitlines()[0].endswith(", float32")
@@ -46,7 +46,7 @@ def test_a_peer_is_compared_on_the_same_inputs(monkeypatch, capsys):
         return scan.selective_scan(u, delta, A, B, C, D, backend="torch")
 
     monkeypatch.setattr(peers, "mambapy", lambda: peers.Peer("mambapy", "1", fair))
-    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 0
+    assert main.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 0
     rows = json.loads(Path("found/scan-cpu.json").read_text())["rows"]
     assert rows[1]["both x"] == pytest.approx(rows[1]["both ms"] / rows[0]["both ms"])
 
@@ -56,7 +56,7 @@ def test_a_peer_that_computes_something_else_is_not_timed(monkeypatch, capsys):
         return 1.01 * scan.selective_scan(u, delta, A, B, C, D)
 
     monkeypatch.setattr(peers, "mambapy", lambda: peers.Peer("mambapy", "1", wrong))
-    assert cli.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 1
+    assert main.main(["bench", "scan", "shapes=[1x8x16]", "lengths=[]", *QUICK]) == 1
     assert "WRONG: mambapy: y is off by 1.0e-02" in capsys.readouterr().out
     rows = json.loads(Path("found/scan-cpu.json").read_text())["rows"]
     assert [row["contender"] for row in rows] == ["mambalab"]
@@ -75,7 +75,7 @@ def test_training_steps_are_measured(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
     monkeypatch.setattr("mambalab.bench.train._Mambapy", _missing)
     line = ["bench", "train", "lengths=[8,16]", "d_model=32", "n_layer=2", "tokens=64", *QUICK]
-    assert cli.main(line) == 0
+    assert main.main(line) == 0
     out = capsys.readouterr().out
     assert "not measured: mambapy: not installed (no mambapy)" in out
     found = json.loads(Path("found/train-cpu.json").read_text())
@@ -104,7 +104,7 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
     monkeypatch.setattr("mambalab.bench.train._Mambapy", peer)
     monkeypatch.setattr("mambalab.bench.train.metadata.version", lambda _: "1")
     line = [f"tokens={tokens}", f"lengths={lengths}", "d_model=16", "n_layer=1", *QUICK]
-    assert cli.main(["bench", "train", *line]) == 0
+    assert main.main(["bench", "train", *line]) == 0
     ours, *_, theirs = json.loads(Path("found/train-cpu.json").read_text())["rows"]
     assert (theirs["contender"], theirs["batch x length"]) == ("mambapy", shape)
     assert theirs["Mamba x"] == pytest.approx(ours["tokens/s"] / theirs["tokens/s"])
@@ -114,7 +114,7 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
 def test_generation_is_measured(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate.metadata.version", _not_installed)
     line = ["lengths=[16,8]", "batches=[2,1]", "d_model=32", "n_layer=2", *QUICK]
-    assert cli.main(["bench", "generate", *line]) == 0
+    assert main.main(["bench", "generate", *line]) == 0
     out = capsys.readouterr().out
     assert "not measured: transformers: not installed" in out
     found = json.loads(Path("found/generate-cpu.json").read_text())
@@ -132,7 +132,7 @@ def test_a_peer_that_fails_is_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate.metadata.version", lambda _: "1")
     monkeypatch.setattr("mambalab.bench.generate.SIZE", ("much",))
     line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
-    assert cli.main(["bench", "generate", *line]) == 0
+    assert main.main(["bench", "generate", *line]) == 0
     out = capsys.readouterr().out
     assert "not measured: transformers: failed with 1: ValueError: invalid literal" in out
 
@@ -140,7 +140,7 @@ def test_a_peer_that_fails_is_named(monkeypatch, capsys):
 def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate._CACHE", 1000)
     line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", "peers=false", *QUICK]
-    assert cli.main(["bench", "generate", *line]) == 0
+    assert main.main(["bench", "generate", *line]) == 0
     assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out
     found = json.loads(Path("found/generate-cpu.json").read_text())
     assert [row["contender"] for row in found["rows"]] == ["mamba"]
@@ -152,7 +152,7 @@ def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, capsys):
     make = generate.stepper
     monkeypatch.setattr(generate, "stepper", lambda *args: lambda t: make(*args)(t) + t[0])
     line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
-    assert cli.main(["bench", "generate", *line]) == 1
+    assert main.main(["bench", "generate", *line]) == 1
     assert "WRONG: mamba: logits are off by" in capsys.readouterr().out
 
 
@@ -160,7 +160,7 @@ def test_transformers_writes_the_same_from_the_same_weights(monkeypatch, capsys)
     pytest.importorskip("transformers", reason="the peer of this comparison")
     monkeypatch.setattr("mambalab.bench.generate.SIZE", (32, 2, 100))
     line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
-    assert cli.main(["bench", "generate", *line]) == 0
+    assert main.main(["bench", "generate", *line]) == 0
     rows = json.loads(Path("found/generate-cpu.json").read_text())["rows"][2:]
     names = [f"mamba-130m {p}, {who}" for p in ("fp32", "bf16") for who in ("ours", "theirs")]
     assert [row["contender"] for row in rows] == names
@@ -194,7 +194,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
     ],
 )
 def test_misuse_is_one_line(words, message, capsys):
-    assert cli.main(["bench", *words]) == 2
+    assert main.main(["bench", *words]) == 2
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -206,7 +206,7 @@ def test_what_cannot_run_is_one_line(capsys):
         (["out=file/below"], "out=file/below: Not a directory"),
         (["yardstick=none.cpp"], "yardstick=none.cpp: no such file"),
     ):
-        assert cli.main(["bench", "scan", *words]) == 1
+        assert main.main(["bench", "scan", *words]) == 1
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1

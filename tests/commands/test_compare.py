@@ -3,11 +3,12 @@ import os
 
 import pytest
 
-from mambalab import cli
-from mambalab.commands import compare
-from mambalab.commands.settings_compare import CompareSettings, Interval
+from mambalab.cli import main
+from mambalab.commands import compare as compare_verb
+from mambalab.compare.select import compare_folders
 from mambalab.errors import UserError
-from tests.report.made import make_group, make_run
+from mambalab.settings.compare import CompareSettings, Interval
+from tests.records.example_runs import make_group, make_run
 
 FILES = {"comparison.md", "comparison.csv", "comparison.json", "runs.csv", "curves.png"}
 
@@ -30,7 +31,7 @@ def run(tmp_path):
         )
         for name, value in changes.items():
             setattr(settings, name, value)
-        return compare.run(settings)
+        return compare_verb.run(settings)
 
     return call
 
@@ -150,23 +151,23 @@ def test_paths_may_be_given_in_several_ways(run, sweep, tmp_path, capsys):
 
 def test_a_plain_function_for_other_verbs(sweep, tmp_path):
     folder = sweep()
-    found = compare.compare([folder / "none", folder / "ssm"], baseline="ssm")
+    found = compare_folders([folder / "none", folder / "ssm"], baseline="ssm")
     assert [g.verdict for g in found.groups] == ["baseline", "worse"]
-    assert compare.compare(["latest"], tmp_path).baseline == "dropout=none"
+    assert compare_folders(["latest"], tmp_path).baseline == "dropout=none"
 
 
 def test_the_command_line(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep()
     assert (
-        cli.main(["compare", "sweeps/night/none", "sweeps/night/ssm", "baseline=dropout=ssm"]) == 0
+        main.main(["compare", "sweeps/night/none", "sweeps/night/ssm", "baseline=dropout=ssm"]) == 0
     )
     assert "baseline: dropout=ssm\n" in capsys.readouterr().out
-    assert cli.main(["compare", "latest", "output_dir=.", "to=1.6"]) == 0
+    assert main.main(["compare", "latest", "output_dir=.", "to=1.6"]) == 0
     assert "to 1.6" in capsys.readouterr().out
-    assert cli.main(["compare", "nowhere"]) == 1
-    assert cli.main(["compare"]) == 2
-    assert cli.main(["compare", "x", "mlflow=y"]) == 2
+    assert main.main(["compare", "nowhere"]) == 1
+    assert main.main(["compare"]) == 2
+    assert main.main(["compare", "x", "mlflow=y"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("error: ")[2][:30] for line in lines] == [
         "nowhere: no such folder; `mamb",

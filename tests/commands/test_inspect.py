@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mambalab import cli
-from tests.commands.test_train import folder, one_line, only_run, train  # noqa: F401
+from mambalab.cli import main
+from tests.lab import one_line, only_run, train
 
 SMALL = ["model.d_model=16", "model.n_layer=2", "model.d_state=4", "trainer=smoke", "device=cpu"]
 SMALL += ["trainer.max_steps=2", "tracking=jsonl"]
@@ -21,7 +21,7 @@ def data(path) -> dict:
 
 
 @pytest.fixture(params=["mamba", "transformer", "hybrid"])
-def trained(folder, request, capsys):  # noqa: F811
+def trained(folder, request, capsys):
     """A folder with one trained run."""
     train(
         f"model={request.param}",
@@ -33,8 +33,8 @@ def trained(folder, request, capsys):  # noqa: F811
     return only_run(folder)
 
 
-def test_a_page_and_pictures(trained, folder, capsys):  # noqa: F811
-    assert cli.main(["inspect"]) == 0
+def test_a_page_and_pictures(trained, folder, capsys):
+    assert main.main(["inspect"]) == 0
     files = capsys.readouterr().out.split()
     kinds = [layer["kind"] for layer in data(trained / "inspect")["layers"]]
     assert f"{trained.relative_to(folder)}/inspect/index.html" in files[0]
@@ -49,7 +49,7 @@ def test_a_page_and_pictures(trained, folder, capsys):  # noqa: F811
 
 
 def test_a_given_text_and_its_loss(trained, capsys):
-    assert cli.main(["inspect", 'text="Line 5: the fox"', "out=elsewhere"]) == 0
+    assert main.main(["inspect", 'text="Line 5: the fox"', "out=elsewhere"]) == 0
     found = data(trained.parents[3] / "elsewhere")
     assert "".join(found["labels"]) == "Line 5: the fox"
     assert found["loss"][0] is None
@@ -58,27 +58,27 @@ def test_a_given_text_and_its_loss(trained, capsys):
     assert len(found["guesses"]) == 15
 
 
-def test_texts_that_cannot_be_read(trained, capsys, folder):  # noqa: F811
-    assert cli.main(["inspect", "text=naïve"]) == 1
+def test_texts_that_cannot_be_read(trained, capsys, folder):
+    assert main.main(["inspect", "text=naïve"]) == 1
     assert "U+00EF" in one_line(capsys)
-    assert cli.main(["inspect", "index=1"]) == 1
+    assert main.main(["inspect", "index=1"]) == 1
     assert "text=..." in one_line(capsys)
-    assert cli.main(["inspect", f"text={'the ' * 1001}"]) == 1
+    assert main.main(["inspect", f"text={'the ' * 1001}"]) == 1
     assert "4,004 steps are more than inspect shows: at most 4,000" in one_line(capsys)
-    status = cli.main(["inspect", f"text={'the ' * 20}"])
+    status = main.main(["inspect", f"text={'the ' * 20}"])
     if "mamba" in str(trained):
         assert status == 0
     else:
         assert "80 tokens, but this model was trained on 32" in one_line(capsys)
     for words, message in ((["text="], "text is empty"), (["text=a", "index=1"], "not both")):
         capsys.readouterr()
-        assert cli.main(["inspect", *words]) == 2
+        assert main.main(["inspect", *words]) == 2
         assert message in one_line(capsys)
 
 
-def test_without_the_data_a_text_of_ours_is_read(trained, capsys, folder):  # noqa: F811
+def test_without_the_data_a_text_of_ours_is_read(trained, capsys, folder):
     (folder / "text.txt").unlink()
-    assert cli.main(["inspect"]) == 0
+    assert main.main(["inspect"]) == 0
     found = data(trained / "inspect")
     assert "ours: the run's data are not where it found them" in dict(found["facts"])["text"]
     assert "".join(found["labels"]).startswith(
@@ -86,16 +86,16 @@ def test_without_the_data_a_text_of_ours_is_read(trained, capsys, folder):  # no
     )
 
 
-def test_a_folder_that_cannot_be_made(trained, capsys, folder):  # noqa: F811
-    assert cli.main(["inspect", "out=text.txt/x"]) == 1
+def test_a_folder_that_cannot_be_made(trained, capsys, folder):
+    assert main.main(["inspect", "out=text.txt/x"]) == 1
     assert "name another with out=" in one_line(capsys)
 
 
-def test_images_read_from_both_ends(folder, capsys):  # noqa: F811
+def test_images_read_from_both_ends(folder, capsys):
     words = ["train", "task=digits", "task.input_dim=2", "task.permute=true", *SMALL]
-    assert cli.main([*words, "model.bidirectional=true"]) == 0
+    assert main.main([*words, "model.bidirectional=true"]) == 0
     capsys.readouterr()
-    assert cli.main(["inspect", "index=3"]) == 0
+    assert main.main(["inspect", "index=3"]) == 0
     assert "delta_image.png" in capsys.readouterr().out
     found = data(only_run(folder) / "inspect")
     assert [layer["name"] for layer in found["layers"][:2]] == [
@@ -108,14 +108,14 @@ def test_images_read_from_both_ends(folder, capsys):  # noqa: F811
     assert (np.diff(steps) < 0).any()
     assert len(base64.b64decode(found["image"]["b64"])) == 64
     assert {"true class", "the model says"} <= dict(found["facts"]).keys()
-    assert cli.main(["inspect", "index=100000"]) == 1
+    assert main.main(["inspect", "index=100000"]) == 1
     assert "examples (0 to " in one_line(capsys)
-    assert cli.main(["inspect", "text=seven"]) == 1
+    assert main.main(["inspect", "text=seven"]) == 1
     assert "task digits reads no text; index=N" in one_line(capsys)
 
 
 def test_patches_lie_where_they_were_cut():
-    from mambalab.commands.subjects import _layout
+    from mambalab.inspect.examples import _layout
 
     class Patches:
         def sequence(self, images):
@@ -126,27 +126,27 @@ def test_patches_lie_where_they_were_cut():
     assert layout.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
-def test_synthetic_tasks_show_question_and_answer(folder, capsys):  # noqa: F811
+def test_synthetic_tasks_show_question_and_answer(folder, capsys):
     words = ["task=selective_copying", "task.seq_len=20", "task.copies=3", "task.eval_sequences=4"]
-    assert cli.main(["train", *words, *SMALL]) == 0
+    assert main.main(["train", *words, *SMALL]) == 0
     capsys.readouterr()
-    assert cli.main(["inspect", "index=2"]) == 0
+    assert main.main(["inspect", "index=2"]) == 0
     found = data(only_run(folder) / "inspect")
     facts = dict(found["facts"])
     hidden = [token for token in found["labels"][:20] if token != "0"]
     assert facts["right answer"].split() == hidden
     assert len(facts["the model answers"].split()) == 3
-    assert cli.main(["inspect", "index=4"]) == 1
+    assert main.main(["inspect", "index=4"]) == 1
     assert "has 4 examples (0 to 3)" in one_line(capsys)
 
 
-def test_both_texts_of_a_pair(folder, capsys):  # noqa: F811
+def test_both_texts_of_a_pair(folder, capsys):
     rows = "".join(f"{n % 2}\tabc {n}\tnaïve {n} def\n" for n in range(60))
     (folder / "pairs.tsv").write_text(rows)
     words = ["train", "task=pairs", "task.path=pairs.tsv", "task.max_bytes=16", *SMALL]
-    assert cli.main([*words, "task.batch_size=4", "model=hybrid", "model.pattern=MA"]) == 0
+    assert main.main([*words, "task.batch_size=4", "model=hybrid", "model.pattern=MA"]) == 0
     capsys.readouterr()
-    assert cli.main(["inspect", "index=2"]) == 0
+    assert main.main(["inspect", "index=2"]) == 0
     found = data(only_run(folder) / "inspect")
     number = "".join(found["labels"][4 : found["second"]])
     assert "".join(found["labels"]) == f"abc {number}na\ufffd\ufffdve {number} def"
@@ -158,36 +158,36 @@ def test_both_texts_of_a_pair(folder, capsys):  # noqa: F811
 
 def test_some_layers_only(trained, capsys):
     for words, numbers in ((["layers=2"], "2"), (["layers=[2,1]"], "12"), (["layers=1,2"], "12")):
-        assert cli.main(["inspect", *words]) == 0
+        assert main.main(["inspect", *words]) == 0
         found = data(trained / "inspect")
         assert "".join(layer["name"][6] for layer in found["layers"]) == numbers
     capsys.readouterr()
-    assert cli.main(["inspect", "layers=3"]) == 1
+    assert main.main(["inspect", "layers=3"]) == 1
     assert "layers=[3]: this model has the layers 1 to 2" in one_line(capsys)
     for words, message in (("layers=[]", "name at least one"), ("layers=0", "at least 1")):
-        assert cli.main(["inspect", words]) == 2
+        assert main.main(["inspect", words]) == 2
         assert message in one_line(capsys)
 
 
 def test_a_text_is_taken_as_it_stands(trained, capsys):
-    assert cli.main(["inspect", "text=the ${dog}"]) == 1
+    assert main.main(["inspect", "text=the ${dog}"]) == 1
     assert "character '$'" in one_line(capsys)
 
 
-def test_a_pretrained_model(folder, capsys):  # noqa: F811
+def test_a_pretrained_model(folder, capsys):
     train("model=mamba", "dropout=none", "precision=fp32", "trainer.max_steps=2")
     run = only_run(folder)
-    assert cli.main(["export", "out=new/exported"]) == 0
+    assert main.main(["export", "out=new/exported"]) == 0
     text = "text=Line 5: the fox"
-    assert cli.main(["inspect", text]) == 0
-    assert cli.main(["inspect", "pretrained=new/exported", text]) == 0
+    assert main.main(["inspect", text]) == 0
+    assert main.main(["inspect", "pretrained=new/exported", text]) == 0
     ours, theirs = data(run / "inspect"), data(folder / "outputs/inspect/exported")
     for key in ("labels", "loss", "guesses"):
         assert ours[key] == theirs[key]
     assert ours["layers"] == theirs["layers"]
     assert dict(theirs["facts"])["checkpoint"] == "new/exported"
     assert dict(theirs["facts"])["model"] == "2 layers of width 16"
-    assert cli.main(["inspect", "pretrained=new/exported", "out=here"]) == 0
+    assert main.main(["inspect", "pretrained=new/exported", "out=here"]) == 0
     assert "".join(data(folder / "here")["labels"]).startswith("he old")
     for words, status, message in (
         (["text=naïve"], 1, "U+00EF"),
@@ -197,9 +197,9 @@ def test_a_pretrained_model(folder, capsys):  # noqa: F811
         (["tokenizer=absent"], 1, "tokenizer=absent: there is no such file or folder"),
     ):
         capsys.readouterr()
-        assert cli.main(["inspect", "pretrained=new/exported", *words]) == status
+        assert main.main(["inspect", "pretrained=new/exported", *words]) == status
         assert message in one_line(capsys)
-    assert cli.main(["inspect", "tokenizer=x"]) == 2
+    assert main.main(["inspect", "tokenizer=x"]) == 2
     assert "a run has its own" in one_line(capsys)
-    assert cli.main(["inspect", f"pretrained={run}"]) == 1
+    assert main.main(["inspect", f"pretrained={run}"]) == 1
     assert "is a run, no checkpoint" in one_line(capsys)

@@ -1,8 +1,8 @@
 import json
 
-from mambalab import process
 from mambalab.commands import runs
-from mambalab.commands.settings_tracking import RunsSettings
+from mambalab.settings.tracking import RunsSettings
+from mambalab.utils import process
 
 CONFIG = "task: {name: text}\nmodel: {name: mamba}\ndropout: {name: ssm}\nseed: 1\n"
 

@@ -4,14 +4,16 @@ import socket
 
 import pytest
 
-from mambalab import process, run_folder
 from mambalab.commands import sync
-from mambalab.commands.settings_tracking import SyncSettings
 from mambalab.errors import UserError
+from mambalab.records import run_folder
+from mambalab.settings.tracking import SyncSettings
+from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.sweep.folder import SweepFolder
-from mambalab.train.settings import TrackingKind, TrackingSettings
-from mambalab.train.tracking import Recorder
-from tests.stores import points_in_folder, points_in_store, query
+from mambalab.tracking.recorder import Recorder
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
+from tests.tracking.stores import points_in_folder, points_in_store, query
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_a_run_recorded_without_mlflow_is_sent_once(record, run, store, tmp_path
     ]
     assert dict(query(store, "select key, value from params")) == {"task.name": "toy", "seed": "5"}
     assert dict(query(store, "select key, value from tags"))["git_revision"] == "abc"
-    note = run_folder.read_json(folder / "mlflow_run.json")
+    note = read_json(folder / "mlflow_run.json")
     artifacts = tmp_path / "mlartifacts" / "toy" / note["run_id"] / "artifacts"
     assert (artifacts / "samples" / "step-1.txt").read_text() == "to be"
 
@@ -81,7 +83,7 @@ def test_a_run_copied_from_another_machine(record, run, store, tmp_path):
     """Its note speaks of a store that is not here; the copy of a copy is the same run."""
     folder = record()
     run(folder)
-    note = run_folder.read_json(folder / "mlflow_run.json")
+    note = read_json(folder / "mlflow_run.json")
     elsewhere = {**note, "uri": "http://elsewhere:5000", "run_id": "123"}
     (folder / "mlflow_run.json").write_text(json.dumps(elsewhere))
     copy = tmp_path / "copied"
@@ -93,7 +95,7 @@ def test_a_run_copied_from_another_machine(record, run, store, tmp_path):
 
 def test_another_store_is_never_chosen_by_the_folder_but_mentioned(record, run, store, capsys):
     folder = record()
-    run_folder.write_json(folder / "mlflow_run.json", {"uid": "u", "uri": "http://elsewhere"})
+    write_json(folder / "mlflow_run.json", {"uid": "u", "uri": "http://elsewhere"})
     assert run(folder) == 0
     assert "add uri=http://elsewhere to send it there" in capsys.readouterr().out
 
@@ -210,7 +212,7 @@ def test_a_sweep_is_sent_with_its_runs_below_it(swept, run, store, tmp_path, cap
         f"{swept / 'seed=2'}: 7 points sent, 7 there now",
         f"MLflow store: sqlite:///{store}",
     ]
-    ids = {p: run_folder.read_json(p / "mlflow_run.json")["run_id"]
+    ids = {p: read_json(p / "mlflow_run.json")["run_id"]
            for p in (swept, swept / "seed=1", swept / "seed=2")}  # fmt: skip
     assert parents(store) == {ids[swept / "seed=1"]: ids[swept], ids[swept / "seed=2"]: ids[swept]}
     status = f"select status, start_time, end_time from runs where run_uuid = '{ids[swept]}'"

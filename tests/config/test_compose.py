@@ -5,25 +5,25 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mambalab.commands.settings import DataAction, Split
-from mambalab.config import compose, search, typed
+from mambalab.config import compose, paths, typed
 from mambalab.config.compose import compose_parts
 from mambalab.config.overrides import QUOTED, known, prepare
 from mambalab.config.schema import VERB_SETTINGS, TrainConfig, settings_class
 from mambalab.errors import UserError
-from mambalab.models.settings import ScanBackend
-from mambalab.tasks.settings import TextSettings
-from mambalab.train.settings import Precision, Resume, Schedule, TrackingKind
+from mambalab.settings.model import ScanBackend
+from mambalab.settings.task import TextSettings
+from mambalab.settings.train import Precision, Resume, Schedule, TrackingKind
+from mambalab.settings.verbs import DataAction, Split
 
 NEEDED = {"sync": ["runs=latest"], "compare": ["paths=latest"]}  # what a verb cannot do without
-YAML = sorted(search.package_conf().glob("*.yaml"))
+YAML = sorted(paths.package_conf().glob("*.yaml"))
 OPTIONS = [
     (group, name)
-    for group, names in search.groups().items()
+    for group, names in paths.groups().items()
     for name in names
-    if group != search.LAUNCHER_GROUP  # for sweeps: tests/config/test_multirun.py
+    if group != paths.LAUNCHER_GROUP  # for sweeps: tests/config/test_multirun.py
 ]
-PARTS = sorted(search.package_conf().glob("*/_*.yaml"))
+PARTS = sorted(paths.package_conf().glob("*/_*.yaml"))
 
 
 def test_every_verb_has_its_yaml_and_every_yaml_its_verb():
@@ -48,7 +48,7 @@ def test_every_part_belongs_to_an_option(part):
     assert any(f"- {part.stem}\n" in p.read_text() for p in part.parent.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [*YAML, *search.package_conf().glob("*/**/*.yaml")], ids=str)
+@pytest.mark.parametrize("path", [*YAML, *paths.package_conf().glob("*/**/*.yaml")], ids=str)
 def test_every_file_begins_with_a_comment(path):
     assert path.read_text().startswith("# ")
 

@@ -2,15 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mambalab.config import (
-    compose,
-    differences,
-    load_run_config,
-    recorded,
-    run_dir,
-    to_yaml,
-    typed,
-)
+from mambalab.config import compose, differences, load_run_config, recorded, run_dir, to_yaml, typed
 
 PLAIN = ["task=shakespeare", "dropout=ssm"]
 

@@ -2,14 +2,7 @@ import sys
 
 import pytest
 
-from mambalab.config import (
-    check_modules,
-    compose,
-    load_run_config,
-    resolve_target,
-    to_yaml,
-    typed,
-)
+from mambalab.config import check_modules, compose, load_run_config, resolve_target, to_yaml, typed
 from mambalab.errors import UserError
 
 

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from mambalab.config import compose, resolve_target, search, typed
+from mambalab.config import compose, paths, resolve_target, typed
 from mambalab.errors import UserError
-from mambalab.tasks.settings import ClassificationSettings, TaskSettings, TextSettings
+from mambalab.settings.task import ClassificationSettings, TaskSettings, TextSettings
 
 TASK = "name: mine\n_target_: my_module.MyTask\nbatch_size: 3\neval_batch_size: 4\n"
 
@@ -13,12 +13,12 @@ def test_an_option_of_ones_own(write):
     write("conf/model/small.yaml", "defaults: [mamba, _self_]\nname: small\nd_model: 64\n")
     cfg = typed(compose("train", ["model=small"]))
     assert (cfg.model.name, cfg.model.d_model, cfg.model.pattern) == ("small", 64, "M")
-    assert search.options("model") == ["hybrid", "mamba", "pretrained", "small", "transformer"]
+    assert paths.options("model") == ["hybrid", "mamba", "pretrained", "small", "transformer"]
 
 
 def test_an_option_of_mambalab_replaced(write):
     write("conf/trainer/default.yaml", "defaults: [smoke, _self_]\nmax_steps: 3\n")
-    write("conf/trainer/smoke.yaml", (search.package_conf() / "trainer/default.yaml").read_text())
+    write("conf/trainer/smoke.yaml", (paths.package_conf() / "trainer/default.yaml").read_text())
     assert compose("train", []).trainer.max_steps == 3
 
 

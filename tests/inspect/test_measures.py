@@ -4,7 +4,7 @@ import pytest
 from mambalab.inspect import measures
 from mambalab.inspect.subject import Subject
 from mambalab.inspect.trace import AttentionTrace
-from tests.inspect.made import scan
+from tests.inspect.example_traces import scan
 
 
 def test_memory_is_the_time_to_one_e_th():

@@ -10,7 +10,7 @@ import pytest
 from mambalab.errors import UserError
 from mambalab.inspect import page
 from mambalab.inspect.subject import Subject
-from tests.inspect.made import attention, scan, text
+from tests.inspect.example_traces import attention, scan, text
 
 EVIL = "<script>alert(1)</script>&\u2028</title>"
 

@@ -4,7 +4,7 @@ from matplotlib import image as pictures_of
 
 from mambalab.inspect import pictures
 from mambalab.inspect.subject import Subject
-from tests.inspect.made import attention, scan, text
+from tests.inspect.example_traces import attention, scan, text
 
 
 @pytest.mark.parametrize("steps", [1, 30, 500])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambalab.models.dropout import Dropout, SSMDropout, s4d_real_log
-from mambalab.models.settings import DropoutSettings
+from mambalab.settings.model import DropoutSettings
 
 
 @pytest.mark.parametrize("p", [0.1, 0.35, 0.9])

@@ -8,7 +8,7 @@ import torch
 from mambalab.errors import UserError
 from mambalab.models.heads import Classifier, LanguageModel, PairClassifier, head_class, pool
 from mambalab.models.mamba import parameter_count, reverse
-from mambalab.models.settings import DropoutSettings, Pooling
+from mambalab.settings.model import DropoutSettings, Pooling
 from mambalab.spec import ModelSpec
 from tests.conftest import NO_DROPOUT, SETTINGS
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mambalab.ops import selective_scan, torch_scan
+from mambalab.ops import selective_scan
+from mambalab.ops.eager import scan as torch_scan
 from mambalab.ops.reference import selective_scan_reference
 from tests.ops.cases import assert_close, cast, identical, results, scan_case, widened
 

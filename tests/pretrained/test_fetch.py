@@ -10,7 +10,7 @@ import pytest
 
 from mambalab.errors import UserError
 from mambalab.pretrained import fetch
-from mambalab.tasks import tokenizer
+from mambalab.tokenization import tokenizer
 
 NAME = "owner/mamba"
 

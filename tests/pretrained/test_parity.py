@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mambalab import model_settings
-from mambalab.generate import generate
+from mambalab.generation.decoding import generate
+from mambalab.generation.sampling import Sampling
 from mambalab.pretrained.export import write
 from mambalab.pretrained.layout import Layout
 from mambalab.pretrained.load import load
-from mambalab.sampling import Sampling
-from mambalab.tasks.tokenizer import Characters
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tokenization.tokenizer import Characters
+from mambalab.tokenization.vocabulary import Vocabulary
 
 transformers = pytest.importorskip("transformers", reason="the peer of these comparisons")
 CPU = torch.device("cpu")

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from mambalab.data import hub_repository
 from mambalab.errors import UserError
 from mambalab.pretrained import tokens
 from mambalab.pretrained.tokens import characters
-from mambalab.tasks import hub_models
-from mambalab.tasks.tokenizer import END, NEOX, Characters, FileTokenizer
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tokenization.tokenizer import END, NEOX, Characters, FileTokenizer
+from mambalab.tokenization.vocabulary import Vocabulary
 
 SYMBOLS = "".join(sorted(set("\n\r\t '!.?abcdeXYZé☃😀一\u0301\u200b</s>[]{}")))
 TEXT = "  a b\r\n\n\t 'ab' X ! . é☃😀e\u0301 \u200b [a] </s> {c}?\n "
@@ -90,7 +90,7 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
     folder.mkdir()
     named = bpe(tmp_path / "named" / "tokenizer.json", rows=290)
     neox = bpe(data / "tokenizers/gpt-neox-20b/tokenizer.json", rows=280)
-    monkeypatch.setattr(hub_models, "preflight", pytest.fail)
+    monkeypatch.setattr(hub_repository, "preflight", pytest.fail)
 
     def size(name=None, rows=50280):
         return tokens.choose(name, folder, data, rows=rows, eos_id=None).vocab_size

@@ -60,14 +60,6 @@ class Squares(Task):
 
 
 @pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    """The working directory, empty."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MAMBALAB_DATA_DIR", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
 def lab(tmp_path, monkeypatch):
     """A working directory with the task in it."""
     monkeypatch.chdir(tmp_path)

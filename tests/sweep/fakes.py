@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from omegaconf import OmegaConf
 
-from mambalab import run_folder
-from mambalab.config.multirun import Job
 from mambalab.errors import UserError
+from mambalab.records import run_folder
 from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.plan import Job
+from mambalab.utils.files import write_json
 
 
 def job(sweep: SweepFolder, name: str) -> Job:
@@ -22,7 +23,7 @@ def run_of(folder, metric: str = "val/loss", values=((4, 2.0),), **summary) -> N
     rows = b"".join(run_folder.encode(step, {metric: value}) for step, value in values)
     (folder / "metrics.jsonl").write_bytes(rows)
     facts = {"status": "FINISHED", "metric": metric, **summary}
-    run_folder.write_json(folder / "summary.json", facts)
+    write_json(folder / "summary.json", facts)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class FakeHandle:
         if self.answer is not None and not self.killed:
             answer = self.sweep.answer_file(self.job.name)
             answer.parent.mkdir(parents=True, exist_ok=True)
-            run_folder.write_json(answer, {"status": self.answer, "reason": self.reason})
+            write_json(answer, {"status": self.answer, "reason": self.reason})
         return True, -9 if self.killed else self.status
 
     def stop(self, number: int) -> None:

@@ -2,13 +2,14 @@ import json
 
 import pytest
 
-from mambalab import process, run_folder
-from mambalab.config.multirun import plan
 from mambalab.errors import UserError
 from mambalab.sweep import run as sweeps
 from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.plan import plan
 from mambalab.sweep.processes import write_order
 from mambalab.sweep.schedule import Grid
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
 from tests.sweep.fakes import job, run_of
 
 
@@ -23,12 +24,12 @@ def sweep(tmp_path):
 
 def answered(sweep, status, reason=None):
     sweep.answer_file("a").parent.mkdir(exist_ok=True)
-    run_folder.write_json(sweep.answer_file("a"), {"status": status, "reason": reason})
+    write_json(sweep.answer_file("a"), {"status": status, "reason": reason})
 
 
 def test_what_is_written_is_read(sweep):
     assert SweepFolder.read(sweep.path) == sweep
-    assert process.alive(run_folder.read_json(sweep.path / "sweep.json"))
+    assert process.alive(read_json(sweep.path / "sweep.json"))
     assert SweepFolder.read(sweep.path / "none").jobs == {}
 
 
@@ -96,7 +97,7 @@ def test_how_a_job_ended(sweep, answer, asked, expected):
 def test_a_killed_job_is_marked_in_its_own_summary(sweep):
     run_of(sweep.path / "a", status="RUNNING")
     sweep.ended("a", sweep.path / "a", -9)
-    summary = run_folder.read_json(sweep.path / "a/summary.json")
+    summary = read_json(sweep.path / "a/summary.json")
     assert summary["status"] == "KILLED"
     assert summary["step"] == 4
     assert "SIGKILL" in summary["reason"]
@@ -118,11 +119,11 @@ def test_half_a_beginning_is_cleared_away(sweep):
     (it.run_dir / "metrics.jsonl").write_text("")
     write_order(sweep, it)
     assert it.run_dir.exists()  # somebody's else, for all we know
-    run_folder.write_json(sweep.process_file("a"), {**process.identity(), "pid": 2**22 + 1})
+    write_json(sweep.process_file("a"), {**process.identity(), "pid": 2**22 + 1})
     write_order(sweep, it)
     assert not it.run_dir.exists()
     run_of(it.run_dir)
-    run_folder.write_json(sweep.process_file("a"), {**process.identity(), "pid": 2**22 + 1})
+    write_json(sweep.process_file("a"), {**process.identity(), "pid": 2**22 + 1})
     write_order(sweep, it)
     assert it.run_dir.exists()
 
@@ -171,10 +172,10 @@ def test_a_job_that_was_running_when_the_sweep_was_killed_waits(workdir):
 
 
 def test_a_sweep_folder_that_cannot_be_made_is_one_line(workdir, capsys):
-    from mambalab import cli
+    from mambalab.cli import main
 
     (workdir / "file").write_text("")
-    status = cli.main(["train", "-m", *WORDS, "seed=1,2", "sweep.dir=file/sweep"])
+    status = main.main(["train", "-m", *WORDS, "seed=1,2", "sweep.dir=file/sweep"])
     assert status == 1
     err = capsys.readouterr().err
     assert err == "mambalab: error: cannot make file/sweep: Not a directory\n"

@@ -4,10 +4,10 @@ import signal
 import pytest
 
 from mambalab.errors import UserError
+from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import schedule
 from mambalab.sweep.folder import Entry, SweepFolder
 from mambalab.sweep.schedule import Grid, Scheduler, describe, last_line
-from mambalab.sweep.settings import OnFailure
 from tests.sweep.fakes import FakeLauncher, job
 
 FOREVER = {"polls": float("inf")}

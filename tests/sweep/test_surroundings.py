@@ -12,14 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from mambalab.config.multirun import plan
 from mambalab.errors import UserError
+from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import run as sweep_run
 from mambalab.sweep import schedule, slots
 from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.plan import plan
 from mambalab.sweep.processes import ProcessLauncher
 from mambalab.sweep.schedule import Grid, Scheduler
-from mambalab.sweep.settings import OnFailure
 from mambalab.sweep.slots import Slots
 from tests.sweep.conftest import jobs
 from tests.sweep.fakes import FakeLauncher, job
@@ -174,7 +174,7 @@ def test_a_search_survives_values_that_are_wrong_between_right_ends(lab):
         "sweep.params={model.d_model: {low: 64, high: 68}}",
         "model.n_head=2",
     ]
-    from mambalab.sweep.search import SearchSource
+    from mambalab.sweep.optuna_search import SearchSource
 
     found = plan(words)
     found.folder.mkdir()

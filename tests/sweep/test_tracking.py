@@ -6,13 +6,20 @@ import pytest
 
 pytest.importorskip("mlflow")
 
-from mambalab import run_folder
-from mambalab.config.multirun import plan
+from mambalab.records import run_folder
 from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.plan import plan
 from mambalab.sweep.tracking import SweepRecord
-from mambalab.train import mlflow_sink, mlflow_store
-from mambalab.train.mlflow_run import MlflowRun
-from tests.stores import build_template, copy_template, points_in_folder, points_in_store, query
+from mambalab.tracking import mlflow_mirror, mlflow_store
+from mambalab.tracking.mlflow_run import MlflowRun
+from mambalab.utils.files import read_json
+from tests.tracking.stores import (
+    build_template,
+    copy_template,
+    points_in_folder,
+    points_in_store,
+    query,
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +132,7 @@ def test_nothing_is_recorded_where_the_jobs_are_not(workdir):
 def black_hole(monkeypatch):
     """A server that takes connections and never answers."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(mlflow_sink, "REMOTE_PATIENCE", 1.0)
+    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)
@@ -145,7 +152,7 @@ def test_a_silent_server_is_announced_once_and_costs_no_time(workdir, black_hole
     assert len(lines) == 1
     assert "it does not answer" in lines[0]
     assert f"`mambalab sync {sweep.path} uri={black_hole}`" in lines[0]
-    assert run_folder.read_json(sweep.path / "mlflow_run.json")["state"] == "behind"
+    assert read_json(sweep.path / "mlflow_run.json")["state"] == "behind"
     assert threading.active_count() < 10
 
 

@@ -9,11 +9,12 @@ from importlib import import_module
 
 import pytest
 
-from mambalab import process, run_folder
 from mambalab.sweep import worker
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.processes import ProcessLauncher, python_path
 from mambalab.sweep.slots import Slots
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
 from tests.sweep.fakes import job
 from tests.sweep.processes import environment, wait_until
 
@@ -50,7 +51,7 @@ def signals():
 
 def order(tmp_path, **config):
     path = tmp_path / "a.json"
-    run_folder.write_json(path, {"config": {"run_dir": "a", **config}, "has_log": True})
+    write_json(path, {"config": {"run_dir": "a", **config}, "has_log": True})
     return path
 
 
@@ -65,7 +66,7 @@ def order(tmp_path, **config):
     ],
 )
 def test_the_end_is_told_in_a_file(tmp_path, monkeypatch, capsys, raises, status, reason):
-    from mambalab.commands import train
+    from mambalab.runs import training
 
     compose = import_module("mambalab.config.compose")
 
@@ -74,14 +75,14 @@ def test_the_end_is_told_in_a_file(tmp_path, monkeypatch, capsys, raises, status
             raise raises
         return 0
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(training, "run", run)
     monkeypatch.setattr(compose, "merge", lambda verb, plain: plain)
     monkeypatch.setattr(compose, "typed", lambda plain: plain)
     (tmp_path / "a.answer.json").write_text("an older answer")
     assert worker.main([str(order(tmp_path))]) == status
     answer = json.loads((tmp_path / "a.answer.json").read_text())
     assert answer == {"status": status, "reason": reason}
-    assert process.alive(run_folder.read_json(tmp_path / "a.process.json"))
+    assert process.alive(read_json(tmp_path / "a.process.json"))
     err = capsys.readouterr().err
     assert ("Traceback" in err) == isinstance(raises, Exception) * (
         not isinstance(raises, worker.UserError)
@@ -114,7 +115,7 @@ def test_a_job_has_a_log_a_session_and_a_place(launcher):
     assert sweep.log_file("quick").read_text() == "doing quick\n"
     (handle,) = launcher.start([job(sweep, "sleep")])
     wait_until(lambda: "ready" in sweep.log_file("sleep").read_text(), 20.0)
-    worker_pid = run_folder.read_json(sweep.process_file("sleep"))["pid"]
+    worker_pid = read_json(sweep.process_file("sleep"))["pid"]
     assert os.getsid(worker_pid) == worker_pid != os.getsid(0)
     handle.stop(signal.SIGTERM)
     assert over(handle) == 143

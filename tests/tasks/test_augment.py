@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from mambalab.settings.task import AugmentSettings
 from mambalab.tasks.augment import augment
 from mambalab.tasks.sampling import uniform
-from mambalab.tasks.settings import AugmentSettings
 from tests.tasks.toys import OFF
 
 EVERYTHING = dataclasses.replace(

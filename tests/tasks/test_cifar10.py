@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
 from mambalab.tasks import cifar10 as module
-from mambalab.tasks.catalog import CATALOG
 from mambalab.tasks.cifar10 import CLASSES, Cifar10Task, read_parquet
-from tests.tasks.hub_server import encode, parquet
+from tests.data.hub_server import encode, parquet
 from tests.tasks.toys import PATCHES, build
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
+from mambalab.settings.task import ClassificationSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.classification import ClassificationTask, metric_names
-from mambalab.tasks.settings import ClassificationSettings
 from tests.tasks.toys import Echo
 
 SETTINGS = ClassificationSettings(

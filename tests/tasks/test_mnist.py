@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
-from mambalab.tasks.catalog import CATALOG
 from mambalab.tasks.mnist import MnistTask, read_idx
 from tests.tasks.toys import PIXELS, build
 

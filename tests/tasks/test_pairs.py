@@ -8,9 +8,9 @@ from torch import nn
 
 from mambalab.bench import lra_corpus
 from mambalab.errors import UserError
+from mambalab.settings.task import PairSettings
 from mambalab.tasks import pairs as module
 from mambalab.tasks.pairs import PairTask, RetrievalTask
-from mambalab.tasks.settings import PairSettings
 
 SETTINGS = PairSettings(
     name="pairs",

@@ -8,7 +8,7 @@ from torch import nn
 
 from mambalab.errors import UserError
 from mambalab.tasks.text import ShakespeareTask, TextTask, _smallest_dtype
-from mambalab.tasks.vocabulary import Vocabulary
+from mambalab.tokenization.vocabulary import Vocabulary
 
 TEXT = "The quick brown fox jumps over the lazy dog; the dog sleeps on.\n" * 4  # 256 characters
 

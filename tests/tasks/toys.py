@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mambalab.tasks.images import ImageData, Images, PatchTask, PixelTask
-from mambalab.tasks.settings import (
+from mambalab.settings.task import (
     AugmentSettings,
     FolderSettings,
     InductionHeadsSettings,
@@ -15,6 +14,7 @@ from mambalab.tasks.settings import (
     PixelSettings,
     SelectiveCopyingSettings,
 )
+from mambalab.tasks.images import ImageData, Images, PatchTask, PixelTask
 
 OFF = AugmentSettings(flip=False, crop=0, rotation=0.0, perspective=0.0, erasing=0.0)
 _TASK = {"name": "toy", "_target_": "tests", "batch_size": 4, "eval_batch_size": 3, "params": {}}

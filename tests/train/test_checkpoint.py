@@ -61,7 +61,7 @@ def test_nothing_there(tmp_path):
 def test_half_written_folders_are_not_checkpoints(tmp_path, monkeypatch):
     write(tmp_path, 5)
     monkeypatch.setattr(
-        checkpoint.tensor_file, "save", lambda *a: (_ for _ in ()).throw(OSError("full"))
+        checkpoint.tensors, "save", lambda *a: (_ for _ in ()).throw(OSError("full"))
     )
     with pytest.raises(UserError, match=r"cannot write the checkpoint .* full"):
         write(tmp_path, 10)

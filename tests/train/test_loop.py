@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mambalab.errors import UserError
+from mambalab.settings.train import Schedule
 from mambalab.train import checkpoint, runtime
-from mambalab.train.guard import NonFiniteError
-from mambalab.train.settings import Schedule
+from mambalab.train.nonfinite import NonFiniteError
 from tests.train.toy import OPTIM, ToyTask, model, trainer
 
 

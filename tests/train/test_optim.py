@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from mambalab.settings.train import Schedule
 from mambalab.train.optim import build_optimizer, learning_rate
-from mambalab.train.settings import Schedule
 from tests.train.toy import OPTIM
 
 

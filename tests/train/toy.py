@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mambalab.settings.train import OptimSettings, Precision, Schedule, TrainerSettings
 from mambalab.train.loop import Trainer
-from mambalab.train.settings import OptimSettings, Precision, Schedule, TrainerSettings
 
 OPTIM = OptimSettings(
     name="adamw",

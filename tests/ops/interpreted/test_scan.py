@@ -3,8 +3,9 @@ import functools
 import pytest
 import torch
 
-from mambalab.ops import selective_scan, triton_scan
+from mambalab.ops import selective_scan
 from mambalab.ops.reference import selective_scan_reference
+from mambalab.ops.triton import scan as triton_scan
 from tests.ops.cases import assert_close, cast, identical, results, scan_case, widened
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}

@@ -1,0 +1,1 @@
+"""The command line: verbs, help, completion; the only room that nobody imports."""

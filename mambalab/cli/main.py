@@ -1,0 +1,200 @@
+"""The command line: `mambalab VERB [KEY=VALUE ...]`.
+
+Only sorts the words and hands them on; whatever takes time is imported when a verb needs it.
+Exit status: 0 done, 1 failed while running, 2 misused, 130 interrupted.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from mambalab import __version__
+from mambalab.cli.verbs import FLAGS, PATHS, SHELLS, VERBS
+from mambalab.errors import UserError
+from mambalab.utils import openmp
+
+OVERVIEW = """\
+mambalab {version}: train and compare Mamba and Transformer models
+
+usage: mambalab VERB [KEY=VALUE ...]
+
+verbs:
+{verbs}
+
+  mambalab VERB --help                    every option of a verb, with its value
+  mambalab VERB KEY=VALUE ... --cfg job   the configuration as YAML, nothing is run
+  mambalab --version
+
+to begin: mambalab train experiment=quickstart"""
+
+
+class UsageError(UserError):
+    """A mistake in what was typed, found before anything ran."""
+
+
+@dataclass
+class Arguments:
+    """What follows a verb, sorted."""
+
+    words: list[str] = field(default_factory=list)  # without "=": data fetch NAME, sync RUN
+    overrides: list[str] = field(default_factory=list)
+    help: bool = False
+    show: bool = False  # --cfg job
+    multirun: bool = False
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns the exit status, prints one line for a mistake."""
+    try:
+        status = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return fail(error, 2)
+    except UserError as error:
+        return fail(error, 1)
+    except KeyboardInterrupt:
+        print("mambalab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `mambalab runs | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def fail(error: UserError, status: int) -> int:
+    """Print an error as one line; returns `status`."""
+    line = " ".join(str(error).splitlines())
+    print(f"mambalab: error: {line}", file=sys.stderr)
+    return status
+
+
+def dispatch(argv: list[str]) -> int:
+    """Do what the words say; returns the exit status.
+
+    Raises:
+        UsageError: a mistake in the words themselves.
+        UserError: the verb failed for a reason that the user can mend.
+    """
+    verb, *rest = argv or ["--help"]
+    if verb == "help" and rest:
+        verb, rest = rest[0], ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"mambalab {__version__}")
+        return 0
+    if verb == "__complete":
+        return import_module("mambalab.cli.completion").main(rest)
+    if verb == "__job":  # one job of a sweep
+        openmp.be_patient()
+        return import_module("mambalab.sweep.worker").main(rest)
+    if verb not in VERBS:
+        raise unknown_verb(verb)
+    arguments = sort(verb, rest)
+    if verb == "completion":
+        return completion(arguments)
+    return run(verb, arguments)
+
+
+def overview() -> str:
+    """The text of `mambalab --help`."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {line}" for verb, line in VERBS.items())
+    return OVERVIEW.format(version=__version__, verbs=verbs)
+
+
+def unknown_verb(word: str) -> UsageError:
+    """The error for a first word that is no verb."""
+    from difflib import get_close_matches
+
+    verbs = ", ".join(VERBS)
+    if "=" in word:
+        return UsageError(f"{word}: a verb comes first, as in mambalab train {word} ({verbs})")
+    near = get_close_matches(word, VERBS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UsageError(f"{word}: no such verb{hint} (verbs: {verbs})")
+
+
+def sort(verb: str, rest: list[str]) -> Arguments:
+    """Tell flags, settings and plain words apart."""
+    found = Arguments()
+    queue = list(rest)
+    while queue:
+        word = queue.pop(0)
+        if word in ("-h", "--help"):
+            found.help = True
+        elif word in ("-m", "--multirun"):
+            if verb != "train":
+                raise UsageError(f"{word}: only mambalab train can run several jobs")
+            found.multirun = True
+        elif word in ("-c", "--cfg") or word.startswith("--cfg="):
+            kind = word[6:] if "=" in word else queue.pop(0) if queue else ""
+            if kind != "job":
+                raise UsageError(f"{word}: write --cfg job")
+            found.show = True
+        elif word.startswith("-") and "=" not in word:
+            from difflib import get_close_matches
+
+            near = get_close_matches(word, FLAGS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"mambalab {verb} --help lists all"
+            raise UsageError(f"{word}: no such flag; {hint}")
+        elif verb in PATHS and os.path.exists(word):  # a sweep's runs have "=" in their names
+            found.words.append(word)
+        elif "=" in word or word.startswith("~"):
+            found.overrides.append(word)
+        else:
+            found.words.append(word)
+    return found
+
+
+def completion(arguments: Arguments) -> int:
+    """`mambalab completion SHELL`."""
+    from mambalab.cli import completion as shells
+
+    if arguments.help:
+        print(shells.HELP)
+        return 0
+    if len(arguments.words) != 1 or arguments.overrides or arguments.words[0] not in SHELLS:
+        given = " ".join(arguments.words + arguments.overrides)
+        raise UsageError(f"completion {given}: write mambalab completion {'|'.join(SHELLS)}")
+    print(shells.SCRIPTS[arguments.words[0]])
+    return 0
+
+
+def run(verb: str, arguments: Arguments) -> int:
+    """Compose the settings of a verb, then show, explain or use them."""
+    try:
+        from mambalab import config
+        from mambalab.config.overrides import positional
+
+        if arguments.help:
+            from mambalab.cli.help import verb_help
+
+            print(verb_help(verb, VERBS[verb], arguments.overrides))
+            return 0
+        overrides = positional(verb, arguments.words) + arguments.overrides
+        if arguments.multirun:
+            from mambalab.sweep import plan as multirun
+
+            plan = multirun.plan(overrides)
+            if arguments.show:
+                shown = [job.config for job in plan.jobs] or [plan.first]
+                print("---\n".join(map(config.to_yaml, shown)), end="")
+                return 0
+        else:
+            plan = None
+            settings = config.typed(config.compose(verb, overrides))
+            if arguments.show:
+                print(config.to_yaml(settings), end="")
+                return 0
+            if callable(check_ready := getattr(settings, "check_ready", None)):
+                check_ready()
+    except UserError as error:
+        raise UsageError(str(error)) from error
+    openmp.be_patient()
+    if plan is not None:
+        plan.command = arguments.overrides
+        return import_module("mambalab.sweep.run").run(plan)
+    return import_module(f"mambalab.commands.{verb}").run(settings)

@@ -1,0 +1,1 @@
+"""Comparison of finished runs over seeds: groups, statistics, verdicts, tables and pictures."""

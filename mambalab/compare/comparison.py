@@ -1,0 +1,189 @@
+"""Comparing groups of runs: what each achieves over its seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from statistics import median
+from typing import Any
+
+from mambalab.compare import comparability, overfitting, verdicts
+from mambalab.compare.groups import Group, split
+from mambalab.compare.measures import LOSS, Measured, Metric, measure, reached
+from mambalab.compare.results import Comparison, GroupResult, LeftOut
+from mambalab.compare.statistics import Estimate, estimate
+from mambalab.errors import UserError
+from mambalab.records.reader import RunRecord
+from mambalab.utils.text import printable, short
+
+
+def compare(
+    records: Sequence[RunRecord],
+    *,
+    ignore: Callable[[str], bool],
+    metric: str | None = None,
+    goal: float | None = None,
+    baseline: str | None = None,
+    bootstrap: bool = False,
+    left_out: Sequence[LeftOut] = (),
+) -> Comparison:
+    """Group runs by what they differ in and compare the groups.
+
+    Args:
+        records: runs in any state; only finished ones count. Each run once.
+        ignore: whether a setting, by its dotted name, makes no other group.
+        metric: what to judge by; None = what the runs themselves are judged by.
+        goal: value for time and tokens; None = what the groups reach on average.
+        baseline: a label, or a part of one label only; None = the first group without dropout,
+            else the first group.
+        bootstrap: see `Comparison`.
+        left_out: runs that were left out before.
+
+    Raises:
+        UserError: nothing to compare, or runs that cannot be compared or averaged.
+    """
+    finished = [record for record in records if record.status == "FINISHED"]
+    dropped = [
+        *left_out,
+        *(LeftOut(str(r.path), r.status) for r in records if r.status != "FINISHED"),
+    ]
+    judged = _metric(finished, metric)
+    kept, found = [], []
+    for record in finished:
+        try:
+            measured = measure(record, judged)
+        except UserError as error:
+            dropped.append(LeftOut(str(record.path), str(error)))
+            continue
+        if measured is None:
+            dropped.append(LeftOut(str(record.path), f"no finite {judged.name}"))
+        else:
+            kept.append(record)
+            found.append(measured)
+    if not kept:
+        reasons = "".join(f"; {d.path}: {d.reason}" for d in dropped[:3])
+        raise UserError(f"no finished run to compare{reasons}")
+    groups = split(kept, ignore)
+    comparability.check_groups(groups)
+    base, why = _baseline(groups, baseline)
+    by_record = {id(record): run for record, run in zip(kept, found, strict=True)}
+    runs = [[by_record[id(record)] for record in group.records] for group in groups]
+    if goal is None:
+        goal = _reachable([[run.best for run in some] for some in runs], judged)
+    results = [
+        _result(group, some, judged, goal, bootstrap)
+        for group, some in zip(groups, runs, strict=True)
+    ]
+    judgement = overfitting.judge(
+        {r.label: (r.group, r.rise, r.best_loss) for r in results}, base.label
+    )
+    results = verdicts.add(results, base.label, judged, judgement.withheld)
+    results.sort(key=lambda r: -r.best.mean if judged.maximize else r.best.mean)
+    return Comparison(
+        task=printable(str(base.setting("task.name") or "-")),
+        metric=judged,
+        bootstrap=bootstrap,
+        goal=goal,
+        baseline=base.label,
+        baseline_is=why,
+        groups=results,
+        dropout=judgement.lines,
+        warnings=[
+            *verdicts.too_few(results),
+            *_no_end(results, judged),
+            *comparability.warnings(groups),
+        ],
+        left_out=dropped,
+    )
+
+
+def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:
+    """What to judge by. A metric that no run is judged by counts upwards if it is an accuracy."""
+    own = {(record.metric, record.maximize) for record in records}
+    if name is None and len(own) > 1:
+        names = " and ".join(sorted(printable(n) for n, _ in own))
+        raise UserError(f"the runs are judged by {names}: choose one, as in metric={LOSS}")
+    for metric, maximize in sorted(own):
+        if name in (None, metric):
+            return Metric(metric, maximize)
+    name = name or LOSS  # no run at all
+    return Metric(name, maximize="accuracy" in name)
+
+
+def _baseline(groups: Sequence[Group], wanted: str | None) -> tuple[Group, str]:
+    """The group to compare with, and why it is that one; nothing if somebody chose it."""
+    if wanted is None:
+        free = next((group for group in groups if overfitting.is_free(group)), None)
+        return (free, "the first without dropout") if free else (groups[0], "the first group")
+    exact = [group for group in groups if group.label == wanted]
+    found = exact or [group for group in groups if wanted in group.label]
+    if len(found) == 1:
+        return found[0], ""
+    why = "is part of several labels" if found else "is no group"
+    labels = "; ".join(group.label for group in groups)
+    raise UserError(f"baseline={printable(wanted)} {why}; the groups are: {labels}")
+
+
+def _reachable(best: list[list[float]], metric: Metric) -> float:
+    """The worst of the groups' means, rounded to three digits to the side that is easier."""
+    means = [math.fsum(values) / len(values) for values in best]
+    worst = Decimal(repr(min(means) if metric.maximize else max(means)))
+    if not worst:
+        return 0.0
+    digit = Decimal((0, (1,), worst.adjusted() - 2))
+    rounding = ROUND_FLOOR if metric.maximize else ROUND_CEILING
+    return float((worst / digit).to_integral_value(rounding) * digit)
+
+
+def _result(
+    group: Group, runs: list[Measured], metric: Metric, goal: float, bootstrap: bool
+) -> GroupResult:
+    runs = [
+        replace(run, **reached(record, metric, goal))
+        for run, record in zip(runs, group.records, strict=True)
+    ]
+
+    def values(name: str) -> list[Any]:
+        return [v for run in runs if (v := getattr(run, name)) is not None]
+
+    def over_seeds(name: str) -> Estimate | None:
+        return estimate(values(name), bootstrap=bootstrap)
+
+    def mean(name: str) -> float | None:
+        found = values(name)
+        return math.fsum(found) / len(found) if found else None
+
+    def middle(name: str) -> float | None:
+        found = values(name)
+        return float(median(found)) if found else None
+
+    best = over_seeds("best")
+    assert best is not None, "a run without a best value was left out"
+    return GroupResult(
+        group=group,
+        runs=runs,
+        best=best,
+        last=over_seeds("last"),
+        best_loss=over_seeds("best_loss"),
+        last_loss=over_seeds("last_loss"),
+        gap=over_seeds("gap"),
+        rise=over_seeds("rise"),
+        parameters=mean("parameters"),
+        steps=mean("steps"),
+        minutes=mean("minutes"),
+        tokens_per_second=mean("tokens_per_second"),
+        reached=len(values("goal_step")),
+        goal_step=middle("goal_step"),
+        goal_seconds=middle("goal_seconds"),
+        goal_tokens=middle("goal_tokens"),
+    )
+
+
+def _no_end(results: Sequence[GroupResult], metric: Metric) -> list[str]:
+    return [
+        f"{r.label}, seed {short(str(run.seed), 20)}: the last {printable(metric.name)} is not "
+        "finite and counts in no mean"
+        for r in results
+        for run in r.runs
+        if run.last is None
+    ]

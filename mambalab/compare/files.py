@@ -1,0 +1,133 @@
+"""A comparison as files: Markdown, CSV, JSON and pictures."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mambalab.compare import pictures as compare_pictures
+from mambalab.compare.markdown import markdown
+from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.statistics import Estimate
+from mambalab.errors import UserError
+from mambalab.utils.files import write_json, write_text
+from mambalab.utils.text import printable
+
+_ESTIMATES = ("best", "last", "best_loss", "last_loss", "gap", "rise")
+_PLAIN = ("parameters", "steps", "minutes", "tokens_per_second")
+_GOAL = ("reached", "goal_step", "goal_seconds", "goal_tokens")
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write `comparison.md`, `comparison.csv` (a row for each group), `runs.csv` (for each run),
+    `comparison.json` and the pictures, as PNG and SVG; what was there is replaced.
+
+    Returns:
+        The paths of all files.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    pictures = compare_pictures.draw(comparison, folder)
+    names = [path.name for path in pictures if path.suffix == ".png"]
+    target = folder / "comparison.json"
+    try:
+        files = [
+            write_text(folder / "comparison.md", markdown(comparison, names)),
+            write_text(folder / "comparison.csv", _csv(_group_rows(comparison))),
+            write_text(folder / "runs.csv", _csv(_run_rows(comparison))),
+        ]
+        write_json(target, as_json(comparison))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return [*files, target, *pictures]
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything that was found, as plain data."""
+    return {
+        **_about(comparison),
+        "dropout": comparison.dropout,
+        "warnings": comparison.warnings,
+        "groups": [_group_json(group) for group in comparison.groups],
+        "left_out": [asdict(run) for run in comparison.left_out],
+    }
+
+
+def _about(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "task": comparison.task,
+        "metric": comparison.metric.name,
+        "maximize": comparison.metric.maximize,
+        "interval": "bootstrap" if comparison.bootstrap else "t",
+        "goal": comparison.goal,
+        "baseline": comparison.baseline,
+    }
+
+
+def _group_json(group: GroupResult) -> dict[str, Any]:
+    estimates = {name: getattr(group, name) for name in _ESTIMATES}
+    return {
+        "label": group.label,
+        "settings": group.group.settings,
+        "seeds": group.seeds,
+        **{name: e and asdict(e) for name, e in estimates.items()},
+        **{name: getattr(group, name) for name in (*_PLAIN, *_GOAL)},
+        "difference": group.difference and asdict(group.difference),
+        "verdict": group.verdict,
+        "runs": [asdict(run) for run in group.runs],
+    }
+
+
+def _group_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat row for each group; the settings that tell groups apart are columns at the end."""
+    rows = []
+    for group in comparison.groups:
+        pair = group.difference
+        row: dict[str, Any] = {
+            "group": group.label,
+            **_about(comparison),
+            "verdict": group.verdict,
+            "seeds": " ".join(map(str, group.seeds)),
+            "n": len(group.runs),
+        }
+        for name in _ESTIMATES:
+            row.update(_columns(name, getattr(group, name)))
+        row.update(_columns("difference", pair and pair.estimate))
+        row["common_seeds"] = len(pair.seeds) if pair else None
+        row["p"], row["p_holm"] = (pair.p, pair.p_holm) if pair else (None, None)
+        row.update({name: getattr(group, name) for name in (*_PLAIN, *_GOAL)})
+        rows.append({**{f"setting {k}": v for k, v in group.group.settings.items()}, **row})
+    first = list(rows[0])
+    order = sorted(first, key=lambda name: name.startswith("setting "))
+    return [{name: row[name] for name in order} for row in rows]
+
+
+def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    low, high = (estimate.low, estimate.high) if estimate else (None, None)
+    return {name: estimate and estimate.mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    about = {"task": comparison.task, "metric": comparison.metric.name, "goal": comparison.goal}
+    return [
+        {"group": group.label, **about, **asdict(run)}
+        for group in comparison.groups
+        for run in group.runs
+    ]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as CSV; what is None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([printable(name) for name in rows[0]])
+    for row in rows:
+        writer.writerow([printable(v) if isinstance(v, str) else v for v in row.values()])
+    return text.getvalue()

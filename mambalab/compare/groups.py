@@ -1,0 +1,139 @@
+"""Runs that differ in nothing but their seed, put together and named by what tells them apart."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mambalab.records.reader import RunRecord
+from mambalab.utils.text import printable, short
+
+ABSENT = "absent"  # how a setting shows that a run, of an older version perhaps, does not have
+_VALUE = 40  # characters of a value that a label shows
+_DEPTH = 8  # of settings; what a stranger's YAML nests deeper (in itself, perhaps) is one value
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with equal settings.
+
+    Attributes:
+        label: the settings that tell it from the other groups: `model=mamba dropout.p=0.2`.
+        settings: every setting in which the groups differ, by dotted name, as text.
+        records: the runs, by seed.
+    """
+
+    label: str
+    settings: dict[str, str]
+    records: list[RunRecord]
+
+    def setting(self, name: str) -> Any:
+        """A setting of these runs by its dotted name, or None."""
+        return self.records[0].setting(name)
+
+
+def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[Group]:
+    """Sort runs into groups, in the order in which the groups appear.
+
+    Args:
+        records: the runs.
+        ignore: whether a setting, by its dotted name, makes no other group (the seed is one).
+    """
+    flat = [{k: v for k, v in flatten(r.config).items() if not ignore(k)} for r in records]
+    common = set.intersection(*map(set, flat)) if flat else set()
+    # Null says no more than the absence of a setting, in a run of an older version perhaps.
+    flat = [{k: v for k, v in s.items() if v is not None or k in common} for s in flat]
+    keys = list(dict.fromkeys(key for settings in flat for key in settings))
+    texts = [{key: _text(settings, key) for key in keys} for settings in flat]
+    differing = [key for key in keys if len({t[key] for t in texts}) > 1]
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i, text in enumerate(texts):
+        members.setdefault(tuple(text[key] for key in differing), []).append(i)
+    rows = [dict(zip(differing, values, strict=True)) for values in members]
+    labels = _labels(rows, records)
+    return [
+        Group(label, row, sorted((records[i] for i in indices), key=_by_seed))
+        for label, row, indices in zip(labels, rows, members.values(), strict=True)
+    ]
+
+
+def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value and prefix.count(".") < _DEPTH:
+            found.update(flatten(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _text(settings: Mapping[str, Any], key: str) -> str:
+    """A value as text, equal for equal values only."""
+    if key not in settings:
+        return ABSENT
+    value = settings[key]
+    if isinstance(value, str) and value in (ABSENT, "null", "true", "false"):
+        return repr(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _by_seed(record: RunRecord) -> tuple[bool, float, str]:
+    seed = record.setting("seed")
+    known = isinstance(seed, (int, float))
+    return (not known, seed if known else 0, str(record.path))
+
+
+def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[str]:
+    if len(rows) == 1:
+        names = [(k, records[0].setting(f"{k}.name")) for k in ("model", "dropout")]
+        label = " ".join(f"{k}={short(str(v), _VALUE)}" for k, v in names if v is not None)
+        return [label or "all runs"]
+    chosen = telling(rows)
+    labels = []
+    for row in rows:
+        words = [f"{_shown(key)}={short(row[key], _VALUE)}" for key in chosen]
+        labels.append(" ".join(words))
+    return [  # values that were cut may have become equal
+        label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
+        for i, label in enumerate(labels)
+    ]
+
+
+def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Few settings that tell all rows apart: names of groups where they do, then others.
+
+    Greedily, the one that parts most first; what later ones made superfluous is left out again,
+    a name only if a setting of its own group did.
+    """
+    keys = list(rows[0])
+    names = [key for key in keys if key.endswith(".name")]
+    chosen: list[str] = []
+    for candidates in (names, [key for key in keys if key not in names]):
+        while best := _most_telling(rows, chosen, candidates):
+            chosen.append(best)
+    for key in reversed(chosen):
+        rest = [k for k in chosen if k != key]
+        group = key.partition(".")[0] + "."
+        replaced = key not in names or any(k.startswith(group) for k in rest)
+        if replaced and _kinds(rows, rest) == _kinds(rows, chosen):
+            chosen = rest
+    return sorted(chosen, key=keys.index)
+
+
+def _most_telling(
+    rows: Sequence[Mapping[str, str]], chosen: list[str], candidates: list[str]
+) -> str | None:
+    """The candidate that parts the rows most beyond what is chosen; None if none parts them."""
+    gains = {key: _kinds(rows, [*chosen, key]) for key in candidates}
+    best = max(gains, key=lambda key: gains[key], default=None)  # the first of equals
+    return best if best is not None and gains[best] > _kinds(rows, chosen) else None
+
+
+def _kinds(rows: Sequence[Mapping[str, str]], keys: list[str]) -> int:
+    """How many kinds of rows these settings tell apart."""
+    return len({tuple(row[key] for key in keys) for row in rows})
+
+
+def _shown(key: str) -> str:
+    return printable(key.removesuffix(".name") if key.count(".") == 1 else key)

@@ -1,0 +1,102 @@
+"""Whether a comparison can say anything about dropout: only where the model over-fits without it.
+
+A model that does not over-fit has nothing to gain from dropout, so a difference there says little
+about it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mambalab.compare.groups import Group
+from mambalab.compare.statistics import Estimate
+from mambalab.utils.text import number
+
+TURNS_UP = 0.01  # of the best validation loss: a smaller rise is no over-fitting to speak of
+PREMISE = "dropout can only be judged where the model over-fits without it"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Which verdicts on dropout are withheld, and lines that say why or why not.
+
+    Attributes:
+        lines: statements; empty if the groups do not differ in dropout.
+        withheld: labels of the groups on which there is no verdict.
+    """
+
+    lines: list[str]
+    withheld: frozenset[str]
+
+
+def is_free(group: Group) -> bool:
+    """Whether the runs of a group are trained without dropout."""
+    return all(not group.setting(key) for key in ("dropout.p", "dropout.ssm_p"))
+
+
+def judge(
+    measured: Mapping[str, tuple[Group, Estimate | None, Estimate | None]], baseline: str
+) -> Judgement:
+    """Whether validation loss turns up without dropout, for each group that differs in dropout
+    from the baseline.
+
+    Each is asked of the group without dropout that is like it otherwise; if there is none, of the
+    baseline, if that is without dropout.
+
+    Args:
+        measured: by label, each group with the rise of its validation loss (last less best) and
+            its best.
+        baseline: label of the group that the others are compared with.
+    """
+    groups = [group for group, _, _ in measured.values()]
+    base = measured[baseline][0]
+    concerned = [g for g in groups if _dropout(g) != _dropout(base)]
+    lines: list[str] = [PREMISE] if concerned else []
+    withheld, alone = set(), []
+    asked: dict[str, bool] = {}
+    for group in concerned:
+        reference = _reference(group, groups, base)
+        if reference is None:
+            withheld.add(group.label)
+            alone.append(group.label)
+            continue
+        if reference.label not in asked:
+            _, rise, best = measured[reference.label]
+            asked[reference.label], line = _turns_up(rise, best)
+            lines.append(f"{line} [{reference.label}]")
+        if not asked[reference.label]:
+            withheld.add(group.label)
+    if alone:
+        lines.append(f"no verdict on dropout: no group without dropout beside {'; '.join(alone)}")
+    return Judgement(lines, frozenset(withheld))
+
+
+def _dropout(group: Group) -> dict[str, str]:
+    """What a group's dropout is, among the settings in which groups differ."""
+    return {
+        key: value
+        for key, value in group.settings.items()
+        if key.startswith("dropout.") and key != "dropout.name"
+    }
+
+
+def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
+    def rest(other: Group) -> dict[str, str]:
+        return {k: v for k, v in other.settings.items() if not k.startswith("dropout.")}
+
+    twins = [other for other in groups if is_free(other) and rest(other) == rest(group)]
+    return next(iter([*twins, *([base] if is_free(base) else [])]), None)
+
+
+def _turns_up(rise: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
+    """Whether validation loss turns up, and a line that says so."""
+    if rise is None or best is None:
+        return False, "no verdict on dropout: the runs without it hold no val/loss"
+    if rise.low is None or rise.high is None:
+        return False, (
+            "no verdict on dropout: one seed without it cannot show whether validation loss turns "
+            f"up (+{number(rise.mean)})"
+        )
+    shown = f"+{number(rise.mean)} ({number(rise.low)} to {number(rise.high)})"
+    if rise.mean > TURNS_UP * abs(best.mean) and rise.low > 0:
+        return True, f"validation loss turns up without dropout: {shown}"
+    return False, f"no verdict on dropout: validation loss does not turn up without it: {shown}"

@@ -1,0 +1,165 @@
+"""A comparison on the terminal, and the words that its other forms share."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from mambalab.compare.measures import LOSS
+from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.statistics import Estimate
+from mambalab.utils.text import count, printable, table
+
+_LABEL = 28  # characters of a label in a line
+_LISTED = 10  # runs left out that are listed one by one
+
+Column = tuple[str, Callable[[GroupResult], str | list[str]]]
+
+
+def terminal(comparison: Comparison) -> str:
+    """Tables of the groups, statements, warnings and what was left out, some 115 columns wide."""
+    parts = [headline(comparison), _table(comparison, _results(comparison))]
+    if comparison.metric.name != LOSS and any(g.best_loss for g in comparison.groups):
+        parts.append(_table(comparison, _losses(comparison)))
+    parts.append(_table(comparison, _costs(comparison)))
+    lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
+    lines += [f"left out: {line}" for line in left_out(comparison, _LISTED)]
+    return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
+
+
+def headline(comparison: Comparison) -> str:
+    """What is compared, and how."""
+    method = "bootstrapped" if comparison.bootstrap else "Student's t"
+    text = (
+        f"{comparison.task}: {printable(comparison.metric.name)} "
+        f"({'more' if comparison.metric.maximize else 'less'} is better), "
+        f"means over seeds with 95 % intervals ({method})"
+    )
+    if len(comparison.groups) == 1:
+        return text
+    why = comparison.baseline_is
+    chosen = f" ({why}; baseline=LABEL takes another)" if why else ""
+    return f"{text};\nbaseline: {comparison.baseline}{chosen}"
+
+
+def left_out(comparison: Comparison, most: int | None = None) -> list[str]:
+    """A line for each run that does not count; those beyond `most` in one line."""
+    lines = [f"{run.path}: {run.reason}" for run in comparison.left_out]
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"and {len(lines) - most} more runs"]
+
+
+def interval(estimate: Estimate | None, *, bootstrap: bool = False, sign: str = "") -> str:
+    """`1.4740 ± 0.0031`, or `1.4740 (1.4711 to 1.4775)`; without interval `1.4740`.
+
+    Args:
+        estimate: what is shown; None is `-`.
+        bootstrap: whether the interval may be lopsided.
+        sign: "+" shows the sign of positive means, too.
+    """
+    if estimate is None:
+        return "-"
+    mean, low, high = estimate.mean, estimate.low, estimate.high
+    if low is None or high is None:
+        return _digits(abs(mean), sign).format(mean)
+    shape = _digits(max(abs(mean), high - mean), sign)
+    if bootstrap:
+        return f"{shape.format(mean)} ({shape.format(low)} to {shape.format(high)})"
+    return f"{shape.format(mean)} ± {_digits(max(abs(mean), high - mean)).format(high - mean)}"
+
+
+def _digits(size: float, sign: str = "") -> str:
+    return f"{{:{sign}.4f}}" if size == 0 or size >= 0.001 else f"{{:{sign}.1e}}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value as people write it."""
+    if p is None:
+        return "-"
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as `42 s`, `3.1 min` or `2.50 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
+
+
+def goal_name(comparison: Comparison) -> str:
+    """The goal as a column is called: `to 1.48`."""
+    return f"to {comparison.goal:g}"
+
+
+def reached(group: GroupResult) -> str:
+    """How many runs reached the goal."""
+    return f"{group.reached} of {len(group.runs)}"
+
+
+def _millions(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else count(value)
+
+
+def _results(comparison: Comparison) -> list[Column]:
+    name = printable(comparison.metric.name)
+    cell = _cell(comparison)
+
+    def difference(group: GroupResult) -> str:
+        return interval(group.difference and group.difference.estimate, sign="+")
+
+    return [
+        ("n", lambda g: str(len(g.runs))),
+        (f"best {name}", lambda g: cell(g.best)),
+        (f"last {name}", lambda g: cell(g.last)),
+        ("vs baseline", difference),
+        ("p (Holm)", lambda g: p_value(g.difference and g.difference.p_holm)),
+        ("verdict", lambda g: g.verdict),
+    ]
+
+
+def _losses(comparison: Comparison) -> list[Column]:
+    cell = _cell(comparison)
+    return [
+        (f"best {LOSS}", lambda g: cell(g.best_loss)),
+        (f"last {LOSS}", lambda g: cell(g.last_loss)),
+    ]
+
+
+def _costs(comparison: Comparison) -> list[Column]:
+    cell = _cell(comparison)
+    return [
+        ("val - train", lambda g: cell(g.gap)),
+        ("last - best", lambda g: cell(g.rise)),
+        (goal_name(comparison), reached),
+        ("after", lambda g: duration(g.goal_seconds)),
+        ("tokens", lambda g: _millions(g.goal_tokens)),
+        ("tokens/s", lambda g: count(g.tokens_per_second)),
+        ("params", lambda g: _millions(g.parameters)),
+        ("minutes", lambda g: "-" if g.minutes is None else f"{g.minutes:.1f}"),
+    ]
+
+
+def _cell(comparison: Comparison) -> Callable[[Estimate | None], list[str]]:
+    """Shows a mean; a long interval goes into a line of its own."""
+
+    def show(estimate: Estimate | None) -> list[str]:
+        mean, bracket, limits = interval(estimate, bootstrap=comparison.bootstrap).partition(" (")
+        return [mean, f"({limits}"] if bracket else [mean]
+
+    return show
+
+
+def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
+    rows = [
+        (wrap(group.label), *(show(group) for _, show in columns)) for group in comparison.groups
+    ]
+    header = ("group", *(name for name, _ in columns))
+    return table(header, rows, right=set(header) - {"group", "verdict"})
+
+
+def wrap(label: str, width: int = _LABEL) -> list[str]:
+    """A label in lines, broken between settings where that is possible."""
+    return textwrap.wrap(label, width, break_on_hyphens=False) or [label]

@@ -1,0 +1,70 @@
+"""What the differences between groups show, and what they do not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mambalab.compare.measures import Metric
+from mambalab.compare.results import (
+    BASELINE,
+    BETTER,
+    NOT_SHOWN,
+    TOO_FEW,
+    WITHHELD,
+    WORSE,
+    GroupResult,
+)
+from mambalab.compare.statistics import Difference, holm, paired
+
+ENOUGH, GOOD = 3, 5  # seeds from which there is a verdict, and that it deserves
+ALPHA = 0.05
+_NAMED = 3  # groups that a warning names
+
+
+def add(
+    results: list[GroupResult], baseline: str, metric: Metric, withheld: frozenset[str]
+) -> list[GroupResult]:
+    """The results with their differences to the baseline and what these show."""
+    base = next(r for r in results if r.label == baseline)
+    theirs = {run.seed: run.best for run in base.runs}
+    others = [r for r in results if r.label != baseline]
+    pairs = [paired({run.seed: run.best for run in r.runs}, theirs) for r in others]
+    adjusted = holm([pair and pair.p for pair in pairs])
+    judged = {baseline: base}
+    for result, pair, p in zip(others, pairs, adjusted, strict=True):
+        pair = pair and replace(pair, p_holm=p)
+        word = _verdict(pair, metric, withheld=result.label in withheld)
+        judged[result.label] = replace(result, difference=pair, verdict=word)
+    return [judged[result.label] for result in results]
+
+
+def _verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
+    if pair is None or len(pair.seeds) < ENOUGH:
+        return TOO_FEW
+    if withheld:
+        return WITHHELD
+    low, high = pair.estimate.low, pair.estimate.high
+    if pair.p_holm is None or low is None or high is None:
+        return NOT_SHOWN
+    if low <= 0 <= high or pair.p_holm >= ALPHA:
+        return NOT_SHOWN
+    return BETTER if (pair.estimate.mean > 0) == metric.maximize else WORSE
+
+
+def too_few(results: Sequence[GroupResult]) -> list[str]:
+    """A line if some group has too few seeds, or too few in common with the baseline."""
+    counts = {
+        r.label: len(r.seeds)
+        if r.verdict == BASELINE
+        else len(r.difference.seeds if r.difference else ())
+        for r in results
+    }
+    few = {label: n for label, n in counts.items() if n < ENOUGH}
+    if not few:
+        return []
+    least = min(few.values())
+    seeds = f"only {least} seed{'' if least == 1 else 's'}"
+    common = " in common with the baseline" if len(results) > 1 else ""
+    where = "every group" if len(few) == len(results) > 1 else "; ".join(list(few)[:_NAMED])
+    if where != "every group" and len(few) > _NAMED:
+        where += f"; and {len(few) - _NAMED} more groups"
+    return [f"{seeds}{common} ({where}): a verdict needs at least {ENOUGH}, better {GOOD}"]

@@ -1,0 +1,48 @@
+"""Where the YAML files are: mambalab's own `conf`, and a user's `./conf` in front of it."""
+
+from pathlib import Path
+
+from mambalab.errors import UserError
+
+LAUNCHER_GROUP = "hydra/launcher"
+
+
+def package_conf() -> Path:
+    """mambalab's own config folder: inside the package (wheel) or beside it (checkout)."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def user_conf() -> Path | None:
+    """The folder `conf` of the working directory, unless it is mambalab's own."""
+    try:
+        own = Path.cwd() / "conf"
+    except FileNotFoundError as error:
+        raise UserError("the working directory no longer exists: change to another") from error
+    return own if own.is_dir() and own.resolve() != package_conf().resolve() else None
+
+
+def folders() -> list[Path]:
+    """Config folders in the order in which they are searched."""
+    user = user_conf()
+    return [user, package_conf()] if user else [package_conf()]
+
+
+def options(group: str) -> list[str]:
+    """Names of the options of a group, sorted; files that start with `_` are parts, not options."""
+    found = set()
+    for root in folders():
+        base = root / group
+        for path in base.rglob("*.yaml"):
+            name = path.relative_to(base).with_suffix("").as_posix()
+            if not any(part.startswith("_") for part in name.split("/")):
+                found.add(name)
+    return sorted(found)
+
+
+def groups() -> dict[str, list[str]]:
+    """All groups with their options; of Hydra's own groups that of the launchers."""
+    names = {p.name for root in folders() for p in root.iterdir() if p.is_dir()} - {"hydra"}
+    found = {name: found for name in sorted(names) if (found := options(name))}
+    return {**found, LAUNCHER_GROUP: ["basic", *options(LAUNCHER_GROUP)]}

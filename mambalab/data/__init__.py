@@ -1,0 +1,1 @@
+"""Data sets on disk: finding, fetching, verifying and converting them."""

@@ -1,0 +1,254 @@
+"""What a data set is: files that lie below data_dir, are fetched if absent, and checked.
+
+`catalog` lists the data sets; a module that brings a kind of its own takes the classes from here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mambalab.data.download import DownloadError, download
+from mambalab.data.progress import human_bytes
+from mambalab.errors import UserError
+
+QUICK = 100_000_000
+"""Bytes of a file that `mambalab data list` is willing to checksum."""
+
+_CHUNK = 1 << 20
+
+
+class Row(NamedTuple):
+    """A line of `mambalab data list`, in words."""
+
+    here: bool
+    size: str
+    checksum: str
+    where: str
+    source: str
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One published file.
+
+    Attributes:
+        path: below data_dir.
+        url: where it is fetched from.
+        sha256: in hex; empty if none is published.
+        size: in bytes.
+    """
+
+    path: str
+    url: str
+    sha256: str
+    size: int
+
+    def target(self, data_dir: Path) -> Path:
+        """Where the file is fetched to."""
+        return data_dir / self.path
+
+    def find(self, data_dir: Path) -> Path | None:
+        """Where the file lies; None if it is not here."""
+        path = data_dir / self.path
+        return path if os.path.exists(path) else None
+
+    def fault(self, data_dir: Path) -> str | None:
+        """What is wrong with the file that is here, in words; None if it is the published one.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        path = data_dir / self.path
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        return _difference(size, sha256, self.size, self.sha256)
+
+    def report(self, data_dir: Path) -> str:
+        """What a check of the file that is here has shown, for people.
+
+        Raises:
+            UserError: it is not what it should be, or cannot be read.
+        """
+        return "checksum ok"
+
+    def row(self, data_dir: Path) -> Row:
+        """The file's line in `mambalab data list`."""
+        path = self.find(data_dir)
+        if path is None:
+            where = str(self.target(data_dir).absolute())
+            return Row(False, human_bytes(self.size), "-", where, self.url)
+        size, checksum = path.stat().st_size, "unchecked"
+        if size <= QUICK:
+            checksum = self._state(data_dir)
+        return Row(True, human_bytes(size), checksum, str(path.absolute()), self.url)
+
+    def _state(self, data_dir: Path) -> str:
+        return "ok" if self.fault(data_dir) is None else "WRONG"
+
+
+@dataclass(frozen=True)
+class GzipFile(DataFile):
+    """A published .gz file that may lie here compressed, compressed anew, or unzipped.
+
+    What counts is its content; `sha256` and `size` are those of the published .gz.
+
+    Attributes:
+        path: of the unzipped file; the compressed one has `.gz` appended.
+        content_sha256, content_size: of the unzipped content.
+    """
+
+    content_sha256: str
+    content_size: int
+
+    def target(self, data_dir: Path) -> Path:
+        """Where the .gz is fetched to."""
+        return data_dir / f"{self.path}.gz"
+
+    def find(self, data_dir: Path) -> Path | None:
+        """The unzipped file, else the .gz; None if neither is here."""
+        paths = (data_dir / self.path, self.target(data_dir))
+        return next((path for path in paths if os.path.exists(path)), None)
+
+    def fault(self, data_dir: Path) -> str | None:
+        """What is wrong with the content, in words; None if it is the published one.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        path = self.find(data_dir) or self.target(data_dir)
+        digest, size = hashlib.sha256(), 0
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                # A byte too many is enough to know; the rest may be without end.
+                while size <= self.content_size and (data := file.read(_CHUNK)):
+                    digest.update(data)
+                    size += len(data)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            return f"damaged gzip data: {error}"
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        if size > self.content_size:
+            return f"its content is longer than {self.content_size:,} bytes"
+        return _difference(size, digest.hexdigest(), self.content_size, self.content_sha256)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data of one task.
+
+    A data set that takes more than fetching files (unpacking, converting) overrides `missing`,
+    `fetch`, `verify` and `require`; `report` and `rows`, too, if its parts are no `DataFile`s.
+
+    Attributes:
+        name: of the task that uses it.
+        title: as a sentence would say it.
+        licence: in short.
+        source: a page or address for people to read.
+        files: what it consists of; empty if it needs no download.
+        offline: the option with which to train if the files cannot be had.
+    """
+
+    name: str
+    title: str
+    licence: str
+    source: str
+    files: tuple[DataFile, ...] = ()
+    offline: str = "task=text"
+
+    @property
+    def needs_download(self) -> bool:
+        """Whether there is anything to fetch at all."""
+        return bool(self.files)
+
+    def missing(self, data_dir: Path) -> list[DataFile]:
+        """The files that are not below `data_dir`."""
+        return [file for file in self.files if file.find(data_dir) is None]
+
+    def verify(self, data_dir: Path) -> None:
+        """Check the files that are here, quickly enough for every start; needs no network.
+
+        Raises:
+            UserError: names the first that is not as published, and what to do.
+        """
+        for file in self.files:
+            path = file.find(data_dir)
+            if path is not None and (fault := file.fault(data_dir)) is not None:
+                raise UserError(
+                    f"{path.absolute()} is not the published file ({fault}): move it away and run "
+                    f"`mambalab data fetch {self.name}`, or put {file.url} in its place"
+                )
+
+    def report(self, data_dir: Path) -> list[str]:
+        """Check the files, however long that takes, and say of each what was found.
+
+        Raises:
+            UserError: as `verify`.
+        """
+        self.verify(data_dir)
+        found = [(file, file.find(data_dir)) for file in self.files]
+        return [f"{path.absolute()}: {file.report(data_dir)}" for file, path in found if path]
+
+    def fetch(self, data_dir: Path) -> None:
+        """Download what is missing; never touches a file that is here.
+
+        Raises:
+            UserError: names the reason, the file to put where, and how to train offline.
+        """
+        for file in self.missing(data_dir):
+            path = file.target(data_dir).absolute()
+            try:
+                download(file.url, path, sha256=file.sha256, size=file.size)
+            except DownloadError as error:
+                raise self.failed(file, data_dir, error) from None
+
+    def failed(self, file: DataFile, data_dir: Path, reason: object) -> UserError:
+        """The error that `file` cannot be fetched for `reason`, a clause without a full stop."""
+        others = [other for other in self.missing(data_dir) if other != file]
+        wanted = []
+        for absent in (file, *others):
+            checksum = f" (sha256 {absent.sha256})" if absent.sha256 else ""
+            wanted.append(f"{absent.url}{checksum} at {absent.target(data_dir).absolute()}")
+        return UserError(
+            f"cannot fetch {self.title}: {reason}. Put {', and '.join(wanted)}, or name the folder "
+            f"that has {'them' if others else 'it'} with data_dir=FOLDER, or train offline: "
+            f"{self.offline}"
+        )
+
+    def require(self, data_dir: Path) -> list[Path]:
+        """The paths of the files, in their order, found or fetched, and checked either way.
+
+        Raises:
+            UserError: as `fetch` and `verify`.
+        """
+        self.fetch(data_dir)
+        self.verify(data_dir)
+        return [file.find(data_dir) or file.target(data_dir) for file in self.files]
+
+    def rows(self, data_dir: Path) -> list[Row]:
+        """The lines in `mambalab data list`, one a file.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        if not self.needs_download:
+            return [Row(True, "-", "-", f"{self.title}: needs no download", self.source)]
+        return [file.row(data_dir) for file in self.files]
+
+
+def _difference(size: int, sha256: str, size_wanted: int, sha256_wanted: str) -> str | None:
+    if sha256 == sha256_wanted:
+        return None
+    return (
+        f"{size:,} bytes with sha256 {sha256} instead of {size_wanted:,} bytes with sha256 "
+        f"{sha256_wanted}"
+    )

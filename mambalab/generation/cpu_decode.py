@@ -1,0 +1,167 @@
+"""Fused decoding on the CPU: one token a sequence through the whole model in one call.
+
+Stretches of Mamba layers, and the head, go through `mambalab.ops.cpu.step`; attention layers
+between them go their usual way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mambalab.models.backbone import MambaBlock
+from mambalab.models.dropout import Dropout, SSMDropout
+from mambalab.models.heads import LanguageModel
+from mambalab.models.layers import RMSNorm
+from mambalab.models.mamba import DepthwiseConv1d, Mamba
+from mambalab.models.state import LayerState, MambaState, ModelState
+from mambalab.ops import backend
+
+if TYPE_CHECKING:
+    from mambalab.ops.cpu.step import StepWeights
+
+LARGEST_BATCH = 32
+"""Sequences beyond which matrix products as such are faster."""
+
+_KNOWN = (MambaBlock, Mamba, DepthwiseConv1d, nn.Linear, RMSNorm, Dropout, SSMDropout)
+
+Decoder = Callable[[Tensor], Tensor]
+"""(B,) int64 tokens to the logits (B, V) behind them; updates the state it was made for."""
+
+
+def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
+    """A fused decoder of a model in evaluation mode, bound to a state; None where there is none.
+
+    There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to LARGEST_BATCH
+    sequences and language models of this package with Mamba layers, as they were built: none for a
+    model with other layers or hooks put in, or for a state of another type. Under autocast to
+    bfloat16 its matrices are bfloat16, and its sums more exact than those of autocast. It is made
+    for the weights as they are: make a new one when they have changed. Nothing is differentiated.
+    """
+    if type(model) is not LanguageModel or batch > LARGEST_BATCH:
+        return None
+    blocks = [layer for layer in model.backbone.layers if isinstance(layer, MambaBlock)]
+    half = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+    if not blocks or dtype not in backend.CPU_DTYPES:
+        return None
+    if not (_as_built(model, blocks) and _readable(model, blocks, state, dtype)):
+        return None
+    if backend.resolve(blocks[0].mixer.backend, torch.device("cpu"), dtype) != "cpu":
+        return None
+    return _Fused(model, state, batch, dtype)
+
+
+def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
+    """Whether the layers compute what the kernel does: nothing was replaced, nobody listens in."""
+    backbone = model.backbone
+    inner = [m for part in (*blocks, backbone.norm_f, model.lm_head) for m in part.modules()]
+    if not all(type(module) in _KNOWN for module in inner):
+        return False
+    called = [backbone, *inner]
+    if any(m._forward_hooks or m._forward_pre_hooks for m in called):
+        return False
+    if any(module.training for module in model.modules()):
+        return False
+    mixers = [block.mixer for block in blocks]
+    plain = [model.lm_head, *(m for x in mixers for m in (x.in_proj, x.x_proj, x.out_proj))]
+    eps = {backbone.norm_f.eps, *(block.norm.eps for block in blocks)}
+    alike = {
+        (x.backend, x.A_log.shape, x.conv1d.weight.shape, x.dt_proj.weight.shape) for x in mixers
+    }
+    return len(eps) == len(alike) == 1 and all(linear.bias is None for linear in plain)
+
+
+def _readable(
+    model: LanguageModel, blocks: list[MambaBlock], state: ModelState, dtype: torch.dtype
+) -> bool:
+    """Whether the kernel can take weights and state from where they lie."""
+    parts = (*blocks, model.backbone.norm_f, model.lm_head)
+    weights = [p for part in parts for p in part.parameters()]
+    states = [x for s in state.layers if isinstance(s, MambaState) for x in (s.conv, s.ssm)]
+    return (
+        all(values.device.type == "cpu" for values in weights + states)
+        and all(weight.dtype in (torch.float32, dtype) for weight in weights)
+        and all(x.dtype == torch.float32 and x.is_contiguous() for x in states)
+    )
+
+
+class _Fused:
+    """A model cut into stretches of layers of one kind, with the head behind the last."""
+
+    def __init__(
+        self, model: LanguageModel, state: ModelState, batch: int, dtype: torch.dtype
+    ) -> None:
+        from mambalab.ops.cpu.step import Steps  # needs numba
+
+        norm_f = model.backbone.norm_f
+        head = (norm_f.weight, model.lm_head.weight)
+        make = partial(Steps, eps=norm_f.eps, dtype=dtype, batch=batch)
+        self.embedding = model.backbone.embedding
+        self.parts: list[Callable[[Tensor], Tensor]] = []
+        pairs: list[tuple[Any, Any]] = list(zip(model.backbone.layers, state.layers, strict=True))
+        stretches = [list(part) for _, part in groupby(pairs, lambda pair: type(pair[0]))]
+        for stretch in stretches:
+            if isinstance(stretch[0][0], MambaBlock):
+                weights = [step_weights(block) for block, _ in stretch]
+                states = [(carried.conv, carried.ssm) for _, carried in stretch]
+                self.parts.append(make(weights, states, head if stretch is stretches[-1] else None))
+            else:
+                self.parts += [partial(_one, *pair) for pair in stretch]
+        if not isinstance(pairs[-1][0], MambaBlock):
+            self.parts.append(make([], [], head))
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(B,) tokens to (B, V) logits."""
+        values = self.embedding(tokens).float()
+        for part in self.parts:
+            values = part(values)
+        return values
+
+
+def _one(block: nn.Module, state: LayerState, hidden: Tensor) -> Tensor:
+    """(B, d_model) through a layer the usual way."""
+    return block(hidden[:, None], state)[:, 0].contiguous()
+
+
+def step_weights(block: MambaBlock) -> StepWeights:
+    """A block's weights as `Steps` takes them."""
+    from mambalab.ops.cpu.step import StepWeights
+
+    mixer = block.mixer
+    return StepWeights(
+        norm=block.norm.weight,
+        in_proj=mixer.in_proj.weight,
+        conv_weight=mixer.conv1d.weight.squeeze(1),
+        conv_bias=mixer.conv1d.bias,
+        x_proj=mixer.x_proj.weight,
+        dt_proj=mixer.dt_proj.weight,
+        dt_bias=mixer.dt_proj.bias,
+        A_log=mixer.A_log,
+        D=mixer.D,
+        out_proj=mixer.out_proj.weight,
+    )
+
+
+def narrowed(model: LanguageModel) -> LanguageModel:
+    """The same model for use under autocast to bfloat16: the matrices of its linear layers are
+    bfloat16 already, everything else is shared with `model`.
+
+    Autocast would convert each matrix whenever it is used, which costs more than one token's
+    product with it. Results are the same.
+    """
+    shared: dict[int, Any] = {id(p): p for p in (*model.parameters(), *model.buffers())}
+    embedding = model.backbone.embedding.weight
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            half = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
+            shared[id(module.weight)] = half
+    copied = copy.deepcopy(model, shared)
+    copied.backbone.embedding.weight = embedding  # a tied one has stayed wide here
+    return copied

@@ -1,0 +1,266 @@
+"""What `mambalab inspect` lets a run read: a text, or an example of its validation split."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambalab.errors import UserError, shown
+from mambalab.inspect.subject import Subject
+from mambalab.records import reader
+from mambalab.runs import build
+from mambalab.runs import user_code as own
+from mambalab.settings.inspect import InspectSettings
+from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.images import ImageTask
+from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
+from mambalab.tasks.text import TextTask
+from mambalab.tokenization.tokenizer import Tokenizer, of_run
+
+LONGEST = 4_000  # steps that a page can show, of each text of a pair
+LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
+_PIECE = 1_000  # characters of the validation split
+_NEUTRAL = (
+    "The old man went down to the river in the morning, and there he found a boat.\n"
+    "He looked at it for a long time. Then he said: Who has left this here, and why?\n"
+)
+
+
+@dataclass
+class Reading:
+    """What a model is given, and how people see it.
+
+    Attributes:
+        inputs: (1, L) or (1, L, input_dim); of pairs with a 2 after the 1.
+        lengths: (1,) or (1, 2) true lengths, or None.
+        subject: all that is known before the model has read it.
+        answer: writes the model's answer, its output, into the subject.
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+    subject: Subject
+    answer: Callable[[Tensor, Subject], None]
+
+
+def choose(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
+    """What the settings ask for.
+
+    Raises:
+        UserError: it does not fit the run's task, is too long, or the data are absent.
+    """
+    tokenizer = of_run(loaded.path)
+    if tokenizer is not None:
+        if settings.index is not None:
+            raise UserError(
+                "index: this run is a language model, give it a text to read (text=...)"
+            )
+        text, origin = settings.text, "as given"
+        if text is None:
+            room = getattr(loaded.model, "context_limit", None) or _PIECE
+            text, origin = _piece(settings, loaded, tokenizer, min(room, _PIECE))
+        reading = of_text(text, origin, tokenizer, loaded.device)
+    elif settings.text is not None:
+        name = loaded.settings.task.name
+        raise UserError(
+            f"text: task {name} reads no text; index=N picks an example of its validation split"
+        )
+    else:
+        reading = _example(settings, loaded)
+    limit = getattr(loaded.model, "context_limit", None)
+    check_length(reading, limit, "A" in loaded.settings.model.layers())
+    return reading
+
+
+def check_length(reading: Reading, limit: int | None, attention: bool) -> None:
+    """Raise UserError if a sequence is longer than a page can show, or than the model knows.
+
+    Args:
+        reading: the sequence.
+        limit: steps that the model was trained on, if it knows no more.
+        attention: whether it has attention layers, whose maps take most room.
+    """
+    length, most = len(reading.subject.labels), LONGEST
+    if reading.subject.second is not None:
+        most *= 2
+    if length > most:
+        raise UserError(f"{length:,} steps are more than inspect shows: at most {most:,}")
+    if not attention:
+        return
+    if limit is not None and length > limit:
+        raise UserError(
+            f"the text has {length:,} tokens, but this model was trained on {limit:,}: "
+            "give a shorter one"
+        )
+    if length > LONGEST_SEEN:
+        raise UserError(
+            f"{length:,} steps are more than inspect shows of attention: at most {LONGEST_SEEN:,}"
+        )
+
+
+def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.device) -> Reading:
+    """A text that a language model reads, each token a step.
+
+    Args:
+        text: None for one of our own, without what the tokenizer lacks.
+        origin: where it is from, for people.
+        tokenizer: of the model.
+        device: of the model.
+
+    Raises:
+        UserError: something in it has no token, or it has none at all.
+    """
+    if text is None:
+        text, origin = _known(_NEUTRAL, tokenizer), "ours"
+    tokens = tokenizer.encode(text)
+    if not tokens:
+        raise UserError(f"the text {shown(text)} holds no token that this model knows")
+    ids = torch.tensor(tokens, device=device)[None]
+    labels = [tokenizer.decode([token]) for token in tokens]
+    single = labels == list(text)
+    unit = "character" if single else "token"
+    title = f"{len(text):,} characters" + ("" if single else f", {len(tokens):,} tokens")
+    subject = Subject(title, [("text", origin)], labels=labels, text=True)
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        losses = F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
+        subject.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
+        likeliest = logits[0, :-1, : tokenizer.vocab_size].argmax(-1).tolist()
+        subject.guesses = ["", *(tokenizer.decode([token]) for token in likeliest)]
+        if len(tokens) > 1:
+            mean = f"{float(losses.mean()):.4f} nats per {unit}"
+            subject.facts.append(("loss on this text", mean))
+
+    return Reading(ids, None, subject, answer)
+
+
+def _piece(
+    settings: InspectSettings, loaded: build.LoadedRun, tokenizer: Tokenizer, length: int
+) -> tuple[str, str]:
+    """A piece of the validation split and what it is, if the data are where the run found them;
+    nothing is fetched. Else a text of our own, without characters that the model lacks."""
+    record = reader.read_run(loaded.path).summary.get("data", {})
+    trained, path = loaded.settings, record.get("path")
+    if hasattr(trained.task, "path") and path is not None:
+        trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
+    if path is None or Path(path).exists():
+        own = build.own_tokenizer(loaded.path, trained)
+        task: Any = build.build_task(trained, data_dir=settings.data_dir, vocabulary=own)
+        if isinstance(task, TextTask):
+            try:
+                text, found = task.read()
+            except UserError:
+                found, text = {}, ""
+            if text and found.get("sha256") == record.get("sha256"):
+                part = text[int(len(text) * (1 - task.settings.val_fraction)) :]
+                start = part.find("\n\n", 0, _PIECE) + 2  # a paragraph's beginning
+                start = start if start > 1 and len(part) - start >= length else 0
+                return part[start : start + length], "a piece of the validation split"
+    known = _known(_NEUTRAL, tokenizer)[:length]
+    if not known:
+        raise UserError("the run's data are not where it found them: give it a text (text=...)")
+    return known, "ours: the run's data are not where it found them"
+
+
+def _known(text: str, tokenizer: Tokenizer) -> str:
+    """A text without the characters for which there is no token."""
+
+    def has(character: str) -> bool:
+        try:
+            return bool(tokenizer.encode(character))
+        except UserError:
+            return False
+
+    found = {character for character in set(text) if has(character)}
+    return "".join(character for character in text if character in found)
+
+
+def _example(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
+    task: Any = build.build_task(loaded.settings, data_dir=settings.data_dir)
+    index = settings.index or 0
+    if isinstance(task, AnswerTask):
+        _check_index(index, task.settings.eval_sequences, task.name)
+        own.prepare(task, loaded.device)
+        return _question(task, index)
+    if not isinstance(task, ClassificationTask):
+        raise UserError(
+            f"inspect does not know how to show task {task.name}: it can show texts, sequences "
+            "with a class, and the synthetic tasks"
+        )
+    own.prepare(task, loaded.device)
+    labels = task.labels["val"]
+    _check_index(index, len(labels), task.name)
+    inputs, lengths = task.inputs("val", np.array([index]), None)
+    title = f"{task.name}, example {index:,} of the validation split"
+    subject = Subject(title, [("true class", task.classes[int(labels[index])])], labels=[])
+    if isinstance(task, ImageTask):
+        pixels = task.pixels["val"][index]
+        subject.image = pixels.permute(1, 2, 0).cpu().numpy()
+        subject.layout = _layout(task, pixels)
+    if task.spec.pair:
+        _show_pair(subject, inputs, lengths)
+    else:
+        end = inputs.shape[1] if lengths is None else int(lengths[0])
+        tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
+        subject.labels = (
+            [f"step {step}" for step in range(end)]
+            if tokens is None
+            else [str(token) for token in tokens]
+        )
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        share, taken = logits[0].float().softmax(-1).max(-1)
+        name = task.classes[int(taken)]
+        subject.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
+
+    return Reading(inputs, lengths, subject, answer)
+
+
+def _show_pair(subject: Subject, inputs: Tensor, lengths: Tensor | None) -> None:
+    """Both texts of a pair as characters, a byte each, without padding."""
+    ends = [inputs.shape[2]] * 2 if lengths is None else lengths[0].tolist()
+    for row, end in zip(inputs[0].tolist(), ends, strict=True):
+        subject.labels += [
+            chr(byte) if byte < 128 else "\N{REPLACEMENT CHARACTER}" for byte in row[:end]
+        ]
+    subject.text, subject.second = True, ends[0]
+
+
+def _question(task: AnswerTask, index: int) -> Reading:
+    length = task.settings.seq_len
+    tokens, answers = task.sequences(EVAL_SEED, index, 1, length, f"val {length}")
+    expected = answers[0].tolist()
+    title = f"{task.name}, example {index:,} of the validation split"
+    facts = [("right answer", " ".join(map(str, expected)))]
+    subject = Subject(title, facts, labels=[str(token) for token in tokens[0].tolist()])
+
+    def answer(logits: Tensor, subject: Subject) -> None:
+        last = logits[0, -len(expected) :].argmax(-1).tolist()
+        subject.facts.append(("the model answers", " ".join(map(str, last))))
+
+    return Reading(tokens.to(task.device), None, subject, answer)
+
+
+def _layout(task: ImageTask, pixels: Tensor) -> np.ndarray:
+    """(height, width) step in which each pixel is read: the task cuts an image of numbers."""
+    channels, height, width = pixels.shape
+    numbers = torch.arange(height * width, dtype=torch.float32, device=pixels.device)
+    image = numbers.view(1, 1, height, width).expand(1, channels, -1, -1)
+    steps = task.sequence(image)[0].round().long().cpu()  # (L, input_dim) numbers of pixels
+    layout = torch.empty(height * width, dtype=torch.int64)
+    layout[steps] = torch.arange(len(steps))[:, None].expand_as(steps)
+    return layout.view(height, width).numpy()
+
+
+def _check_index(index: int, total: int, name: str) -> None:
+    if index >= total:
+        raise UserError(
+            f"index={index}: the validation split of task {name} has {total:,} examples (0 to "
+            f"{total - 1:,})"
+        )

@@ -1,0 +1,1 @@
+"""CPU backend: kernels compiled by Numba at first use."""

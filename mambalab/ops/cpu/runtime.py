@@ -1,0 +1,183 @@
+"""Compiles the CPU kernels at first use and runs them on torch's threads.
+
+A kernel is a C function of one address: a block of int64 that starts with `HEADER`. It claims a
+worker number and then task after task from two shared counters, so any number of threads may call
+it at once with the same block, and each result depends on the task alone, never on the thread.
+
+Threads, in order of preference:
+
+- One, if torch is set to one thread, the work is small, or the process was forked: an OpenMP
+  runtime does not survive a fork.
+- The team of the OpenMP runtime that torch itself has loaded. Its threads are there already, and
+  two teams that wait for work by spinning would take the cores from each other.
+- A pool of Python threads, where that runtime has no GOMP_parallel (macOS).
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.core import event
+
+HEADER = ("tickets", "tasks", "scratch", "scratch_bytes")
+"""First fields of every block: address of the two counters, tasks, scratch memory per worker."""
+
+_CACHE_LINE = 64
+_forked = False
+_lock = threading.Lock()
+_announced = False
+
+
+def _after_fork() -> None:
+    global _forked, _lock
+    _forked = True
+    _lock = threading.Lock()  # the parent's may have been held by a thread that is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _sources() -> int:
+    """A number that changes with the code of any kernel: numba itself watches single files only."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "little")
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Memory of a kernel's on the CPU, whatever torch's default type and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+class _Announce(event.Listener):
+    """Says on stderr, once in a process, that a compilation has begun."""
+
+    def on_start(self, event: Any) -> None:
+        global _announced
+        if not _announced:
+            _announced = True
+            print(
+                "mambalab: compiling the CPU kernels for this machine (once, some seconds) ...",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+class Kernel:
+    """A kernel that is compiled, or read from numba's cache on disk, when it is first run.
+
+    Args:
+        build: makes the Python function of the kernel; takes the number from `_sources`.
+        fields: names of the int64 values after `HEADER` in the block that it reads.
+    """
+
+    def __init__(
+        self, build: Callable[[int], Callable[[Any], None]], fields: Sequence[str]
+    ) -> None:
+        self._build = build
+        self._fields = (*HEADER, *fields)
+        self._compiled: Any = None  # keeps the machine code alive
+        self._call: Any = None
+
+    def load(self) -> Any:
+        """The C function, compiled if need be."""
+        if self._call is None:
+            with _lock:
+                if self._call is None:
+                    self._compiled = self._compile()
+                    self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._compiled.address)
+        return self._call
+
+    def _compile(self) -> Any:
+        record = numba.from_dtype(np.dtype([(name, np.int64) for name in self._fields]))
+        signature = types.void(types.CPointer(record))
+        function = self._build(_sources())
+        with event.install_listener("numba:compile", _Announce()):
+            try:
+                return numba.cfunc(signature, cache=True)(function)
+            except (RuntimeError, OSError) as error:
+                if isinstance(error, RuntimeError) and "no locator available" not in str(error):
+                    raise
+                print(
+                    f"mambalab: the compiled CPU kernels cannot be kept ({error}); "
+                    "set NUMBA_CACHE_DIR to a writable folder to compile them only once",
+                    file=sys.stderr,
+                )
+                return numba.cfunc(signature)(function)
+
+    def run(self, values: Sequence[int], tasks: int, scratch_bytes: int, parallel: bool) -> None:
+        """Do all tasks; returns when they are done.
+
+        Args:
+            values: the fields after `HEADER`.
+            tasks: how many there are.
+            scratch_bytes: memory that each worker needs.
+            parallel: the work is worth more than one thread.
+        """
+        call = self.load()
+        threads = min(torch.get_num_threads(), tasks) if parallel and not _forked else 1
+        scratch_bytes += -scratch_bytes % _CACHE_LINE
+        memory = empty((threads * scratch_bytes + 2 * _CACHE_LINE,), torch.uint8)
+        scratch = memory.data_ptr() + 2 * _CACHE_LINE - 1
+        scratch -= scratch % _CACHE_LINE
+        tickets = array("q", (0, 0))
+        block = array("q", (tickets.buffer_info()[0], tasks, scratch, scratch_bytes, *values))
+        address = block.buffer_info()[0]
+        if threads == 1:
+            call(address)
+        elif (team := _openmp_team()) is not None:
+            team(call, address, threads, 0)
+        else:
+            _run_on_pool(call, address, threads)
+
+
+@functools.cache
+def _openmp_team() -> Any:
+    """GOMP_parallel(function, data, threads, flags) of the runtime torch uses; None without one."""
+    libraries: list[str | None] = [None]  # what torch itself resolves first: the global scope
+    libraries += [
+        str(path) for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")
+    ]
+    for library in libraries:
+        try:
+            team = ctypes.CDLL(library).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        team.restype = None
+        team.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        return team
+    return None
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="mambalab-kernel")
+
+
+def _run_on_pool(call: Any, address: int, threads: int) -> None:
+    """Run a kernel on `threads` - 1 threads of the pool and on this one."""
+    helpers = [_pool(threads - 1).submit(call, address) for _ in range(threads - 1)]
+    try:
+        call(address)
+    finally:  # nobody may touch the block after this returns, not even after Ctrl-C
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()

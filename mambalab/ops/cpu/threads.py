@@ -1,0 +1,99 @@
+"""How the CPU kernels share work and wait for each other, and one register of each thread."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from mambalab.ops.cpu import llvm
+from mambalab.ops.cpu.simd import inline, intrinsic
+
+
+@intrinsic
+def take_ticket(typingctx: Any, address: Any) -> Any:
+    """Add one to the int64 at an address, atomically; its value before."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = llvm.pointer(b, args[0], llvm.I64)
+        return b.atomic_rmw("add", pointer, ir.Constant(llvm.I64, 1), "monotonic")
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def arrive(typingctx: Any, address: Any) -> Any:
+    """Add one to the int64 at an address: what this thread wrote before is seen by whoever waited
+    for it."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = llvm.pointer(b, args[0], llvm.I64)
+        b.atomic_rmw("add", pointer, ir.Constant(llvm.I64, 1), "release")
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+@intrinsic
+def _arrived(typingctx: Any, address: Any) -> Any:
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if llvm.X86:
+            llvm.call(b, "llvm.x86.sse2.pause", ir.VoidType())
+        return b.load_atomic(llvm.pointer(b, args[0], llvm.I64), "acquire", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def _let_others_run(typingctx: Any) -> Any:
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        llvm.call(b, "sched_yield", llvm.I32)
+        return ctx.get_dummy_value()
+
+    return types.void(), code
+
+
+@inline
+def wait_for(address, count):
+    """Wait until `count` have arrived at an address; the core is given away if that takes long."""
+    turns = 0
+    while _arrived(address) < count:
+        turns += 1
+        if turns > 4096:
+            _let_others_run()
+
+
+@intrinsic
+def flush_denormals(typingctx: Any) -> Any:
+    """Have this thread treat denormal numbers as zero; returns what `restore` takes.
+
+    A state that decays without input ends in the denormals and stays there, and some processors
+    take a hundred times longer for each operation on one. Does nothing on other than x86.
+    """
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if not llvm.X86:
+            return ir.Constant(llvm.I32, 0)
+        register = cgutils.alloca_once(b, llvm.I32)
+        llvm.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
+        before = b.load(register)
+        flush_results_and_inputs = ir.Constant(llvm.I32, 0x8040)
+        b.store(b.or_(before, flush_results_and_inputs), register)
+        llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
+        return before
+
+    return types.int32(), code
+
+
+@intrinsic
+def restore(typingctx: Any, before: Any) -> Any:
+    """Undo `flush_denormals`."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if llvm.X86:
+            register = cgutils.alloca_once(b, llvm.I32)
+            b.store(args[0], register)
+            llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
+        return ctx.get_dummy_value()
+
+    return types.void(types.int32), code

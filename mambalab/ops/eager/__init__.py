@@ -1,0 +1,1 @@
+"""Eager backend: plain PyTorch operations, on any device."""

@@ -1,0 +1,1 @@
+"""Triton backend: kernels for NVIDIA GPUs."""

@@ -1,0 +1,229 @@
+# Kernels are Triton, not Python: their types mean nothing to a checker.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
+"""Causal convolution with SiLU on an NVIDIA GPU: Triton kernels and what launches them.
+
+A program makes one tile of (BLOCK_T, BLOCK_D) outputs and reads its inputs once for each tap, from
+cache after the first. The backward goes twice over the data: first the gradient before SiLU and,
+for each tile, its part of the gradients of weight and bias; then the gradient of the input. No
+atomics: parts are added up in a fixed order. See `cpu_conv` for what the functions promise.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mambalab.ops.gradients import ConvGradients
+from mambalab.ops.triton.common import sigmoid
+
+_TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4}
+
+
+@triton.jit
+def _inputs(
+    x_at, x_row, state_at, row, d, length, d_inner, K: tl.constexpr, HAS_STATE: tl.constexpr
+):
+    """Inputs x at the times `row`, float32; from the state before the first, zero elsewhere."""
+    real = (d < d_inner)[None, :]
+    now = ((row >= 0) & (row < length))[:, None] & real
+    x = tl.load(x_at + row.to(tl.int64)[:, None] * x_row + d[None, :], mask=now, other=0.0)
+    x = x.to(tl.float32)
+    if HAS_STATE:
+        before = ((row < 0) & (row >= 1 - K))[:, None] & real
+        place = d[None, :] * (K - 1) + (row + K - 1)[:, None]
+        x += tl.load(state_at + place, mask=before, other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit
+def conv_kernel(
+    x_ptr,  # (B, L, D)
+    weight_ptr,  # (K, D) float32
+    bias_ptr,  # (D,) float32
+    state_ptr,  # (B, D, K - 1), contiguous
+    y_ptr,  # (B, L, D), contiguous
+    length,
+    d_inner,
+    x_batch,
+    x_row,
+    K: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """One tile of outputs."""
+    times, blocks = tl.cdiv(length, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
+    program = tl.program_id(0)
+    batch = (program // (times * blocks)).to(tl.int64)
+    t = program // blocks % times * BLOCK_T + tl.arange(0, BLOCK_T)
+    d = program % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    x_at, state_at = x_ptr + batch * x_batch, state_ptr + batch * d_inner * (K - 1)
+    y = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    for k in tl.static_range(K):
+        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)
+        x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
+        y += x * weight[None, :]
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + d, mask=d < d_inner, other=0.0)[None, :]
+    if SILU:
+        y *= sigmoid(y)
+    to = (batch * length + t)[:, None] * d_inner + d[None, :]
+    inside = (t < length)[:, None] & (d < d_inner)[None, :]
+    tl.store(y_ptr + to, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def conv_weight_kernel(
+    grad_y_ptr,  # (B, L, D)
+    x_ptr,  # (B, L, D)
+    weight_ptr,  # (K, D) float32
+    bias_ptr,  # (D,) float32
+    state_ptr,  # (B, D, K - 1), contiguous
+    grad_ptr,  # (B, L, D) float32, contiguous: gradient before SiLU
+    grad_weight_ptr,  # (B, times, K + 1, D) float32; the last row is the bias's
+    length,
+    d_inner,
+    y_batch,
+    y_row,
+    x_batch,
+    x_row,
+    K: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    """The gradient before SiLU of one tile, and its part of the gradients of weight and bias."""
+    times, blocks = tl.cdiv(length, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
+    program = tl.program_id(0)
+    line = program // blocks  # of a batch entry and a stretch of time
+    batch = (line // times).to(tl.int64)
+    t = line % times * BLOCK_T + tl.arange(0, BLOCK_T)
+    d = program % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    real = d < d_inner
+    inside = (t < length)[:, None] & real[None, :]
+    x_at, state_at = x_ptr + batch * x_batch, state_ptr + batch * d_inner * (K - 1)
+    from_ = batch * y_batch + t.to(tl.int64)[:, None] * y_row + d[None, :]
+    grad = tl.load(grad_y_ptr + from_, mask=inside, other=0.0).to(tl.float32)
+    if SILU:
+        y = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+        for k in tl.static_range(K):
+            weight = tl.load(weight_ptr + k * d_inner + d, mask=real, other=0.0)
+            x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
+            y += x * weight[None, :]
+        if HAS_BIAS:
+            y += tl.load(bias_ptr + d, mask=real, other=0.0)[None, :]
+        share = sigmoid(y)
+        grad *= share * (1.0 + y * (1.0 - share))
+    tl.store(grad_ptr + (batch * length + t)[:, None] * d_inner + d[None, :], grad, mask=inside)
+    part = grad_weight_ptr + line.to(tl.int64) * (K + 1) * d_inner + d
+    for k in tl.static_range(K):
+        x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
+        tl.store(part + k * d_inner, tl.sum(grad * x, axis=0), mask=real)
+    tl.store(part + K * d_inner, tl.sum(grad, axis=0), mask=real)
+
+
+@triton.jit
+def conv_input_kernel(
+    grad_ptr,  # (B, L, D) float32, contiguous: gradient before SiLU
+    weight_ptr,  # (K, D) float32
+    grad_x_ptr,  # (B, L, D), contiguous
+    grad_state_ptr,  # (B, D, K - 1), contiguous
+    length,
+    d_inner,
+    K: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+):
+    """The gradient of one tile of inputs; time begins K - 1 steps early, with the state."""
+    times, blocks = tl.cdiv(length + K - 1, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
+    program = tl.program_id(0)
+    batch = (program // (times * blocks)).to(tl.int64)
+    t = program // blocks % times * BLOCK_T + tl.arange(0, BLOCK_T) - (K - 1)
+    d = program % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    real = (d < d_inner)[None, :]
+    total = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
+    for k in tl.static_range(K):
+        row = t + (K - 1 - k)
+        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)
+        known = ((row >= 0) & (row < length))[:, None] & real
+        at = (batch * length + row)[:, None] * d_inner + d[None, :]
+        total += tl.load(grad_ptr + at, mask=known, other=0.0) * weight[None, :]
+    to = (batch * length + t)[:, None] * d_inner + d[None, :]
+    inside = ((t >= 0) & (t < length))[:, None] & real
+    tl.store(grad_x_ptr + to, total.to(grad_x_ptr.dtype.element_ty), mask=inside)
+    if HAS_STATE:
+        to = (batch * d_inner + d)[None, :] * (K - 1) + (t + K - 1)[:, None]
+        before = (t < 0)[:, None] & real
+        tl.store(grad_state_ptr + to, total.to(grad_state_ptr.dtype.element_ty), mask=before)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _programs(batch: int, length: int, d_inner: int) -> tuple[int]:
+    return (batch * triton.cdiv(length, _TILE["BLOCK_T"]) * triton.cdiv(d_inner, _TILE["BLOCK_D"]),)
+
+
+def _given(x: Tensor | None, other: Tensor) -> Tensor:
+    """What a kernel gets for a tensor that it will not read if it is None."""
+    return other if x is None else x.contiguous()
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
+) -> Tensor:
+    """Y (B, L, D) in x's dtype from x (B, L, D), weight (D, K), bias (D,), state (B, D, K - 1)."""
+    batch, length, d_inner = x.shape
+    x, taps = _rows(x), weight.t().contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
+    conv_kernel[_programs(batch, length, d_inner)](
+        x, taps, _given(bias, taps), _given(initial_state, x), y, length, d_inner,
+        *x.stride()[:2], K=weight.shape[1], SILU=silu, **flags, **_TILE,
+    )  # fmt: skip
+    return y
+
+
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    silu: bool,
+) -> ConvGradients:
+    """Gradients from that of y (B, L, D), each in the dtype of its tensor."""
+    batch, length, d_inner = x.shape
+    width = weight.shape[1]
+    grad_y, x, taps = _rows(grad_y), _rows(x), weight.t().contiguous()
+    grad = taps.new_empty(x.shape)
+    times = triton.cdiv(length, _TILE["BLOCK_T"])
+    parts = taps.new_empty(batch * times, width + 1, d_inner)
+    flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
+    conv_weight_kernel[_programs(batch, length, d_inner)](
+        grad_y, x, taps, _given(bias, taps), _given(initial_state, x), grad, parts,
+        length, d_inner, *grad_y.stride()[:2], *x.stride()[:2],
+        K=width, SILU=silu, **flags, **_TILE,
+    )  # fmt: skip
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grad_state = None
+    if initial_state is not None:
+        grad_state = torch.empty(initial_state.shape, dtype=initial_state.dtype, device=x.device)
+    conv_input_kernel[_programs(batch, length + width - 1, d_inner)](
+        grad, taps, grad_x, _given(grad_state, grad_x), length, d_inner,
+        K=width, HAS_STATE=grad_state is not None, **_TILE,
+    )  # fmt: skip
+    return ConvGradients(
+        x=grad_x,
+        weight=parts[:, :width].sum(0).t().contiguous(),
+        bias=None if bias is None else parts[:, width].sum(0),
+        initial_state=grad_state,
+    )

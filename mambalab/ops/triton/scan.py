@@ -1,0 +1,96 @@
+# Kernels are Triton, not Python: their types mean nothing to a checker.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
+"""Selective scan on an NVIDIA GPU: prepares arguments and launches the Triton kernels.
+
+float32, bfloat16 or float16 tensors whose last dimension is contiguous are read where they lie,
+whatever their other strides; all arithmetic is float32. Kept for the backward: N float32 a channel
+for each `CHUNK` steps. See `torch_scan` for what the functions promise.
+"""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from mambalab.ops.triton import scan_forward as kernels
+from mambalab.ops.triton.scan_backward_launch import backward
+from mambalab.ops.triton.shapes import CHUNK, matrix, rows, segments, tile, vector
+
+__all__ = ["backward", "forward", "states_shape"]
+
+BLOCK_D = 16
+BLOCK_T = 8
+
+
+def states_shape(
+    batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
+) -> tuple[int, ...]:
+    """Shape of the states that `forward` keeps for `backward`: one for each chunk."""
+    del groups
+    return batch, -(-length // CHUNK), d_state, d_inner
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    save_states: bool,
+    parts: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y (B, L, D) in u's dtype, the last state (B, D, N), and the states that `backward` needs.
+
+    `parts` is the number of segments that run side by side; None chooses by shape and device.
+    """
+    batch, length, d_inner = u.shape
+    d_state = A.shape[1]
+    u, delta = rows(u), rows(delta)
+    gate = u if z is None else rows(z)
+    B, C = matrix(B), matrix(C)
+    groups = B.shape[2]
+    channels = d_inner // groups
+    programs = batch * groups * triton.cdiv(channels, BLOCK_D)
+    if parts is None:
+        parts = segments(programs, length, u.device)
+    segment = CHUNK * triton.cdiv(triton.cdiv(length, parts), CHUNK)
+    parts = triton.cdiv(length, segment)
+    rates = (A.t() * math.log2(math.e)).contiguous()
+    D, delta_bias = vector(D), vector(delta_bias)
+    start = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    final = rates.new_empty(batch, d_state, d_inner)
+    kept = rates.new_empty(states_shape(batch, length, d_inner, d_state)) if save_states else None
+    sizes = tile(d_state)
+
+    def run(start: Tensor | None, final: Tensor, kept: Tensor | None, output: bool) -> None:
+        kernels.scan_kernel[(programs, parts)](
+            u, delta, gate, rates, B, C,
+            rates if D is None else D, rates if delta_bias is None else delta_bias,
+            rates if start is None else start, y, final, rates if kept is None else kept,
+            length, d_inner, groups, channels, segment,
+            *u.stride()[:2], *delta.stride()[:2], *gate.stride()[:2],
+            BLOCK_T=BLOCK_T, BLOCK_D=BLOCK_D, CHUNK=CHUNK, EVEN_D=channels % BLOCK_D == 0,
+            HAS_D=D is not None and output, HAS_Z=z is not None and output,
+            HAS_BIAS=delta_bias is not None, HAS_START=start is not None,
+            SOFTPLUS=delta_softplus, KEEP=kept is not None and output, OUTPUT=output,
+            enable_fp_fusion=True, **sizes,
+        )  # fmt: skip
+
+    if parts > 1:
+        local = rates.new_empty(batch, parts, d_state, d_inner)
+        total = rates.new_empty(batch, parts, d_inner)
+        run(None, local, total, output=False)
+        initial, start = start, torch.empty_like(local)
+        kernels.combine_kernel[(triton.cdiv(d_inner, 32), batch)](
+            rates, total, local, rates if initial is None else initial, start, d_inner, parts,
+            BLOCK_D=32, HAS_INITIAL=initial is not None, REVERSE=False, **sizes,
+        )  # fmt: skip
+    run(start, final, kept, output=True)
+    return y, final.transpose(1, 2).contiguous(), kept

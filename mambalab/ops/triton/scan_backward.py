@@ -1,0 +1,335 @@
+# Kernels are Triton, not Python: their types mean nothing to a checker.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
+"""Triton kernels of the backward selective scan; `cpu_scan_backward` states the mathematics.
+
+A program carries `BLOCK_D` channels through a segment of time, chunk by chunk from the last to the
+first. For each chunk it
+
+1. runs forward again from the kept state, in tiles with time inside the threads: delta, the drive
+   delta * u, the gated gradient of y and the output go to scratch memory, and so does the state
+   before every second step;
+2. goes back through the chunk two steps at a time, with states and carry in registers;
+3. turns what the second phase found into gradients of u, delta, z, D and the bias, on whole rows.
+
+Scratch memory belongs to the program and stays in cache. Gradients of B and C are written once for
+each block of channels and added up afterwards in a fixed order: no atomics, the same bits again.
+"""
+
+import triton
+import triton.language as tl
+
+from mambalab.ops.triton.common import LN2, carry_on, sigmoid, softplus
+
+
+@triton.jit
+def carry_kernel(
+    grad_y_ptr,  # (B, L, D)
+    delta_ptr,
+    z_ptr,
+    rates_ptr,  # (N, D) float32: A * log2(e)
+    C_ptr,  # (B, L, G, N) float32
+    bias_ptr,  # (D,) float32
+    local_ptr,  # (B, segments, N, D) float32
+    total_ptr,  # (B, segments, D) float32
+    length,
+    d_inner,
+    groups,
+    channels,
+    segment,
+    y_batch,
+    y_row,
+    delta_batch,
+    delta_row,
+    z_batch,
+    z_row,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """What a segment, run alone, hands back to the one before it; and its sum of delta."""
+    blocks = tl.cdiv(channels, BLOCK_D)
+    program = tl.program_id(0)
+    batch = (program // (groups * blocks)).to(tl.int64)
+    group = program // blocks % groups
+    part = tl.program_id(1)
+    parts = tl.num_programs(1)
+    in_group = program % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
+    d = group * channels + in_group
+    t = tl.arange(0, BLOCK_T)
+    n = tl.arange(0, BLOCK_N)
+    real = in_group < channels
+    states = (n < N)[:, None] & real[None, :]
+    place = n[:, None] * d_inner + d[None, :]
+    rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + d, mask=real, other=0.0)
+    carry = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_D], tl.float32)
+    first = (t == 0)[:, None, None]
+    last = (t == BLOCK_T - 1)[:, None, None]
+    begin = part * segment
+    end = tl.minimum(begin + segment, length)
+    for t0 in tl.range(0, end - begin, BLOCK_T):
+        row = end - 1 - t0 - t  # time runs backwards inside a tile
+        inside = (row >= begin)[:, None]
+        rows = inside & real[None, :]
+        row = tl.maximum(row, begin).to(tl.int64)[:, None]
+        grad = tl.load(grad_y_ptr + batch * y_batch + row * y_row + d[None, :], mask=rows, other=0)
+        delta = tl.load(
+            delta_ptr + batch * delta_batch + row * delta_row + d[None, :], mask=rows, other=0
+        )
+        c_at = ((batch * length + row) * groups + group) * N + n[None, :]
+        c = tl.load(C_ptr + c_at, mask=inside & (n < N)[None, :], other=0.0)
+        grad = grad.to(tl.float32)
+        delta = delta.to(tl.float32)
+        if HAS_Z:
+            z = tl.load(z_ptr + batch * z_batch + row * z_row + d[None, :], mask=rows, other=0)
+            z = z.to(tl.float32)
+            grad *= z * sigmoid(z)
+        if HAS_BIAS:
+            delta += bias[None, :]
+        if SOFTPLUS:
+            delta = softplus(delta)
+        delta = tl.where(inside, delta, 0.0)
+        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])
+        drive = grad[:, None, :] * c[:, :, None]
+        drive = tl.where(first, drive + carry[None, :, :], drive) * decay
+        _, carries = tl.associative_scan((decay, drive), 0, carry_on)
+        carry = tl.sum(tl.where(last, carries, 0.0), axis=0)
+        total += tl.sum(delta, axis=0)
+    tl.store(local_ptr + (batch * parts + part) * N * d_inner + place, carry, mask=states)
+    tl.store(total_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
+
+
+@triton.jit
+def scan_backward_kernel(
+    grad_y_ptr,  # (B, L, D)
+    u_ptr,
+    delta_ptr,
+    z_ptr,
+    rates_ptr,  # (N, D) float32: A * log2(e)
+    B_ptr,  # (B, L, G, N) float32
+    C_ptr,
+    D_ptr,  # (D,) float32
+    bias_ptr,
+    kept_ptr,  # (B, chunks, N, D) float32
+    carry_ptr,  # (B, segments, N, D) float32: gradients of the states that segments end with
+    scratch_ptr,  # (programs, scratch_floats) float32
+    grad_u_ptr,  # (B, L, D), contiguous, as the next two
+    grad_delta_ptr,
+    grad_z_ptr,
+    grad_B_ptr,  # (blocks, B, L, G, N) float32, as the next
+    grad_C_ptr,
+    grad_A_ptr,  # (B, segments, N, D) float32
+    grad_D_ptr,  # (B, segments, D) float32, as the next
+    grad_bias_ptr,
+    grad_initial_ptr,  # (B, N, D) float32
+    batches,
+    length,
+    d_inner,
+    groups,
+    channels,
+    segment,
+    y_batch,
+    y_row,
+    u_batch,
+    u_row,
+    delta_batch,
+    delta_row,
+    z_batch,
+    z_row,
+    N: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    CHUNK: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CARRY: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """All gradients of BLOCK_D channels over one segment."""
+    blocks = tl.cdiv(channels, BLOCK_D)
+    program = tl.program_id(0)
+    batch = (program // (groups * blocks)).to(tl.int64)
+    group = program // blocks % groups
+    block = (program % blocks).to(tl.int64)
+    part = tl.program_id(1)
+    parts = tl.num_programs(1)
+    j = tl.arange(0, BLOCK_D)
+    in_group = program % blocks * BLOCK_D + j
+    d = group * channels + in_group
+    t = tl.arange(0, BLOCK_T)
+    n = tl.arange(0, BLOCK_N)
+    real = in_group < channels
+    states = (n < N)[:, None] & real[None, :]
+    place = n[:, None] * d_inner + d[None, :]
+    grad_D = tl.zeros([BLOCK_D], tl.float32)
+    grad_bias = tl.zeros([BLOCK_D], tl.float32)
+    weight = tl.zeros([BLOCK_D], tl.float32)
+    bias = tl.zeros([BLOCK_D], tl.float32)
+    if HAS_D:
+        weight = tl.load(D_ptr + d, mask=real, other=0.0)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + d, mask=real, other=0.0)
+
+    ROWS: tl.constexpr = CHUNK * BLOCK_D
+    STATE: tl.constexpr = BLOCK_N * BLOCK_D
+    slot = (program * parts + part).to(tl.int64)
+    deltas = scratch_ptr + slot * (6 * ROWS + (CHUNK // 2 + 3) * STATE)
+    drives, grads, outs = deltas + ROWS, deltas + 2 * ROWS, deltas + 3 * ROWS
+    sum_deltas, sum_drives = deltas + 4 * ROWS, deltas + 5 * ROWS
+    state_place = n[:, None] * BLOCK_D + j[None, :]
+    carried = deltas + 6 * ROWS + state_place  # here while registers are needed for other things
+    grad_As = carried + STATE
+    before = grad_As + STATE  # states before every second step
+    carry = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    if HAS_CARRY:
+        carry_at = carry_ptr + (batch * parts + part) * N * d_inner
+        carry = tl.load(carry_at + place, mask=states, other=0.0)
+    tl.store(carried, carry)
+    tl.store(grad_As, tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
+    first = (t == 0)[:, None, None]
+
+    begin = part * segment
+    end = tl.minimum(begin + segment, length)
+    chunks = tl.cdiv(end - begin, CHUNK)
+    for i in tl.range(0, chunks):
+        start = begin + (chunks - 1 - i) * CHUNK
+        steps = tl.minimum(CHUNK, end - start)
+        line = batch * length + start
+        grad_y_at = grad_y_ptr + batch * y_batch + start.to(tl.int64) * y_row
+        u_at = u_ptr + batch * u_batch + start.to(tl.int64) * u_row
+        delta_at = delta_ptr + batch * delta_batch + start.to(tl.int64) * delta_row
+        z_at = z_ptr + batch * z_batch + start.to(tl.int64) * z_row
+        b_at = B_ptr + (line * groups + group) * N
+        c_at = C_ptr + (line * groups + group) * N
+
+        # 1. Forward again.
+        kept = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
+        h = tl.load(kept_ptr + kept + place, mask=states, other=0.0)
+        tl.store(before, h)
+        rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+        for t0 in tl.range(0, steps, BLOCK_T):
+            step = t0 + t
+            inside = (step < steps)[:, None]
+            rows = inside if EVEN_D else inside & real[None, :]
+            matrix = inside if BLOCK_N == N else inside & (n < N)[None, :]
+            u = tl.load(u_at + step[:, None] * u_row + d[None, :], mask=rows, other=0.0)
+            delta = tl.load(delta_at + step[:, None] * delta_row + d[None, :], mask=rows, other=0.0)
+            grad = tl.load(grad_y_at + step[:, None] * y_row + d[None, :], mask=rows, other=0.0)
+            n_place = step[:, None] * (groups * N) + n[None, :]
+            b = tl.load(b_at + n_place, mask=matrix, other=0.0)
+            grad = grad.to(tl.float32)
+            delta = delta.to(tl.float32) + bias[None, :]
+            if SOFTPLUS:
+                delta = softplus(delta)
+            delta = tl.where(inside, delta, 0.0)  # steps past the end leave the state alone
+            drive = delta * u.to(tl.float32)
+            decay = tl.exp2(delta[:, None, :] * rates[None, :, :])
+            x = drive[:, None, :] * b[:, :, None]
+            x = tl.where(first, decay * h[None, :, :] + x, x)
+            _, hs = tl.associative_scan((decay, x), 0, carry_on)
+            row_place = step[:, None] * BLOCK_D + j[None, :]
+            if HAS_Z:
+                z = tl.load(z_at + step[:, None] * z_row + d[None, :], mask=rows, other=0.0)
+                z = z.to(tl.float32)
+                grad *= z * sigmoid(z)
+                c = tl.load(c_at + n_place, mask=matrix, other=0.0)
+                tl.store(outs + row_place, tl.sum(hs * c[:, :, None], axis=1))
+            tl.store(deltas + row_place, delta)
+            tl.store(drives + row_place, drive)
+            tl.store(grads + row_place, grad)
+            for pair in tl.static_range(BLOCK_T // 2):
+                h = tl.sum(tl.where((t == 2 * pair + 1)[:, None, None], hs, 0.0), axis=0)
+                tl.store(before + (t0 // 2 + pair + 1) * STATE, h)
+        tl.debug_barrier()
+
+        # 2. Back, two steps at a time.
+        rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+        carry = tl.load(carried)
+        grad_A = tl.load(grad_As)
+        for k in tl.range(0, tl.cdiv(steps, 2)):
+            low = 2 * (tl.cdiv(steps, 2) - 1 - k)
+            at, n_at = low * BLOCK_D + j, low * groups * N + n
+            h0 = tl.load(before + low // 2 * STATE)
+            delta1, delta2 = tl.load(deltas + at), tl.load(deltas + at + BLOCK_D)
+            drive1, drive2 = tl.load(drives + at), tl.load(drives + at + BLOCK_D)
+            grad1, grad2 = tl.load(grads + at), tl.load(grads + at + BLOCK_D)
+            named = n < N
+            both = tl.where(low + 1 < steps, n, N) < N
+            b1 = tl.load(b_at + n_at, mask=named, other=0.0)[:, None]
+            b2 = tl.load(b_at + n_at + groups * N, mask=both, other=0.0)[:, None]
+            c1 = tl.load(c_at + n_at, mask=named, other=0.0)[:, None]
+            c2 = tl.load(c_at + n_at + groups * N, mask=both, other=0.0)[:, None]
+            decay1 = tl.exp2(delta1[None, :] * rates)
+            h1 = decay1 * h0 + drive1[None, :] * b1
+            decay2 = tl.exp2(delta2[None, :] * rates)
+            h2 = decay2 * h1 + drive2[None, :] * b2
+
+            g = grad2[None, :] * c2 + carry
+            out = (block * batches * length + line + low) * (groups * N) + group * N + n
+            tl.store(grad_C_ptr + out + groups * N, tl.sum(grad2[None, :] * h2, axis=1), mask=both)
+            tl.store(grad_B_ptr + out + groups * N, tl.sum(drive2[None, :] * g, axis=1), mask=both)
+            tl.store(sum_drives + at + BLOCK_D, tl.sum(g * b2, axis=0))
+            g *= decay2
+            p = g * h1
+            grad_A += p * delta2[None, :]
+            tl.store(sum_deltas + at + BLOCK_D, tl.sum(p * rates, axis=0))
+
+            g = grad1[None, :] * c1 + g
+            tl.store(grad_C_ptr + out, tl.sum(grad1[None, :] * h1, axis=1), mask=named)
+            tl.store(grad_B_ptr + out, tl.sum(drive1[None, :] * g, axis=1), mask=named)
+            tl.store(sum_drives + at, tl.sum(g * b1, axis=0))
+            carry = g * decay1
+            p = carry * h0
+            grad_A += p * delta1[None, :]
+            tl.store(sum_deltas + at, tl.sum(p * rates, axis=0))
+        tl.store(carried, carry)
+        tl.store(grad_As, grad_A)
+        tl.debug_barrier()
+
+        # 3. Gradients of the rows.
+        for t0 in tl.range(0, steps, BLOCK_T):
+            step = t0 + t
+            inside = (step < steps)[:, None]
+            rows = inside if EVEN_D else inside & real[None, :]
+            row_place = step[:, None] * BLOCK_D + j[None, :]
+            u = tl.load(u_at + step[:, None] * u_row + d[None, :], mask=rows, other=0.0)
+            u = u.to(tl.float32)
+            grad = tl.load(grads + row_place)
+            through = tl.load(sum_drives + row_place, mask=inside, other=0.0)
+            slope = tl.load(sum_deltas + row_place, mask=inside, other=0.0) * LN2 + through * u
+            if SOFTPLUS:
+                raw = tl.load(
+                    delta_at + step[:, None] * delta_row + d[None, :], mask=rows, other=0.0
+                )
+                slope *= sigmoid(raw.to(tl.float32) + bias[None, :])
+            to = (line + step)[:, None] * d_inner + d[None, :]
+            grad_u = through * tl.load(deltas + row_place) + grad * weight[None, :]
+            tl.store(grad_u_ptr + to, grad_u.to(grad_u_ptr.dtype.element_ty), mask=rows)
+            tl.store(grad_delta_ptr + to, slope.to(grad_delta_ptr.dtype.element_ty), mask=rows)
+            grad_bias += tl.sum(slope, axis=0)
+            grad_D += tl.sum(grad * u, axis=0)
+            if HAS_Z:
+                z = tl.load(z_at + step[:, None] * z_row + d[None, :], mask=rows, other=0.0)
+                z = z.to(tl.float32)
+                dy = tl.load(grad_y_at + step[:, None] * y_row + d[None, :], mask=rows, other=0.0)
+                y = tl.load(outs + row_place) + weight[None, :] * u
+                share = sigmoid(z)
+                grad_z = dy.to(tl.float32) * y * share * (1.0 + z * (1.0 - share))
+                tl.store(grad_z_ptr + to, grad_z.to(grad_z_ptr.dtype.element_ty), mask=rows)
+        tl.debug_barrier()
+
+    part_at = batch * parts + part
+    tl.store(grad_A_ptr + part_at * N * d_inner + place, tl.load(grad_As), mask=states)
+    tl.store(grad_D_ptr + part_at * d_inner + d, grad_D, mask=real)
+    tl.store(grad_bias_ptr + part_at * d_inner + d, grad_bias, mask=real)
+    if begin == 0:
+        tl.store(grad_initial_ptr + batch * N * d_inner + place, tl.load(carried), mask=states)

@@ -1,0 +1,145 @@
+"""What pictures with many groups share: panels, frames, legends that cover nothing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from mambalab.plots.curves import scale
+from mambalab.utils.text import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision, strongest on white first; grey stands
+# for their yellow, which is too pale for a line.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#7F7F7F",
+)
+STYLES = ("-", "--", "-.", ":")
+MARKERS = "os^Dv*PX"
+_NAME = 70  # characters of a label
+_LOG = 4  # ratio of values from which an axis is logarithmic
+_ROW = 95  # characters of a legend's row, in a picture with one panel
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What an axis shows: its text with unit, and whether 1 is 100 %."""
+
+    text: str
+    percent: bool
+
+
+def quantity(metric: str) -> Quantity:
+    """What an axis shows, by the name of the metric."""
+    split, _, name = metric.rpartition("/")
+    where = {"val": "validation ", "train": "training ", "test": "test "}.get(split)
+    if where is None or name not in ("loss", "accuracy"):
+        return Quantity(drawable(metric), percent=False)
+    unit = "nats" if name == "loss" else "% right"
+    return Quantity(f"{where}{name} ({unit})", percent=name == "accuracy")
+
+
+def panels(count: int, *, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """A figure of `count` panels of this size in inches, on common axes."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3 if count <= 9 else 4)
+    if count == 4:
+        columns = 2
+    rows = math.ceil(count / columns)
+    size = (max(width * columns, 5.0), height * rows + 0.7)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for column in range(columns):  # the lowest panel of a column has the numbers of its steps
+        lowest = grid[:count][column::columns][-1]
+        lowest.xaxis.set_tick_params(labelbottom=True)
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+def frame(axes: "Axes", curves: Sequence[tuple[list[int], list[float]]], what: Quantity) -> None:
+    """Set limits and grid so that the curves' later nine tenths fill the panel: where they start
+    says little and would press them together."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+    end = max((steps[-1] for steps, _ in curves if steps), default=0)
+    values = [
+        value
+        for steps, means in curves
+        for step, value in zip(steps, means, strict=True)
+        if (step >= end / 10 or step == steps[-1]) and math.isfinite(value)
+    ]
+    if what.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    elif values and min(values) > 0 and max(values) > _LOG * min(values):
+        scale(axes, values)
+    if values and axes.get_yscale() == "linear":
+        room = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+        axes.set_ylim(min(values) - room, max(values) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.tick_params(labelsize=8)
+    axes.grid(visible=True, which="both", color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: "Figure", axes: "Axes") -> None:
+    """One legend for all panels, below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    width, _ = figure.get_size_inches()
+    room = int(_ROW * width / 7.2)
+    longest = max(map(len, labels), default=1)
+    columns = max(1, min(len(labels), room // (longest + 8)))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
+    rows = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+    for text in figure.legends[0].get_texts():
+        text.set_parse_math(False)
+
+
+def finish(figure: "Figure", axes: Sequence["Axes"], what: Quantity, title: str) -> "Figure":
+    """Name the axes of all panels and the picture; returns it."""
+    for panel in axes:
+        if panel.xaxis.get_tick_params()["labelbottom"]:
+            panel.set_xlabel("step (optimiser updates)", fontsize=9)
+    if len(axes) == 1:
+        axes[0].set_ylabel(what.text, fontsize=9, parse_math=False)
+    else:
+        figure.supylabel(what.text, fontsize=9, parse_math=False)
+    figure.suptitle(drawable(title, 160), fontsize=10, parse_math=False)
+    return figure
+
+
+def several(counts: Sequence[int]) -> str:
+    """How many seeds there are: `n = 3 to 5 seeds`."""
+    low, high = min(counts), max(counts)
+    number = f"{low}" if low == high else f"{low} to {high}"
+    return f"n = {number} seed{'' if high == 1 else 's'}"
+
+
+def drawable(text: str, length: int = _NAME) -> str:
+    """A text, cut, with `?` for what the font lacks; never one that legends take as hidden."""
+    text = "".join(c if ord(c) in _glyphs() else "?" for c in short(text, length))
+    return f" {text}" if text.startswith("_") else text
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Characters of matplotlib's own font."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -1,0 +1,1 @@
+"""What a run folder holds: written by training, read by everything else, without torch."""

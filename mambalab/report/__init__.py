@@ -1,1 +1,0 @@
-"""Reports: read what runs left behind."""

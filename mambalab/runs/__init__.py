@@ -1,0 +1,1 @@
+"""A run's life: build, load, resume, fine-tune, train, report."""

@@ -1,0 +1,1 @@
+"""Every option, typed: what it may be and one line of help. Values live in conf/."""

@@ -1,0 +1,128 @@
+"""Settings of tasks (no torch here: the command line reads this)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mambalab.errors import UserError
+from mambalab.settings.rules import NAME, NAME_HINT, option
+
+
+@dataclass
+class TaskSettings:
+    """What every task has; a class of your own finds its free options in `params`."""
+
+    name: str = option("name of the task in run folders and reports", match=NAME, hint=NAME_HINT)
+    _target_: str = option("class that builds the task; your own class may stand here")
+    batch_size: int = option("sequences in a training batch", ge=1)
+    eval_batch_size: int = option("sequences in an evaluation batch", ge=1)
+    params: dict[str, Any] = option("free options for a class of your own")
+
+
+@dataclass
+class TextSettings(TaskSettings):
+    """Language modelling of one text."""
+
+    path: str | None = option(
+        "UTF-8 text file; null = the text that comes with the task",
+        match=r"[\s\S]+",
+        hint="the path of a file, or null",
+    )
+    tokenizer: str | None = option(
+        "char, or a tokenizer.json, a folder, owner/name on the hub; null = that of "
+        "model.pretrained, else char",
+        match=r"[\s\S]+",
+        hint="char, the path of a file or folder, owner/name, or null",
+    )
+    seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
+    val_fraction: float = option("share at the end of the text held out for validation", gt=0, lt=1)
+
+
+@dataclass
+class ClassificationSettings(TaskSettings):
+    """What every task that names a class for a whole sequence has."""
+
+    label_smoothing: float = option("share of the target spread over all classes", ge=0, lt=1)
+
+
+@dataclass
+class AugmentSettings:
+    """Random changes to training images, each image its own; 0 switches one off."""
+
+    flip: bool = option("mirror half of the images, left and right")
+    crop: int = option("shift by up to so many pixels either way", ge=0)
+    rotation: float = option("turn by up to so many degrees either way", ge=0, le=180)
+    perspective: float = option("tilt: strength 0 to 1", ge=0, le=1)
+    erasing: float = option("probability of blanking a rectangle", ge=0, le=1)
+
+
+@dataclass
+class ImageSettings(ClassificationSettings):
+    """Images read as sequences."""
+
+    augment: AugmentSettings = option("random changes to training images")
+    val_size: int = option("training images held out for validation", ge=1)
+
+
+@dataclass
+class PixelSettings(ImageSettings):
+    """Images read row by row, `input_dim` pixels a step."""
+
+    input_dim: int = option("pixels a step; must divide the image's", ge=1)
+    permute: bool = option("read the pixels in a fixed random order")
+
+
+@dataclass
+class PatchSettings(ImageSettings):
+    """Images read patch by patch, each patch a step."""
+
+    patch_size: int = option("side of a patch; must divide the image's", ge=1)
+
+
+@dataclass
+class FolderSettings(PatchSettings):
+    """A folder of images with a class in each of its sub-folders."""
+
+    path: str | None = option(
+        "folder with a sub-folder for each class", match=r"[\s\S]+", hint="the path of a folder"
+    )
+    image_size: int = option("side to which images are scaled and cropped", ge=1)
+    test_size: int = option("images held out for the final test", ge=1)
+
+
+@dataclass
+class PairSettings(ClassificationSettings):
+    """Two texts, read byte by byte, and how they belong together."""
+
+    path: str | None = option(
+        "TSV file: label, text, text; null = the data that come with the task",
+        match=r"[\s\S]+",
+        hint="the path of a file, or null",
+    )
+    max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)
+    val_fraction: float = option("share held out for validation (task=pairs)", gt=0, lt=1)
+    test_fraction: float = option("share held out for the final test (task=pairs)", gt=0, lt=1)
+
+
+@dataclass
+class SelectiveCopyingSettings(TaskSettings):
+    """Selective copying (arXiv 2312.00752, section 4.1.1)."""
+
+    seq_len: int = option("steps among which the tokens are hidden", ge=1)
+    copies: int = option("tokens to remember", ge=1)
+    vocab_size: int = option("kinds of token, noise and the sign to answer included", ge=3)
+    eval_sequences: int = option("sequences in a validation or test split", ge=1)
+
+    def check(self) -> None:
+        """Raise UserError if the tokens do not fit."""
+        if self.copies > self.seq_len:
+            raise UserError(f"task.copies={self.copies}: at most task.seq_len={self.seq_len}")
+
+
+@dataclass
+class InductionHeadsSettings(TaskSettings):
+    """Induction heads (arXiv 2312.00752, section 4.1.2)."""
+
+    seq_len: int = option("length of the training sequences", ge=4)
+    vocab_size: int = option("kinds of token, the special one included", ge=3)
+    eval_sequences: int = option("sequences of each length in an evaluation", ge=1)
+    longest: int = option("test at 2, 4, ... so many times task.seq_len", ge=2)

@@ -1,0 +1,97 @@
+"""Settings of optimiser, trainer and tracking (no torch: the command line reads this)."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mambalab.errors import UserError
+from mambalab.settings.rules import NAME, NAME_HINT, option
+
+
+class Schedule(Enum):
+    """Course of the learning rate after warm-up."""
+
+    cosine = "cosine"
+    exponential = "exponential"
+    constant = "constant"
+
+
+class Precision(Enum):
+    """Arithmetic of matrix products; parameters and states stay float32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Resume(Enum):
+    """What to do when the run folder already holds a run."""
+
+    auto = "auto"
+    never = "never"
+    must = "must"
+
+
+class TrackingKind(Enum):
+    """Where metrics go besides the terminal."""
+
+    mlflow = "mlflow"
+    jsonl = "jsonl"
+    none = "none"
+
+
+@dataclass
+class OptimSettings:
+    """AdamW and the course of its learning rate."""
+
+    name: str = option("name of the optimiser preset", match=NAME, hint=NAME_HINT)
+    lr: float = option("peak learning rate", gt=0)
+    min_lr_ratio: float = option("the schedule ends at lr * min_lr_ratio", ge=0, le=1)
+    betas: list[float] = option("AdamW's two averaging coefficients", length=2, ge=0, lt=1)
+    eps: float = option("AdamW's epsilon", gt=0)
+    weight_decay: float = option("decay of matrices (never of A_log, D, norms, biases)", ge=0)
+    warmup_steps: int = option("steps of linear warm-up", ge=0)
+    schedule: Schedule = option("course of the learning rate after warm-up")
+    grad_clip: float | None = option("largest gradient norm; null = no clipping", gt=0)
+
+    def check(self) -> None:
+        """Raise UserError for values that do not go together."""
+        if self.schedule is Schedule.exponential and self.min_lr_ratio == 0:
+            raise UserError(
+                "optim.min_lr_ratio=0: an exponential schedule never reaches 0, "
+                "give a ratio above 0 or optim.schedule=cosine"
+            )
+
+
+@dataclass
+class TrainerSettings:
+    """How long to train and how often to look."""
+
+    max_steps: int | None = option("stop after this many optimiser steps; null = no limit", ge=1)
+    max_minutes: float | None = option(
+        "stop after this many minutes of training; null = no limit", gt=0
+    )
+    log_every: int = option("steps between points of the training curve", ge=1)
+    eval_every: int = option("steps between evaluations of the validation split", ge=1)
+    checkpoint_every: int = option("steps between checkpoints (the end writes one, too)", ge=1)
+    patience: int | None = option(
+        "stop after this many evaluations without a new best; null = never", ge=1
+    )
+    grad_accum: int = option("micro-batches added up for one optimiser step", ge=1)
+    compile: bool = option("torch.compile the model")
+    sample_chars: int = option("length of the text sample at each evaluation; 0 = none", ge=0)
+
+    def check(self) -> None:
+        """Raise UserError for values that do not go together."""
+        if self.max_steps is None and self.max_minutes is None:
+            raise UserError(
+                "training would never end: give trainer.max_steps=N or trainer.max_minutes=M"
+            )
+
+
+@dataclass
+class TrackingSettings:
+    """Where the record of a run goes; the run folder always keeps the truth."""
+
+    kind: TrackingKind = option("where metrics go besides the terminal")
+    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+    experiment_name: str | None = option("MLflow experiment; null = the task's name")

@@ -1,0 +1,263 @@
+"""What `mambalab train -m` means: its jobs, each checked before any of them starts.
+
+What varies comes from the command line (`seed=1,2,3`) and from `sweep.params`; the command line has
+the last word on a key. The folder of a sweep is named after what varies and a hash of what does
+not, that of a job after its own values, so the same words mean the same folders: `seed` always
+counts as varying, and one more seed only adds a job.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from mambalab.config import paths
+from mambalab.config.compose import Composed, compose_parts, merge_onto, typed
+from mambalab.config.identity import may_change
+from mambalab.config.overrides import LAUNCHER, SWEEP, assignment, axes, prepare
+from mambalab.config.schema import TrainConfig
+from mambalab.errors import NotApplicableError, UserError
+from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
+
+LONGEST_NAME = 150  # of a job's folder; file systems take 255 bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder: the values that it alone has.
+        config: its settings, checked; `run_dir` lies in the folder of the sweep.
+    """
+
+    name: str
+    config: DictConfig
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.config.run_dir)
+
+
+@dataclass
+class Plan:
+    """A sweep that was checked, nothing of it started.
+
+    Attributes:
+        folder: of the sweep.
+        settings, launcher, launcher_name: how to run it.
+        jobs: of a grid, in order; of a search, none yet.
+        not_applicable: name of a combination that makes no sense, and why.
+        fixed: overrides that all jobs share, as given.
+        varying: the keys that tell the jobs apart, sorted, `seed` last.
+        ranges: what a search chooses from, by key.
+        command: the words of the command line, for people.
+        first: the configuration of the first job; of a search, one within its ranges.
+    """
+
+    folder: Path
+    settings: SweepSettings
+    launcher: LauncherSettings
+    launcher_name: str
+    jobs: list[Job]
+    not_applicable: dict[str, str]
+    fixed: list[str]
+    varying: list[str]
+    first: TrainConfig
+    ranges: dict[str, Any] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+
+    def job(self, values: dict[str, Any]) -> Job:
+        """The job of a search that has these values.
+
+        Raises:
+            UserError: they are not valid; NotApplicableError: they do not go together.
+        """
+        groups = paths.groups()
+        words = [assignment(key, value, groups) for key, value in values.items()]
+        composed = compose_parts("train", [*self.fixed, *words])
+        name = _fit(_name({k: _short(values[k]) for k in self.varying if k in values}))
+        return _job(self.folder, name, composed.config)
+
+
+def plan(overrides: list[str]) -> Plan:
+    """Expand the sweep and check every job of it; nothing is created.
+
+    Raises:
+        UserError: the first mistake in any job, named with the job.
+    """
+    choices = axes(prepare("train", overrides, multirun=True))
+    if "run_dir" in choices:
+        raise UserError("run_dir: a sweep names the folders of its jobs; give sweep.dir=FOLDER")
+    first = compose_parts("train", [words[0] for words in choices.values()], checked=False)
+    settings = typed(merge_onto(SweepSettings, _with_flat_params(first.sweep), prefix=SWEEP))
+    launcher_name = first.choices.get(paths.LAUNCHER_GROUP, "basic")
+    launcher = typed(_launcher(launcher_name, first.launcher))
+    declared = {k: v for k, v in settings.params.items() if k not in choices}
+    varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
+    order = [*sorted(varying - {"seed"}), "seed"]
+    fixed = {k: words[0] for k, words in choices.items() if len(words) == 1}
+    folder = _folder(settings, first, fixed, order)
+    if settings.search is not Search.grid:
+        if several := [k for k, words in choices.items() if len(words) > 1]:
+            raise UserError(
+                f"{several[0]}: a search draws its values from sweep.params; "
+                f"put {several[0]} there, or use sweep.search=grid"
+            )
+        found = Plan(folder, settings, launcher, launcher_name, [], {}, list(fixed.values()),
+                     order, typed(first.config), declared)  # fmt: skip
+        return _checked_search(found)
+    groups = paths.groups()
+    for key, values in declared.items():
+        words = [assignment(key, value, groups) for value in values]
+        choices[key] = prepare("train", words, multirun=True)
+    choices.setdefault("seed", [f"seed={first.config.seed}"])
+    jobs, skipped = _grid(choices, order, folder)
+    config = typed(jobs[0].config)
+    return Plan(folder, settings, launcher, launcher_name, jobs, skipped, list(fixed.values()),
+                order, config)  # fmt: skip
+
+
+def _grid(
+    choices: dict[str, list[str]], order: list[str], folder: Path
+) -> tuple[list[Job], dict[str, str]]:
+    jobs: dict[str, Job] = {}
+    skipped: dict[str, str] = {}
+    refusal: NotApplicableError | None = None
+    for combination in product(*choices.values()):
+        words = dict(zip(choices, combination, strict=True))
+        given = {k: words[k].partition("=")[2].strip("'\"") for k in order if k in words}
+        name = _name(given)
+        try:
+            config = compose_parts("train", list(combination)).config
+        except NotApplicableError as error:
+            skipped[name] = str(error)
+            refusal = error
+            continue
+        except UserError as error:
+            where = f" (in job {name})" if len(given) > 1 else ""
+            raise UserError(f"{error}{where}") from error
+        name = _fit(_name({k: _value(config, k, given.get(k)) for k in order}))
+        job = _job(folder, name, config)
+        if name in jobs and jobs[name].config != job.config:
+            name = _fit(name, tell_apart=json.dumps(given))
+            job = _job(folder, name, config)
+        jobs[name] = job
+    if not jobs:
+        assert refusal is not None, "every combination was tried"
+        raise refusal
+    return list(jobs.values()), skipped
+
+
+def _checked_search(found: Plan) -> Plan:
+    """Compose the ends of every range and every listed value, so that no trial meets a mistake."""
+    groups = paths.groups()
+    base = {k: v["low"] if isinstance(v, dict) else v[0] for k, v in found.ranges.items()}
+    for key, values in found.ranges.items():
+        tried = [values["low"], values["high"]] if isinstance(values, dict) else values
+        for value in tried:
+            try:
+                prepare("train", [assignment(key, value, groups)], multirun=True)
+                found.job({**base, key: value})
+            except NotApplicableError:
+                continue  # with other values of the other keys it may be right
+            except UserError as error:
+                raise UserError(f"{error} (in sweep.params.{key})") from error
+    return found
+
+
+def _job(folder: Path, name: str, config: DictConfig) -> Job:
+    with open_dict(config):
+        config.run_dir = str(folder / name)
+    return Job(name, config)
+
+
+def _launcher(name: str, plain: dict[str, Any]) -> DictConfig:
+    cls = LAUNCHERS.get(name)
+    if cls is None:  # a file in the user's ./conf/hydra/launcher
+        known = ", ".join(LAUNCHERS)
+        raise UserError(f"hydra/launcher={name}: mambalab can start jobs by {known}")
+    values = {} if name == "basic" else {k: v for k, v in plain.items() if k != "_target_"}
+    return merge_onto(cls, values, prefix=LAUNCHER)
+
+
+def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
+    """`sweep` with dotted keys in `params`, however deep they were written.
+
+    A null takes back what another file, an experiment that this one builds on, has declared.
+    """
+
+    def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.items():
+            if isinstance(value, dict) and not {"low", "high"} & set(value):
+                found.update(flat(value, f"{prefix}{key}."))
+            elif value is not None:
+                found[f"{prefix}{key}"] = value
+        return found
+
+    params = sweep.get("params")
+    return {**sweep, "params": flat(params, "")} if isinstance(params, dict) else sweep
+
+
+def _folder(
+    settings: SweepSettings, first: Composed, fixed: dict[str, str], order: list[str]
+) -> Path:
+    if settings.dir is not None:
+        return Path(settings.dir)
+    same = {
+        k: v.partition("=")[2]
+        for k, v in fixed.items()
+        if k not in order and not may_change(k) and not k.startswith((SWEEP, "hydra"))
+    }
+    identity = [sorted(same.items()), order, settings.search.name]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    title = first.choices.get("experiment", "None")
+    if title == "None":
+        title = str(first.config.task.name)
+    if {"task", "experiment"} & set(order):
+        title = "sweep"  # the first of several would make a name that the order decides
+    leaves = [k.rpartition(".")[2] for k in order if k != "seed"]
+    label = "-".join([title.replace("/", "-"), *leaves])
+    return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:LONGEST_NAME]}-{digest}")
+
+
+def _value(config: DictConfig, key: str, given: str | None) -> str:
+    """A job's value of a key as its name shows it: `0.001` however it was written."""
+    groups = paths.groups()
+    if key in groups:
+        return str(given)
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part)
+    return _short(node) if not isinstance(node, DictConfig) else str(given)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return getattr(value, "name", None) or str(value)
+
+
+def _name(values: dict[str, str]) -> str:
+    return _plain(",".join(f"{k}={v}" for k, v in values.items()))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text)
+
+
+def _fit(name: str, tell_apart: str = "") -> str:
+    """A name that is short enough for a folder, and none that another job has."""
+    if len(name) <= LONGEST_NAME and not tell_apart:
+        return name
+    digest = hashlib.sha256((name + tell_apart).encode()).hexdigest()[:6]
+    return f"{name[: LONGEST_NAME - 7]}-{digest}"

@@ -1,0 +1,1 @@
+"""Tokenizers: characters, and tokenizer.json files."""

@@ -1,0 +1,271 @@
+"""What turns a text into tokens and back: single characters, or a tokenizer.json."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mambalab.data.download import DownloadError
+from mambalab.data.hub_repository import Explained, is_repository, list_files, read_json
+from mambalab.errors import UserError, first_line, shown
+from mambalab.tokenization.vocabulary import Vocabulary
+
+VOCABULARY = "vocabulary.json"
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
+END = "<|endoftext|>"
+_PIECE = 1 << 20  # characters tokenized at a time: bounds the memory of the library
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back.
+
+    Attributes:
+        vocab_size: tokens that stand for something; a model may have more outputs, as padding.
+        eos_id: the token that ends a text, or None.
+    """
+
+    vocab_size: int
+    eos_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a prompt; raises UserError for what it cannot express."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some tokens."""
+        ...
+
+    def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
+        """The tokens (n,) of a text to learn from, nothing added; raises as `encode`."""
+        ...
+
+    def opening(self) -> int:
+        """A token for a text to begin with: a new line, if there is one."""
+        ...
+
+    def assets(self) -> dict[str, str]:
+        """The files (name -> content) that `of_run` reads again."""
+        ...
+
+
+class Characters:
+    """A `Tokenizer` with a token for each character of a vocabulary."""
+
+    eos_id: int | None = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """One token a character."""
+        return self.vocabulary.encode(text).tolist()
+
+    def decode(self, ids: list[int]) -> str:
+        """One character a token."""
+        return self.vocabulary.decode(ids)
+
+    def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
+        """One token a character, (len(text),)."""
+        return self.vocabulary.encode(text, dtype)
+
+    def opening(self) -> int:
+        """A new line, if the text had any."""
+        return max(0, self.vocabulary.symbols.find("\n"))
+
+    def assets(self) -> dict[str, str]:
+        """The vocabulary (`Vocabulary.load` reads it)."""
+        return {VOCABULARY: self.vocabulary.to_json()}
+
+
+class FileTokenizer:
+    """A tokenizer.json in the format of the library `tokenizers`.
+
+    Args:
+        path: of the file.
+        eos_id: the token that ends a text if the files beside it name none.
+
+    Attributes:
+        path: as given.
+        content: of the file.
+        vocab_size: 1 + the largest id.
+        eos_id: the token that ends a text, or None.
+        by_character: whether its tokens are single characters, one for each of a text.
+
+    Raises:
+        UserError: no such file, or it is none of the library's.
+    """
+
+    def __init__(self, path: Path, eos_id: int | None = None) -> None:
+        from tokenizers import Tokenizer
+
+        self.path = path
+        self.content = read_json(path, None if path.name == FILE else FILE)
+        try:
+            self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
+        except Exception as error:  # the library raises nothing more special
+            raise UserError(f"{path} is no tokenizer: {first_line(error)}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if not (tokens := self.tokens()):
+            raise UserError(f"{path} is no tokenizer: it has no tokens")
+        self.vocab_size = 1 + max(tokens.values())
+        words = (self.content.get("model") or {}).get("type") == "WordLevel"
+        self.by_character = words and all(len(token) == 1 for token in tokens)
+        self.eos_id = self._named_end(path.with_name(CONFIG))
+        if self.eos_id is None:
+            self.eos_id = self._tokenizer.token_to_id(END) if eos_id is None else eos_id
+        if self.eos_id is not None and self.eos_id >= self.vocab_size:
+            self.eos_id = None
+
+    def tokens(self) -> dict[str, int]:
+        """Every token as the file spells it, and its number."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def unknown(self) -> int | None:
+        """The token that stands for whatever has none of its own; None if there is none."""
+        model = self.content.get("model") or {}
+        if model.get("type") == "Unigram":
+            return model.get("unk_id")
+        name = model.get("unk_token")
+        return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
+
+    def sha256(self) -> str:
+        """What the file says, however it is laid out."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
+
+    def end(self) -> str | None:
+        """The token that ends a text as the file spells it, or None."""
+        return None if self.eos_id is None else self._tokenizer.id_to_token(self.eos_id)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a prompt, with what the tokenizer puts around every text.
+
+        Raises:
+            UserError: a character that it has no token for.
+        """
+        return self._encode(text, text, True)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some tokens, special ones included."""
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
+        """The tokens (n,) of a text to learn from, cut behind the last line end of each piece of
+        about a million characters; raises as `encode`."""
+        parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in _pieces(text)]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+
+    def opening(self) -> int:
+        """A new line, else the token that ends a text, else the first."""
+        try:
+            return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
+        except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
+            return self.eos_id or 0
+
+    def assets(self) -> dict[str, str]:
+        """The file, and beside it the name of the token that ends a text."""
+        files = {FILE: json.dumps(self.content) + "\n"}
+        if (end := self.end()) is not None:
+            files[CONFIG] = json.dumps({"eos_token": end}) + "\n"
+        return files
+
+    def _encode(self, piece: str, text: str, around: bool) -> list[int]:
+        try:
+            return self._tokenizer.encode(piece, add_special_tokens=around).ids
+        except Exception as error:  # as above
+            raise UserError(
+                self._unknown(text) or f"cannot tokenize: {first_line(error)}"
+            ) from None
+
+    def _named_end(self, path: Path) -> int | None:
+        if not path.is_file():
+            return None
+        named: Any = read_json(path).get("eos_token")
+        token = named.get("content") if isinstance(named, dict) else named
+        return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+
+    def _unknown(self, text: str) -> str | None:
+        """What the first character is that has no token, or None if it is not that."""
+        for character in dict.fromkeys(text):
+            try:
+                self._tokenizer.encode(character)
+            except Exception:
+                return (
+                    f"character {shown(character)} (U+{ord(character):04X}, number "
+                    f"{text.index(character) + 1} of the text) is not among the "
+                    f"{self.vocab_size} tokens of this model"
+                )
+        return None
+
+
+def of_run(folder: Path) -> Tokenizer | None:
+    """The tokenizer whose `assets` lie in a run folder; None if there are none.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    if (folder / VOCABULARY).exists():
+        return Characters(Vocabulary.load(folder / VOCABULARY))
+    return FileTokenizer(folder / FILE) if (folder / FILE).exists() else None
+
+
+def place(name: str, data_dir: Path) -> Path:
+    """Where the tokenizer.json that a name stands for lies, there or not; nothing is fetched."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / FILE
+    if path.is_file() or not is_repository(name):
+        return path
+    below = name.partition("/")[2] if name == NEOX else name
+    return (data_dir / "tokenizers" / below).absolute() / FILE
+
+
+def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
+    """The tokenizer.json that a name stands for.
+
+    Args:
+        name: a file, a folder that has it, or owner/name on the hub (kept in
+            `data_dir`/tokenizers).
+        data_dir: folder of the data sets.
+        key: the setting that `name` is the value of, for messages.
+
+    Raises:
+        UserError: no such file or folder, or it cannot be fetched: with the reason and what to put
+            where.
+    """
+    path = place(name, data_dir)
+    if path.is_file():
+        return path
+    folder, named = path.parent, Path(name).expanduser()
+    if not named.exists() and (named.suffix == ".json" or not is_repository(name)):
+        raise UserError(
+            f"{key}={name}: there is no such file or folder; name a {FILE}, a folder that has it, "
+            "or owner/name on the hub"
+        )
+    if not named.is_dir():
+        with Explained(key, name, FILE, folder):
+            listing = list_files(name)
+            if FILE not in listing.files:
+                raise DownloadError(f"{listing.address} has no {FILE}")
+            if CONFIG in listing.files:
+                listing.fetch(CONFIG, folder)
+            listing.fetch(FILE, folder)
+    if not path.is_file():
+        raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
+    return path
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        stop = start + _PIECE
+        if stop < len(text):
+            stop = text.rfind("\n", start, stop) + 1 or stop
+        yield text[start:stop]
+        start = stop

@@ -1,0 +1,1 @@
+"""Recording a run: its folder is the truth, MLflow mirrors it."""

@@ -1,0 +1,341 @@
+"""The MLflow run that mirrors a run folder: sends what the folder holds and the store lacks.
+
+What may be sent twice? Every point has a timestamp computed from the file alone, so a SQL store
+takes a repeated one for the same row. And whenever it is uncertain what arrived (at the start, and
+after any failure), the store is asked what it holds, by (key, step), and gets the difference.
+The folder's `mlflow_run.json` names the run; should a `kill -9` come between creating the run and
+noting it, the run is found again by the `uid` that was noted before.
+"""
+
+import getpass
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mambalab.records import run_folder
+from mambalab.tracking import mlflow_store as store
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
+
+METRICS_PER_BATCH = 1000  # MLflow's own limits
+PARAMS_PER_BATCH = 100
+PARAM_LENGTH, TAG_LENGTH = 6000, 8000
+SECONDS = "time/seconds"
+
+
+@dataclass
+class Note:
+    """What the run folder knows of its MLflow run.
+
+    Attributes:
+        uid: identity of the run in every store it is sent to.
+        uri, experiment, run_id: where it was sent last; run_id is None before it exists.
+        state: `new`, `sending`, `behind` (the store lacks something) or `complete`.
+        problem: why it is behind, one line.
+        points: (key, step) pairs the store is known to hold.
+    """
+
+    uid: str
+    uri: str | None = None
+    experiment: str | None = None
+    run_id: str | None = None
+    state: str = "new"
+    problem: str | None = None
+    points: int = 0
+
+    @classmethod
+    def read(cls, run_dir: Path) -> "Note":
+        """The note of a run folder, or a new one; raises UserError if it is damaged."""
+        data = read_json(run_dir / run_folder.MLFLOW)
+        known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
+        return cls(**{"uid": uuid.uuid4().hex, **known})
+
+    def write(self, run_dir: Path) -> None:
+        """Save it."""
+        write_json(run_dir / run_folder.MLFLOW, asdict(self))
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow parameters: dotted names, text of at most 6000 characters.
+
+    Passwords in URLs are left out; characters that MLflow's names cannot hold become `_`.
+    """
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            text = store.hide_password("null" if value is None else str(value))
+            flat[re.sub(r"[^\w.\-/ :]", "_", name)[:250]] = _cut(text, PARAM_LENGTH)
+    return flat
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+class MlflowRun:
+    """Sends one run folder to one store; not thread-safe; every method may take seconds.
+
+    Args:
+        run_dir: the run folder, held by the caller (`run_folder.hold`).
+        uri: from `mlflow_store.store_uri`.
+        output_dir: runs are named by their path below it.
+        experiment: name of the MLflow experiment.
+        tick: called after every exchange with the store; what it raises ends the sending.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        uri: str,
+        *,
+        output_dir: Path,
+        experiment: str,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run_dir = run_dir
+        self.uri = uri
+        self.output_dir = output_dir
+        self.experiment = experiment
+        self.tick = tick
+        self.note = Note.read(run_dir)
+        self.conflicts = 0
+        self._client: Any = None
+        self._run_id = ""
+        self.start_ms = 0
+        self._certain = False  # whether the store holds exactly the file's first _offset bytes
+        self._offset = 0
+        self._seconds = 0.0
+        self._has_parent = False
+
+    def open(self, *, params: Mapping[str, str], tags: Mapping[str, str], start_ms: int) -> None:
+        """Connect; find this folder's run in the store or create it, with parameters and tags.
+
+        Args:
+            params: from `flatten`. MLflow never changes a parameter: one that differs from the
+                first start (a longer `trainer.max_steps`) goes into a tag `resumed.<name>`.
+            tags: replace those of an earlier start.
+            start_ms: start of the run in Unix milliseconds, if it has to be created.
+
+        Raises:
+            Exception: whatever MLflow raises; safe to call again.
+        """
+        uri = store.hide_password(self.uri)
+        if self.note.run_id is None:
+            self.note.uri, self.note.experiment = uri, self.experiment
+        self.note.write(self.run_dir)  # the uid is known before any store hears of the run
+        client = store.connect(self.uri, self.output_dir)
+        self.tick()
+        run = self._find(client)
+        if run is None:
+            artifacts = store.artifact_root(self.uri, self.output_dir)
+            run = client.create_run(
+                store.experiment_id(client, self.experiment, artifacts),
+                start_time=start_ms,
+                tags={store.UID: self.note.uid, **_system_tags(), **_process_tags()},
+                run_name=self._name(),
+            )
+        self._run_id = self.note.run_id = run.info.run_id
+        self.note.uri, self.note.experiment = uri, self.experiment
+        self.note.write(self.run_dir)
+        if run.info.lifecycle_stage == "deleted":
+            client.restore_run(self._run_id)
+        self.start_ms = run.info.start_time
+        self._describe(client, run, params, tags)
+        self._client = client
+        self.tick()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has succeeded."""
+        return self._client is not None
+
+    def _name(self) -> str:
+        run_dir, below = self.run_dir.absolute(), self.output_dir.absolute()
+        if (run_dir.parent / run_folder.SWEEP).is_file():
+            return run_dir.name  # MLflow's pages show it below the sweep, and cut off long names
+        inside = run_dir.is_relative_to(below) and run_dir != below
+        return str(run_dir.relative_to(below)) if inside else run_dir.name
+
+    def _find(self, client: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        if self.note.run_id is not None and self.note.uri == store.hide_password(self.uri):
+            try:
+                run = client.get_run(self.note.run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                if run.data.tags.get(store.UID) == self.note.uid:
+                    return run
+        found = store.search(client, f"tags.`{store.UID}` = '{self.note.uid}'", deleted=True)
+        return found[0] if found else None
+
+    def _hang_below_sweep(self) -> None:
+        """Name the run of the sweep as this one's parent, as soon as the store has it."""
+        above = self.run_dir.absolute().parent
+        if self._has_parent or not (above / run_folder.SWEEP).is_file():
+            return
+        sweep = Note.read(above)
+        if sweep.run_id is not None and sweep.uri == store.hide_password(self.uri):
+            self._client.set_tag(self._run_id, store.PARENT, sweep.run_id)
+            self._has_parent = True
+
+    def _adopt(self) -> None:
+        """Name this run of a sweep as the parent of all runs in its folder: jobs may have ended
+        before the store had it."""
+        hanging = store.search(self._client, f"tags.`{store.PARENT}` = '{self._run_id}'")
+        known = {run.info.run_id for run in hanging}
+        for path in sorted(self.run_dir.glob(f"*/{run_folder.MLFLOW}")):
+            note = Note.read(path.parent)
+            here = note.uri == store.hide_password(self.uri)
+            if here and note.run_id is not None and note.run_id not in known:
+                self._client.set_tag(note.run_id, store.PARENT, self._run_id)
+                self.tick()
+
+    def _describe(
+        self, client: Any, run: Any, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        held = run.data.params
+        new = [Param(key, value) for key, value in params.items() if key not in held]
+        for part in _chunks(new, PARAMS_PER_BATCH):
+            client.log_batch(self._run_id, params=part)
+        changed = {f"resumed.{k}": v for k, v in params.items() if held.get(k, v) != v}
+        all_tags = {**tags, **changed}
+        if "git_revision" in tags:
+            all_tags["mlflow.source.git.commit"] = tags["git_revision"].partition("+")[0]
+        items = [RunTag(k[:250], _cut(str(v), TAG_LENGTH)) for k, v in all_tags.items()]
+        for part in _chunks(items, PARAMS_PER_BATCH):
+            client.log_batch(self._run_id, tags=part)
+
+    # -- points -------------------------------------------------------------------------------
+
+    def send(self) -> int:
+        """Send what metrics.jsonl holds and the store lacks; how many points that were.
+
+        Raises:
+            UserError: if metrics.jsonl is damaged.
+            Exception: whatever MLflow raises; safe to call again.
+        """
+        self._hang_below_sweep()
+        known: dict[tuple[str, int], float | None] = {}
+        if not self._certain:
+            known = self._stored()
+            self._offset, self._seconds, self.note.points = 0, 0.0, len(known)
+        rows, end = run_folder.read_rows(self.run_dir / run_folder.METRICS, self._offset)
+        points = self._points(rows, known, remember=not self._certain)
+        self._certain = False
+        for part in _chunks(points, METRICS_PER_BATCH):
+            self._client.log_batch(self._run_id, metrics=part)
+            self.note.points += len(part)
+            self.tick()
+        self._certain, self._offset = True, end
+        return len(points)
+
+    def _stored(self) -> dict[tuple[str, int], float | None]:
+        """Everything the store holds of this run, by (key, step)."""
+        known: dict[tuple[str, int], float | None] = {}
+        for key in self._client.get_run(self._run_id).data.metrics:
+            for m in self._client.get_metric_history(self._run_id, key):
+                known[key, m.step] = run_folder.finite(m.value)
+            self.tick()
+        return known
+
+    def _points(
+        self,
+        rows: Iterable[run_folder.Row],
+        known: dict[tuple[str, int], float | None],
+        *,
+        remember: bool,
+    ) -> list[Any]:
+        """MLflow metrics of the rows that are not in `known`, stamped with the run's own time."""
+        from mlflow.entities import Metric
+
+        points: list[Any] = []
+        conflicts = 0
+        for step, values in rows:
+            self._seconds = values.get(SECONDS) or self._seconds
+            stamp = self.start_ms + round(1000 * self._seconds)
+            for key, value in values.items():
+                if (key, step) in known:
+                    conflicts += known[key, step] != value
+                    continue
+                if remember:  # a file of ours holds a pair once; one mended by hand may not
+                    known[key, step] = value
+                points.append(Metric(key, math.nan if value is None else value, stamp, step))
+        if remember:
+            self.conflicts = conflicts
+        return points
+
+    # -- files and the end --------------------------------------------------------------------
+
+    def send_file(self, path: Path) -> None:
+        """Copy a file below the run folder to the same place among the run's artifacts."""
+        folder = path.relative_to(self.run_dir).parent.as_posix()
+        self._client.log_artifact(self._run_id, str(path), None if folder == "." else folder)
+        self.tick()
+
+    def reap(self) -> int:
+        """`mlflow_store.reap` on this run's store."""
+        return store.reap(self._client)
+
+    def set_running(self) -> None:
+        """Show that this process trains the run now."""
+        from mlflow.entities import RunTag
+
+        tags = {**_process_tags(), store.STATUS: "RUNNING"}
+        self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._client.update_run(self._run_id, status="RUNNING")
+        self.tick()
+
+    def end(self, status: str, end_ms: int) -> None:
+        """Set how the run ended: FINISHED, FAILED or KILLED, and when (Unix milliseconds)."""
+        if (self.run_dir / run_folder.SWEEP).is_file():
+            self._adopt()
+        self._client.set_tag(self._run_id, store.STATUS, status)
+        self._client.set_terminated(self._run_id, status, end_ms)
+        self.tick()
+
+
+def attachments(run_dir: Path) -> list[Path]:
+    """Files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
+    checkpoints and logs.
+    """
+    named = [run_dir / name for name in (run_folder.CONFIG, run_folder.SUMMARY, run_folder.SWEEP)]
+    found = [path for path in named if path.is_file()]
+    for folder in ("plots", "samples", "tables", "comparison"):
+        files = (p for p in (run_dir / folder).glob("*") if p.is_file())
+        found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
+    return found
+
+
+def _system_tags() -> dict[str, str]:
+    """Tags that MLflow's own pages show."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": "mambalab",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def _process_tags() -> dict[str, str]:
+    """Who writes to the run: `reap` asks whether that process still lives."""
+    me = process.identity()
+    return {store.HOST: me["host"], store.PID: str(me["pid"]), store.BORN: me["born"]}
+
+
+def _chunks(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

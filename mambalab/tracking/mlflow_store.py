@@ -1,0 +1,256 @@
+"""The MLflow store: where it is, creating it safely, the experiment in it, runs left behind.
+
+The default is one SQLite file below `output_dir`, shared by all runs there. MLflow builds its
+tables whenever it opens a file that lacks them, without a lock: of several processes that start
+together all fail and the file stays broken. Here a lock encloses the opening, and the file is
+built elsewhere and appears whole. MLflow itself is imported by the functions that need it.
+"""
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from mambalab.errors import UserError
+from mambalab.utils import process
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+STORE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+HOST, PID, BORN, UID = "mambalab.host", "mambalab.pid", "mambalab.born", "mambalab.uid"
+STATUS = "mambalab.status"
+KIND, SWEEP = "mambalab.kind", "sweep"  # tag and value of a run that stands for a sweep
+PARENT = "mlflow.parentRunId"
+
+_SQLITE = "sqlite:///"
+_SQL = ("mysql", "mssql", "postgresql")
+_SCHEMES = ("sqlite", "http", "https", *_SQL)
+# File systems on which several machines share a file: SQLite's WAL needs shared memory, so
+# there it would corrupt the store.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs"}
+
+
+def store_uri(uri: str | None, output_dir: Path) -> str:
+    """The tracking URI that a setting means: SQLite paths absolute, null = the default store.
+
+    Raises:
+        UserError: if it is no tracking URI, or a SQLite path that has no URI.
+    """
+    if uri is None:
+        path = output_dir.absolute() / STORE
+    else:
+        scheme = uri.partition(":")[0].partition("+")[0]
+        if scheme not in _SCHEMES:
+            raise UserError(
+                f"{hide_password(uri)} is no MLflow tracking URI: give http://HOST:PORT or "
+                f"sqlite:////ABSOLUTE/PATH/mlflow.db, or null for the store in output_dir"
+            )
+        if scheme != "sqlite":
+            return uri
+        if not uri.startswith(_SQLITE) or uri == _SQLITE:
+            raise UserError(f"{uri}: a SQLite store is written sqlite:////ABSOLUTE/PATH/mlflow.db")
+        path = Path(uri[len(_SQLITE) :]).absolute()
+    if set("%?") & set(str(path)):
+        raise UserError(f"{path}: a SQLite store cannot lie on a path with '%' or '?' in it")
+    return f"{_SQLITE}{path}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind a store_uri, or None if it is not SQLite."""
+    return Path(uri[len(_SQLITE) :]) if uri.startswith(_SQLITE) else None
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a store answers over the network."""
+    return not uri.startswith(_SQLITE)
+
+
+def hide_password(text: str) -> str:
+    """The text without `user:password@` in its URLs: what may be shown and recorded."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
+
+
+def check(uri: str) -> None:
+    """Find out cheaply, before training, whether a store can be used at all; creates nothing.
+
+    A server is not asked: whether it answers is found out beside the training.
+
+    Raises:
+        UserError: MLflow is not installed, or the SQLite file cannot be written or is none.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError(
+            "tracking=mlflow needs the package mlflow, which is not installed: "
+            "pip install mlflow, or use tracking=jsonl"
+        )
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if path.exists():
+        try:
+            with path.open("r+b") as file:
+                head = file.read(16)
+        except OSError as error:
+            raise UserError(f"cannot open the MLflow store {path}: {error.strerror}") from error
+        if head and head != b"SQLite format 3\0":
+            raise UserError(f"{path} is no MLflow store: move it away, or give tracking.uri")
+    folder = next(p for p in path.parents if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write the MLflow store {path}: no permission in {folder}")
+
+
+def prepare_environment() -> None:
+    """Settings that MLflow reads from the environment; what the user has set there stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its lines would cut the bar
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # By default a server that does not answer blocks for four minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def connect(uri: str, output_dir: Path) -> "MlflowClient":
+    """A client of the store, which is created if it is a SQLite file that does not exist.
+
+    Args:
+        uri: from `store_uri`.
+        output_dir: artifacts of a SQL server without artifact store go below it.
+
+    Raises:
+        Exception: whatever MLflow raises for a store it cannot use.
+    """
+    prepare_environment()
+    from mlflow.tracking import MlflowClient
+
+    path = sqlite_path(uri)
+    if path is None:
+        return MlflowClient(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f".{path.name}.lock")):
+        if not path.exists() or path.stat().st_size == 0:
+            _create(path, artifact_root(uri, output_dir))
+        return MlflowClient(uri)
+
+
+def artifact_root(uri: str, output_dir: Path) -> str | None:
+    """URI of the folder for artifacts; None where a tracking server has its own."""
+    path = sqlite_path(uri)
+    if path is not None:
+        return (path.parent / ARTIFACTS).as_uri()
+    if uri.startswith(_SQL):
+        return (output_dir.absolute() / ARTIFACTS).as_uri()
+    return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _create(path: Path, artifacts: str | None) -> None:
+    """Build the tables in memory if there is a place for that, then move the file here."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory, prefix="mambalab-") as folder:
+        built = Path(folder) / STORE
+        SqlAlchemyStore(f"{_SQLITE}{built}", artifacts).engine.dispose()
+        if not _on_network(path.parent):
+            with closing(sqlite3.connect(built)) as database:
+                database.execute("PRAGMA journal_mode=WAL")  # stays with the file
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.copyfile(built, partial)
+        partial.replace(path)
+
+
+def _on_network(folder: Path) -> bool:
+    """Whether a folder lies on a network file system (Linux; elsewhere False)."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return False
+    target = str(folder.resolve())
+    best, kind = "", ""
+    for line in mounts:
+        point, fstype = line.split()[1:3]
+        point = point.replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fstype
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    """Find the experiment or create it; of several processes that try, all get the same.
+
+    Args:
+        client: of the store.
+        name: the experiment; one the user has deleted comes back.
+        artifacts: from `artifact_root`; fixed for good when the experiment is created.
+    """
+    from mlflow.entities import LifecycleStage
+    from mlflow.exceptions import MlflowException
+
+    place = f"{artifacts}/{quote(name, safe='')}" if artifacts else None
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+            assert found is not None
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def search(client: "MlflowClient", query: str, *, deleted: bool = False) -> "list[Run]":
+    """All runs of a store that match an MLflow filter, in any experiment."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = _pages(lambda token: client.search_experiments(view, page_token=token))
+    ids = [e.experiment_id for e in experiments]
+    return _pages(
+        lambda token: client.search_runs(ids, query, view, page_token=token) if ids else []
+    )
+
+
+def _pages(ask: Any) -> list[Any]:
+    page = ask(None)
+    found = list(page)
+    while token := getattr(page, "token", None):
+        page = ask(token)
+        found += page
+    return found
+
+
+def reap(client: "MlflowClient") -> int:
+    """Mark as KILLED what processes of this machine left RUNNING when they died; how many."""
+    me = process.identity()
+    host = str(me["host"]).replace("'", "")
+    left = search(client, f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{host}'")
+    count = 0
+    for run in left:
+        tags = run.data.tags
+        record = {"host": tags.get(HOST), "pid": tags.get(PID), "born": tags.get(BORN)}
+        if process.alive(record) is False:
+            client.set_tag(run.info.run_id, STATUS, "KILLED")
+            client.set_terminated(run.info.run_id, "KILLED")
+            count += 1
+    return count

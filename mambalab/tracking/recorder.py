@@ -1,0 +1,258 @@
+"""Recording a run: metrics.jsonl in the run folder is the truth, MLflow a mirror of it.
+
+The training thread writes a line and flushes it; whatever takes time happens in a thread beside
+it (`mlflow_sink`). A run killed at any moment loses at most the line that was being written.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from mambalab.errors import UserError
+from mambalab.records import run_folder
+from mambalab.records.run_folder import CONFIG, METRICS, MLFLOW
+from mambalab.settings.train import TrackingKind, TrackingSettings
+from mambalab.tracking import mlflow_store
+from mambalab.tracking.mlflow_mirror import MlflowSink
+from mambalab.tracking.mlflow_run import flatten
+
+_log = logging.getLogger(__name__)
+
+
+def check(settings: TrackingSettings, *, output_dir: Path) -> None:
+    """Find out, before anything is created, whether runs can be recorded as the settings ask.
+
+    Raises:
+        UserError: MLflow is missing, or its store cannot be used.
+    """
+    if settings.kind is TrackingKind.mlflow:
+        mlflow_store.check(mlflow_store.store_uri(settings.uri, output_dir))
+
+
+def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
+    """What a person types to send a run to MLflow later."""
+    words = ["mambalab sync", str(run_dir)]
+    if settings.uri is not None:
+        words.append(f"uri={mlflow_store.hide_password(settings.uri)}")
+    elif str(output_dir) != "outputs":
+        words.append(f"output_dir={output_dir}")
+    return " ".join(words)
+
+
+class Recorder:
+    """The training thread's only door to tracking.
+
+    A context manager: leaving it by an exception records FAILED (KILLED for an interrupt) unless
+    `finish` was called before.
+
+    Args:
+        run_dir: the run folder; created by `start` if missing.
+        settings: where the record goes. `none` writes nothing at all, `jsonl` the run folder.
+        output_dir: folder of all runs; holds the MLflow store if `settings.uri` is None.
+        announce: shows one line to the person; only ever called in the thread that calls the
+            recorder, from within its methods. By default a warning of this module's logger.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: TrackingSettings,
+        *,
+        output_dir: Path,
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        self.output_dir = output_dir
+        self._announce: Callable[[str], None] = announce or _log.warning
+        self._file: IO[bytes] | None = None
+        self._sink: MlflowSink | None = None
+        self._open = False
+        self._held = ExitStack()
+        self._last: dict[str, int] = {}  # highest step of each key that is in the file
+        self._old: dict[str, dict[int, float | None]] = {}  # keys of an earlier sitting, whole
+        self._differed = False
+        self.seconds = 0.0  # that the caller's thread has spent here between start and finish
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def start(self, *, params: Mapping[str, object], tags: Mapping[str, str], resume: bool) -> None:
+        """Begin to record; returns at once, MLflow is reached in the background.
+
+        Args:
+            params: the resolved config, nested or flat; becomes MLflow's parameters.
+            tags: facts of this sitting (`git_revision`, `machine`, ...); MLflow's tags.
+            resume: go on with the record in the folder, cutting off a line that was cut short,
+                and with the same MLflow run. Otherwise a record in the folder is deleted.
+
+        Raises:
+            UserError: the folder cannot be written, another process records into it, the record
+                is damaged, MLflow is missing, or its store cannot be used.
+        """
+        assert not self._open, "start is called once"
+        kind = self.settings.kind
+        if kind is not TrackingKind.none:
+            check(self.settings, output_dir=self.output_dir)
+            try:
+                self._open_file(resume=resume)
+            except OSError as error:
+                raise UserError(f"cannot write in {self.run_dir}: {error.strerror}") from error
+        if kind is TrackingKind.mlflow:
+            try:
+                self._sink = self._start_sink(flatten(params), tags)
+            except BaseException:
+                self._held.close()
+                raise
+        self._open = True
+
+    def _start_sink(self, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowSink:
+        sink = MlflowSink(
+            self.run_dir,
+            mlflow_store.store_uri(self.settings.uri, self.output_dir),
+            output_dir=self.output_dir,
+            experiment=self.settings.experiment_name or params.get("task.name", "mambalab"),
+            params=params,
+            tags=tags,
+            start_ms=round(1000 * time.time()),
+            remedy=sync_command(self.run_dir, self.settings, self.output_dir),
+        )
+        sink.start()
+        return sink
+
+    def _open_file(self, *, resume: bool) -> None:
+        path = self.run_dir / METRICS
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            held.enter_context(run_folder.hold(self.run_dir))
+            if not resume:
+                path.unlink(missing_ok=True)
+                (self.run_dir / MLFLOW).unlink(missing_ok=True)
+            rows, end = run_folder.read_rows(path)
+            for step, values in rows:
+                for key, value in values.items():
+                    self._old.setdefault(key, {}).setdefault(step, value)
+            self._last = {key: max(points) for key, points in self._old.items()}
+            self._file = held.enter_context(path.open("ab"))
+            self._file.truncate(end)
+            self._held = held.pop_all()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of one step: a line in metrics.jsonl, flushed; MLflow follows.
+
+        A resumed run may come by steps again that are in the file: what stands there stays, and
+        if a recomputed value differs from it (`time/` aside) that is announced once.
+
+        Args:
+            step: optimiser steps done.
+            values: by name (`train/loss`). A value that is not finite is recorded as null.
+
+        Raises:
+            UserError: a name MLflow could not take, a step recorded before, or a full disk.
+        """
+        assert self._open, "metrics comes between start and finish"
+        began = time.perf_counter()
+        try:
+            self._record(step, values)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        if self._sink is not None:
+            self._pass_on_messages(self._sink)
+        if self._file is None:
+            return
+        new = {k: run_folder.finite(v) for k, v in values.items()}
+        new = {k: v for k, v in new.items() if self._is_new(k, step, v)}
+        if not new:
+            return
+        try:
+            self._file.write(run_folder.encode(step, new))
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.run_dir / METRICS}: {error.strerror}") from error
+
+    def _is_new(self, key: str, step: int, value: float | None) -> bool:
+        last = self._last.get(key)
+        if last is None:
+            if problem := run_folder.name_problem(key):
+                raise UserError(f"metric {key!r}: {problem}")
+        elif step <= last:
+            return self._is_new_among_old(key, step, value)
+        self._last[key] = step
+        return True
+
+    def _is_new_among_old(self, key: str, step: int, value: float | None) -> bool:
+        old = self._old.get(key, {})
+        if step not in old:
+            if not old or step > max(old):
+                raise UserError(f"metric {key!r}: step {step} was recorded before")
+            old[step] = value
+            return True
+        if old[step] != value and not key.startswith("time/") and not self._differed:
+            self._differed = True
+            self._announce(
+                f"this resumed run does not reproduce the steps after its checkpoint: {key} at "
+                f"step {step} was {old[step]}, is {value} now; the first value stays recorded "
+                f"(runs that max_minutes ends differ, so do other devices and versions)"
+            )
+        return False
+
+    def artifact(self, path: Path) -> None:
+        """Copy a file below the run folder to MLflow, to the same relative path, soon.
+
+        The same file may come again when it has changed. After `start(resume=True)` and in
+        `mambalab sync` config.yaml, summary.json, plots/, samples/ and tables/ are copied by
+        themselves.
+
+        Raises:
+            ValueError: if the path is not below the run folder.
+        """
+        assert self._open, "artifact comes between start and finish"
+        began = time.perf_counter()
+        path.relative_to(self.run_dir)
+        if self._sink is not None:
+            self._sink.file(path)
+        self.seconds += time.perf_counter() - began
+
+    def finish(self, status: str) -> None:
+        """End the record; further calls do nothing.
+
+        Write summary.json before: it is copied to MLflow here. Waits for MLflow as long as that
+        makes progress, and a few seconds for a server that does not answer.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
+        assert status in ("FINISHED", "FAILED", "KILLED"), status
+        if not self._open:
+            return
+        self._open = False
+        with self._held:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+            if self._sink is not None:
+                for name in (CONFIG, run_folder.SUMMARY):
+                    self._sink.file(self.run_dir / name)
+                self._sink.finish(status)
+                self._pass_on_messages(self._sink)
+
+    def _pass_on_messages(self, sink: MlflowSink) -> None:
+        while not sink.messages.empty():
+            self._announce(sink.messages.get())

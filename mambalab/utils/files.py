@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all, and their checksums."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mambalab.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a path beside `target` to write to; the file there takes the place of `target`.
+
+    Readers see the old file or the new one, never half of it. If the block raises, the old file
+    stays and what was begun is removed. The suffix is that of `target`, for writers that go by it.
+
+    Raises:
+        OSError: the file cannot be put in place.
+    """
+    partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text file as UTF-8 in one step, its folder made if need be; returns its path.
+
+    Raises:
+        OSError: it cannot be written; an older file stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return target
+
+
+def write_json(target: Path, data: Mapping[str, Any]) -> None:
+    """Write a small JSON object in one step; raises OSError as `write_text`."""
+    write_text(target, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): mend or delete it") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged (not an object): mend or delete it")
+    return data
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of a folder's entries, has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

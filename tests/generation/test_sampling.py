@@ -1,0 +1,78 @@
+"""Rules of sampling against the distributions that their definitions give."""
+
+import pytest
+import torch
+
+from mambalab.generation.sampling import Sampler, Sampling, penalised, probabilities
+
+P = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+
+
+def shares(n=4000, logits=None, prompt=(0,), **rules):
+    """How often each token is drawn."""
+    logits = P.log() if logits is None else logits
+    drawn = torch.cat(
+        [
+            Sampler(Sampling(**rules), [torch.tensor(prompt)], logits.shape[-1], seed)(logits)
+            for seed in range(n)
+        ]
+    )
+    return torch.bincount(drawn, minlength=logits.shape[-1]).double() / n
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"temperature": 0.5}, [0.6849, 0.2466, 0.0616, 0.0068]),
+        ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.7}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.01}, [1, 0, 0, 0]),
+        ({"min_p": 0.5}, [0.625, 0.375, 0, 0]),
+        ({"min_p": 0.09}, [0.5, 0.3, 0.15, 0.05]),
+        ({"allowed": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_k": 100, "top_p": 1.0, "min_p": 0.0}, [0.5, 0.3, 0.15, 0.05]),
+    ],
+)
+def test_what_rules_leave(rules, expected):
+    expected = torch.tensor(expected).double()
+    allowed = rules.get("allowed", 4)
+    exact = torch.zeros(4).double()
+    exact[:allowed] = probabilities(P.log()[:, :allowed], Sampling(**rules))[0]
+    torch.testing.assert_close(exact / exact.sum(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shares(**rules), expected, atol=0.03, rtol=0)
+
+
+def test_greedy_and_temperatures_near_zero():
+    assert shares(10, temperature=0)[0] == 1
+    assert shares(10, temperature=1e-30)[0] == 1
+    assert shares(10, logits=torch.tensor([[1e4, -1e4, 0.0]]), temperature=1e-3)[0] == 1
+
+
+def test_padding_is_never_chosen():
+    logits = torch.tensor([[0.0, 1.0, 99.0]])
+    assert Sampler(Sampling(temperature=0, allowed=2), [torch.tensor([0])], 3, 0)(logits) == 1
+
+
+def test_the_repetition_penalty_counts_prompt_and_text():
+    scores = torch.tensor([[2.0, -2.0, 1.0]])
+    seen = torch.tensor([[True, True, False]])
+    assert penalised(scores, seen, 2.0).tolist() == [[1.0, -4.0, 1.0]]
+    choose = Sampler(
+        Sampling(temperature=0, repetition_penalty=3.0),
+        [torch.tensor([0]), torch.tensor([2])],
+        3,
+        0,
+    )
+    logits = torch.tensor([[2.0, 1.5, 1.0], [2.0, 1.5, 1.0]])
+    assert choose(logits).tolist() == [1, 0]
+    assert choose(logits).tolist() == [2, 1]
+
+
+def test_a_sequence_draws_the_same_wherever_it_stands():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 50)
+    together = Sampler(Sampling(), [torch.tensor([0])] * 3, 50, 7)(logits)
+    for b in range(3):
+        alone = Sampler(Sampling(), [torch.tensor([0])], 50, 7 + b)(logits[b : b + 1])
+        assert alone == together[b]

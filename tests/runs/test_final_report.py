@@ -1,0 +1,51 @@
+"""What is printed when a run is over."""
+
+import json
+
+import pytest
+
+from mambalab.config import compose, typed
+from mambalab.runs import final_report
+
+SUMMARY = {
+    "status": "FINISHED",
+    "reason": "max_steps=9 reached",
+    "step": 9,
+    "seconds": 2.0,
+    "tokens_per_second": 0.0,
+    "best": None,
+    "last": {},
+}
+
+
+@pytest.fixture
+def show(tmp_path, capsys):
+    """A function that shows a run with a changed summary and a note of MLflow, as lines."""
+
+    def build(note=None, options=(), **changes):
+        (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
+        if note is not None:
+            (tmp_path / "mlflow_run.json").write_text(json.dumps(note))
+        final_report.show(typed(compose("train", ["tracking=mlflow", *options])), tmp_path)
+        return capsys.readouterr().out.splitlines()
+
+    return build
+
+
+def test_mlflow_is_named_only_if_the_run_is_there(show):
+    assert not any(line.startswith("mlflow") for line in show())
+    assert not any(line.startswith("mlflow") for line in show({"uid": "u", "run_id": None}))
+    assert show({"uid": "u", "run_id": "r"})[-1] == "mlflow   mambalab ui"
+    assert show(options=["output_dir=/o"])[-1] == "mlflow   mambalab ui output_dir=/o"
+    assert show(options=["tracking.uri=http://me:pw@h:1"])[-1] == "mlflow   http://h:1"
+    assert not any(line.startswith("mlflow") for line in show(options=["tracking=jsonl"]))
+
+
+def test_a_stopped_run_says_how_it_goes_on(show):
+    assert show(status="KILLED")[-1] == "next     the same command goes on from step 9"
+    assert not any("goes on" in line for line in show())
+
+
+def test_a_run_stopped_in_its_test_says_what_is_left(show):
+    last = show(status="KILLED", left="test")[-1]
+    assert last == "next     the same command measures the test, from its beginning"

@@ -1,0 +1,207 @@
+"""Classes of one's own that are not what they should be: one line each."""
+
+import sys
+
+import pytest
+
+from mambalab.cli import main
+from tests.lab import TINY, one_line, only_run, summary
+
+TASK = "defaults: [text, _self_]\n_target_: {name}.Own\n"
+MODEL = "defaults: [_base, _self_]\nname: own\npattern: M\n_target_: {name}.Own\n"
+
+
+@pytest.fixture
+def own(folder, monkeypatch):
+    """A function that writes a module with a class Own and the options task=own and model=own."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+    def write(name: str, text: str) -> None:
+        (folder / f"{name}.py").write_text(text)
+        for group, option in (("task", TASK), ("model", MODEL)):
+            (folder / "conf" / group).mkdir(parents=True, exist_ok=True)
+            (folder / "conf" / group / "own.yaml").write_text(option.format(name=name))
+
+    return write
+
+
+def train(*options: str) -> int:
+    words = [word for word in TINY if word != "task=text"]
+    return main.main(["train", *words, *options, "tracking=jsonl", "dropout=none"])
+
+
+IMPORT = "from mambalab.tasks.base import Task\nfrom torch import nn\n"
+TASKS = {
+    "class Own: pass": "no Task; derive it from mambalab.tasks.base.Task",
+    "class Own(Task): pass": "lacks the method batch, loss, measure, prepare of mambalab.tasks",
+    "class Own(Task):\n def __init__(self, settings): pass\n"
+    " batch = loss = measure = prepare = None": "its __init__ must take (settings, *, seed, "
+    "data_dir, data_fraction): got an unexpected keyword argument",
+}
+MODELS = {
+    "class Own: pass": "no Module; derive it from torch.nn.Module",
+    "class Own(nn.Module):\n def __init__(self): pass": "its __init__ must take (settings, "
+    "dropout, spec): too many positional arguments",
+    "class Own(nn.Module):\n def __init__(self, a, b, c, d): pass": "missing a required argument",
+}
+
+
+@pytest.mark.parametrize(("group", "cases"), [("task", TASKS), ("model", MODELS)])
+def test_a_class_that_does_not_fit_is_one_line(own, folder, capsys, group, cases):
+    for number, (text, message) in enumerate(cases.items()):
+        own(f"own_{group}_{number}", f"{IMPORT}{text}\n")
+        other = [] if group == "task" else ["task=text"]
+        assert train(f"{group}=own", *other) == 1
+        line = one_line(capsys)
+        assert f"{group}._target_=own_{group}_{number}.Own: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(own, capsys):
+    own("own_broken", "\nclass Own(:\n")
+    assert train("task=text", "model=own") == 1
+    assert "own_broken.py, line 2: invalid syntax" in one_line(capsys)
+
+
+PARITY = """
+import torch
+from mambalab.spec import ModelSpec
+from mambalab.tasks.classification import ClassificationTask
+
+class Own(ClassificationTask):
+    splits = ("train", "val")
+
+    def prepare(self, device="cpu"):
+        self.bits = torch.arange(64)[:, None] >> torch.arange(6) & 1
+        self.classes = ["even", "odd"]
+        self.labels = {split: self.bits.sum(1) % 2 for split in self.splits}
+        self.spec = ModelSpec(vocab_size=2, seq_len=6, classes=2)
+
+    def inputs(self, split, rows, position):
+        return self.bits[torch.from_numpy(rows)], None
+"""
+SLIPS = [  # what is right, what is written instead, what is said
+    ("        self.spec = ", "        spec = ", "its prepare must set self.spec"),
+    ("        self.classes = ", "        classes = ", "its prepare must set self.classes"),
+    ("classes=2)", "classes=3)", "self.spec has classes=3, but self.classes names 2"),
+    ("in self.splits}", 'in ["train"]}', "self.labels lacks the split 'val'"),
+    ("% 2 for", "% 2 * 1.0 for", "must be a tensor (n,) of int64, not (64,) of float32"),
+    ("% 2 for", "% 3 for", "goes from 0 to 2; with 2 classes a label is a number from 0 to 1"),
+    ("% 2 for", "[:0] for", "self.labels['train'] is empty"),
+    ("rows)], None", "rows)]", "must return (sequences, lengths or None), not (2, 6) of int64"),
+    ("rows)], None", "rows)].float(), None", "a tensor (2, L) of int64, not (2, 6) of float32"),
+    ("rows)], None", "rows)], 6", "must return lengths (2,) of int64 or None, not int"),
+    ("rows)], None", "rows)] + 1, None", "holds tokens outside 0 to 1 (spec.vocab_size)"),
+    ("seq_len=6", "seq_len=5", "returns 6 steps, but self.spec has seq_len=5"),
+    ("seq_len=6", "seq_len=7", "returns 6 steps, but self.spec has seq_len=7"),
+    ("& 1\n", "& 1 / 0\n", "line 10, in prepare: ZeroDivisionError: division by zero"),
+    ("vocab_size=2", "vocab_size=0", "line 13, in prepare: AssertionError: tokens or vectors"),
+]
+
+
+def test_a_slip_in_a_task_that_names_a_class_is_one_line(own, folder, capsys):
+    for number, (right, wrong, message) in enumerate(SLIPS):
+        assert right in PARITY
+        own(f"own_slip_{number}", PARITY.replace(right, wrong))
+        option = folder / "conf/task/own.yaml"
+        target = f"own_slip_{number}.Own"
+        option.write_text(f"defaults: [_classification]\nname: own\n_target_: {target}\n")
+        words = [word for word in TINY if not word.startswith("task")]
+        assert main.main(["train", "task=own", *words, "tracking=jsonl"]) == 1, message
+        line = one_line(capsys)
+        assert f"task._target_={target}: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+ANSWERS = {  # the class's forward, and what is said
+    "def forward(self, x): return self.a(x)": "task digits names a class, so the model is called "
+    "as forward(x, lengths): too many positional arguments",
+    "def forward(self, x, lengths): return self.a(x)": "for one example of task digits forward "
+    "must return (1, 10) logits, not (1, 8, 10) of float32",
+    "def forward(self, x, lengths): return self.b(x)": "line 8, in forward: AttributeError: ",
+}
+
+
+def test_a_model_that_cannot_classify_is_told_before_it_trains(own, folder, capsys):
+    for number, (forward, message) in enumerate(ANSWERS.items()):
+        own(
+            f"own_answer_{number}",
+            f"{IMPORT}class Own(nn.Module):\n def __init__(self, settings, dropout, spec):\n"
+            f"  super().__init__()\n  self.a = nn.Linear(8, 10)\n\n {forward}\n",
+        )
+        assert main.main(["train", "task=digits", "model=own", "tracking=jsonl", "device=cpu"]) == 1
+        line = one_line(capsys)
+        assert f"model._target_=own_answer_{number}.Own: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+def test_what_a_class_raises_in_training_is_one_line_and_the_log_has_the_rest(
+    own,
+    folder,
+    capsys,
+):
+    more = "def forward(self, tokens): return self.both(tokens) + self.absent\n    def other"
+    own("own_raises", IMPORT + STATELESS.format(more="").replace("def forward", more))
+    assert train("task=text", "model=own") == 1
+    shown = capsys.readouterr().err.splitlines()
+    assert [line for line in shown if "Traceback" in line or "File" in line] == []
+    run_dir = only_run(folder)
+    log = run_dir.relative_to(folder) / "train.log"
+    reason = f"model._target_=own_raises.Own: {folder}/own_raises.py, line 9, in forward: Attr"
+    assert reason in shown[-1]
+    assert shown[-1].endswith(f"its traceback is in {log}")
+    assert "Traceback" in log.read_text()
+    facts = summary(run_dir)
+    assert (facts["status"], reason in facts["reason"]) == ("FAILED", True)
+
+
+STATELESS = """
+class Own(nn.Module):
+    def __init__(self, settings, dropout, spec):
+        super().__init__()
+        self.both = nn.Sequential(nn.Embedding(spec.vocab_size, 8), nn.Linear(8, spec.vocab_size))
+    {more}
+    def forward(self, tokens):
+        return self.both(tokens)
+"""
+HALF = "def initial_state(self, batch_size, max_len): return None"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "lacking"),
+    [
+        ("none", "", "initial_state and context_limit and an argument `state` of forward"),
+        ("half", HALF, "context_limit and an argument `state` of forward"),
+    ],
+)
+def test_a_model_without_state_trains_but_cannot_generate(
+    own,
+    folder,
+    capsys,
+    name,
+    more,
+    lacking,
+):
+    own(f"own_stateless_{name}", IMPORT + STATELESS.format(more=more))
+    assert train("task=text", "model=own") == 0
+    shown = capsys.readouterr().err
+    assert "scan" not in shown  # it has no Mamba layer of ours
+    assert "backend" not in summary(only_run(folder))
+    assert main.main(["generate", f"trust=own_stateless_{name}"]) == 1
+    assert f"its model Own lacks {lacking}" in one_line(capsys)
+
+
+def test_task_and_model_of_ones_own_may_lie_in_two_modules(own, folder, capsys):
+    own("own_two_tasks", "from mambalab.tasks.text import TextTask\nclass Own(TextTask): pass\n")
+    kept = (folder / "conf/task/own.yaml").read_text()
+    own("own_two_models", IMPORT + STATELESS.format(more=""))
+    (folder / "conf/task/own.yaml").write_text(kept)
+    assert train("task=own", "model=own") == 0
+    assert train("task=own", "model=own", "trainer.max_steps=14") == 0
+    assert "going on from step 12" in capsys.readouterr().err
+    assert main.main(["eval"]) == 1
+    assert "add trust=[own_two_tasks,own_two_models]" in one_line(capsys)
+    assert main.main(["eval", "trust=[own_two_tasks,own_two_models]"]) == 0
