@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check gpu install clean
+.PHONY: help run test check docs gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
+	@echo "make docs   build the documentation into site/ (open site/index.html)"
 	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train generate'"
 	@echo "            or runs: STAGE='mnist/gpu cifar10/gpu'; each stops after LIMIT s and goes on when called again"
 
@@ -22,6 +23,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there.
@@ -46,5 +50,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

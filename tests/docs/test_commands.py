@@ -1,0 +1,154 @@
+"""Every command that the pages show is one that mambalab, make or pip understands.
+
+A `mambalab` command is composed in process (`--cfg job`), so that a verb, group, option or key
+that does not exist fails; those that take no time are run, on the small run of `workplace`.
+"""
+
+import re
+import shlex
+from importlib.util import find_spec
+
+import pytest
+
+from mambalab.cli import main
+from mambalab.config import paths
+from tests.docs import pages
+
+# Words that may come with a command for it to be run as printed, by verb.
+RUN = {
+    "runs": set(),
+    "data": {"list"},
+    "eval": {"run", "split=val", "stateful"},
+    "generate": {"run", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed"},
+    "completion": {"bash", "zsh", "fish"},
+}
+# Programs that the pages may show and that nobody has to check.
+OTHER = {"cat", "cd", "curl", "export", "git", "ls", "mkdir", "source"}
+CUT = {"|", ">", ">>", "&&", ";", "2>", "||", "&"}
+
+
+def commands(block: pages.Block) -> list[list[str]]:
+    """The commands of a shell block, each as its words; what follows a pipe is one of its own."""
+    found = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
+        lexer.whitespace_split = True
+        lexer.commenters = ""  # a '#' inside a word is no comment
+        words: list[str] = []
+        for word in lexer:
+            if word.startswith("#"):
+                break
+            if word in CUT:
+                found.append(words)
+                words = []
+                if word.endswith(">"):
+                    next(lexer)  # the file
+            else:
+                words.append(word)
+        found.append(words)
+    return [words for words in found if words]
+
+
+def shown() -> list:
+    """Every command of every page's `sh` blocks, once a page."""
+    found = {}
+    for page in pages.PAGES:
+        for block in page.of("sh", "bash", "shell"):
+            for words in commands(block):
+                found.setdefault((page.name, *words), (block, words))
+    return [
+        pytest.param(block, words, id=f"{block}: {shlex.join(words)}")
+        for block, words in found.values()
+    ]
+
+
+def inline() -> list:
+    """Commands within sentences, `mambalab VERB KEY=VALUE`, that leave nothing to the reader."""
+    found = {}
+    for page in pages.PAGES:
+        for span in re.findall(r"`(mambalab [^`]+)`", page.prose):
+            if not re.search(r"\.\.\.|[|\[\]<>…\n]|\b[A-Z]{2,}\b", span):
+                found.setdefault((page.name, span), (page, shlex.split(span)))
+    return [
+        pytest.param(page, words, id=f"{page.name}: {shlex.join(words)}")
+        for page, words in found.values()
+    ]
+
+
+def compose(words: list[str], capsys) -> None:
+    """Fail if mambalab does not understand a command."""
+    verb, *rest = words[1:] or ["--help"]
+    flags = () if verb.startswith("-") or verb == "completion" else ("--cfg", "job")
+    if "--help" in rest or "--cfg" in rest:
+        flags = ()
+    status = main.main([verb, *rest, *flags])
+    assert status == 0, capsys.readouterr().err
+
+
+def check_other(words: list[str]) -> None:
+    """Fail if a command that is none of mambalab's names something that does not exist."""
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    program, *rest = words or ["export"]
+    program = program.rpartition("/")[2] if "venv/" in program else program
+    if program == "make":
+        makefile = (pages.ROOT / "Makefile").read_text()
+        targets = [word for word in rest if "=" not in word]
+        assert all(re.search(rf"^{t}:", makefile, re.MULTILINE) for t in targets), words
+    elif program.startswith("python") and rest[:1] == ["-m"]:
+        assert find_spec(rest[1]) is not None, f"no module {rest[1]}"
+    elif program in ("pip", "ruff", "pyright", "pytest", "mkdocs", "wsl"):
+        pass
+    else:
+        assert program in OTHER, f"{program}: no command that the pages may show"
+
+
+@pytest.fixture
+def place(workplace, request):
+    """The working directory, with the files of the command's page in it."""
+    found = request.node.callspec.params.get("block")
+    page = found.page if found else request.node.callspec.params["page"]
+    pages.write_files(page.blocks, workplace)
+    return workplace
+
+
+@pytest.mark.parametrize(("block", "words"), shown())
+def test_a_command_is_understood(block, words, place, capsys):
+    if words[0] != "mambalab":
+        check_other(words)
+        return
+    compose(words, capsys)
+    verb, *rest = words[1:] or ["--help"]
+    allowed = RUN.get(verb)
+    if allowed is not None and all(w in allowed or w.split("=")[0] in allowed for w in rest):
+        more = ["max_new_tokens=8"] if verb == "generate" else []
+        assert main.main([verb, *rest, *more]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("page", "words"), inline())
+def test_a_command_within_a_sentence_is_understood(page, words, place, capsys):
+    compose(words, capsys)
+
+
+def test_settings_named_on_the_pages_exist(capsys):
+    """Every `GROUP.KEY` in code face is a setting of mambalab train, with some task or other."""
+    for task in paths.options("task"):
+        assert main.main(["train", f"task={task}", "--help"]) == 0
+    help_text = capsys.readouterr().out
+    groups = "task|model|dropout|optim|trainer|tracking|sweep"
+    pattern = rf"(?:{groups})(?:\.[a-z_A]+)+"
+    file_names = (".py", ".yaml", ".json", ".jsonl", ".safetensors", ".png", ".md", ".log")
+    named = {}
+    for page in pages.PAGES:
+        for span in re.findall(r"`([^`\n]+)`", page.prose):
+            for word in span.split():
+                found = re.fullmatch(rf"({pattern})(=.*)?", word)
+                if found and not found[1].endswith(file_names):
+                    named.setdefault(found[1], page.name)
+    assert len(named) > 15
+    unknown = [
+        f"{where}: {key}"
+        for key, where in named.items()
+        if not re.search(rf"^\s*{re.escape(key)}[ .]", help_text, re.MULTILINE)
+    ]
+    assert unknown == []

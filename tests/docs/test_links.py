@@ -1,0 +1,91 @@
+"""Links and pictures of the pages lead somewhere, and the site's contents list every page."""
+
+import importlib.util
+import re
+
+import pytest
+import yaml
+
+from tests import test_architecture
+from tests.docs import pages
+
+# Pages that arrive with other branches; delete each here when it is there.
+ARRIVING = {
+    *("kernels", "library", "tasks", "pretrained", "configuration", "inspect", "benchmarks"),
+    *("sweeps", "tracking", "results"),
+}
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+
+
+def anchors(page: pages.Page) -> set[str]:
+    """The anchors that a page's headings get, on the site and on code-hosting pages."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", page.prose, re.MULTILINE):
+        plain = re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", heading).lower()).strip()
+        found |= {re.sub(r"\s", "-", plain), re.sub(r"[\s-]+", "-", plain)}
+    return found
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(page.prose):
+        path, _, anchor = link.partition("#")
+        target = (page.path.parent / path).resolve() if path else page.path
+        if target.parent == pages.ROOT / "docs" and target.stem in ARRIVING:
+            continue
+        assert target.exists(), f"{page.name}: {link}"
+        assert target.is_relative_to(pages.ROOT), f"{page.name}: {link} leaves the repository"
+        if anchor:
+            assert anchor in anchors(pages.Page(target)), f"{page.name}: {link} has no such heading"
+
+
+def test_the_contents_of_the_site_list_every_page():
+    class Loader(yaml.SafeLoader):
+        """Takes mkdocs' own tags (`!!python/name:...`) for plain values."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    site = yaml.load((pages.ROOT / "mkdocs.yml").read_text(), Loader)
+
+    def files(nav):
+        for entry in nav:
+            for value in entry.values() if isinstance(entry, dict) else [entry]:
+                yield from files(value) if isinstance(value, list) else [value]
+
+    listed = list(files(site["nav"]))
+    assert len(listed) == len(set(listed))
+    here = {path.name for path in (pages.ROOT / "docs").glob("*.md")}
+    assert here <= set(listed)
+    assert set(listed) - here - {"CONTRIBUTING.md"} <= {f"{name}.md" for name in ARRIVING}
+
+
+def test_the_readme_is_short():
+    assert len(pages.page("README.md").text.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda p: p.name)
+def test_files_named_on_a_page_exist(page):
+    named = re.findall(r"`((?:mambalab|conf|tests|experiments|docs)/[\w./-]*)`", page.prose)
+    arriving = {f"docs/{name}.md" for name in ARRIVING}
+    named = [name for name in named if "NAME" not in name and name not in arriving]
+    assert [name for name in named if not (pages.ROOT / name).exists()] == []
+
+
+def test_the_architecture_lists_every_room_in_order():
+    """The table of rooms is that of tests/test_architecture.py."""
+    text = pages.page("docs/architecture.md").prose
+    table = text[text.index("## The rooms") : text.index("## What Hydra does")]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(test_architecture.ALL)
+
+
+def test_links_out_of_docs_are_those_of_the_site():
+    """docs/hooks.py: `../` is lost, README.md becomes the home page."""
+    spec = importlib.util.spec_from_file_location("hooks", pages.ROOT / "docs/hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = "[a](../experiments/x.png) [b](../README.md#top) [c](tasks.md) [d](https://x.y/../z)"
+    seen = "[a](experiments/x.png) [b](index.md#top) [c](tasks.md) [d](https://x.y/../z)"
+    assert hooks.site_links(page, "models.md") == seen
+    assert hooks.site_links("[t](docs/tasks.md) [l](LICENSE)", "CONTRIBUTING.md") == (
+        "[t](tasks.md) [l](LICENSE)"
+    )
+    assert "experiments/shakespeare/mamba_ssm.png" in hooks.outside(pages.ROOT / "docs/index.md")
