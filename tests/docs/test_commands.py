@@ -6,6 +6,7 @@ that does not exist fails; those that take no time are run, on the small run of 
 
 import re
 import shlex
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -20,40 +21,68 @@ RUN = {
     "data": {"list"},
     "eval": {"run", "split=val", "stateful"},
     "generate": {"run", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed"},
+    "export": {"run", "to", "out"},
     "completion": {"bash", "zsh", "fish"},
 }
 # Programs that the pages may show and that nobody has to check.
-OTHER = {"cat", "cd", "curl", "export", "git", "ls", "mkdir", "source"}
-CUT = {"|", ">", ">>", "&&", ";", "2>", "||", "&"}
+OTHER = {"cat", "cd", "curl", "export", "git", "head", "less", "ls", "mkdir", "source", "tail"}
+CUT = {"|", "&&", ";", "||", "&"}
 
 
 def commands(block: pages.Block) -> list[list[str]]:
-    """The commands of a shell block, each as its words; what follows a pipe is one of its own."""
-    found = []
-    for line in block.text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
-        lexer.whitespace_split = True
-        lexer.commenters = ""  # a '#' inside a word is no comment
-        words: list[str] = []
-        for word in lexer:
-            if word.startswith("#"):
-                break
+    """The commands of a shell block, each as its words; what follows a pipe is one of its own.
+
+    Assignments before a command are left out, and `python -m mambalab` is `mambalab`.
+    """
+    found: list[list[str]] = [[]]
+    waiting = ""
+    for line in block.text.splitlines():
+        waiting += line
+        if waiting.endswith("\\"):
+            waiting = waiting[:-1]
+            continue
+        try:
+            words = list(_words(waiting))
+        except ValueError:  # a quotation that goes on in the next line
+            waiting += "\n"
+            continue
+        waiting = ""
+        for word in words:
             if word in CUT:
-                found.append(words)
-                words = []
-                if word.endswith(">"):
-                    next(lexer)  # the file
+                found.append([])
             else:
-                words.append(word)
-        found.append(words)
-    return [words for words in found if words]
+                found[-1].append(word)
+        found.append([])
+    assert not waiting, f"{block}: a quotation without its end"
+    return [words for words in map(_plain, found) if words]
+
+
+def _words(line: str) -> Iterator[str]:
+    """Words of a line without its comment and without files that output goes to."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
+    lexer.whitespace_split = True
+    lexer.commenters = ""  # a '#' inside a word is no comment
+    for word in lexer:
+        if word.startswith("#"):
+            return
+        if word.endswith(">"):
+            next(lexer)
+        else:
+            yield word
+
+
+def _plain(words: list[str]) -> list[str]:
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    is_module = words[1:3] == ["-m", "mambalab"] and words[0].startswith("python")
+    return ["mambalab", *words[3:]] if is_module else words
 
 
 def shown() -> list:
     """Every command of every page's `sh` blocks, once a page."""
     found = {}
     for page in pages.PAGES:
-        for block in page.of("sh", "bash", "shell"):
+        for block in page.of("sh"):
             for words in commands(block):
                 found.setdefault((page.name, *words), (block, words))
     return [
@@ -87,10 +116,7 @@ def compose(words: list[str], capsys) -> None:
 
 def check_other(words: list[str]) -> None:
     """Fail if a command that is none of mambalab's names something that does not exist."""
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    program, *rest = words or ["export"]
-    program = program.rpartition("/")[2] if "venv/" in program else program
+    program, *rest = words
     if program == "make":
         makefile = (pages.ROOT / "Makefile").read_text()
         targets = [word for word in rest if "=" not in word]

@@ -7,6 +7,8 @@ import yaml
 from tests.docs import pages
 
 WITH_PYTHON = [page for page in pages.PAGES if page.of("python")]
+# Output and drawings are `text` or `console`; whoever adds another language adds its check, too.
+LANGUAGES = {"python", "yaml", "sh", "text", "console", "json", "toml", "css", "diff"}
 YAML = [block for page in pages.PAGES for block in page.of("yaml") if not block.skipped]
 
 
@@ -36,6 +38,11 @@ def test_python_files_are_python(page):
 @pytest.mark.parametrize("block", YAML, ids=str)
 def test_yaml_is_yaml(block):
     assert yaml.safe_load(block.text) is not None
+
+
+def test_every_block_says_what_it_is():
+    blocks = [block for page in pages.PAGES for block in page.blocks]
+    assert [str(block) for block in blocks if block.language not in LANGUAGES] == []
 
 
 def test_what_is_not_run_says_why():
