@@ -74,14 +74,20 @@ def test_the_architecture_lists_every_room_in_order():
 
 
 def test_links_out_of_docs_are_those_of_the_site():
-    """docs/hooks.py: `../` is lost, README.md becomes the home page."""
+    """docs/hooks.py: the site has files of the repository at their paths from its root."""
     spec = importlib.util.spec_from_file_location("hooks", pages.ROOT / "docs/hooks.py")
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
-    page = "[a](../experiments/x.png) [b](../README.md#top) [c](tasks.md) [d](https://x.y/../z)"
-    seen = "[a](experiments/x.png) [b](index.md#top) [c](tasks.md) [d](https://x.y/../z)"
-    assert hooks.site_links(page, "models.md") == seen
-    assert hooks.site_links("[t](docs/tasks.md) [l](LICENSE)", "CONTRIBUTING.md") == (
-        "[t](tasks.md) [l](LICENSE)"
-    )
-    assert "experiments/shakespeare/mamba_ssm.png" in hooks.outside(pages.ROOT / "docs/index.md")
+    for name, here, on_site in [
+        ("models.md", "![a](../experiments/x.png)", "![a](experiments/x.png)"),
+        ("models.md", "[b](../README.md#top)", "[b](index.md#top)"),
+        ("models.md", "[c](tasks.md#a) [d](#e)", "[c](tasks.md#a) [d](#e)"),
+        ("models.md", "[f](https://x.y/../z)", "[f](https://x.y/../z)"),
+        ("models.md", "[g](../experiments/shakespeare)", "g"),
+        ("CONTRIBUTING.md", "[t](docs/tasks.md) [l](LICENSE)", "[t](tasks.md) [l](LICENSE)"),
+        ("experiments/shakespeare/dropout/comparison.md", "![](best.png)", "![](best.png)"),
+    ]:
+        assert hooks.site_links(here, name) == on_site
+    needed = hooks.outside(pages.ROOT)
+    assert {"CONTRIBUTING.md", "experiments/shakespeare/mamba_ssm.png"} <= needed
+    assert not any(name.startswith("docs/") for name in needed)
