@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1``` *$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ((?:[\w.-]+/)*[\w-]+\.(?:py|yaml))\n")
+# The first line names the file, or the second where Hydra wants the first for itself.
+FILE = re.compile(r"(?:# @package \S+\n)?# ((?:[\w.-]+/)*[\w-]+\.(?:py|yaml))\n")
 
 
 @dataclass(frozen=True)
