@@ -25,6 +25,20 @@ WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
 
 
+@dataclass(frozen=True)
+class StopRequest:
+    """Why the sweep asked a job to stop.
+
+    Attributes:
+        reason: one line for people.
+        outcome: status of the job once it has stopped: KILLED, or PRUNED if it was not worth
+            going on.
+    """
+
+    reason: str
+    outcome: str = KILLED
+
+
 @dataclass
 class Entry:
     """How one job stands.
@@ -122,7 +136,7 @@ class SweepFolder:
     # -- how a job ended ----------------------------------------------------------------------
 
     def ended(
-        self, name: str, run_dir: Path, status: int | None, asked: str | None = None
+        self, name: str, run_dir: Path, status: int | None, asked: StopRequest | None = None
     ) -> Entry:
         """How a job stands after its process ended.
 
@@ -130,7 +144,7 @@ class SweepFolder:
             name: of the job.
             run_dir: its run folder.
             status: exit status of the process, -N if signal N killed it, None if unknown.
-            asked: why the sweep had asked it to stop, if it had.
+            asked: the request to stop, if the sweep had made one.
         """
         answer = read_json(self.answer_file(name))
         entry = self.jobs.get(name, Entry())
@@ -144,14 +158,19 @@ class SweepFolder:
         else:
             trouble = None
         if not answer:
-            entry.status, entry.reason = (KILLED, asked) if asked else (FAILED, _killed_by(status))
+            entry.status, entry.reason = FAILED, _killed_by(status)
+            if asked is not None:
+                entry.status, entry.reason = asked.outcome, asked.reason
             if record is not None:
-                _mark_killed(record, str(entry.reason))
+                pruned = f"{PRUNED}: " if entry.status == PRUNED else ""
+                _mark_killed(record, f"{pruned}{entry.reason}")
         elif answer["status"] == 0:
             entry.status, entry.reason = FINISHED, None
         elif answer["status"] in (130, 143):
             noted = record.summary.get("reason") if record else answer["reason"]
-            entry.status, entry.reason = KILLED, asked or noted
+            entry.status, entry.reason = KILLED, noted
+            if asked is not None:
+                entry.status, entry.reason = asked.outcome, asked.reason
         else:
             entry.status, entry.reason = FAILED, answer["reason"]
         entry.reason = entry.reason or trouble

@@ -34,8 +34,8 @@ from mambalab.sweep.folder import Entry
 from mambalab.sweep.plan import Job, Plan
 
 STUDY = "study.log"
-MIN_TRIALS = 5  # before any is pruned: the median of fewer says little
-DRAWS = 100  # in a row that gave nothing before a search gives up
+MIN_TRIALS_TO_PRUNE = 5  # ended ones: the median of fewer says little
+MAX_FRUITLESS_DRAWS = 100  # in a row, after which a search gives up
 WATCH_SECONDS = 1.0  # between looks at the metrics of running jobs
 WITHOUT_RESULT = "finished without result"  # a run that ended well, all of its values NaN
 
@@ -114,7 +114,7 @@ class SearchSource:
         """
         jobs: list[Job] = []
         draws = 0
-        while len(jobs) < room and self.left() and draws < DRAWS:
+        while len(jobs) < room and self.left() and draws < MAX_FRUITLESS_DRAWS:
             draws += 1
             if (drawn := self._draw()) is None:
                 continue
@@ -124,12 +124,12 @@ class SearchSource:
             self.tried[job.name] = trial.params
             jobs.append(job)
             draws = 0
-        if draws == DRAWS:
+        if draws == MAX_FRUITLESS_DRAWS:
             if not self.tried and not self._done:
                 why = next(reversed(self.refused.values()), "")
                 raise UserError(
-                    f"sweep.params: {DRAWS} draws in a row gave nothing that makes sense; "
-                    f"widen the ranges ({why})"
+                    f"sweep.params: {MAX_FRUITLESS_DRAWS} draws in a row gave nothing that makes "
+                    f"sense; widen the ranges ({why})"
                 )
             self.exhausted = True  # lists of values, all combinations of which were tried
         return jobs
@@ -272,7 +272,7 @@ def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) ->
             study_name=name,
             storage=storage,
             direction=direction,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS_TO_PRUNE),
             load_if_exists=True,
         )
         if name not in known:

@@ -24,7 +24,7 @@ from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError, UserError
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
 
-LONGEST_NAME = 150  # of a job's folder; file systems take 255 bytes
+MAX_NAME_CHARS = 150  # of a job's folder; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _folder(
         title = "sweep"  # the first of several would make a name that the order decides
     leaves = [k.rpartition(".")[2] for k in order if k != "seed"]
     label = "-".join([title.replace("/", "-"), *leaves])
-    return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:LONGEST_NAME]}-{digest}")
+    return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:MAX_NAME_CHARS]}-{digest}")
 
 
 def _value(config: DictConfig, key: str, given: str | None) -> str:
@@ -257,7 +257,7 @@ def _plain(text: str) -> str:
 
 def _fit(name: str, tell_apart: str = "") -> str:
     """A name that is short enough for a folder, and none that another job has."""
-    if len(name) <= LONGEST_NAME and not tell_apart:
+    if len(name) <= MAX_NAME_CHARS and not tell_apart:
         return name
     digest = hashlib.sha256((name + tell_apart).encode()).hexdigest()[:6]
-    return f"{name[: LONGEST_NAME - 7]}-{digest}"
+    return f"{name[: MAX_NAME_CHARS - 7]}-{digest}"

@@ -58,7 +58,7 @@ class Launcher(Protocol):
         ...
 
 
-class Process:
+class LocalJob:
     """A job in a process of this machine."""
 
     def __init__(self, job: Job, process: subprocess.Popen, slots: Slots, slot: Slot) -> None:
@@ -114,7 +114,7 @@ class ProcessLauncher:
         """Start the jobs."""
         return [self._start(job) for job in jobs]
 
-    def _start(self, job: Job) -> Process:
+    def _start(self, job: Job) -> LocalJob:
         slot = self.slots.take()
         assert slot is not None, "start follows room"
         log = None
@@ -139,7 +139,7 @@ class ProcessLauncher:
         finally:
             if log is not None:
                 os.close(log)
-        return Process(job, process, self.slots, slot)
+        return LocalJob(job, process, self.slots, slot)
 
 
 def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:

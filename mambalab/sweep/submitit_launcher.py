@@ -92,7 +92,7 @@ class NodeJob:
         return DelayedSubmission(NodeJob(self.order, self.log, self.environment, self.sweep))
 
 
-class Submitted:
+class SubmittedJob:
     """A job in the hands of submitit."""
 
     def __init__(self, job: Job, sent: Any, launcher: "ClusterLauncher", slot: Slot | None) -> None:
@@ -230,7 +230,7 @@ class ClusterLauncher:
         new: list[tuple[Job, NodeJob, Slot | None]] = []
         for job in jobs:
             if (sent := self._still_there(job)) is not None:
-                handles.append(Submitted(job, sent, self, None))
+                handles.append(SubmittedJob(job, sent, self, None))
                 continue
             slot = self.slots.take() if self.slots is not None else None
             environment: dict[str, str | None] = {"PYTHONPATH": python_path()}
@@ -256,7 +256,7 @@ class ClusterLauncher:
             why = "; ".join(line for line in str(error).splitlines() if line.strip())
             raise UserError(f"the jobs cannot be handed on: {why or type(error)}") from error
         for (job, _, slot), sent in zip(new, sent_jobs, strict=True):
-            handles.append(Submitted(job, sent, self, slot))
+            handles.append(SubmittedJob(job, sent, self, slot))
         self.running += len(handles)
         return handles
 
