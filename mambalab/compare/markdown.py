@@ -16,7 +16,7 @@ from mambalab.compare.text import (
 )
 from mambalab.utils.text import count, printable, short
 
-_SHOWN = 80  # characters of a setting
+MAX_SETTING_CHARS = 80
 
 MEANING = """\
 *best*, *last*: the best value of a run and that of its last evaluation, averaged over seeds.
@@ -114,7 +114,8 @@ def _settings(comparison: Comparison) -> str:
     keys = list(comparison.groups[0].group.settings)
     header = ["setting", *(g.label for g in comparison.groups)]
     rows = [
-        [key, *(short(g.group.settings[key], _SHOWN) for g in comparison.groups)] for key in keys
+        [key, *(short(g.group.settings[key], MAX_SETTING_CHARS) for g in comparison.groups)]
+        for key in keys
     ]
     return _table(header, rows)
 

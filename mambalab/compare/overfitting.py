@@ -11,7 +11,7 @@ from mambalab.compare.groups import Group
 from mambalab.compare.statistics import Estimate
 from mambalab.utils.text import number
 
-TURNS_UP = 0.01  # of the best validation loss: a smaller rise is no over-fitting to speak of
+MIN_RELATIVE_RISE = 0.01  # of the best validation loss: less is no over-fitting to speak of
 PREMISE = "dropout can only be judged where the model over-fits without it"
 
 
@@ -97,6 +97,6 @@ def _turns_up(rise: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
             f"up (+{number(rise.mean)})"
         )
     shown = f"+{number(rise.mean)} ({number(rise.low)} to {number(rise.high)})"
-    if rise.mean > TURNS_UP * abs(best.mean) and rise.low > 0:
+    if rise.mean > MIN_RELATIVE_RISE * abs(best.mean) and rise.low > 0:
         return True, f"validation loss turns up without dropout: {shown}"
     return False, f"no verdict on dropout: validation loss does not turn up without it: {shown}"

@@ -8,8 +8,8 @@ from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
 from mambalab.utils.text import count, printable, table
 
-_LABEL = 28  # characters of a label in a line
-_LISTED = 10  # runs left out that are listed one by one
+LABEL_CHARS = 28  # of a label in a line
+MAX_LEFT_OUT_LINES = 10  # runs left out that are listed one by one
 
 Column = tuple[str, Callable[[GroupResult], str | list[str]]]
 
@@ -21,7 +21,7 @@ def terminal(comparison: Comparison) -> str:
         parts.append(_table(comparison, _losses(comparison)))
     parts.append(_table(comparison, _costs(comparison)))
     lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
-    lines += [f"left out: {line}" for line in left_out(comparison, _LISTED)]
+    lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
     return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
 
 
@@ -160,6 +160,6 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
     return table(header, rows, right=set(header) - {"group", "verdict"})
 
 
-def wrap(label: str, width: int = _LABEL) -> list[str]:
+def wrap(label: str, width: int = LABEL_CHARS) -> list[str]:
     """A label in lines, broken between settings where that is possible."""
     return textwrap.wrap(label, width, break_on_hyphens=False) or [label]
