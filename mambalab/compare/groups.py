@@ -11,7 +11,7 @@ from mambalab.utils.text import printable, short
 
 ABSENT = "absent"  # how a setting shows that a run, of an older version perhaps, does not have
 MAX_VALUE_CHARS = 40  # of a value that a label shows
-MAX_DEPTH = 9  # of settings; what a stranger's YAML nests deeper (in itself, perhaps) is one value
+MAX_DEPTH = 9  # parts of a dotted name; YAML that nests deeper (in itself, perhaps) is one value
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Group:
     records: list[RunRecord]
 
     def setting(self, name: str) -> Any:
-        """A setting of these runs by its dotted name, or None."""
+        """Return a setting of these runs by its dotted name, or None."""
         return self.records[0].setting(name)
 
 
@@ -60,7 +60,7 @@ def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[G
 
 
 def _text(settings: Mapping[str, Any], key: str) -> str:
-    """A value as text, equal for equal values only."""
+    """Write a value as text, equal for equal values only."""
     if key not in settings:
         return ABSENT
     value = settings[key]
@@ -92,7 +92,7 @@ def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[st
 
 
 def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Few settings that tell all rows apart: names of groups where they do, then others.
+    """Choose few settings that tell all rows apart: names of groups where they do, then others.
 
     Greedily, the one that parts most first; what later ones made superfluous is left out again,
     a name only if a setting of its own group did.
@@ -115,14 +115,14 @@ def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
 def _most_telling(
     rows: Sequence[Mapping[str, str]], chosen: list[str], candidates: list[str]
 ) -> str | None:
-    """The candidate that parts the rows most beyond what is chosen; None if none parts them."""
+    """Find the candidate that parts the rows most beyond what is chosen; None if none does."""
     gains = {key: _kinds(rows, [*chosen, key]) for key in candidates}
     best = max(gains, key=lambda key: gains[key], default=None)  # the first of equals
     return best if best is not None and gains[best] > _kinds(rows, chosen) else None
 
 
 def _kinds(rows: Sequence[Mapping[str, str]], keys: list[str]) -> int:
-    """How many kinds of rows these settings tell apart."""
+    """Count the kinds of rows that these settings tell apart."""
     return len({tuple(row[key] for key in keys) for row in rows})
 
 

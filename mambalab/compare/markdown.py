@@ -30,7 +30,7 @@ over these. Parameters, tokens/s, steps and minutes are means."""
 
 
 def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
-    """The whole comparison.
+    """Write the comparison as Markdown.
 
     Args:
         comparison: what is written.
@@ -55,7 +55,7 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, whoever wrote it."""
+    """Escape a text so that Markdown shows it as it is, whoever wrote it."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{c}" if c in "\\|`*_[]#!~$" else c for c in text)
 

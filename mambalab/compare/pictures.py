@@ -84,7 +84,7 @@ def curves(comparison: Comparison, metric: str) -> "Figure":
     """
     bands = [_band(group, metric) for group in comparison.groups]
     what = quantity(metric).text.partition(" (")[0]
-    banded = ", mean and 95 % band" if any(b.half for b in bands) else ""
+    banded = ", mean and 95 % band" if any(b.half_width for b in bands) else ""
     title = _title(comparison, f"{what}{banded}")
     if len(bands) > len(COLOURS):
         return _curves_apart(comparison, metric, bands, title)
@@ -154,7 +154,7 @@ def _draw_band(axes: "Axes", one: Band, i: int, name: str = "") -> None:
         label=name,
         zorder=3,
     )
-    if one.half:
+    if one.half_width:
         axes.fill_between(
             one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0, zorder=2
         )
@@ -233,9 +233,9 @@ def overfitting(comparison: Comparison) -> "Figure":
             color=VAL_COLOUR,
             linestyle="--",
             linewidth=1.5,
-            label="validation, 95 % band" if validation.half else "validation",
+            label="validation, 95 % band" if validation.half_width else "validation",
         )
-        if validation.half:
+        if validation.half_width:
             axes.fill_between(
                 validation.steps,
                 validation.low,

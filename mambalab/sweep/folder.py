@@ -1,4 +1,4 @@
-"""The folder of a sweep: `sweep.json` says what was asked for and how each of its jobs stands.
+"""The folder of a sweep: `sweep.json` says what was asked for and the state of each of its jobs.
 
 sweep.json      command, launcher, jobs with their state
 <job>/          run folder of a job, named by its values
@@ -41,13 +41,13 @@ class StopRequest:
 
 @dataclass
 class Entry:
-    """How one job stands.
+    """State of one job.
 
     Attributes:
         status: one of the words above.
         reason: why it failed or stopped, one line.
         best: metric, value, step of its best evaluation, and whether more is better.
-        minutes: training time over all sittings.
+        minutes: training time over all sessions.
         cluster_id: of the cluster's job that runs it, if any.
     """
 
@@ -67,7 +67,7 @@ class SweepFolder:
         command: what was written after `mambalab train -m`, the last time.
         threads: CPU threads of each job; None = as many as torch likes.
         not_applicable: combinations that make no sense, and why.
-        jobs: how each stands, by name.
+        jobs: the state of each, by name.
         began: Unix time of the first start.
         status: RUNNING, or how the last command ended: FINISHED, FAILED, KILLED.
         record: what `mambalab sync` tells MLflow about it: experiment and parameters.
@@ -84,7 +84,7 @@ class SweepFolder:
 
     @classmethod
     def read(cls, path: Path) -> "SweepFolder":
-        """What the folder holds, or an empty sweep; raises UserError if sweep.json is damaged."""
+        """Read sweep.json, or begin an empty sweep; raises UserError if it is damaged."""
         where = path / run_folder.SWEEP
         try:
             data = read_json(where)
@@ -97,7 +97,7 @@ class SweepFolder:
             raise UserError(f"cannot read {where}: {error.strerror}") from error
 
     def write(self) -> None:
-        """Save it; raises UserError if that fails."""
+        """Write sweep.json; raises UserError if that fails."""
         data = {k: v for k, v in asdict(self).items() if k != "path"}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only one who runs this sweep; raises UserError if another process does."""
+        """Hold the folder's lock while this sweep runs; raises UserError if somebody has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,19 +118,19 @@ class SweepFolder:
     # -- files of a job -----------------------------------------------------------------------
 
     def order_file(self, name: str) -> Path:
-        """What the process of a job is told."""
+        """Return the file that tells the process of a job what to do."""
         return self.path / ".jobs" / f"{name}.json"
 
     def answer_file(self, name: str) -> Path:
-        """What it tells when it ends by itself."""
+        """Return the file in which the process of a job tells how it ended."""
         return self.path / ".jobs" / f"{name}.answer.json"
 
     def process_file(self, name: str) -> Path:
-        """Which process runs it; of a cluster's job the one on the node."""
+        """Return the file that says which process runs a job; on a cluster, the one on the node."""
         return self.path / ".jobs" / f"{name}.process.json"
 
     def log_file(self, name: str) -> Path:
-        """Its output."""
+        """Return the file with the output of a job."""
         return self.path / "logs" / f"{name}.log"
 
     # -- how a job ended ----------------------------------------------------------------------
@@ -138,7 +138,7 @@ class SweepFolder:
     def ended(
         self, name: str, run_dir: Path, status: int | None, asked: StopRequest | None = None
     ) -> Entry:
-        """How a job stands after its process ended.
+        """Determine the state of a job after its process ended.
 
         Args:
             name: of the job.

@@ -101,7 +101,7 @@ def _end(
 
 
 def _compare(plan: Plan, parent: MlflowParent) -> None:
-    """Report over the finished runs, if there are any; it stands in MLflow, too."""
+    """Report over the finished runs, if there are any, also in MLflow."""
     from mambalab.compare import files
     from mambalab.compare.select import compare_folders
     from mambalab.compare.text import terminal
@@ -124,7 +124,7 @@ def _compare(plan: Plan, parent: MlflowParent) -> None:
 
 
 def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
-    """Note how the jobs stand on disk; returns those that are to run."""
+    """Note the state of the jobs on disk; returns those that are to run."""
     left: list[Job] = []
     done = 0
     for job in plan.jobs:
@@ -195,7 +195,7 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
 
 
 def _entries(plan: Plan, sweep: SweepFolder, source: JobSource) -> dict[str, Entry]:
-    """How the jobs of this command stand; other commands may have left more in the folder.
+    """Return the state of this command's jobs; other commands may have left more in the folder.
 
     Of a search all that have a result count, and whatever this command has tried.
     """
@@ -207,7 +207,7 @@ def _entries(plan: Plan, sweep: SweepFolder, source: JobSource) -> dict[str, Ent
 
 
 def _by_reason(refused: dict[str, str]) -> dict[str, str]:
-    """Combinations that make no sense: of those with one reason, other seeds say, the first."""
+    """Group combinations that make no sense by reason, named after the first with that reason."""
     names: dict[str, list[str]] = {}
     for name, why in refused.items():
         names.setdefault(why, []).append(name)
@@ -218,7 +218,7 @@ def _by_reason(refused: dict[str, str]) -> dict[str, str]:
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
-    """The best of a search first, jobs without a result last."""
+    """Return a sort key: the best of a search first, jobs without a result last."""
     if entry.best is None or entry.status != states.FINISHED:
         return True, 0.0
     value = entry.best["value"]

@@ -32,19 +32,19 @@ class JobSource(Protocol):
 
     @property
     def tried(self) -> Container[str]:
-        """Names of the jobs that it has to give, of a search those it gave."""
+        """Names of the jobs that there are to start; for a search, of those it has drawn."""
         ...
 
     def take(self, room: int) -> list[Job]:
-        """At most `room` jobs to start now; none if there are none now or none left."""
+        """Take at most `room` jobs to start now; none if there are none now or none left."""
         ...
 
     def left(self) -> int:
-        """Jobs that were not taken yet."""
+        """Count the jobs that were not taken yet."""
         ...
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
-        """Names of running jobs that are not worth going on, and why."""
+        """Name running jobs that are not worth going on, and why."""
         ...
 
     def ended(self, job: Job, entry: Entry) -> None:
@@ -61,20 +61,20 @@ class Grid:
         self._queue = list(jobs)
 
     def take(self, room: int) -> list[Job]:
-        """The next jobs."""
+        """Take the next jobs of the list."""
         taken, self._queue = self._queue[:room], self._queue[room:]
         return taken
 
     def left(self) -> int:
-        """Jobs in the queue."""
+        """Count the jobs that are left in the list."""
         return len(self._queue)
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
-        """None: every job of a grid is wanted."""
+        """Name no job: every job of a grid is wanted."""
         return {}
 
     def ended(self, job: Job, entry: Entry) -> None:
-        """Nothing follows from it."""
+        """Do nothing: the list stays as it is."""
 
 
 @dataclass
@@ -265,7 +265,7 @@ class Scheduler:
             watched.handle.stop(signal.Signals[name])
 
     def _kill_rest(self) -> None:
-        """After an error or a second Ctrl-C: leave no process behind, and note how jobs stand."""
+        """Kill what still runs after an error or a second Ctrl-C, and note how the jobs ended."""
         for watched in self.running:
             # Not PRUNED, whatever was asked before: the source does not hear of it any more.
             watched.asked = StopRequest(
@@ -291,7 +291,7 @@ class Scheduler:
         return f"[{number:{width}}/{self.source.total}]"
 
     def _tell_news(self) -> None:
-        """How far each running job is, by the last line of its log, if it has one."""
+        """Say how far each running job is, by the last line of its log, if it has one."""
         for watched in self.running[:MAX_NEWS_LINES]:
             name = watched.handle.job.name
             if line := last_line(self.sweep.log_file(name)):
@@ -302,7 +302,7 @@ class Scheduler:
 
 @contextlib.contextmanager
 def _hangup_as_sigterm() -> Iterator[None]:
-    """A terminal that closes stops a sweep politely; under `nohup`, which ignores it, nothing."""
+    """Let a terminal that closes stop the sweep as SIGTERM does, unless `nohup` ignores that."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
         yield
@@ -319,7 +319,7 @@ def _several(count: int, what: str) -> str:
 
 
 def describe(name: str, entry: Entry) -> str:
-    """How a job ended, for people."""
+    """Write how a job ended, for people."""
     best = entry.best
     result = f"  {best['metric']} {best['value']:.4f} @ {best['step']:,}" if best else ""
     minutes = f"  {entry.minutes:.1f} min" if entry.minutes is not None else ""
@@ -329,7 +329,7 @@ def describe(name: str, entry: Entry) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last whole line of a log, or an empty text."""
+    """Return the last line of a log that is not empty, or an empty text."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))

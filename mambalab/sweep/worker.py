@@ -21,7 +21,7 @@ from mambalab.utils.files import read_json, write_json
 
 
 def main(words: list[str]) -> int:
-    """Run the job; returns its exit status, as of `mambalab train`."""
+    """Run the job; returns its exit status, the same as that of `mambalab train`."""
     order = Path(words[0])
     job = read_json(order)
     answer = order.with_suffix(".answer.json")
@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
 
 
 def _train(job: dict) -> tuple[int, str | None]:
-    """Exit status of the run, and what went wrong in one line."""
+    """Train; returns the exit status of the run, and what went wrong in one line."""
     try:
         from mambalab.config.compose import merge, typed
         from mambalab.runs import training

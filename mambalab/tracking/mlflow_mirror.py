@@ -80,7 +80,7 @@ class MlflowMirror:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread; returns at once."""
         self._thread.start()
 
     @property
@@ -143,7 +143,7 @@ class MlflowMirror:
         return PAUSES[min(self._failures, len(PAUSES)) - 1]
 
     def _advance(self) -> None:
-        """One round: open if need be, points, files, and the end when it has been asked for."""
+        """Do one round: open if need be, send points and files, and the end if it was asked for."""
         run = self._run
         end = self._end  # before reading: everything recorded until then will be sent
         while not self._files.empty():

@@ -21,7 +21,7 @@ from mambalab.tracking.description import MAX_NAME_CHARS, cut
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
-METRICS_PER_BATCH = 1000  # MLflow's own limits
+METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
 PARAMS_PER_BATCH = 100
 MAX_TAG_CHARS = 8000
 SECONDS = "time/seconds"
@@ -176,8 +176,10 @@ class MlflowRun:
             self._has_parent = True
 
     def _set_parent_of_children(self) -> None:
-        """Name this run of a sweep as the parent of all runs in its folder: jobs may have ended
-        before the store had it."""
+        """Name this run of a sweep as the parent of all runs in its folder.
+
+        Jobs may have ended before the store had the sweep.
+        """
         hanging = store.search(self._client, f"tags.`{store.PARENT}` = '{self._run_id}'")
         known = {run.info.run_id for run in hanging}
         for path in sorted(self.run_dir.glob(f"*/{run_folder.MLFLOW}")):

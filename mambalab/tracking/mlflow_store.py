@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, creating it safely, the experiment in it, runs left behind.
+"""The MLflow store: where it is, creating it safely, the experiment in it, dead runs.
 
 The default is one SQLite file below `output_dir`, shared by all runs there. MLflow builds its
 tables whenever it opens a file that lacks them, without a lock: of several processes that start
