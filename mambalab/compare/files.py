@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mambalab.compare import pictures as compare_pictures
+from mambalab.compare import pictures
 from mambalab.compare.markdown import markdown
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
@@ -34,8 +34,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    pictures = compare_pictures.draw(comparison, folder)
-    names = [path.name for path in pictures if path.suffix == ".png"]
+    drawn = pictures.draw(comparison, folder)
+    names = [path.name for path in drawn if path.suffix == ".png"]
     target = folder / "comparison.json"
     try:
         files = [
@@ -46,7 +46,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         write_json(target, as_json(comparison))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return [*files, target, *pictures]
+    return [*files, target, *drawn]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
