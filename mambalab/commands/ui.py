@@ -19,8 +19,8 @@ from mambalab.settings.tracking import UiSettings
 from mambalab.tracking import mlflow_store
 
 HOST = "127.0.0.1"
-LONGEST_START = 120.0  # seconds; usually 7
-LONGEST_STOP = 10.0
+MAX_START_SECONDS = 120.0  # usually 7
+MAX_STOP_SECONDS = 10.0
 
 
 def run(cfg: UiSettings) -> int:
@@ -68,7 +68,7 @@ def run(cfg: UiSettings) -> int:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port if nobody listens there, else one of the next, else any; 0 means any."""
+    """Return the wanted port if it is free, else one of the next, else any; 0 means any."""
     nearby = range(wanted, min(wanted + 20, 65536)) if wanted else ()
     for port in (*nearby, 0):
         with socket.socket() as probe:
@@ -106,7 +106,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM and a closed terminal fill the list instead of ending the process."""
+    """Note Ctrl-C, SIGTERM and a closed terminal in a list, instead of ending the process."""
     stopped: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -124,12 +124,13 @@ def _stop_requests() -> Iterator[list[int]]:
 def _wait_until_up(
     server: subprocess.Popen[bytes], port: int, stopped: list[int], log: IO[bytes]
 ) -> None:
-    limit = time.monotonic() + LONGEST_START
+    limit = time.monotonic() + MAX_START_SECONDS
     while not stopped and not _answers(port):
         if server.poll() is not None:
             raise UserError(f"MLflow's server did not start: {_tail(log)}")
         if time.monotonic() > limit:
-            raise UserError(f"MLflow's server did not start in {LONGEST_START:.0f} s: {_tail(log)}")
+            longest = f"{MAX_START_SECONDS:.0f} s"
+            raise UserError(f"MLflow's server did not start in {longest}: {_tail(log)}")
         time.sleep(0.2)
 
 
@@ -145,18 +146,18 @@ def _answers(port: int) -> bool:
 
 
 def _tail(log: IO[bytes]) -> str:
-    """The last line the server wrote."""
+    """Return the last line that the server wrote."""
     log.seek(0)
     lines = log.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the whole group: kindly, then for sure."""
+    """End the server and its children: by SIGTERM, then by SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(LONGEST_STOP)
+        server.wait(MAX_STOP_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()

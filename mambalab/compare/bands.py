@@ -15,26 +15,26 @@ class Band:
     Attributes:
         steps: the steps at which every run has a finite value; nothing is interpolated.
         mean: over the runs.
-        half: half the width of the interval; empty for a single run.
+        half_width: half the width of the interval; empty for a single run.
     """
 
     steps: list[int]
     mean: list[float]
-    half: list[float]
+    half_width: list[float]
 
     @property
     def low(self) -> list[float]:
-        """Lower edge."""
-        return [m - h for m, h in zip(self.mean, self.half, strict=True)]
+        """Lower edge of the band, at each step."""
+        return [m - h for m, h in zip(self.mean, self.half_width, strict=True)]
 
     @property
     def high(self) -> list[float]:
-        """Upper edge."""
-        return [m + h for m, h in zip(self.mean, self.half, strict=True)]
+        """Upper edge of the band, at each step."""
+        return [m + h for m, h in zip(self.mean, self.half_width, strict=True)]
 
 
 def band(curves: Sequence[Curve]) -> Band:
-    """Mean and band of the curves that hold anything; empty if they have no step in common."""
+    """Average the curves that are not empty; the band is empty if they have no step in common."""
     import numpy as np
 
     finite = [{s: v for s, v in curve if v is not None} for curve in curves if curve]
@@ -43,7 +43,7 @@ def band(curves: Sequence[Curve]) -> Band:
     steps = sorted(set.intersection(*map(set, finite)))
     values = np.array([[run[step] for step in steps] for run in finite])
     n = len(finite)
-    half: list[float] = []
+    half_width: list[float] = []
     if n > 1:
-        half = (t_quantile(n) / math.sqrt(n) * values.std(axis=0, ddof=1)).tolist()
-    return Band(steps, values.mean(axis=0).tolist(), half)
+        half_width = (t_quantile(n) / math.sqrt(n) * values.std(axis=0, ddof=1)).tolist()
+    return Band(steps, values.mean(axis=0).tolist(), half_width)

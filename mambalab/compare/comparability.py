@@ -14,7 +14,7 @@ _HARMLESS = ("task.batch_size", "task.eval_batch_size", "task.augment")
 
 
 def seed_of(record: RunRecord) -> int | str:
-    """The seed of a run; text if it is no whole number."""
+    """Return the seed of a run; text if it is no whole number."""
     seed = record.setting("seed")
     return seed if isinstance(seed, int) else str(seed)
 
@@ -44,7 +44,7 @@ def check_groups(groups: Sequence[Group]) -> None:
 
 
 def _different_data(groups: Sequence[Group], records: Sequence[RunRecord]) -> str:
-    """Which data there are, what else tells their runs apart, and what to do."""
+    """Say which data there are, what else tells their runs apart, and what to do."""
     parts = []
     for value, count in _values(records, _data).items():
         first = next(record for record in records if _data(record) == value)
@@ -72,8 +72,10 @@ def _check_seeds(group: Group) -> None:
 
 
 def _obstacle(first: RunRecord, second: RunRecord) -> str | None:
-    """What keeps two runs of a group from being averaged, or None. What a run did not note, an
-    older one perhaps, is no obstacle."""
+    """Say what keeps two runs of a group from being averaged, or None.
+
+    What a run did not note, an older one perhaps, is no obstacle.
+    """
     facts: list[tuple[str, Callable[[RunRecord], Any]]] = [
         ("their data (sha256)", _data),
         ("precision", lambda r: r.summary.get("precision")),
@@ -96,7 +98,7 @@ def _data(record: RunRecord) -> Any:
 
 
 def _tokenizer(record: RunRecord) -> str | None:
-    """What makes the tokens of a text: characters, or a hash; None if the data are not noted."""
+    """Return what makes the tokens of a text: characters, or a hash; None if not noted."""
     data = record.summary.get("data")
     return str(data.get("tokenizer", "characters")) if isinstance(data, dict) and data else None
 
@@ -107,7 +109,7 @@ def _checkpoint(record: RunRecord) -> Any:
 
 
 def warnings(groups: Sequence[Group]) -> list[str]:
-    """Differences that do not forbid a comparison but belong beside it, a line each."""
+    """List differences that do not forbid a comparison but belong beside it, a line each."""
     everything = [record for group in groups for record in group.records]
     facts: list[tuple[str, Callable[[RunRecord], Any]]] = [
         ("device", lambda r: r.summary.get("device")),
@@ -148,7 +150,7 @@ def _torch(record: RunRecord) -> Any:
 
 
 def _values(records: Iterable[RunRecord], fact: Callable[[RunRecord], Any]) -> dict[str, int]:
-    """How many runs have each value of a fact; those that do not note it are left out."""
+    """Count the runs that have each value of a fact; those that do not note it are left out."""
     counts: dict[str, int] = {}
     for record in records:
         if (value := fact(record)) is not None:

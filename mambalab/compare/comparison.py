@@ -98,7 +98,8 @@ def compare(
 
 
 def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:
-    """What to judge by. A metric that no run is judged by counts upwards if it is an accuracy."""
+    """Choose what to judge by; of a metric that no run is judged by, more is better if it is an
+    accuracy."""
     own = {(record.metric, record.maximize) for record in records}
     if name is None and len(own) > 1:
         names = " and ".join(sorted(printable(n) for n, _ in own))
@@ -111,7 +112,7 @@ def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:
 
 
 def _baseline(groups: Sequence[Group], wanted: str | None) -> tuple[Group, str]:
-    """The group to compare with, and why it is that one; nothing if somebody chose it."""
+    """Choose the group to compare with, and say why; the reason is empty if somebody chose it."""
     if wanted is None:
         free = next((group for group in groups if overfitting.is_free(group)), None)
         return (free, "the first without dropout") if free else (groups[0], "the first group")
@@ -125,7 +126,7 @@ def _baseline(groups: Sequence[Group], wanted: str | None) -> tuple[Group, str]:
 
 
 def _reachable(best: list[list[float]], metric: Metric) -> float:
-    """The worst of the groups' means, rounded to three digits to the side that is easier."""
+    """Return the worst of the groups' means, rounded to three digits to the easier side."""
     means = [math.fsum(values) / len(values) for values in best]
     worst = Decimal(repr(min(means) if metric.maximize else max(means)))
     if not worst:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mambalab.compare import pictures as compare_pictures
+from mambalab.compare import pictures
 from mambalab.compare.markdown import markdown
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
@@ -16,7 +16,7 @@ from mambalab.utils.files import write_json, write_text
 from mambalab.utils.text import printable
 
 _ESTIMATES = ("best", "last", "best_loss", "last_loss", "gap", "rise")
-_PLAIN = ("parameters", "steps", "minutes", "tokens_per_second")
+_MEANS = ("parameters", "steps", "minutes", "tokens_per_second")
 _GOAL = ("reached", "goal_step", "goal_seconds", "goal_tokens")
 
 
@@ -34,8 +34,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    pictures = compare_pictures.draw(comparison, folder)
-    names = [path.name for path in pictures if path.suffix == ".png"]
+    drawn = pictures.draw(comparison, folder)
+    names = [path.name for path in drawn if path.suffix == ".png"]
     target = folder / "comparison.json"
     try:
         files = [
@@ -46,11 +46,11 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         write_json(target, as_json(comparison))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return [*files, target, *pictures]
+    return [*files, target, *drawn]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything that was found, as plain data."""
+    """Convert everything that was found to plain data."""
     return {
         **_about(comparison),
         "dropout": comparison.dropout,
@@ -78,7 +78,7 @@ def _group_json(group: GroupResult) -> dict[str, Any]:
         "settings": group.group.settings,
         "seeds": group.seeds,
         **{name: e and asdict(e) for name, e in estimates.items()},
-        **{name: getattr(group, name) for name in (*_PLAIN, *_GOAL)},
+        **{name: getattr(group, name) for name in (*_MEANS, *_GOAL)},
         "difference": group.difference and asdict(group.difference),
         "verdict": group.verdict,
         "runs": [asdict(run) for run in group.runs],
@@ -86,7 +86,7 @@ def _group_json(group: GroupResult) -> dict[str, Any]:
 
 
 def _group_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A flat row for each group; the settings that tell groups apart are columns at the end."""
+    """Make a flat row for each group; the settings that tell groups apart are the last columns."""
     rows = []
     for group in comparison.groups:
         pair = group.difference
@@ -102,7 +102,7 @@ def _group_rows(comparison: Comparison) -> list[dict[str, Any]]:
         row.update(_columns("difference", pair and pair.estimate))
         row["common_seeds"] = len(pair.seeds) if pair else None
         row["p"], row["p_holm"] = (pair.p, pair.p_holm) if pair else (None, None)
-        row.update({name: getattr(group, name) for name in (*_PLAIN, *_GOAL)})
+        row.update({name: getattr(group, name) for name in (*_MEANS, *_GOAL)})
         rows.append({**{f"setting {k}": v for k, v in group.group.settings.items()}, **row})
     first = list(rows[0])
     order = sorted(first, key=lambda name: name.startswith("setting "))
@@ -124,7 +124,7 @@ def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with equal keys as CSV; what is None is an empty cell."""
+    """Write rows with equal keys as CSV; what is None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([printable(name) for name in rows[0]])

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mambalab.records.reader import RunRecord
+from mambalab.utils.mapping import flatten
 from mambalab.utils.text import printable, short
 
 ABSENT = "absent"  # how a setting shows that a run, of an older version perhaps, does not have
-_VALUE = 40  # characters of a value that a label shows
-_DEPTH = 8  # of settings; what a stranger's YAML nests deeper (in itself, perhaps) is one value
+MAX_VALUE_CHARS = 40  # of a value that a label shows
+MAX_DEPTH = 9  # parts of a dotted name; YAML that nests deeper (in itself, perhaps) is one value
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Group:
     records: list[RunRecord]
 
     def setting(self, name: str) -> Any:
-        """A setting of these runs by its dotted name, or None."""
+        """Return a setting of these runs by its dotted name, or None."""
         return self.records[0].setting(name)
 
 
@@ -39,7 +40,8 @@ def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[G
         records: the runs.
         ignore: whether a setting, by its dotted name, makes no other group (the seed is one).
     """
-    flat = [{k: v for k, v in flatten(r.config).items() if not ignore(k)} for r in records]
+    nested = [flatten(record.config, max_depth=MAX_DEPTH) for record in records]
+    flat = [{k: v for k, v in settings.items() if not ignore(k)} for settings in nested]
     common = set.intersection(*map(set, flat)) if flat else set()
     # Null says no more than the absence of a setting, in a run of an older version perhaps.
     flat = [{k: v for k, v in s.items() if v is not None or k in common} for s in flat]
@@ -57,19 +59,8 @@ def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[G
     ]
 
 
-def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value and prefix.count(".") < _DEPTH:
-            found.update(flatten(value, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def _text(settings: Mapping[str, Any], key: str) -> str:
-    """A value as text, equal for equal values only."""
+    """Write a value as text, equal for equal values only."""
     if key not in settings:
         return ABSENT
     value = settings[key]
@@ -87,12 +78,12 @@ def _by_seed(record: RunRecord) -> tuple[bool, float, str]:
 def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[str]:
     if len(rows) == 1:
         names = [(k, records[0].setting(f"{k}.name")) for k in ("model", "dropout")]
-        label = " ".join(f"{k}={short(str(v), _VALUE)}" for k, v in names if v is not None)
+        label = " ".join(f"{k}={short(str(v), MAX_VALUE_CHARS)}" for k, v in names if v is not None)
         return [label or "all runs"]
     chosen = telling(rows)
     labels = []
     for row in rows:
-        words = [f"{_shown(key)}={short(row[key], _VALUE)}" for key in chosen]
+        words = [f"{_shown(key)}={short(row[key], MAX_VALUE_CHARS)}" for key in chosen]
         labels.append(" ".join(words))
     return [  # values that were cut may have become equal
         label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
@@ -101,7 +92,7 @@ def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[st
 
 
 def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Few settings that tell all rows apart: names of groups where they do, then others.
+    """Choose few settings that tell all rows apart: names of groups where they do, then others.
 
     Greedily, the one that parts most first; what later ones made superfluous is left out again,
     a name only if a setting of its own group did.
@@ -124,14 +115,14 @@ def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
 def _most_telling(
     rows: Sequence[Mapping[str, str]], chosen: list[str], candidates: list[str]
 ) -> str | None:
-    """The candidate that parts the rows most beyond what is chosen; None if none parts them."""
+    """Find the candidate that parts the rows most beyond what is chosen; None if none does."""
     gains = {key: _kinds(rows, [*chosen, key]) for key in candidates}
     best = max(gains, key=lambda key: gains[key], default=None)  # the first of equals
     return best if best is not None and gains[best] > _kinds(rows, chosen) else None
 
 
 def _kinds(rows: Sequence[Mapping[str, str]], keys: list[str]) -> int:
-    """How many kinds of rows these settings tell apart."""
+    """Count the kinds of rows that these settings tell apart."""
     return len({tuple(row[key] for key in keys) for row in rows})
 
 

@@ -16,7 +16,7 @@ from mambalab.compare.text import (
 )
 from mambalab.utils.text import count, printable, short
 
-_SHOWN = 80  # characters of a setting
+MAX_SETTING_CHARS = 80
 
 MEANING = """\
 *best*, *last*: the best value of a run and that of its last evaluation, averaged over seeds.
@@ -30,7 +30,7 @@ over these. Parameters, tokens/s, steps and minutes are means."""
 
 
 def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
-    """The whole comparison.
+    """Write the comparison as Markdown.
 
     Args:
         comparison: what is written.
@@ -55,7 +55,7 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, whoever wrote it."""
+    """Escape a text so that Markdown shows it as it is, whoever wrote it."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{c}" if c in "\\|`*_[]#!~$" else c for c in text)
 
@@ -114,7 +114,8 @@ def _settings(comparison: Comparison) -> str:
     keys = list(comparison.groups[0].group.settings)
     header = ["setting", *(g.label for g in comparison.groups)]
     rows = [
-        [key, *(short(g.group.settings[key], _SHOWN) for g in comparison.groups)] for key in keys
+        [key, *(short(g.group.settings[key], MAX_SETTING_CHARS) for g in comparison.groups)]
+        for key in keys
     ]
     return _table(header, rows)
 

@@ -23,7 +23,7 @@ class Metric:
     maximize: bool
 
     def reaches(self, value: float, goal: float) -> bool:
-        """Whether a value is at least as good as a goal."""
+        """Tell whether a value is at least as good as a goal."""
         return value >= goal if self.maximize else value <= goal
 
 
@@ -38,7 +38,7 @@ class Measured:
         gap: last `val/loss` less the mean `train/loss` since the evaluation before it (the last
             `train/loss` if there is none since).
         rise: last `val/loss` less the best.
-        parameters, steps, minutes: of the whole run.
+        parameters, steps, minutes: of the run from its start to its end.
         tokens_per_second: of training after warm-up.
         tokens_per_step: of one optimiser step.
         goal_step, goal_seconds, goal_tokens: what it took to reach the goal of the comparison.
@@ -64,7 +64,7 @@ class Measured:
 
 
 def measure(record: RunRecord, metric: Metric) -> Measured | None:
-    """A run in numbers; None if it holds no finite value of the metric.
+    """Measure a run; None if it holds no finite value of the metric.
 
     Raises:
         UserError: metrics.jsonl is damaged.
@@ -93,7 +93,7 @@ def measure(record: RunRecord, metric: Metric) -> Measured | None:
 
 
 def best_value(record: RunRecord, metric: Metric) -> tuple[float, int] | None:
-    """The best finite value of a metric and its step, or None."""
+    """Return the best finite value of a metric and its step, or None."""
     if metric.name == record.metric and metric.maximize == record.maximize:
         best = record.best
     elif metric.name in record.curves:
@@ -106,7 +106,7 @@ def best_value(record: RunRecord, metric: Metric) -> tuple[float, int] | None:
 
 
 def last_value(record: RunRecord, metric: str) -> float | None:
-    """The value of a metric at the last evaluation; None if that was not finite."""
+    """Return the value of a metric at the last evaluation; None if that was not finite."""
     if metric in record.curves:
         return record.curves[metric][-1][1]
     last = record.summary.get("last")
@@ -127,8 +127,8 @@ def _gap(record: RunRecord, last_loss: float | None) -> float | None:
 
 
 def reached(record: RunRecord, metric: Metric, goal: float) -> dict[str, Any]:
-    """`goal_step`, `goal_seconds` and `goal_tokens`: the first evaluation at least as good as the
-    goal, the training time and the tokens until then; None for what is not known or never was."""
+    """Measure `goal_step`, `goal_seconds` and `goal_tokens`: the first evaluation at least as good
+    as the goal, training time and tokens until then; None for what is not known or never was."""
     step = next(
         (
             step
@@ -148,14 +148,14 @@ def reached(record: RunRecord, metric: Metric, goal: float) -> dict[str, Any]:
 
 
 def _value_at(points: Curve, step: int) -> float | None:
-    """The last finite value at or before a step, or None."""
+    """Return the last finite value at or before a step, or None."""
     finite = [(s, v) for s, v in points if v is not None]
     position = bisect_right([s for s, _ in finite], step)
     return finite[position - 1][1] if position else None
 
 
 def _number(value: Any) -> float | None:
-    """A finite number from a file that may hold anything, or None."""
+    """Return a finite number from a file that may hold anything, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < float("inf") else None

@@ -11,7 +11,7 @@ from mambalab.compare.groups import Group
 from mambalab.compare.statistics import Estimate
 from mambalab.utils.text import number
 
-TURNS_UP = 0.01  # of the best validation loss: a smaller rise is no over-fitting to speak of
+MIN_RELATIVE_RISE = 0.01  # of the best validation loss: less is no over-fitting to speak of
 PREMISE = "dropout can only be judged where the model over-fits without it"
 
 
@@ -29,15 +29,15 @@ class Judgement:
 
 
 def is_free(group: Group) -> bool:
-    """Whether the runs of a group are trained without dropout."""
+    """Tell whether the runs of a group are trained without dropout."""
     return all(not group.setting(key) for key in ("dropout.p", "dropout.ssm_p"))
 
 
 def judge(
     measured: Mapping[str, tuple[Group, Estimate | None, Estimate | None]], baseline: str
 ) -> Judgement:
-    """Whether validation loss turns up without dropout, for each group that differs in dropout
-    from the baseline.
+    """Judge whether validation loss turns up without dropout, for each group that differs in
+    dropout from the baseline.
 
     Each is asked of the group without dropout that is like it otherwise; if there is none, of the
     baseline, if that is without dropout.
@@ -71,7 +71,7 @@ def judge(
 
 
 def _dropout(group: Group) -> dict[str, str]:
-    """What a group's dropout is, among the settings in which groups differ."""
+    """Return a group's dropout, among the settings in which groups differ."""
     return {
         key: value
         for key, value in group.settings.items()
@@ -88,7 +88,7 @@ def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
 
 
 def _turns_up(rise: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
-    """Whether validation loss turns up, and a line that says so."""
+    """Tell whether validation loss turns up, and a line that says so."""
     if rise is None or best is None:
         return False, "no verdict on dropout: the runs without it hold no val/loss"
     if rise.low is None or rise.high is None:
@@ -97,6 +97,6 @@ def _turns_up(rise: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
             f"up (+{number(rise.mean)})"
         )
     shown = f"+{number(rise.mean)} ({number(rise.low)} to {number(rise.high)})"
-    if rise.mean > TURNS_UP * abs(best.mean) and rise.low > 0:
+    if rise.mean > MIN_RELATIVE_RISE * abs(best.mean) and rise.low > 0:
         return True, f"validation loss turns up without dropout: {shown}"
     return False, f"no verdict on dropout: validation loss does not turn up without it: {shown}"

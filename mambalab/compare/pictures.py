@@ -1,7 +1,7 @@
 """Pictures of a comparison: curves with bands, best values, training beside validation.
 
 Line styles and markers tell groups apart as well as colours do. More groups than there are colours
-get a panel each, with all others in grey behind.
+get a panel each, with all others in grey.
 """
 
 import re
@@ -13,13 +13,14 @@ from mambalab.compare.bands import Band, band
 from mambalab.compare.measures import LOSS, TRAIN
 from mambalab.compare.results import BASELINE, Comparison, GroupResult
 from mambalab.compare.text import interval, wrap
-from mambalab.plots.curves import BEST, save, smooth
-from mambalab.plots.curves import TRAIN as TRAIN_COLOUR
-from mambalab.plots.curves import VAL as VAL_COLOUR
 from mambalab.plots.style import (
+    BEST_COLOUR,
     COLOURS,
     MARKERS,
+    MAX_TITLE_CHARS,
     STYLES,
+    TRAIN_COLOUR,
+    VAL_COLOUR,
     Quantity,
     drawable,
     finish,
@@ -27,7 +28,9 @@ from mambalab.plots.style import (
     legend,
     panels,
     quantity,
-    several,
+    save,
+    seed_counts,
+    smooth,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY = "#c4c4c4"
-_BOXED = 5  # seeds from which quartiles say more than the points themselves
-_WIDTH = 7.2  # inches of a picture with one panel
+MIN_SEEDS_FOR_BOX = 5  # from which quartiles say more than the points themselves
+WIDTH_INCHES = 7.2  # of a picture with one panel
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
@@ -71,21 +74,21 @@ def _band(group: GroupResult, metric: str) -> Band:
 
 
 def _title(comparison: Comparison, what: str) -> str:
-    return f"{comparison.task}: {what}, {several([len(g.runs) for g in comparison.groups])}"
+    return f"{comparison.task}: {what}, {seed_counts([len(g.runs) for g in comparison.groups])}"
 
 
 def curves(comparison: Comparison, metric: str) -> "Figure":
-    """A metric over the steps: mean line and 95 % band of each group.
+    """Draw a metric over the steps: mean line and 95 % band of each group.
 
     Where runs of a group were not evaluated at common steps, each is drawn by itself.
     """
     bands = [_band(group, metric) for group in comparison.groups]
     what = quantity(metric).text.partition(" (")[0]
-    banded = ", mean and 95 % band" if any(b.half for b in bands) else ""
+    banded = ", mean and 95 % band" if any(b.half_width for b in bands) else ""
     title = _title(comparison, f"{what}{banded}")
     if len(bands) > len(COLOURS):
         return _curves_apart(comparison, metric, bands, title)
-    figure, (axes,) = panels(1, width=_WIDTH, height=4.6)
+    figure, (axes,) = panels(1, width=WIDTH_INCHES, height=4.6)
     for i, (group, one) in enumerate(zip(comparison.groups, bands, strict=True)):
         _draw_band(axes, one, i, name=_name(group, comparison))
         if len(one.steps) < 2:
@@ -117,8 +120,8 @@ def _name(group: GroupResult, comparison: Comparison) -> str:
 
 
 def _without_prefix(label: str, comparison: Comparison) -> str:
-    """A label without the group of settings that all keys of all labels begin with: `p=0.1
-    ssm_p=0.1` for `dropout.p=0.1 dropout.ssm_p=0.1`."""
+    """Return a label without the group of settings that all keys of all labels begin with:
+    `p=0.1 ssm_p=0.1` for `dropout.p=0.1 dropout.ssm_p=0.1`."""
     keys = [k for g in comparison.groups for k in re.findall(r"(?:^| )([\w.]+)=", g.label)]
     prefixes = {key.partition(".")[0] + "." for key in keys}
     if len(prefixes) != 1 or not all("." in key for key in keys):
@@ -136,7 +139,7 @@ def _means(bands: Sequence[Band]) -> list[tuple[list[int], list[float]]]:
 
 
 def _draw_band(axes: "Axes", one: Band, i: int, name: str = "") -> None:
-    """The i-th group's mean with its band; a marker now and then tells it apart, too."""
+    """Draw the i-th group's mean with its band; a marker now and then tells it apart, too."""
     colour = COLOURS[i % len(COLOURS)]
     every = max(1, len(one.steps) // 8)
     axes.plot(
@@ -151,7 +154,7 @@ def _draw_band(axes: "Axes", one: Band, i: int, name: str = "") -> None:
         label=name,
         zorder=3,
     )
-    if one.half:
+    if one.half_width:
         axes.fill_between(
             one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0, zorder=2
         )
@@ -166,18 +169,18 @@ def _draw_runs(axes: "Axes", group: GroupResult, metric: str, i: int) -> None:
 
 
 def best(comparison: Comparison) -> "Figure":
-    """Best values, a point for each seed, with each group's mean; from five seeds on with
+    """Draw the best values, a point for each seed, with each group's mean; from five seeds on with
     quartiles, median and range."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
     groups = comparison.groups
     what, plain = quantity(comparison.metric.name), ScalarFormatter(useOffset=False)
-    figure, (axes,) = panels(1, width=_WIDTH, height=1.4 + 0.42 * len(groups))
+    figure, (axes,) = panels(1, width=WIDTH_INCHES, height=1.4 + 0.42 * len(groups))
     for row, group in enumerate(groups):
         values = np.array([run.best for run in group.runs])
         colour = COLOURS[row % len(COLOURS)] if len(groups) <= len(COLOURS) else COLOURS[0]
-        if 1 < len(values) < _BOXED:
+        if 1 < len(values) < MIN_SEEDS_FOR_BOX:
             mean = values.mean()
             axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
         elif len(values) > 1:
@@ -200,14 +203,20 @@ def best(comparison: Comparison) -> "Figure":
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     most = max(len(group.runs) for group in groups)
-    boxes = ", quartiles and range" if most >= _BOXED else ", and the mean" if most > 1 else ""
+    boxes = (
+        ", quartiles and range"
+        if most >= MIN_SEEDS_FOR_BOX
+        else ", and the mean"
+        if most > 1
+        else ""
+    )
     title = _title(comparison, f"best value of each seed{boxes}")
-    figure.suptitle(drawable(title, 160), fontsize=10, parse_math=False)
+    figure.suptitle(drawable(title, MAX_TITLE_CHARS), fontsize=10, parse_math=False)
     return figure
 
 
 def overfitting(comparison: Comparison) -> "Figure":
-    """Training and validation loss of each group, in a panel each, the best point marked."""
+    """Draw training and validation loss of each group, in a panel each, the best point marked."""
     groups = comparison.groups
     bands = [_band(group, LOSS) for group in groups]
     small = len(groups) > 4
@@ -224,9 +233,9 @@ def overfitting(comparison: Comparison) -> "Figure":
             color=VAL_COLOUR,
             linestyle="--",
             linewidth=1.5,
-            label="validation, 95 % band" if validation.half else "validation",
+            label="validation, 95 % band" if validation.half_width else "validation",
         )
-        if validation.half:
+        if validation.half_width:
             axes.fill_between(
                 validation.steps,
                 validation.low,
@@ -237,7 +246,7 @@ def overfitting(comparison: Comparison) -> "Figure":
             )
         if validation.mean:
             value, step = min(zip(validation.mean, validation.steps, strict=True))
-            axes.plot([step], [value], "*", color=BEST, markersize=9, zorder=5, label="best")
+            axes.plot([step], [value], "*", color=BEST_COLOUR, markersize=9, zorder=5, label="best")
         rise = f"last - best validation: {interval(group.rise, sign='+')}"
         _panel_title(axes, _name(group, comparison), rise)
     loss = Quantity("loss (nats)", percent=False)

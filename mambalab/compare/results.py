@@ -6,7 +6,7 @@ from mambalab.compare.groups import Group
 from mambalab.compare.measures import Measured, Metric
 from mambalab.compare.statistics import Difference, Estimate
 
-# Verdicts on a group, and what stands in their place.
+# Verdicts on a group, and what takes their place.
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 BASELINE, TOO_FEW, WITHHELD = "baseline", "too few seeds", "no verdict"
 

@@ -20,7 +20,7 @@ _SET_ASIDE = re.compile(r".+\.old\d+")  # an earlier run that resume=never has r
 def compare_folders(
     paths: Sequence[Path | str], output_dir: Path | str = "outputs", baseline: str | None = None
 ) -> Comparison:
-    """The comparison of all runs in some folders.
+    """Compare all runs in some folders.
 
     Args:
         paths: run folders, folders of runs, or `latest`.
@@ -43,7 +43,7 @@ def compare_records(
     baseline: str | None = None,
     bootstrap: bool = False,
 ) -> Comparison:
-    """The comparison of runs that were read already; see `comparison.compare`."""
+    """Compare runs that were read already; see `comparison.compare`."""
     return comparison.compare(
         records,
         ignore=ignore,
@@ -56,7 +56,7 @@ def compare_records(
 
 
 def ignore(key: str) -> bool:
-    """Whether a setting makes no other group: the seed, and what does not make another run.
+    """Tell whether a setting makes no other group: the seed, and what does not make another run.
 
     How far runs were trained does matter here.
     """
@@ -65,7 +65,7 @@ def ignore(key: str) -> bool:
 
 
 def locate(name: str, output_dir: Path) -> Path:
-    """The folder that a word means: a path, from here or below `output_dir`, or `latest`.
+    """Find the folder that a word means: a path, from here or below `output_dir`, or `latest`.
 
     Raises:
         UserError: there is no such folder.
@@ -83,7 +83,7 @@ def locate(name: str, output_dir: Path) -> Path:
 
 
 def latest_sweep(output_dir: Path) -> Path:
-    """The sweep below a folder that was written last.
+    """Find the sweep below a folder that was written last.
 
     Raises:
         UserError: there is none.
@@ -98,7 +98,7 @@ def latest_sweep(output_dir: Path) -> Path:
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
-    """Every run in some folders, once, and those that cannot be read or were set aside.
+    """Read every run in some folders, once, and list those that cannot be read or were set aside.
 
     Raises:
         UserError: a folder without any run.
@@ -125,7 +125,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
 
 
 def default_folder(folders: Sequence[Path], records: Sequence[RunRecord], output_dir: Path) -> Path:
-    """Where the files go: into the sweep, if that is all, else to a name made of the runs'."""
+    """Name the folder of the files: in the sweep, if that is all, else by a hash of the runs."""
     if len(folders) == 1 and not is_run(folders[0]) and (folders[0] / SWEEP).is_file():
         return folders[0] / "comparison"
     names = sorted(os.path.realpath(record.path) for record in records)

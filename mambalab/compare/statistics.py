@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
+CONFIDENCE = 0.95  # share of intervals that hold the true mean
+RESAMPLES = 10_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Difference:
 
 
 def estimate(values: Sequence[float], *, bootstrap: bool = False) -> Estimate | None:
-    """Mean and 95 % interval; None if there are no values.
+    """Compute mean and 95 % interval; None if there are no values.
 
     Args:
         values: finite numbers, one for each seed.
@@ -70,14 +70,14 @@ def estimate(values: Sequence[float], *, bootstrap: bool = False) -> Estimate | 
 
 
 def t_quantile(n: int) -> float:
-    """How many standard errors the 95 % interval of a mean of `n` values reaches to each side."""
+    """Return how many standard errors the 95 % interval of a mean of `n` values has each side."""
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
 
 
 def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Difference | None:
-    """Differences `ours - theirs` over the seeds that both have; None if they have none in common.
+    """Compute `ours - theirs` over the seeds that both have; None if they have none in common.
 
     Args:
         ours, theirs: value by seed.
@@ -101,7 +101,7 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Difference
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted by Holm's method, in the same order; None stays and does not count."""
+    """Adjust p-values by Holm's method, in the same order; None stays and does not count."""
     tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0

@@ -8,25 +8,25 @@ from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
 from mambalab.utils.text import count, printable, table
 
-_LABEL = 28  # characters of a label in a line
-_LISTED = 10  # runs left out that are listed one by one
+LABEL_CHARS = 28  # of a label in a line
+MAX_LEFT_OUT_LINES = 10  # runs left out that are listed one by one
 
 Column = tuple[str, Callable[[GroupResult], str | list[str]]]
 
 
 def terminal(comparison: Comparison) -> str:
-    """Tables of the groups, statements, warnings and what was left out, some 115 columns wide."""
+    """Write tables of the groups, statements, warnings and what was left out, 115 columns wide."""
     parts = [headline(comparison), _table(comparison, _results(comparison))]
     if comparison.metric.name != LOSS and any(g.best_loss for g in comparison.groups):
         parts.append(_table(comparison, _losses(comparison)))
     parts.append(_table(comparison, _costs(comparison)))
     lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
-    lines += [f"left out: {line}" for line in left_out(comparison, _LISTED)]
+    lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
     return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
 
 
 def headline(comparison: Comparison) -> str:
-    """What is compared, and how."""
+    """Say what is compared, and how."""
     method = "bootstrapped" if comparison.bootstrap else "Student's t"
     text = (
         f"{comparison.task}: {printable(comparison.metric.name)} "
@@ -41,7 +41,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def left_out(comparison: Comparison, most: int | None = None) -> list[str]:
-    """A line for each run that does not count; those beyond `most` in one line."""
+    """List the runs that do not count, a line each; those beyond `most` in one line."""
     lines = [f"{run.path}: {run.reason}" for run in comparison.left_out]
     if most is None or len(lines) <= most:
         return lines
@@ -49,7 +49,7 @@ def left_out(comparison: Comparison, most: int | None = None) -> list[str]:
 
 
 def interval(estimate: Estimate | None, *, bootstrap: bool = False, sign: str = "") -> str:
-    """`1.4740 ± 0.0031`, or `1.4740 (1.4711 to 1.4775)`; without interval `1.4740`.
+    """Write `1.4740 ± 0.0031`, or `1.4740 (1.4711 to 1.4775)`; without interval `1.4740`.
 
     Args:
         estimate: what is shown; None is `-`.
@@ -72,14 +72,14 @@ def _digits(size: float, sign: str = "") -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value as people write it."""
+    """Write a p-value as people do."""
     if p is None:
         return "-"
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `42 s`, `3.1 min` or `2.50 h`."""
+    """Write seconds as `42.0 s`, `3.1 min` or `2.50 h`."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -88,12 +88,12 @@ def duration(seconds: float | None) -> str:
 
 
 def goal_name(comparison: Comparison) -> str:
-    """The goal as a column is called: `to 1.48`."""
+    """Name the column of the goal: `to 1.48`."""
     return f"to {comparison.goal:g}"
 
 
 def reached(group: GroupResult) -> str:
-    """How many runs reached the goal."""
+    """Say how many runs reached the goal."""
     return f"{group.reached} of {len(group.runs)}"
 
 
@@ -143,7 +143,7 @@ def _costs(comparison: Comparison) -> list[Column]:
 
 
 def _cell(comparison: Comparison) -> Callable[[Estimate | None], list[str]]:
-    """Shows a mean; a long interval goes into a line of its own."""
+    """Make a function that writes a mean; a long interval goes into a line of its own."""
 
     def show(estimate: Estimate | None) -> list[str]:
         mean, bracket, limits = interval(estimate, bootstrap=comparison.bootstrap).partition(" (")
@@ -160,6 +160,6 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
     return table(header, rows, right=set(header) - {"group", "verdict"})
 
 
-def wrap(label: str, width: int = _LABEL) -> list[str]:
-    """A label in lines, broken between settings where that is possible."""
+def wrap(label: str, width: int = LABEL_CHARS) -> list[str]:
+    """Break a label into lines, between settings where that is possible."""
     return textwrap.wrap(label, width, break_on_hyphens=False) or [label]

@@ -15,15 +15,15 @@ from mambalab.compare.results import (
 )
 from mambalab.compare.statistics import Difference, holm, paired
 
-ENOUGH, GOOD = 3, 5  # seeds from which there is a verdict, and that it deserves
-ALPHA = 0.05
-_NAMED = 3  # groups that a warning names
+MIN_SEEDS, GOOD_SEEDS = 3, 5  # from which there is a verdict, and that it deserves
+ALPHA = 0.05  # level of significance, of p-values adjusted by Holm's method
+MAX_NAMED_GROUPS = 3  # in a warning
 
 
 def add(
     results: list[GroupResult], baseline: str, metric: Metric, withheld: frozenset[str]
 ) -> list[GroupResult]:
-    """The results with their differences to the baseline and what these show."""
+    """Add to the results their differences to the baseline and what these show."""
     base = next(r for r in results if r.label == baseline)
     theirs = {run.seed: run.best for run in base.runs}
     others = [r for r in results if r.label != baseline]
@@ -38,7 +38,7 @@ def add(
 
 
 def _verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
-    if pair is None or len(pair.seeds) < ENOUGH:
+    if pair is None or len(pair.seeds) < MIN_SEEDS:
         return TOO_FEW
     if withheld:
         return WITHHELD
@@ -51,20 +51,22 @@ def _verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
 
 
 def too_few(results: Sequence[GroupResult]) -> list[str]:
-    """A line if some group has too few seeds, or too few in common with the baseline."""
+    """Warn, in a line, of groups with too few seeds, or too few in common with the baseline."""
     counts = {
         r.label: len(r.seeds)
         if r.verdict == BASELINE
         else len(r.difference.seeds if r.difference else ())
         for r in results
     }
-    few = {label: n for label, n in counts.items() if n < ENOUGH}
+    few = {label: n for label, n in counts.items() if n < MIN_SEEDS}
     if not few:
         return []
     least = min(few.values())
     seeds = f"only {least} seed{'' if least == 1 else 's'}"
     common = " in common with the baseline" if len(results) > 1 else ""
-    where = "every group" if len(few) == len(results) > 1 else "; ".join(list(few)[:_NAMED])
-    if where != "every group" and len(few) > _NAMED:
-        where += f"; and {len(few) - _NAMED} more groups"
-    return [f"{seeds}{common} ({where}): a verdict needs at least {ENOUGH}, better {GOOD}"]
+    where = (
+        "every group" if len(few) == len(results) > 1 else "; ".join(list(few)[:MAX_NAMED_GROUPS])
+    )
+    if where != "every group" and len(few) > MAX_NAMED_GROUPS:
+        where += f"; and {len(few) - MAX_NAMED_GROUPS} more groups"
+    return [f"{seeds}{common} ({where}): a verdict needs at least {MIN_SEEDS}, better {GOOD_SEEDS}"]

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mambalab.config.schema import CAME_LATER, TrainConfig
+from mambalab.utils.mapping import flatten
 
 # What does not make another run: where it runs, where it is kept, how it is watched, how far.
 MAY_CHANGE = frozenset(
@@ -76,7 +77,7 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
         return Path(plain["run_dir"])
     values = {
         key: value
-        for key, value in _flat(plain).items()
+        for key, value in flatten(plain).items()
         if not (key == "seed" or may_change(key) or (value is None and key in CAME_LATER))
     }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
@@ -87,7 +88,7 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
 
 def differences(a: Any, b: Any) -> list[str]:
     """What keeps configuration `b` from continuing the run of `a`: "optim.lr: 0.001 -> 0.01"."""
-    old, new = _flat(to_plain(a)), _flat(to_plain(b))
+    old, new = flatten(to_plain(a)), flatten(to_plain(b))
     if old.get("model.pretrained") == new.get("model.pretrained") is not None:
         for size in SIZES:  # those of the checkpoint, in `a`
             new[f"model.{size}"] = old.get(f"model.{size}")
@@ -114,13 +115,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value.name if isinstance(value, Enum) else value
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            found.update(_flat(inner, f"{prefix}{key}."))
-        else:
-            found[f"{prefix}{key}"] = inner
-    return found

@@ -8,8 +8,7 @@ import numpy as np
 from mambalab.inspect import measures
 from mambalab.inspect.subject import Subject, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
-from mambalab.plots.curves import save
-from mambalab.plots.style import drawable
+from mambalab.plots.style import drawable, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,20 +1,23 @@
-"""What pictures with many groups share: panels, frames, legends that cover nothing."""
+"""How all pictures look and are saved: colours, axes, panels, legends that cover nothing."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.plots.curves import scale
+from mambalab.errors import UserError
+from mambalab.records.reader import RunRecord
+from mambalab.utils.files import replacing
 from mambalab.utils.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision, strongest on white first; grey stands
-# for their yellow, which is too pale for a line.
+# Okabe and Ito's colours, told apart with any colour vision, strongest on white first; grey takes
+# the place of their yellow, which is too pale for a line.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -27,9 +30,11 @@ COLOURS = (
 )
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "os^Dv*PX"
-_NAME = 70  # characters of a label
-_LOG = 4  # ratio of values from which an axis is logarithmic
-_ROW = 95  # characters of a legend's row, in a picture with one panel
+TRAIN_COLOUR, VAL_COLOUR, BEST_COLOUR = "#0072B2", "#D55E00", "#000000"
+MAX_LABEL_CHARS = 70
+MAX_TITLE_CHARS = 160
+MIN_LOG_RATIO = 4  # of largest to smallest value, from which the axis of many groups is logarithmic
+LEGEND_ROW_CHARS = 95  # in a picture with one panel
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Quantity:
 
 
 def quantity(metric: str) -> Quantity:
-    """What an axis shows, by the name of the metric."""
+    """Tell what an axis shows, by the name of the metric."""
     split, _, name = metric.rpartition("/")
     where = {"val": "validation ", "train": "training ", "test": "test "}.get(split)
     if where is None or name not in ("loss", "accuracy"):
@@ -51,7 +56,7 @@ def quantity(metric: str) -> Quantity:
 
 
 def panels(count: int, *, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """A figure of `count` panels of this size in inches, on common axes."""
+    """Make a figure of `count` panels of this size in inches, on common axes."""
     from matplotlib.figure import Figure
 
     columns = min(count, 3 if count <= 9 else 4)
@@ -83,8 +88,8 @@ def frame(axes: "Axes", curves: Sequence[tuple[list[int], list[float]]], what: Q
     ]
     if what.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    elif values and min(values) > 0 and max(values) > _LOG * min(values):
-        scale(axes, values)
+    elif values and min(values) > 0 and max(values) > MIN_LOG_RATIO * min(values):
+        set_log_scale(axes, values)
     if values and axes.get_yscale() == "linear":
         room = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
         axes.set_ylim(min(values) - room, max(values) + room)
@@ -96,10 +101,10 @@ def frame(axes: "Axes", curves: Sequence[tuple[list[int], list[float]]], what: Q
 
 
 def legend(figure: "Figure", axes: "Axes") -> None:
-    """One legend for all panels, below them."""
+    """Add one legend for all panels, below them."""
     handles, labels = axes.get_legend_handles_labels()
     width, _ = figure.get_size_inches()
-    room = int(_ROW * width / 7.2)
+    room = int(LEGEND_ROW_CHARS * width / 7.2)
     longest = max(map(len, labels), default=1)
     columns = max(1, min(len(labels), room // (longest + 8)))
     figure.legend(
@@ -120,26 +125,88 @@ def finish(figure: "Figure", axes: Sequence["Axes"], what: Quantity, title: str)
         axes[0].set_ylabel(what.text, fontsize=9, parse_math=False)
     else:
         figure.supylabel(what.text, fontsize=9, parse_math=False)
-    figure.suptitle(drawable(title, 160), fontsize=10, parse_math=False)
+    figure.suptitle(drawable(title, MAX_TITLE_CHARS), fontsize=10, parse_math=False)
     return figure
 
 
-def several(counts: Sequence[int]) -> str:
-    """How many seeds there are: `n = 3 to 5 seeds`."""
+def seed_counts(counts: Sequence[int]) -> str:
+    """Tell how many seeds there are: `n = 3 to 5 seeds`."""
     low, high = min(counts), max(counts)
     number = f"{low}" if low == high else f"{low} to {high}"
     return f"n = {number} seed{'' if high == 1 else 's'}"
 
 
-def drawable(text: str, length: int = _NAME) -> str:
-    """A text, cut, with `?` for what the font lacks; never one that legends take as hidden."""
+def drawable(text: str, length: int = MAX_LABEL_CHARS) -> str:
+    """Return a text, cut, with `?` for what the font lacks; legends hide none of them."""
     text = "".join(c if ord(c) in _glyphs() else "?" for c in short(text, length))
     return f" {text}" if text.startswith("_") else text
 
 
 @cache
 def _glyphs() -> frozenset[int]:
-    """Characters of matplotlib's own font."""
+    """Return the characters of matplotlib's own font, as code points."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def save(figure: "Figure", target: Path) -> Path:
+    """Write a picture, in the format that its name says, so that readers see the old or the new
+    one; returns its path.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        target.parent.mkdir(exist_ok=True)
+        with replacing(target) as partial:
+            figure.savefig(partial)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+def run_title(run: RunRecord) -> str:
+    """Name task, model, dropout and seed of a run, for the title of a picture."""
+    names = [run.setting(f"{group}.name") for group in ("task", "model")]
+    names.append(f"dropout {run.setting('dropout.name')}")
+    return " · ".join([str(n) for n in names if n is not None] + [f"seed {run.setting('seed')}"])
+
+
+def smooth(values: list[float], share: float = 0.02) -> list[float]:
+    """Return the mean over a centred window of about `share` of the curve: it does not lag.
+
+    At the start, where losses fall fast, the window shrinks on both sides; at the end only the
+    side that is not there is missing. A value that is not a number stays a gap.
+    """
+    half = max(1, round(share * len(values) / 2))
+    sums, counts = [0.0], [0]
+    for value in values:
+        gap = math.isnan(value)
+        sums.append(sums[-1] + (0.0 if gap else value))
+        counts.append(counts[-1] + (not gap))
+    smoothed = []
+    for i, value in enumerate(values):
+        reach = min(half, i)
+        low, high = i - reach, min(i + reach + 1, len(values))
+        gap = math.isnan(value)
+        mean = math.nan if gap else (sums[high] - sums[low]) / (counts[high] - counts[low])
+        smoothed.append(mean)
+    return smoothed
+
+
+def set_log_scale(axes: "Axes", losses: list[float]) -> None:
+    """Make the y axis logarithmic with plain numbers, where the values allow it."""
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    low, high = min(losses), max(losses)
+    if low <= 0 or high / low < 1.5:
+        return
+    subs = [1, 2, 5] if high / low > 20 else [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]
+    plain = ScalarFormatter()
+    plain.set_scientific(False)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.06, high * 1.06)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(NullLocator())

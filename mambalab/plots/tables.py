@@ -1,6 +1,6 @@
 """Results that are more than a number, drawn and printed: confusion tables, curves over a size.
 
-A table is plain JSON, as tasks make them and as it lies in `tables/` of a run folder: `kind`,
+A table is plain JSON, as tasks make them and as it is in `tables/` of a run folder: `kind`,
 `title` and what that kind holds (`mambalab.tasks.base.Table`).
 """
 
@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.plots.curves import VAL, save, title
+from mambalab.plots.style import VAL_COLOUR, run_title, save
 from mambalab.records.reader import read_run
 from mambalab.utils.files import write_json
+from mambalab.utils.text import short
+from mambalab.utils.text import table as text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WRITTEN = 12  # classes up to which the cells of a confusion picture have room for numbers
-_NAME = 24  # characters of a class's name that are shown
-_PRINTED = 20  # classes up to which a confusion table fits a terminal
+MAX_NUMBERED_CLASSES = 12  # up to which the cells of a confusion picture have room for counts
+MAX_NAMED_CLASSES = 40  # up to which its axes have room for names
+MAX_PRINTED_CLASSES = 20  # up to which a confusion table fits a terminal
+MAX_CLASS_CHARS = 24  # of a class's name
 
 
 def picture(table: dict[str, Any], target: Path, above: str = "") -> Path:
@@ -51,7 +54,7 @@ def keep(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    above = title(read_run(run_dir)) if tables else ""
+    above = run_title(read_run(run_dir)) if tables else ""
     paths: list[Path] = []
     for table in tables:
         name = f"{split}_{table['kind']}"
@@ -66,31 +69,31 @@ def keep(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
 
 
 def text(table: dict[str, Any]) -> str:
-    """A table for the terminal; empty if it would not fit."""
+    """Lay out a table for the terminal; empty if it would not fit."""
     if table["kind"] == "curve":
         rows = [(f"{x:,}", f"{y:.4f}") for x, y in zip(table["x"], table["y"], strict=True)]
-        return _columns([(table["x_label"], table["y_label"]), *rows])
-    if len(table["classes"]) > _PRINTED:
+        return text_table((table["x_label"], table["y_label"]), rows, right={table["y_label"]})
+    if len(table["classes"]) > MAX_PRINTED_CLASSES:
         return ""
-    classes = [_short(name) for name in table["classes"]]
+    classes = [short(name, MAX_CLASS_CHARS) for name in table["classes"]]
     rows = [
         (name, *(str(n) for n in row), f"{row[i] / sum(row):.4f}" if any(row) else "-")
         for i, (name, row) in enumerate(zip(classes, table["counts"], strict=True))
     ]
-    return _columns([("true, taken for", *classes, "right"), *rows])
+    return text_table(("true, taken for", *classes, "right"), rows, right={*classes, "right"})
 
 
 def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
-    """Share of each true class (row) taken for each class; counts in the cells if they fit."""
-    classes, counts = [_short(name) for name in table["classes"]], table["counts"]
+    """Draw the share of each true class (row) taken for each class; counts in cells if they fit."""
+    classes, counts = [short(name, MAX_CLASS_CHARS) for name in table["classes"]], table["counts"]
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    few = len(classes) <= _WRITTEN
+    few = len(classes) <= MAX_NUMBERED_CLASSES
     for i, row in enumerate(counts if few else []):
         for j, n in enumerate(row):
             colour = "white" if shares[i][j] > 0.5 else "black"
             axes.text(j, i, f"{n:,}" if n else "", ha="center", va="center", color=colour, size=8)
-    if len(classes) <= 40:
+    if len(classes) <= MAX_NAMED_CLASSES:
         long = max(map(len, classes)) > 2
         turn = 45 if long else 0
         axes.set_xticks(range(len(classes)), classes, rotation=turn, parse_math=False)
@@ -101,10 +104,10 @@ def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
 
 
 def _curve(axes: "Axes", table: dict[str, Any]) -> None:
-    """A value against a size that doubles, with a line where the model was trained."""
+    """Draw a value against a size that doubles, with a line where the model was trained."""
     from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-    axes.plot(table["x"], table["y"], "o-", color=VAL, linewidth=1.6)
+    axes.plot(table["x"], table["y"], "o-", color=VAL_COLOUR, linewidth=1.6)
     axes.axvline(table["marked"], color="#555555", linestyle=":", label="trained here")
     axes.set_xscale("log", base=2)
     axes.set_xticks(table["x"])
@@ -116,22 +119,3 @@ def _curve(axes: "Axes", table: dict[str, Any]) -> None:
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-
-
-def _short(name: str) -> str:
-    """A class's name, cut to fit, without what is no Unicode (file names of other encodings) and
-    what would steer a terminal."""
-    name = name.encode("utf-8", "replace").decode()
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
-
-
-def _columns(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

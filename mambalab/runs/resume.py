@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from mambalab.train import checkpoint
 
 
-def check(settings: config.TrainConfig, run_dir: Path) -> None:
-    """Raise UserError if the folder holds something that this configuration cannot go on with."""
+def check(settings: config.TrainConfig, run_dir: Path, setting: str = "run_dir") -> None:
+    """Raise UserError if the folder holds something that this configuration cannot go on with.
+
+    Args:
+        settings: the configuration.
+        run_dir: the folder.
+        setting: by which a person chooses another folder, for the message.
+    """
     if settings.resume is Resume.never:
         return
     if not (run_dir / run_folder.SUMMARY).exists():
@@ -27,14 +33,14 @@ def check(settings: config.TrainConfig, run_dir: Path) -> None:
         if not run_dir.is_dir() or not any(run_dir.iterdir()):
             return
         if not _half_born(run_dir):
-            raise UserError(f"{run_dir} is not empty and holds no run: choose another run_dir")
+            raise UserError(f"{run_dir} is not empty and holds no run: choose another {setting}")
         check_free(run_dir)
         if not (run_dir / run_folder.CONFIG).exists():
             return
     if changed := config.differences(recorded(settings, run_dir), settings):
         raise UserError(
             f"the run in {run_dir} was made with other settings ({'; '.join(changed)}): "
-            f"choose another run_dir, or resume=never to start again"
+            f"choose another {setting}, or resume=never to start again"
         )
 
 

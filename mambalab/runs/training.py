@@ -18,6 +18,7 @@ from mambalab.records import run_folder
 from mambalab.runs import build, final_report, fine_tune, resume, user_code
 from mambalab.settings.train import Precision, Resume, TrackingKind
 from mambalab.tracking import recorder
+from mambalab.tracking.description import tags_of
 from mambalab.train import checkpoint, runtime, session
 from mambalab.train.eval_progress import StoppedError, watching
 from mambalab.train.loop import Result, Trainer
@@ -218,8 +219,7 @@ class _Sitting:
             LOG.info(line)
 
     def _tags(self) -> dict[str, str]:
-        names = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
-        return {name: str(self.facts[name]) for name in names if self.facts.get(name)}
+        return tags_of(self.facts)
 
     def _headlines(self) -> list[str]:
         facts = self.facts

@@ -1,4 +1,4 @@
-"""The folder of a sweep: `sweep.json` says what was asked for and how each of its jobs stands.
+"""The folder of a sweep: `sweep.json` says what was asked for and the state of each of its jobs.
 
 sweep.json      command, launcher, jobs with their state
 <job>/          run folder of a job, named by its values
@@ -25,15 +25,29 @@ WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
 
 
+@dataclass(frozen=True)
+class StopRequest:
+    """Why the sweep asked a job to stop.
+
+    Attributes:
+        reason: one line for people.
+        outcome: status of the job once it has stopped: KILLED, or PRUNED if it was not worth
+            going on.
+    """
+
+    reason: str
+    outcome: str = KILLED
+
+
 @dataclass
 class Entry:
-    """How one job stands.
+    """State of one job.
 
     Attributes:
         status: one of the words above.
         reason: why it failed or stopped, one line.
         best: metric, value, step of its best evaluation, and whether more is better.
-        minutes: training time over all sittings.
+        minutes: training time over all sessions.
         cluster_id: of the cluster's job that runs it, if any.
     """
 
@@ -53,7 +67,7 @@ class SweepFolder:
         command: what was written after `mambalab train -m`, the last time.
         threads: CPU threads of each job; None = as many as torch likes.
         not_applicable: combinations that make no sense, and why.
-        jobs: how each stands, by name.
+        jobs: the state of each, by name.
         began: Unix time of the first start.
         status: RUNNING, or how the last command ended: FINISHED, FAILED, KILLED.
         record: what `mambalab sync` tells MLflow about it: experiment and parameters.
@@ -70,7 +84,7 @@ class SweepFolder:
 
     @classmethod
     def read(cls, path: Path) -> "SweepFolder":
-        """What the folder holds, or an empty sweep; raises UserError if sweep.json is damaged."""
+        """Read sweep.json, or begin an empty sweep; raises UserError if it is damaged."""
         where = path / run_folder.SWEEP
         try:
             data = read_json(where)
@@ -83,7 +97,7 @@ class SweepFolder:
             raise UserError(f"cannot read {where}: {error.strerror}") from error
 
     def write(self) -> None:
-        """Save it; raises UserError if that fails."""
+        """Write sweep.json; raises UserError if that fails."""
         data = {k: v for k, v in asdict(self).items() if k != "path"}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,7 +107,7 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only one who runs this sweep; raises UserError if another process does."""
+        """Hold the folder's lock while this sweep runs; raises UserError if somebody has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,33 +118,33 @@ class SweepFolder:
     # -- files of a job -----------------------------------------------------------------------
 
     def order_file(self, name: str) -> Path:
-        """What the process of a job is told."""
+        """Return the file that tells the process of a job what to do."""
         return self.path / ".jobs" / f"{name}.json"
 
     def answer_file(self, name: str) -> Path:
-        """What it tells when it ends by itself."""
+        """Return the file in which the process of a job tells how it ended."""
         return self.path / ".jobs" / f"{name}.answer.json"
 
     def process_file(self, name: str) -> Path:
-        """Which process runs it; of a cluster's job the one on the node."""
+        """Return the file that says which process runs a job; on a cluster, the one on the node."""
         return self.path / ".jobs" / f"{name}.process.json"
 
     def log_file(self, name: str) -> Path:
-        """Its output."""
+        """Return the file with the output of a job."""
         return self.path / "logs" / f"{name}.log"
 
     # -- how a job ended ----------------------------------------------------------------------
 
     def ended(
-        self, name: str, run_dir: Path, status: int | None, asked: str | None = None
+        self, name: str, run_dir: Path, status: int | None, asked: StopRequest | None = None
     ) -> Entry:
-        """How a job stands after its process ended.
+        """Determine the state of a job after its process ended.
 
         Args:
             name: of the job.
             run_dir: its run folder.
             status: exit status of the process, -N if signal N killed it, None if unknown.
-            asked: why the sweep had asked it to stop, if it had.
+            asked: the request to stop, if the sweep had made one.
         """
         answer = read_json(self.answer_file(name))
         entry = self.jobs.get(name, Entry())
@@ -144,14 +158,19 @@ class SweepFolder:
         else:
             trouble = None
         if not answer:
-            entry.status, entry.reason = (KILLED, asked) if asked else (FAILED, _killed_by(status))
+            entry.status, entry.reason = FAILED, _killed_by(status)
+            if asked is not None:
+                entry.status, entry.reason = asked.outcome, asked.reason
             if record is not None:
-                _mark_killed(record, str(entry.reason))
+                pruned = f"{PRUNED}: " if entry.status == PRUNED else ""
+                _mark_killed(record, f"{pruned}{entry.reason}")
         elif answer["status"] == 0:
             entry.status, entry.reason = FINISHED, None
         elif answer["status"] in (130, 143):
             noted = record.summary.get("reason") if record else answer["reason"]
-            entry.status, entry.reason = KILLED, asked or noted
+            entry.status, entry.reason = KILLED, noted
+            if asked is not None:
+                entry.status, entry.reason = asked.outcome, asked.reason
         else:
             entry.status, entry.reason = FAILED, answer["reason"]
         entry.reason = entry.reason or trouble

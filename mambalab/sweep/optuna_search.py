@@ -34,14 +34,14 @@ from mambalab.sweep.folder import Entry
 from mambalab.sweep.plan import Job, Plan
 
 STUDY = "study.log"
-MIN_TRIALS = 5  # before any is pruned: the median of fewer says little
-DRAWS = 100  # in a row that gave nothing before a search gives up
+MIN_TRIALS_TO_PRUNE = 5  # ended ones: the median of fewer says little
+MAX_FRUITLESS_DRAWS = 100  # in a row, after which a search gives up
 WATCH_SECONDS = 1.0  # between looks at the metrics of running jobs
 WITHOUT_RESULT = "finished without result"  # a run that ended well, all of its values NaN
 
 
 def distribution(values: Any) -> BaseDistribution:
-    """Optuna's form of a range {low, high, log, step} or of a list of values."""
+    """Convert a range {low, high, log, step} or a list of values to Optuna's form."""
     if isinstance(values, list):
         return CategoricalDistribution(values)
     low, high, step = values["low"], values["high"], values.get("step")
@@ -97,11 +97,11 @@ class SearchSource:
         self.total = self.left()
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials of the study so far."""
+        """Return all trials of the study so far."""
         return self._study.get_trials(deepcopy=False)
 
     def left(self) -> int:
-        """Trials that were not started yet; none once every combination was tried."""
+        """Count the trials that were not started yet; 0 once every combination was tried."""
         if self.exhausted:
             return 0
         return max(0, self.plan.settings.trials - self._done - self._failed - len(self._running))
@@ -114,7 +114,7 @@ class SearchSource:
         """
         jobs: list[Job] = []
         draws = 0
-        while len(jobs) < room and self.left() and draws < DRAWS:
+        while len(jobs) < room and self.left() and draws < MAX_FRUITLESS_DRAWS:
             draws += 1
             if (drawn := self._draw()) is None:
                 continue
@@ -124,18 +124,18 @@ class SearchSource:
             self.tried[job.name] = trial.params
             jobs.append(job)
             draws = 0
-        if draws == DRAWS:
+        if draws == MAX_FRUITLESS_DRAWS:
             if not self.tried and not self._done:
                 why = next(reversed(self.refused.values()), "")
                 raise UserError(
-                    f"sweep.params: {DRAWS} draws in a row gave nothing that makes sense; "
-                    f"widen the ranges ({why})"
+                    f"sweep.params: {MAX_FRUITLESS_DRAWS} draws in a row gave nothing that makes "
+                    f"sense; widen the ranges ({why})"
                 )
             self.exhausted = True  # lists of values, all combinations of which were tried
         return jobs
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
-        """Of TPE: running jobs whose values are worse than the median of the others there."""
+        """Find running jobs of TPE that are worse than the median of the others at that step."""
         if self.plan.settings.search is not Search.tpe or not self.plan.settings.prune:
             return {}
         if time.monotonic() - self._looked < WATCH_SECONDS:
@@ -153,7 +153,7 @@ class SearchSource:
         return found
 
     def ended(self, job: Job, entry: Entry) -> None:
-        """Tell the study."""
+        """Tell the study how a job ended."""
         trial = self._running.pop(job.name)
         value = entry.best["value"] if entry.best else math.nan
         if entry.status == states.FINISHED and math.isfinite(value):
@@ -172,7 +172,7 @@ class SearchSource:
     # -- inside -------------------------------------------------------------------------------
 
     def _draw(self) -> tuple[Job, Trial] | None:
-        """A job that was not tried yet, or None: this draw was, or makes no sense."""
+        """Draw a job; None if it was tried before or makes no sense."""
         if self._again:
             self._study.enqueue_trial(self._again.pop(0))
         self._study.sampler = self._sampler()
@@ -195,7 +195,7 @@ class SearchSource:
             self._say(f"not applicable: {name}: {error}")
 
     def _new_values(self, job: Job, trial: Trial) -> list[tuple[int, float]]:
-        """Finite values of the metric that a running job has written since the last look."""
+        """Read finite values of the metric that a running job has written since the last look."""
         path = job.run_dir / run_folder.METRICS
         try:
             rows, self._read[job.name] = run_folder.read_rows(path, self._read[job.name])
@@ -215,7 +215,7 @@ class SearchSource:
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
     def _unfinished(self) -> list[dict[str, Any]]:
-        """Values of trials that a stop or a failure left without a result, once each."""
+        """List the values of trials that a stop or a failure left without a result, once each."""
         whole = [t.params for t in self.trials() if _has_ended(t)]
         again: list[dict[str, Any]] = []
         for trial in self.trials():
@@ -226,7 +226,7 @@ class SearchSource:
         return [params for params in again if self._makes_sense(params)]
 
     def _inside(self, params: dict[str, Any]) -> bool:
-        """Whether values lie within the ranges of this command, which may have changed."""
+        """Tell whether values are within the ranges of this command, which may have changed."""
         return params.keys() == self._ranges.keys() and _fits(params, self._ranges)
 
     def _makes_sense(self, params: dict[str, Any]) -> bool:
@@ -238,7 +238,7 @@ class SearchSource:
 
 
 def _has_ended(trial: FrozenTrial) -> bool:
-    """Whether nothing is left to do for a trial."""
+    """Tell whether nothing is left to do for a trial."""
     results = (TrialState.COMPLETE, TrialState.PRUNED)
     return trial.state in results or WITHOUT_RESULT in trial.user_attrs
 
@@ -256,11 +256,11 @@ def _fits(params: dict[str, Any], ranges: dict[str, BaseDistribution]) -> bool:
 
 
 def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) -> optuna.Study:
-    """The study of these ranges in the sweep's file.
+    """Open the study of these ranges in the sweep's file.
 
     A study of Optuna's cannot change its lists of values, nor a linear range into a logarithmic
     one. So a command that does either begins another study in the same file, with the trials of
-    the others that lie within its ranges.
+    the others that are within its ranges.
     """
     path = folder / STUDY
     direction = "maximize" if maximize else "minimize"
@@ -272,7 +272,7 @@ def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) ->
             study_name=name,
             storage=storage,
             direction=direction,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS_TO_PRUNE),
             load_if_exists=True,
         )
         if name not in known:
@@ -291,7 +291,7 @@ def _check_direction(path: Path, study: optuna.Study, direction: str) -> None:
 
 
 def _mended(path: Path) -> Path:
-    """The study's file without what a killed process may have left: a lock, half a line."""
+    """Remove from the study's file what a killed process may have left: a lock, half a line."""
     Path(f"{path}.lock").unlink(missing_ok=True)  # the sweep's folder is held: it is nobody's
     if path.exists():
         with path.open("r+b") as file:

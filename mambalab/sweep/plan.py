@@ -24,7 +24,7 @@ from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError, UserError
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
 
-LONGEST_NAME = 150  # of a job's folder; file systems take 255 bytes
+MAX_NAME_CHARS = 150  # of a job's folder; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Job:
 
     Attributes:
         name: of its folder: the values that it alone has.
-        config: its settings, checked; `run_dir` lies in the folder of the sweep.
+        config: its settings, checked; `run_dir` is in the folder of the sweep.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Plan:
     command: list[str] = field(default_factory=list)
 
     def job(self, values: dict[str, Any]) -> Job:
-        """The job of a search that has these values.
+        """Make the job of a search that has these values.
 
         Raises:
             UserError: they are not valid; NotApplicableError: they do not go together.
@@ -188,7 +188,7 @@ def _launcher(name: str, plain: dict[str, Any]) -> DictConfig:
 
 
 def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
-    """`sweep` with dotted keys in `params`, however deep they were written.
+    """Return `sweep` with dotted keys in `params`, however deep they were written.
 
     A null takes back what another file, an experiment that this one builds on, has declared.
     """
@@ -225,11 +225,11 @@ def _folder(
         title = "sweep"  # the first of several would make a name that the order decides
     leaves = [k.rpartition(".")[2] for k in order if k != "seed"]
     label = "-".join([title.replace("/", "-"), *leaves])
-    return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:LONGEST_NAME]}-{digest}")
+    return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:MAX_NAME_CHARS]}-{digest}")
 
 
 def _value(config: DictConfig, key: str, given: str | None) -> str:
-    """A job's value of a key as its name shows it: `0.001` however it was written."""
+    """Write a job's value of a key as its name shows it: `0.001` however it was given."""
     groups = paths.groups()
     if key in groups:
         return str(given)
@@ -256,8 +256,8 @@ def _plain(text: str) -> str:
 
 
 def _fit(name: str, tell_apart: str = "") -> str:
-    """A name that is short enough for a folder, and none that another job has."""
-    if len(name) <= LONGEST_NAME and not tell_apart:
+    """Shorten a name to fit a folder, so that no other job has the same."""
+    if len(name) <= MAX_NAME_CHARS and not tell_apart:
         return name
     digest = hashlib.sha256((name + tell_apart).encode()).hexdigest()[:6]
-    return f"{name[: LONGEST_NAME - 7]}-{digest}"
+    return f"{name[: MAX_NAME_CHARS - 7]}-{digest}"

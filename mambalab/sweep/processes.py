@@ -34,15 +34,15 @@ class Handle(Protocol):
     where: str  # for people: GPU, threads, number in the cluster
 
     def poll(self) -> tuple[bool, int | None]:
-        """Whether it has ended, and its exit status if that is known (-N: killed by signal N)."""
+        """Tell whether the job has ended, and its exit status if known (-N: killed by signal N)."""
         ...
 
     def stop(self, number: int) -> None:
-        """Ask it to stop with SIGINT or SIGTERM: it finishes a step and saves."""
+        """Ask the job to stop with SIGINT or SIGTERM: it finishes a step and saves."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the job at once."""
         ...
 
 
@@ -50,7 +50,7 @@ class Launcher(Protocol):
     """Starts jobs."""
 
     def room(self) -> int:
-        """How many jobs may start now; 0 if all places are taken."""
+        """Count the jobs that may start now; 0 if all places are taken."""
         ...
 
     def start(self, jobs: list[Job]) -> list[Handle]:
@@ -58,7 +58,7 @@ class Launcher(Protocol):
         ...
 
 
-class Process:
+class LocalJob:
     """A job in a process of this machine."""
 
     def __init__(self, job: Job, process: subprocess.Popen, slots: Slots, slot: Slot) -> None:
@@ -69,7 +69,7 @@ class Process:
         self._slot: Slot | None = slot
 
     def poll(self) -> tuple[bool, int | None]:
-        """Whether it has ended, and its exit status."""
+        """Tell whether the job has ended, and its exit status."""
         status = self._process.poll()
         if status is None:
             return False, None
@@ -82,11 +82,11 @@ class Process:
         return True, status
 
     def stop(self, number: int) -> None:
-        """Ask it to stop."""
+        """Ask the job to stop."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it, and whatever it has started."""
+        """End the job, and whatever it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -107,14 +107,14 @@ class ProcessLauncher:
         self.on_terminal = on_terminal
 
     def room(self) -> int:
-        """1 if a job may start now."""
+        """Return 1 if a job may start now, else 0."""
         return int(self.slots.has_room())
 
     def start(self, jobs: list[Job]) -> list[Handle]:
         """Start the jobs."""
         return [self._start(job) for job in jobs]
 
-    def _start(self, job: Job) -> Process:
+    def _start(self, job: Job) -> LocalJob:
         slot = self.slots.take()
         assert slot is not None, "start follows room"
         log = None
@@ -139,7 +139,7 @@ class ProcessLauncher:
         finally:
             if log is not None:
                 os.close(log)
-        return Process(job, process, self.slots, slot)
+        return LocalJob(job, process, self.slots, slot)
 
 
 def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
@@ -165,7 +165,7 @@ def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that appends to a log."""
+    """Open a descriptor that appends to a log; raises UserError if it cannot be written."""
     try:
         path.parent.mkdir(exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -174,7 +174,7 @@ def open_log(path: Path) -> int:
 
 
 def python_path() -> str:
-    """PYTHONPATH with which the jobs find this very mambalab."""
+    """Return the PYTHONPATH with which the jobs find this very mambalab."""
     home = str(Path(__file__).resolve().parents[2])
     # An installed one they find anyhow; PYTHONPATH would put all packages before Python's own.
     ours = [] if home in site.getsitepackages() else [home]

@@ -12,11 +12,11 @@ from mambalab.runs import resume
 from mambalab.settings.sweep import JoblibSettings, Search, SlurmSettings, SubmititSettings
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder, note_results
+from mambalab.sweep.mlflow_parent import MlflowParent
 from mambalab.sweep.plan import Job, Plan
 from mambalab.sweep.processes import Launcher, ProcessLauncher
-from mambalab.sweep.schedule import Grid, Scheduler, Source
+from mambalab.sweep.schedule import Grid, JobSource, Scheduler
 from mambalab.sweep.slots import Slots
-from mambalab.sweep.tracking import SweepRecord
 from mambalab.utils.text import table
 
 HEADER = ("job", "status", "best", "minutes", "remark")
@@ -40,7 +40,7 @@ def run(plan: Plan) -> int:
         left = _sort_out(plan, sweep)
         source = _source(plan, left)
         launcher = _launcher(plan, sweep)
-        record = SweepRecord(plan, sweep, _say)
+        parent = MlflowParent(plan, sweep, _say)
         sweep.status = states.RUNNING
         sweep.write()
         if source.left():
@@ -51,16 +51,16 @@ def run(plan: Plan) -> int:
             launcher,
             on_failure=plan.settings.on_failure,
             say=_say,
-            changed=record.changed,
-            tick=record.pass_on_messages,
-            adapt=record.adapt,
+            changed=parent.changed,
+            tick=parent.pass_on_notices,
+            adapt=parent.adapt,
         )
-        record.start()
+        parent.start()
         try:
             stopped = scheduler.run()
-            status = _end(plan, sweep, source, record, stopped)
+            status = _end(plan, sweep, source, parent, stopped)
         except BaseException as error:
-            _close(sweep, record, states.FAILED if isinstance(error, Exception) else states.KILLED)
+            _close(sweep, parent, states.FAILED if isinstance(error, Exception) else states.KILLED)
             raise
         if getattr(source, "exhausted", False):
             _say("every combination that sweep.params allows was tried")
@@ -69,15 +69,15 @@ def run(plan: Plan) -> int:
         return status
 
 
-def _close(sweep: SweepFolder, record: SweepRecord, status: str) -> None:
+def _close(sweep: SweepFolder, parent: MlflowParent, status: str) -> None:
     sweep.status = status
     with contextlib.suppress(UserError):  # that it cannot be written was said before
         sweep.write()
-    record.finish(status)
+    parent.finish(status)
 
 
 def _end(
-    plan: Plan, sweep: SweepFolder, source: Source, record: SweepRecord, stopped: str | None
+    plan: Plan, sweep: SweepFolder, source: JobSource, parent: MlflowParent, stopped: str | None
 ) -> int:
     entries = _entries(plan, sweep, source)
     _show(_table(entries, plan))
@@ -91,17 +91,17 @@ def _end(
         line += "; the same command goes on with the rest"
     _show(line)
     if stopped is None:
-        _compare(plan, record)
+        _compare(plan, parent)
     _close(
         sweep,
-        record,
+        parent,
         states.KILLED if stopped else states.FAILED if failed or open_ else states.FINISHED,
     )
     return {"SIGINT": 130, "SIGTERM": 143}.get(stopped or "", 1 if failed or open_ else 0)
 
 
-def _compare(plan: Plan, record: SweepRecord) -> None:
-    """Report over the finished runs, if there are any; it stands in MLflow, too."""
+def _compare(plan: Plan, parent: MlflowParent) -> None:
+    """Report over the finished runs, if there are any, also in MLflow."""
     from mambalab.compare import files
     from mambalab.compare.select import compare_folders
     from mambalab.compare.text import terminal
@@ -113,7 +113,7 @@ def _compare(plan: Plan, record: SweepRecord) -> None:
         return
     try:
         found = compare_folders([plan.folder])
-        record.attach(files.write(found, plan.folder / "comparison"))
+        parent.attach(files.write(found, plan.folder / "comparison"))
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return
@@ -124,14 +124,14 @@ def _compare(plan: Plan, record: SweepRecord) -> None:
 
 
 def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
-    """Note how the jobs stand on disk; returns those that are to run."""
+    """Note the state of the jobs on disk; returns those that are to run."""
     left: list[Job] = []
     done = 0
     for job in plan.jobs:
         entry = sweep.jobs.setdefault(job.name, Entry())
         settings = config.typed(job.config)
         if is_run(job.run_dir):
-            _check_same(settings, job)
+            resume.check(settings, job.run_dir, setting="sweep.dir")
         if is_run(job.run_dir) and resume.finished(settings, job.run_dir):
             entry.status, entry.reason = states.FINISHED, None
             note_results(entry, read_run(job.run_dir))
@@ -145,15 +145,7 @@ def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
     return left
 
 
-def _check_same(settings: config.TrainConfig, job: Job) -> None:
-    """Raise UserError if the job's folder holds a run that was made with other settings."""
-    try:
-        resume.check(settings, job.run_dir)
-    except UserError as error:
-        raise UserError(str(error).replace("another run_dir", "another sweep.dir")) from error
-
-
-def _source(plan: Plan, left: list[Job]) -> Source:
+def _source(plan: Plan, left: list[Job]) -> JobSource:
     if plan.settings.search is Search.grid:
         return Grid(left)
     from mambalab.sweep.optuna_search import SearchSource
@@ -202,8 +194,8 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
 # -- at the end ----------------------------------------------------------------------------------
 
 
-def _entries(plan: Plan, sweep: SweepFolder, source: Source) -> dict[str, Entry]:
-    """How the jobs of this command stand; other commands may have left more in the folder.
+def _entries(plan: Plan, sweep: SweepFolder, source: JobSource) -> dict[str, Entry]:
+    """Return the state of this command's jobs; other commands may have left more in the folder.
 
     Of a search all that have a result count, and whatever this command has tried.
     """
@@ -215,7 +207,7 @@ def _entries(plan: Plan, sweep: SweepFolder, source: Source) -> dict[str, Entry]
 
 
 def _by_reason(refused: dict[str, str]) -> dict[str, str]:
-    """Combinations that make no sense: of those with one reason, other seeds say, the first."""
+    """Group combinations that make no sense by reason, named after the first with that reason."""
     names: dict[str, list[str]] = {}
     for name, why in refused.items():
         names.setdefault(why, []).append(name)
@@ -226,7 +218,7 @@ def _by_reason(refused: dict[str, str]) -> dict[str, str]:
 
 
 def _rank(entry: Entry) -> tuple[bool, float]:
-    """The best of a search first, jobs without a result last."""
+    """Return a sort key: the best of a search first, jobs without a result last."""
     if entry.best is None or entry.status != states.FINISHED:
         return True, 0.0
     value = entry.best["value"]

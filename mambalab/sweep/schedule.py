@@ -13,38 +13,38 @@ from typing import Protocol
 from mambalab.errors import UserError
 from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import folder as states
-from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.folder import Entry, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import Handle, Launcher
 from mambalab.train.session import StopSignals
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
-NEWS_LINES = 8  # of so many of them; a cluster runs hundreds
+MAX_NEWS_LINES = 8  # jobs that are named then; a cluster runs hundreds
 # From the request to stop to the kill; a person who pressed Ctrl-C can press it again.
 GRACE_SECONDS = {"SIGTERM": 6.0, "SIGINT": 60.0}
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Where jobs come from."""
 
     total: int
 
     @property
     def tried(self) -> Container[str]:
-        """Names of the jobs that it has to give, of a search those it gave."""
+        """Names of the jobs that there are to start; for a search, of those it has drawn."""
         ...
 
     def take(self, room: int) -> list[Job]:
-        """At most `room` jobs to start now; none if there are none now or none left."""
+        """Take at most `room` jobs to start now; none if there are none now or none left."""
         ...
 
     def left(self) -> int:
-        """Jobs that were not taken yet."""
+        """Count the jobs that were not taken yet."""
         ...
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
-        """Names of running jobs that are not worth going on, and why."""
+        """Name running jobs that are not worth going on, and why."""
         ...
 
     def ended(self, job: Job, entry: Entry) -> None:
@@ -61,36 +61,36 @@ class Grid:
         self._queue = list(jobs)
 
     def take(self, room: int) -> list[Job]:
-        """The next jobs."""
+        """Take the next jobs of the list."""
         taken, self._queue = self._queue[:room], self._queue[room:]
         return taken
 
     def left(self) -> int:
-        """Jobs in the queue."""
+        """Count the jobs that are left in the list."""
         return len(self._queue)
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
-        """None: every job of a grid is wanted."""
+        """Name no job: every job of a grid is wanted."""
         return {}
 
     def ended(self, job: Job, entry: Entry) -> None:
-        """Nothing follows from it."""
+        """Do nothing: the list stays as it is."""
 
 
 @dataclass
-class Watched:
+class RunningJob:
     """A running job.
 
     Attributes:
         handle: of its process.
         number: how many jobs were started before it, and it.
-        asked: why it was asked to stop, if it was.
+        asked: the request to stop, if there was one.
         kill_at: time from which it is killed if it has not stopped.
     """
 
     handle: Handle
     number: int
-    asked: str | None = None
+    asked: StopRequest | None = None
     kill_at: float = float("inf")
 
 
@@ -114,7 +114,7 @@ class Scheduler:
     def __init__(
         self,
         sweep: SweepFolder,
-        source: Source,
+        source: JobSource,
         launcher: Launcher,
         *,
         on_failure: OnFailure,  # pyright: ignore[reportInvalidTypeForm]
@@ -132,7 +132,7 @@ class Scheduler:
         self.tick = tick
         self.adapt = adapt
         self.broken: UserError | None = None
-        self.running: list[Watched] = []
+        self.running: list[RunningJob] = []
         self.started = 0
         self.stopping: str | None = None  # why the jobs were asked to stop
         self._unwritable = False
@@ -197,7 +197,7 @@ class Scheduler:
                 return
             for handle in self.launcher.start(jobs):
                 self.started += 1
-                self.running.append(Watched(handle, self.started))
+                self.running.append(RunningJob(handle, self.started))
                 entry = self.sweep.jobs.setdefault(handle.job.name, Entry())
                 entry.status, entry.reason = states.RUNNING, None
                 entry.cluster_id = getattr(handle, "cluster_id", None)
@@ -225,11 +225,9 @@ class Scheduler:
                 watched.kill_at = float("inf")
                 watched.handle.kill()
 
-    def _ended(self, watched: Watched, status: int | None) -> None:
+    def _ended(self, watched: RunningJob, status: int | None) -> None:
         job = watched.handle.job
         entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
-        if entry.status == states.KILLED and (watched.asked or "").startswith(states.PRUNED):
-            entry.status, entry.reason = states.PRUNED, str(watched.asked).partition(": ")[2]
         self.sweep.jobs[job.name] = entry
         self._save()
         self.source.ended(job, entry)
@@ -247,7 +245,7 @@ class Scheduler:
         for name, why in self.source.unpromising(
             [w.handle.job for w in candidates.values()]
         ).items():
-            self._stop(candidates[name], f"{states.PRUNED}: {why}", "SIGINT")
+            self._stop(candidates[name], StopRequest(why, states.PRUNED), "SIGINT")
 
     # -- stopping -----------------------------------------------------------------------------
 
@@ -258,18 +256,21 @@ class Scheduler:
             again = "; Ctrl-C again kills them" if name == "SIGINT" else ""
             self.say(f"{why}: waiting for {jobs} to save{again}")
         for watched in self.running:
-            self._stop(watched, why, name)
+            self._stop(watched, StopRequest(why), name)
 
-    def _stop(self, watched: Watched, why: str, name: str) -> None:
+    def _stop(self, watched: RunningJob, request: StopRequest, name: str) -> None:
         watched.kill_at = min(watched.kill_at, time.monotonic() + GRACE_SECONDS[name])
         if watched.asked is None:
-            watched.asked = why
+            watched.asked = request
             watched.handle.stop(signal.Signals[name])
 
     def _kill_rest(self) -> None:
-        """After an error or a second Ctrl-C: leave no process behind, and note how jobs stand."""
+        """Kill what still runs after an error or a second Ctrl-C, and note how the jobs ended."""
         for watched in self.running:
-            watched.asked = watched.asked or "killed with the sweep"
+            # Not PRUNED, whatever was asked before: the source does not hear of it any more.
+            watched.asked = StopRequest(
+                watched.asked.reason if watched.asked else "killed with the sweep"
+            )
             watched.handle.kill()
         until = time.monotonic() + 5.0
         while self.running and time.monotonic() < until:
@@ -290,18 +291,18 @@ class Scheduler:
         return f"[{number:{width}}/{self.source.total}]"
 
     def _tell_news(self) -> None:
-        """How far each running job is, by the last line of its log, if it has one."""
-        for watched in self.running[:NEWS_LINES]:
+        """Say how far each running job is, by the last line of its log, if it has one."""
+        for watched in self.running[:MAX_NEWS_LINES]:
             name = watched.handle.job.name
             if line := last_line(self.sweep.log_file(name)):
                 self.say(f"        {name}: {line}")
-        if len(self.running) > NEWS_LINES:
-            self.say(f"        and {len(self.running) - NEWS_LINES} more running")
+        if len(self.running) > MAX_NEWS_LINES:
+            self.say(f"        and {len(self.running) - MAX_NEWS_LINES} more running")
 
 
 @contextlib.contextmanager
 def _hangup_as_sigterm() -> Iterator[None]:
-    """A terminal that closes stops a sweep politely; under `nohup`, which ignores it, nothing."""
+    """Let a terminal that closes stop the sweep as SIGTERM does, unless `nohup` ignores that."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
         yield
@@ -318,7 +319,7 @@ def _several(count: int, what: str) -> str:
 
 
 def describe(name: str, entry: Entry) -> str:
-    """How a job ended, for people."""
+    """Write how a job ended, for people."""
     best = entry.best
     result = f"  {best['metric']} {best['value']:.4f} @ {best['step']:,}" if best else ""
     minutes = f"  {entry.minutes:.1f} min" if entry.minutes is not None else ""
@@ -328,7 +329,7 @@ def describe(name: str, entry: Entry) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last whole line of a log, or an empty text."""
+    """Return the last line of a log that is not empty, or an empty text."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))

@@ -24,7 +24,7 @@ THREAD_VARIABLES = (
 
 
 def cores() -> int:
-    """Cores that this process may use: fewer than the machine has, in a container, say."""
+    """Count the cores that this process may use: in a container, fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:
@@ -35,7 +35,7 @@ def cores() -> int:
 
 
 def gpus() -> dict[str, str]:
-    """GPUs that a job could be given, as CUDA_VISIBLE_DEVICES names them, and whose lease it is.
+    """Name the GPUs that a job could be given as CUDA_VISIBLE_DEVICES does, and their leases.
 
     The lease goes by the UUID: one sweep may call `0` what another calls `GPU-1a2b`. torch is not
     loaded.
@@ -70,7 +70,7 @@ class Slot:
     lease: list[int] = field(default_factory=list)  # descriptors of the locks
 
     def environment(self) -> dict[str, str]:
-        """Variables for the process of the job; what the user has set for threads stays."""
+        """Return variables for the process of the job; what the user has set for threads stays."""
         found: dict[str, str] = {}
         if self.threads is not None:
             found = {k: os.environ.get(k, str(self.threads)) for k in THREAD_VARIABLES}
@@ -112,7 +112,7 @@ class Slots:
         noted_threads: int | None = None,
         jobs: int | None = None,
     ) -> "Slots":
-        """The places for `n_jobs` at once; -1 means as many as there are GPUs, or cores.
+        """Plan the places for `n_jobs` at once; -1 means as many as there are GPUs, or cores.
 
         Args:
             n_jobs: as in `hydra.launcher.n_jobs`.
@@ -138,13 +138,13 @@ class Slots:
         return cls(count, max(1, cores() // count), cards, jobs_per_gpu)
 
     def has_room(self) -> bool:
-        """Whether `take` will give a place, which nobody else can have until then."""
+        """Tell whether `take` will give a place, which nobody else can have until then."""
         if self._next is None:
             self._next = self._find()
         return self._next is not None
 
     def take(self) -> Slot | None:
-        """A free place, or None: all are taken, or every GPU is leased by somebody."""
+        """Take a free place; None if all are taken, or every GPU is leased by somebody."""
         slot, self._next = self._next or self._find(), None
         if slot is not None:
             self.taken.append(slot)
@@ -171,7 +171,7 @@ class Slots:
 
 
 def _lease(gpu: str, share: int, *, alone: bool) -> list[int]:
-    """Descriptors of the locks of a share of a GPU; none if somebody has it.
+    """Lock a share of a GPU; returns the descriptors of the locks, none if somebody has it.
 
     Those who share a GPU hold its own lock together; who wants it alone, alone.
     """

@@ -25,7 +25,7 @@ from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
 SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
-POLL_SECONDS = 2.0  # between looks at one job: the files lie on a network, perhaps
+POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
 QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
 KILLED_SECONDS = 60.0  # after which a job that was killed counts as ended, whatever is said
 
@@ -78,7 +78,7 @@ class NodeJob:
         return status
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the node is taken away: save, and ask to be queued again."""
+        """Save, and ask to be queued again; submitit calls it when the node is taken away."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -92,7 +92,7 @@ class NodeJob:
         return DelayedSubmission(NodeJob(self.order, self.log, self.environment, self.sweep))
 
 
-class Submitted:
+class SubmittedJob:
     """A job in the hands of submitit."""
 
     def __init__(self, job: Job, sent: Any, launcher: "ClusterLauncher", slot: Slot | None) -> None:
@@ -109,7 +109,7 @@ class Submitted:
         self._given_up = float("inf")
 
     def poll(self) -> tuple[bool, int | None]:
-        """Whether it has ended; the exit status is in its answer."""
+        """Tell whether the job has ended; its exit status is in its answer."""
         now = time.monotonic()
         if self._pending is not None and self._signal(self._pending):
             self._pending = None
@@ -125,14 +125,14 @@ class Submitted:
         return True, None
 
     def stop(self, number: int) -> None:
-        """Ask it to stop; SLURM sends SIGTERM to the processes of a job that is cancelled."""
+        """Ask the job to stop; SLURM sends SIGTERM to the processes of a job that is cancelled."""
         if self._slot is not None:  # submitit would leave it a second
             self._pending = number
         else:
             self._cancel()
 
     def kill(self) -> None:
-        """End it; a cluster kills by itself what does not stop."""
+        """End the job; a cluster kills by itself what does not stop."""
         self._given_up = time.monotonic() + KILLED_SECONDS
         if self._slot is not None:
             self._pending = signal.SIGKILL
@@ -154,7 +154,7 @@ class Submitted:
             self._sent.cancel(check=False)
 
     def _lost(self, now: float) -> bool:
-        """Whether a job without result is not in SLURM's queue either.
+        """Tell whether a job without result is not in SLURM's queue either.
 
         Asked where accounting is off: sacct then knows of no job, and of no job's end.
         """
@@ -215,13 +215,13 @@ class ClusterLauncher:
         self.watch(60)  # submitit's ten minutes are long for whoever waits for the end
 
     def room(self) -> int:
-        """How many jobs may be handed on now."""
+        """Count the jobs that may be handed on now."""
         if self.slots is None:
             return 1000 if self.limit is None else max(0, self.limit - self.running)
         return int(self.slots.has_room())
 
     def watch(self, seconds: int) -> None:
-        """Ask the cluster at least that often, once for all jobs, how they stand."""
+        """Ask the cluster at least that often, once for all jobs, for their state."""
         self._job_class.watcher._delay_s = seconds
 
     def start(self, jobs: list[Job]) -> list[Handle]:
@@ -230,7 +230,7 @@ class ClusterLauncher:
         new: list[tuple[Job, NodeJob, Slot | None]] = []
         for job in jobs:
             if (sent := self._still_there(job)) is not None:
-                handles.append(Submitted(job, sent, self, None))
+                handles.append(SubmittedJob(job, sent, self, None))
                 continue
             slot = self.slots.take() if self.slots is not None else None
             environment: dict[str, str | None] = {"PYTHONPATH": python_path()}
@@ -256,12 +256,12 @@ class ClusterLauncher:
             why = "; ".join(line for line in str(error).splitlines() if line.strip())
             raise UserError(f"the jobs cannot be handed on: {why or type(error)}") from error
         for (job, _, slot), sent in zip(new, sent_jobs, strict=True):
-            handles.append(Submitted(job, sent, self, slot))
+            handles.append(SubmittedJob(job, sent, self, slot))
         self.running += len(handles)
         return handles
 
     def _still_there(self, job: Job) -> Any:
-        """The cluster's job that an earlier command started and that has not ended, or None."""
+        """Find the cluster's job that an earlier command started, if it has not ended."""
         number = self._known.pop(job.name, None)
         if number is None:
             return None
@@ -272,7 +272,7 @@ class ClusterLauncher:
 
 
 def _watcher() -> Any:
-    """What asks sacct how jobs stand; where accounting is off each answer is a complaint."""
+    """Make what asks sacct for the state of jobs; without accounting each answer is a complaint."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class Quiet(SlurmInfoWatcher):
@@ -284,7 +284,7 @@ def _watcher() -> Any:
 
 
 def in_queue(cluster_id: str) -> bool:
-    """Whether SLURM's queue has the job."""
+    """Tell whether SLURM's queue has the job."""
     command = ["squeue", "--noheader", "--format=%i", f"--jobs={cluster_id}"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -294,7 +294,7 @@ def in_queue(cluster_id: str) -> bool:
 
 
 def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any]:
-    """The launcher's settings as submitit's parameters."""
+    """Convert the launcher's settings to submitit's parameters."""
     found: dict[str, Any] = {"timeout_min": settings.timeout_min, "name": sweep.path.name[:60]}
     setup = [  # submitit's own process must not find a random.py where the person works
         "export PYTHONSAFEPATH=1",

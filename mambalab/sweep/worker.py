@@ -15,13 +15,13 @@ import traceback
 from pathlib import Path
 
 from mambalab.errors import UserError
-from mambalab.tracking.mlflow_mirror import SILENT
+from mambalab.tracking.recorder import STORE_IS_SILENT
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
 
 def main(words: list[str]) -> int:
-    """Run the job; returns its exit status, as of `mambalab train`."""
+    """Run the job; returns its exit status, the same as that of `mambalab train`."""
     order = Path(words[0])
     job = read_json(order)
     answer = order.with_suffix(".answer.json")
@@ -32,7 +32,7 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     write_json(order.with_suffix(".process.json"), process.identity())
     if not job.get("has_log"):  # on the terminal the sweep says it, once for all jobs
-        logging.getLogger("mambalab").addFilter(lambda r: f": {SILENT};" not in r.getMessage())
+        logging.getLogger("mambalab").addFilter(lambda r: not getattr(r, STORE_IS_SILENT, False))
     if job.get("watched"):
         threading.Thread(target=_stop_when_alone, daemon=True).start()
     status, reason = _train(job)
@@ -41,7 +41,7 @@ def main(words: list[str]) -> int:
 
 
 def _train(job: dict) -> tuple[int, str | None]:
-    """Exit status of the run, and what went wrong in one line."""
+    """Train; returns the exit status of the run, and what went wrong in one line."""
     try:
         from mambalab.config.compose import merge, typed
         from mambalab.runs import training

@@ -7,35 +7,48 @@ piles up in memory while a server is silent, and the training thread never waits
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mambalab.tracking import mlflow_store as store
+from mambalab.tracking.description import Description
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
+from mambalab.tracking.store_failure import NO_ANSWER, TOO_SLOW, StoreFailure, failure_of
 
 PERIOD = 1.0  # seconds between batches
 PAUSES = (5.0, 15.0, 60.0)  # seconds between attempts to reach a store that failed
 REMOTE_PATIENCE = 5.0  # seconds without any progress after which `finish` gives up a server,
 LOCAL_PATIENCE = 30.0  # or a store on this machine, which may have to be created first
-LONGEST_FINISH = 60.0
-SILENT = "it does not answer"
+MAX_FINISH_SECONDS = 60.0
 
 
 class _GivenUpError(Exception):
     """Ends the thread: nobody waits for it any more."""
 
 
-class MlflowSink:
+@dataclass(frozen=True)
+class Notice:
+    """One line for the person.
+
+    Attributes:
+        text: the line.
+        store_is_silent: whether all it says is that the store does not answer. Where several runs
+            use one store, one of them need say so.
+    """
+
+    text: str
+    store_is_silent: bool = False
+
+
+class MlflowMirror:
     """Mirrors a run folder in MLflow while it grows.
 
     Args:
         run_dir: the run folder, held by the caller until `finish` has returned.
         uri: from `mlflow_store.store_uri`.
-        output_dir, experiment: see `MlflowRun`.
-        params: from `mlflow_run.flatten`.
-        tags: of the run.
-        start_ms: start of the run, Unix milliseconds.
-        remedy: the command that sends the run later.
+        output_dir: see `MlflowRun`.
+        description: of the run.
+        sync_command: what a person types to send the run later.
     """
 
     def __init__(
@@ -44,19 +57,16 @@ class MlflowSink:
         uri: str,
         *,
         output_dir: Path,
-        experiment: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        start_ms: int,
-        remedy: str,
+        description: Description,
+        sync_command: str,
     ) -> None:
-        self.messages: queue.SimpleQueue[str] = queue.SimpleQueue()  # for the person, in order
+        self.notices: queue.SimpleQueue[Notice] = queue.SimpleQueue()  # for the person, in order
         self._run = MlflowRun(
-            run_dir, uri, output_dir=output_dir, experiment=experiment, tick=self._tick
+            run_dir, uri, output_dir=output_dir, experiment=description.experiment, tick=self._tick
         )
         self._run.note.state = "sending"
-        self._params, self._tags, self._start_ms = params, tags, start_ms
-        self._remedy = remedy
+        self._description = description
+        self._sync_command = sync_command
         self._files: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._waiting: dict[Path, None] = dict.fromkeys(attachments(run_dir))  # a set in order
         self._closing = threading.Event()
@@ -64,18 +74,20 @@ class MlflowSink:
         self._end: tuple[str, int] | None = None
         self._ended = False
         self._progress = time.monotonic()
-        self._failures = 0
+        self._failures = 0  # since the store answered last
+        self._failure: StoreFailure | None = None  # the last one
         self._announced = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the thread; returns at once."""
         self._thread.start()
 
     @property
-    def silent(self) -> bool:
+    def is_silent(self) -> bool:
         """Whether the store did not answer when it was asked last."""
-        return self._failures > 0 and self._run.note.problem == SILENT
+        failure = self._failure
+        return self._failures > 0 and failure is not None and failure.is_silent
 
     def file(self, path: Path) -> None:
         """Copy a file of the run folder to MLflow soon; the latest version if it comes again."""
@@ -94,12 +106,12 @@ class MlflowSink:
             self._thread.join(0.1)
             now = time.monotonic()
             silent = now - max(self._progress, asked) > patience
-            if self._thread.is_alive() and (silent or now - asked > LONGEST_FINISH):
+            if self._thread.is_alive() and (silent or now - asked > MAX_FINISH_SECONDS):
                 self._given_up.set()
-                self._behind(SILENT if silent else "it is too slow")
+                self._note_failure(NO_ANSWER if silent else TOO_SLOW)
                 return
         if self._ended and self._announced:
-            self.messages.put(f"MLflow at {self._shown()} has the whole run after all")
+            self._tell(f"MLflow at {self._shown()} has the whole run after all")
 
     # -- in the thread ------------------------------------------------------------------------
 
@@ -119,8 +131,9 @@ class MlflowSink:
             except Exception as error:  # whatever happens here, the training goes on
                 if self._given_up.is_set():
                     return
+                failure = failure_of(error)
                 self._failures += 1
-                self._behind(reason(error))
+                self._note_failure(failure)
 
     def _pause(self) -> float:
         if not self._run.is_open and not self._failures:
@@ -130,30 +143,26 @@ class MlflowSink:
         return PAUSES[min(self._failures, len(PAUSES)) - 1]
 
     def _advance(self) -> None:
-        """One round: open if need be, points, files, and the end when it has been asked for."""
+        """Do one round: open if need be, send points and files, and the end if it was asked for."""
         run = self._run
         end = self._end  # before reading: everything recorded until then will be sent
-        if not run.is_open:
-            run.open(params=self._params, tags=self._tags, start_ms=self._start_ms)
-            run.set_running()
-            run.reap()
-        run.send()
-        if end is not None:
-            run.end(*end)
         while not self._files.empty():
             self._waiting[self._files.get()] = None
-        for path in list(self._waiting):
-            if path.exists():
-                run.send_file(path)
-            del self._waiting[path]
-        if end is not None or self._failures:
-            run.note.state = "complete" if end is not None else "sending"
-            run.note.problem = None
+        if not run.is_open:
+            about = self._description
+            run.open(params=about.params, tags=about.tags, start_ms=about.start_ms)
+            run.set_running()
+            run.close_dead_runs()
+        run.advance(self._waiting, end)
+        if end is not None:
+            run.note.set_complete(run.run_dir)
+        elif self._failures:
+            run.note.state, run.note.problem = "sending", None
             run.note.write(run.run_dir)
         self._ended = end is not None
         self._failures = 0
         if run.conflicts:
-            self.messages.put(
+            self._tell(
                 f"MLflow at {self._shown()} holds other values than metrics.jsonl for "
                 f"{run.conflicts} points; the file is right, MLflow cannot be corrected"
             )
@@ -161,20 +170,27 @@ class MlflowSink:
 
     # -- trouble ------------------------------------------------------------------------------
 
-    def _behind(self, reason: str) -> None:
+    def _note_failure(self, failure: StoreFailure) -> None:
         """Record that MLflow lacks something, and say so the first time."""
-        note = self._run.note
+        self._failure = failure
+        reason, note = failure.reason, self._run.note
         note.state, note.problem = "behind", reason
+        writable = True
         try:
             note.write(self._run.run_dir)
         except OSError as error:
+            writable = False
             reason = f"{reason} (nor can {self._run.run_dir} be written: {error.strerror})"
         if not self._announced:
             self._announced = True
-            self.messages.put(
+            self._tell(
                 f"MLflow at {self._shown()}: {reason}; training goes on, the metrics stay in the "
-                f"run folder; send them later with `{self._remedy}`"
+                f"run folder; send them later with `{self._sync_command}`",
+                store_is_silent=failure.is_silent and writable,
             )
+
+    def _tell(self, text: str, *, store_is_silent: bool = False) -> None:
+        self.notices.put(Notice(text, store_is_silent))
 
     def _shown(self) -> str:
         return store.hide_password(self._run.uri)
@@ -182,15 +198,3 @@ class MlflowSink:
 
 def _now_ms() -> int:
     return round(1000 * time.time())
-
-
-def reason(error: BaseException) -> str:
-    """One line for a person: what went wrong with the store."""
-    silence = {"ConnectionError", "Timeout", "ConnectTimeout", "ReadTimeout"}
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__module__ == "requests.exceptions" and type(cause).__name__ in silence:
-            return SILENT
-        cause = cause.__cause__ or cause.__context__
-    text = store.hide_password(str(error)).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -13,31 +13,36 @@ from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import Curve, RunRecord
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.mlflow_mirror import reason
+from mambalab.tracking.mlflow_run import RESUMED
+from mambalab.tracking.store_failure import failure_of
 from mambalab.utils.files import read_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-RESUMED = "resumed."  # tags of settings that a later sitting changed
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class StoredRun(RunRecord):
-    """A run as MLflow has it; `path` is its name there and the beginning of its id."""
+    """A run as MLflow has it.
+
+    Attributes:
+        path: its name there and the beginning of its id.
+        points: history of each metric, by name.
+    """
 
     points: dict[str, Curve]
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """The metrics' history."""
+        """History of each metric, by name."""
         return self.points
 
 
 def read(experiment: str, uri: str | None, output_dir: Path) -> list[RunRecord]:
-    """All runs of an experiment but the parents of sweeps, in the order of their names.
+    """Read all runs of an experiment but the parents of sweeps, in the order of their names.
 
     Args:
         experiment: its name.
@@ -60,7 +65,7 @@ def read(experiment: str, uri: str | None, output_dir: Path) -> list[RunRecord]:
         raise
     except Exception as error:  # MLflow and its drivers raise all kinds
         shown = mlflow_store.hide_password(uri)
-        raise UserError(f"cannot read runs from {shown}: {reason(error)}") from error
+        raise UserError(f"cannot read runs from {shown}: {failure_of(error).reason}") from error
     return sorted(records, key=lambda record: str(record.path))
 
 
@@ -96,7 +101,7 @@ def _record(client: "MlflowClient", run: "Run") -> StoredRun:
 
 
 def _summary(client: "MlflowClient", run_id: str) -> dict[str, Any]:
-    """The run's summary.json among its artifacts; empty if there is none.
+    """Read the run's summary.json among its artifacts; empty if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -115,7 +120,7 @@ def _curve(client: "MlflowClient", run_id: str, key: str) -> Curve:
 
 
 def unflatten(params: Mapping[str, str]) -> dict[str, Any]:
-    """Nested settings from MLflow's parameters, numbers and lists read back from their text."""
+    """Nest MLflow's parameters as settings, numbers and lists read back from their text."""
     config: dict[str, Any] = {}
     for name, text in params.items():
         *parents, leaf = name.split(".")
@@ -130,7 +135,7 @@ def unflatten(params: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """The value behind a parameter's text, as `mlflow_run.flatten` writes it."""
+    """Return the value that a parameter's text stands for, as `description.params_of` wrote it."""
     if text in (words := {"null": None, "None": None, "True": True, "False": False}):
         return words[text]
     if _NUMBER.fullmatch(text):

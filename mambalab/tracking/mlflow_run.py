@@ -9,7 +9,6 @@ noting it, the run is found again by the `uid` that was noted before.
 
 import getpass
 import math
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,13 +17,15 @@ from typing import Any
 
 from mambalab.records import run_folder
 from mambalab.tracking import mlflow_store as store
+from mambalab.tracking.description import MAX_NAME_CHARS, cut
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
-METRICS_PER_BATCH = 1000  # MLflow's own limits
+METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
 PARAMS_PER_BATCH = 100
-PARAM_LENGTH, TAG_LENGTH = 6000, 8000
+MAX_TAG_CHARS = 8000
 SECONDS = "time/seconds"
+RESUMED = "resumed."  # prefix of tags: settings that a later session changed
 
 
 @dataclass
@@ -49,34 +50,19 @@ class Note:
 
     @classmethod
     def read(cls, run_dir: Path) -> "Note":
-        """The note of a run folder, or a new one; raises UserError if it is damaged."""
+        """Read the note of a run folder, or begin one; raises UserError if it is damaged."""
         data = read_json(run_dir / run_folder.MLFLOW)
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         return cls(**{"uid": uuid.uuid4().hex, **known})
 
     def write(self, run_dir: Path) -> None:
-        """Save it."""
+        """Save the note in a run folder."""
         write_json(run_dir / run_folder.MLFLOW, asdict(self))
 
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as MLflow parameters: dotted names, text of at most 6000 characters.
-
-    Passwords in URLs are left out; characters that MLflow's names cannot hold become `_`.
-    """
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            text = store.hide_password("null" if value is None else str(value))
-            flat[re.sub(r"[^\w.\-/ :]", "_", name)[:250]] = _cut(text, PARAM_LENGTH)
-    return flat
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    def set_complete(self, run_dir: Path) -> None:
+        """Save that the store has the whole run."""
+        self.state, self.problem = "complete", None
+        self.write(run_dir)
 
 
 class MlflowRun:
@@ -118,8 +104,9 @@ class MlflowRun:
         """Connect; find this folder's run in the store or create it, with parameters and tags.
 
         Args:
-            params: from `flatten`. MLflow never changes a parameter: one that differs from the
-                first start (a longer `trainer.max_steps`) goes into a tag `resumed.<name>`.
+            params: from `description.params_of`. MLflow never changes a parameter: one that
+                differs from the first start (a longer `trainer.max_steps`) goes into a tag
+                `resumed.<name>`.
             tags: replace those of an earlier start.
             start_ms: start of the run in Unix milliseconds, if it has to be created.
 
@@ -178,7 +165,7 @@ class MlflowRun:
         found = store.search(client, f"tags.`{store.UID}` = '{self.note.uid}'", deleted=True)
         return found[0] if found else None
 
-    def _hang_below_sweep(self) -> None:
+    def _set_parent(self) -> None:
         """Name the run of the sweep as this one's parent, as soon as the store has it."""
         above = self.run_dir.absolute().parent
         if self._has_parent or not (above / run_folder.SWEEP).is_file():
@@ -188,9 +175,11 @@ class MlflowRun:
             self._client.set_tag(self._run_id, store.PARENT, sweep.run_id)
             self._has_parent = True
 
-    def _adopt(self) -> None:
-        """Name this run of a sweep as the parent of all runs in its folder: jobs may have ended
-        before the store had it."""
+    def _set_parent_of_children(self) -> None:
+        """Name this run of a sweep as the parent of all runs in its folder.
+
+        Jobs may have ended before the store had the sweep.
+        """
         hanging = store.search(self._client, f"tags.`{store.PARENT}` = '{self._run_id}'")
         known = {run.info.run_id for run in hanging}
         for path in sorted(self.run_dir.glob(f"*/{run_folder.MLFLOW}")):
@@ -209,24 +198,26 @@ class MlflowRun:
         new = [Param(key, value) for key, value in params.items() if key not in held]
         for part in _chunks(new, PARAMS_PER_BATCH):
             client.log_batch(self._run_id, params=part)
-        changed = {f"resumed.{k}": v for k, v in params.items() if held.get(k, v) != v}
+        changed = {f"{RESUMED}{k}": v for k, v in params.items() if held.get(k, v) != v}
         all_tags = {**tags, **changed}
         if "git_revision" in tags:
             all_tags["mlflow.source.git.commit"] = tags["git_revision"].partition("+")[0]
-        items = [RunTag(k[:250], _cut(str(v), TAG_LENGTH)) for k, v in all_tags.items()]
+        items = [
+            RunTag(k[:MAX_NAME_CHARS], cut(str(v), MAX_TAG_CHARS)) for k, v in all_tags.items()
+        ]
         for part in _chunks(items, PARAMS_PER_BATCH):
             client.log_batch(self._run_id, tags=part)
 
     # -- points -------------------------------------------------------------------------------
 
     def send(self) -> int:
-        """Send what metrics.jsonl holds and the store lacks; how many points that were.
+        """Send what metrics.jsonl holds and the store lacks; returns how many points that were.
 
         Raises:
             UserError: if metrics.jsonl is damaged.
             Exception: whatever MLflow raises; safe to call again.
         """
-        self._hang_below_sweep()
+        self._set_parent()
         known: dict[tuple[str, int], float | None] = {}
         if not self._certain:
             known = self._stored()
@@ -242,7 +233,7 @@ class MlflowRun:
         return len(points)
 
     def _stored(self) -> dict[tuple[str, int], float | None]:
-        """Everything the store holds of this run, by (key, step)."""
+        """Ask the store for all its points of this run, by (key, step)."""
         known: dict[tuple[str, int], float | None] = {}
         for key in self._client.get_run(self._run_id).data.metrics:
             for m in self._client.get_metric_history(self._run_id, key):
@@ -257,7 +248,7 @@ class MlflowRun:
         *,
         remember: bool,
     ) -> list[Any]:
-        """MLflow metrics of the rows that are not in `known`, stamped with the run's own time."""
+        """Make MLflow metrics of the points that are not in `known`, with the run's time."""
         from mlflow.entities import Metric
 
         points: list[Any] = []
@@ -278,15 +269,39 @@ class MlflowRun:
 
     # -- files and the end --------------------------------------------------------------------
 
+    def advance(self, files: dict[Path, None], ended: tuple[str, int] | None) -> int:
+        """Send all that is new: points, how the run ended if it has, and files.
+
+        Args:
+            files: below the run folder, in order; each is taken out when it has been sent or is
+                not there any more.
+            ended: the arguments of `end`, or None while the run goes on.
+
+        Returns:
+            How many points were new.
+
+        Raises:
+            UserError: metrics.jsonl is damaged.
+            Exception: whatever MLflow raises; safe to call again.
+        """
+        new = self.send()
+        if ended is not None:
+            self.end(*ended)
+        for path in list(files):
+            if path.exists():
+                self.send_file(path)
+            del files[path]
+        return new
+
     def send_file(self, path: Path) -> None:
         """Copy a file below the run folder to the same place among the run's artifacts."""
         folder = path.relative_to(self.run_dir).parent.as_posix()
         self._client.log_artifact(self._run_id, str(path), None if folder == "." else folder)
         self.tick()
 
-    def reap(self) -> int:
-        """`mlflow_store.reap` on this run's store."""
-        return store.reap(self._client)
+    def close_dead_runs(self) -> int:
+        """Mark dead runs of this run's store, see `mlflow_store.close_dead_runs`."""
+        return store.close_dead_runs(self._client)
 
     def set_running(self) -> None:
         """Show that this process trains the run now."""
@@ -300,14 +315,14 @@ class MlflowRun:
     def end(self, status: str, end_ms: int) -> None:
         """Set how the run ended: FINISHED, FAILED or KILLED, and when (Unix milliseconds)."""
         if (self.run_dir / run_folder.SWEEP).is_file():
-            self._adopt()
+            self._set_parent_of_children()
         self._client.set_tag(self._run_id, store.STATUS, status)
         self._client.set_terminated(self._run_id, status, end_ms)
         self.tick()
 
 
 def attachments(run_dir: Path) -> list[Path]:
-    """Files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
+    """List the files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
     checkpoints and logs.
     """
     named = [run_dir / name for name in (run_folder.CONFIG, run_folder.SUMMARY, run_folder.SWEEP)]
@@ -319,7 +334,7 @@ def attachments(run_dir: Path) -> list[Path]:
 
 
 def _system_tags() -> dict[str, str]:
-    """Tags that MLflow's own pages show."""
+    """Return the tags that MLflow's own pages show."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
@@ -332,7 +347,7 @@ def _system_tags() -> dict[str, str]:
 
 
 def _process_tags() -> dict[str, str]:
-    """Who writes to the run: `reap` asks whether that process still lives."""
+    """Say who writes to the run: `close_dead_runs` asks whether that process still lives."""
     me = process.identity()
     return {store.HOST: me["host"], store.PID: str(me["pid"]), store.BORN: me["born"]}
 

@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, creating it safely, the experiment in it, runs left behind.
+"""The MLflow store: where it is, creating it safely, the experiment in it, dead runs.
 
 The default is one SQLite file below `output_dir`, shared by all runs there. MLflow builds its
 tables whenever it opens a file that lacks them, without a lock: of several processes that start
@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from mambalab.errors import UserError
 from mambalab.utils import process
+from mambalab.utils.files import replacing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -42,7 +43,7 @@ _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "
 
 
 def store_uri(uri: str | None, output_dir: Path) -> str:
-    """The tracking URI that a setting means: SQLite paths absolute, null = the default store.
+    """Return the tracking URI that a setting means: SQLite paths absolute, None = default store.
 
     Raises:
         UserError: if it is no tracking URI, or a SQLite path that has no URI.
@@ -67,22 +68,22 @@ def store_uri(uri: str | None, output_dir: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file behind a store_uri, or None if it is not SQLite."""
+    """Return the file that a `store_uri` names, or None if it is not SQLite."""
     return Path(uri[len(_SQLITE) :]) if uri.startswith(_SQLITE) else None
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a store answers over the network."""
+    """Tell whether a store answers over the network."""
     return not uri.startswith(_SQLITE)
 
 
 def hide_password(text: str) -> str:
-    """The text without `user:password@` in its URLs: what may be shown and recorded."""
+    """Return the text without `user:password@` in its URLs: what may be shown and recorded."""
     return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 def check(uri: str) -> None:
-    """Find out cheaply, before training, whether a store can be used at all; creates nothing.
+    """Check cheaply, before training, whether a store can be used at all; creates nothing.
 
     A server is not asked: whether it answers is found out beside the training.
 
@@ -111,7 +112,7 @@ def check(uri: str) -> None:
 
 
 def prepare_environment() -> None:
-    """Settings that MLflow reads from the environment; what the user has set there stays."""
+    """Set what MLflow reads from the environment; what the user has set there stays."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its lines would cut the bar
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -121,7 +122,7 @@ def prepare_environment() -> None:
 
 
 def connect(uri: str, output_dir: Path) -> "MlflowClient":
-    """A client of the store, which is created if it is a SQLite file that does not exist.
+    """Return a client of the store, which is created if it is a SQLite file that does not exist.
 
     Args:
         uri: from `store_uri`.
@@ -144,7 +145,7 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
 
 
 def artifact_root(uri: str, output_dir: Path) -> str | None:
-    """URI of the folder for artifacts; None where a tracking server has its own."""
+    """Return the URI of the folder for artifacts; None where a tracking server has its own."""
     path = sqlite_path(uri)
     if path is not None:
         return (path.parent / ARTIFACTS).as_uri()
@@ -171,13 +172,12 @@ def _create(path: Path, artifacts: str | None) -> None:
         if not _on_network(path.parent):
             with closing(sqlite3.connect(built)) as database:
                 database.execute("PRAGMA journal_mode=WAL")  # stays with the file
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.copyfile(built, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            shutil.copyfile(built, partial)
 
 
 def _on_network(folder: Path) -> bool:
-    """Whether a folder lies on a network file system (Linux; elsewhere False)."""
+    """Tell whether a folder is on a network file system (Linux; elsewhere False)."""
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
@@ -220,7 +220,7 @@ def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> s
 
 
 def search(client: "MlflowClient", query: str, *, deleted: bool = False) -> "list[Run]":
-    """All runs of a store that match an MLflow filter, in any experiment."""
+    """Return all runs of a store that match an MLflow filter, in any experiment."""
     from mlflow.entities import ViewType
 
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
@@ -240,8 +240,8 @@ def _pages(ask: Any) -> list[Any]:
     return found
 
 
-def reap(client: "MlflowClient") -> int:
-    """Mark as KILLED what processes of this machine left RUNNING when they died; how many."""
+def close_dead_runs(client: "MlflowClient") -> int:
+    """Mark runs as KILLED whose process on this host died; returns how many."""
     me = process.identity()
     host = str(me["host"]).replace("'", "")
     left = search(client, f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{host}'")

@@ -1,31 +1,40 @@
 """Recording a run: metrics.jsonl in the run folder is the truth, MLflow a mirror of it.
 
 The training thread writes a line and flushes it; whatever takes time happens in a thread beside
-it (`mlflow_sink`). A run killed at any moment loses at most the line that was being written.
+it (`mlflow_mirror`). A run killed at any moment loses at most the line that was being written.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.run_folder import CONFIG, METRICS, MLFLOW
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.mlflow_mirror import MlflowSink
-from mambalab.tracking.mlflow_run import flatten
+from mambalab.tracking.description import Description, experiment_name, params_of
+from mambalab.tracking.mlflow_mirror import MlflowMirror
 
 _log = logging.getLogger(__name__)
+STORE_IS_SILENT = "store_is_silent"  # attribute of log records, see `Notice.store_is_silent`
+
+
+class Announce(Protocol):
+    """Shows one line to the person, as a logger's `warning` does."""
+
+    def __call__(self, msg: str, /, *, extra: Mapping[str, object] | None = None) -> None:
+        """Show the line; `extra` are attributes of its log record, if it becomes one."""
+        ...
 
 
 def check(settings: TrackingSettings, *, output_dir: Path) -> None:
-    """Find out, before anything is created, whether runs can be recorded as the settings ask.
+    """Check, before anything is created, whether runs can be recorded as the settings ask.
 
     Raises:
         UserError: MLflow is missing, or its store cannot be used.
@@ -35,7 +44,7 @@ def check(settings: TrackingSettings, *, output_dir: Path) -> None:
 
 
 def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
-    """What a person types to send a run to MLflow later."""
+    """Return what a person types to send a run to MLflow later."""
     words = ["mambalab sync", str(run_dir)]
     if settings.uri is not None:
         words.append(f"uri={mlflow_store.hide_password(settings.uri)}")
@@ -54,7 +63,7 @@ class Recorder:
         run_dir: the run folder; created by `start` if missing.
         settings: where the record goes. `none` writes nothing at all, `jsonl` the run folder.
         output_dir: folder of all runs; holds the MLflow store if `settings.uri` is None.
-        announce: shows one line to the person; only ever called in the thread that calls the
+        announce: shows a line to the person; only ever called in the thread that calls the
             recorder, from within its methods. By default a warning of this module's logger.
     """
 
@@ -64,18 +73,18 @@ class Recorder:
         settings: TrackingSettings,
         *,
         output_dir: Path,
-        announce: Callable[[str], None] | None = None,
+        announce: Announce | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.settings = settings
         self.output_dir = output_dir
-        self._announce: Callable[[str], None] = announce or _log.warning
+        self._announce: Announce = announce or _log.warning
         self._file: IO[bytes] | None = None
-        self._sink: MlflowSink | None = None
+        self._mirror: MlflowMirror | None = None
         self._open = False
         self._held = ExitStack()
         self._last: dict[str, int] = {}  # highest step of each key that is in the file
-        self._old: dict[str, dict[int, float | None]] = {}  # keys of an earlier sitting, whole
+        self._old: dict[str, dict[int, float | None]] = {}  # points of earlier sessions, by key
         self._differed = False
         self.seconds = 0.0  # that the caller's thread has spent here between start and finish
 
@@ -98,7 +107,7 @@ class Recorder:
 
         Args:
             params: the resolved config, nested or flat; becomes MLflow's parameters.
-            tags: facts of this sitting (`git_revision`, `machine`, ...); MLflow's tags.
+            tags: facts of this session (`git_revision`, `machine`, ...); MLflow's tags.
             resume: go on with the record in the folder, cutting off a line that was cut short,
                 and with the same MLflow run. Otherwise a record in the folder is deleted.
 
@@ -116,25 +125,23 @@ class Recorder:
                 raise UserError(f"cannot write in {self.run_dir}: {error.strerror}") from error
         if kind is TrackingKind.mlflow:
             try:
-                self._sink = self._start_sink(flatten(params), tags)
+                self._mirror = self._start_mirror(params_of(params), tags)
             except BaseException:
                 self._held.close()
                 raise
         self._open = True
 
-    def _start_sink(self, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowSink:
-        sink = MlflowSink(
+    def _start_mirror(self, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowMirror:
+        name = experiment_name(self.settings.experiment_name, params.get("task.name"))
+        mirror = MlflowMirror(
             self.run_dir,
             mlflow_store.store_uri(self.settings.uri, self.output_dir),
             output_dir=self.output_dir,
-            experiment=self.settings.experiment_name or params.get("task.name", "mambalab"),
-            params=params,
-            tags=tags,
-            start_ms=round(1000 * time.time()),
-            remedy=sync_command(self.run_dir, self.settings, self.output_dir),
+            description=Description(name, params, tags, start_ms=round(1000 * time.time())),
+            sync_command=sync_command(self.run_dir, self.settings, self.output_dir),
         )
-        sink.start()
-        return sink
+        mirror.start()
+        return mirror
 
     def _open_file(self, *, resume: bool) -> None:
         path = self.run_dir / METRICS
@@ -156,7 +163,7 @@ class Recorder:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record values of one step: a line in metrics.jsonl, flushed; MLflow follows.
 
-        A resumed run may come by steps again that are in the file: what stands there stays, and
+        A resumed run may come by steps again that are in the file: what is there stays, and
         if a recomputed value differs from it (`time/` aside) that is announced once.
 
         Args:
@@ -174,8 +181,8 @@ class Recorder:
             self.seconds += time.perf_counter() - began
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
-        if self._sink is not None:
-            self._pass_on_messages(self._sink)
+        if self._mirror is not None:
+            self._pass_on_notices(self._mirror)
         if self._file is None:
             return
         new = {k: run_folder.finite(v) for k, v in values.items()}
@@ -227,8 +234,8 @@ class Recorder:
         assert self._open, "artifact comes between start and finish"
         began = time.perf_counter()
         path.relative_to(self.run_dir)
-        if self._sink is not None:
-            self._sink.file(path)
+        if self._mirror is not None:
+            self._mirror.file(path)
         self.seconds += time.perf_counter() - began
 
     def finish(self, status: str) -> None:
@@ -247,12 +254,13 @@ class Recorder:
         with self._held:
             if self._file is not None:
                 os.fsync(self._file.fileno())
-            if self._sink is not None:
+            if self._mirror is not None:
                 for name in (CONFIG, run_folder.SUMMARY):
-                    self._sink.file(self.run_dir / name)
-                self._sink.finish(status)
-                self._pass_on_messages(self._sink)
+                    self._mirror.file(self.run_dir / name)
+                self._mirror.finish(status)
+                self._pass_on_notices(self._mirror)
 
-    def _pass_on_messages(self, sink: MlflowSink) -> None:
-        while not sink.messages.empty():
-            self._announce(sink.messages.get())
+    def _pass_on_notices(self, mirror: MlflowMirror) -> None:
+        while not mirror.notices.empty():
+            notice = mirror.notices.get()
+            self._announce(notice.text, extra={STORE_IS_SILENT: notice.store_is_silent})

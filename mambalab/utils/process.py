@@ -8,12 +8,12 @@ from typing import Any
 
 
 def identity() -> dict[str, Any]:
-    """Names this process among all: `host`, `pid`, and `born`, which tells reused pids apart."""
+    """Name this process among all: `host`, `pid`, and `born`, which tells reused pids apart."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
 
 
 def alive(record: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote `identity()` into a record still lives.
+    """Tell whether the process that wrote `identity()` into a record still lives.
 
     Args:
         record: anything with `host`, `pid` and perhaps `born`; numbers may be text.
@@ -42,7 +42,7 @@ def alive(record: Mapping[str, Any]) -> bool | None:
 
 
 def _born(pid: int) -> str:
-    """Start of a process in clock ticks since boot, `dead` for a zombie, empty if unknown."""
+    """Return the start of a process in clock ticks since boot; `dead` for a zombie, or empty."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Text for terminals: tables, and strangers' words made harmless."""
+"""Text for terminals: tables, numbers, and untrusted text made harmless."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str | list[str]]], right: Collection[str] = ()
 ) -> str:
-    """Columns as wide as their widest cell; those named in `right` to the right.
+    """Lay out columns as wide as their widest cell; those named in `right` to the right.
 
     A cell that is a list has several lines. A run folder may come from a stranger: characters that
     would steer the terminal become `?`.
@@ -29,23 +29,23 @@ def table(
 
 
 def printable(text: str) -> str:
-    """The text with `?` for every character that would steer a terminal or is no Unicode."""
+    """Return the text with `?` for every character that would steer a terminal or is no Unicode."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def short(text: str, length: int) -> str:
-    """The printable text, cut to a length."""
+    """Return the printable text, cut to a length."""
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def number(value: float | None) -> str:
-    """A measured value: four decimals, or three digits if it is tiny; `-` for none."""
+    """Write a measured value: four decimals, or three digits if it is tiny; `-` for None."""
     if value is None:
         return "-"
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"
 
 
 def count(value: float | None) -> str:
-    """A large number, rounded, with commas; `-` for none."""
+    """Write a large number, rounded, with commas; `-` for None."""
     return "-" if value is None else f"{value:,.0f}"

@@ -23,7 +23,7 @@ sys.exit(ui.run(UiSettings(sys.argv[1], int(sys.argv[2]))))
 """
 # Stands in for MLflow: answers, has a child of its own, and neither cares for SIGTERM.
 STUBBORN = '''
-ui.LONGEST_STOP = 0.5
+ui.MAX_STOP_SECONDS = 0.5
 ui._command = lambda uri, store, port: [sys.executable, "-c", """
 import http.server, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -54,7 +54,7 @@ def test_a_band_is_the_interval_of_the_mean_at_common_steps():
         expected = scipy.stats.t.interval(0.95, 1, mean, scipy.stats.sem(values))
         assert (low, high) == pytest.approx(expected)
     assert band([[(1, 1.0), (2, None)]]).steps == [1]
-    assert band([[(1, 1.0)]]).half == []
+    assert band([[(1, 1.0)]]).half_width == []
     assert band([[(1, 1.0)], [(2, 1.0)]]).steps == []
     assert band([[], []]).steps == []
 

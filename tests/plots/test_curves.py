@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mambalab.errors import UserError
-from mambalab.plots import curves
+from mambalab.plots import curves, style
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def test_a_logarithm_only_where_it_helps(make_run, drawn, low):
 
 def test_long_curves_are_smoothed_without_lag_or_shift():
     line = [100.0 - i for i in range(1000)]
-    assert curves.smooth(line)[:-10] == pytest.approx(line[:-10])
+    assert style.smooth(line)[:-10] == pytest.approx(line[:-10])
     zigzag = [(-1.0) ** i for i in range(1000)]
-    assert max(abs(v) for v in curves.smooth(zigzag)[20:]) < 0.1
+    assert max(abs(v) for v in style.smooth(zigzag)[20:]) < 0.1
     gaps = [1.0, math.nan, 3.0, 1.0]
-    assert [math.isnan(v) for v in curves.smooth(gaps)] == [False, True, False, False]
+    assert [math.isnan(v) for v in style.smooth(gaps)] == [False, True, False, False]
 
 
 def test_a_picture_replaces_the_last_one_and_leaves_nothing_else(make_run):

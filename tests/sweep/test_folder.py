@@ -4,7 +4,7 @@ import pytest
 
 from mambalab.errors import UserError
 from mambalab.sweep import run as sweeps
-from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.folder import Entry, StopRequest, SweepFolder
 from mambalab.sweep.plan import plan
 from mambalab.sweep.processes import write_order
 from mambalab.sweep.schedule import Grid
@@ -76,11 +76,14 @@ def test_a_sweep_is_run_by_one(sweep):
     ("answer", "asked", "expected"),
     [
         ((0, None), None, ("FINISHED", None)),
-        ((0, None), "stopped by SIGINT", ("FINISHED", None)),
-        ((1, "no room"), "stopped by SIGINT", ("FAILED", "no room")),
-        ((130, None), "stopped by SIGINT", ("KILLED", "stopped by SIGINT")),
+        ((0, None), StopRequest("stopped by SIGINT"), ("FINISHED", None)),
+        ((1, "no room"), StopRequest("stopped by SIGINT"), ("FAILED", "no room")),
+        ((130, None), StopRequest("stopped by SIGINT"), ("KILLED", "stopped by SIGINT")),
+        ((130, None), StopRequest("bad: 2", "PRUNED"), ("PRUNED", "bad: 2")),
         ((143, None), None, ("KILLED", "SIGTERM asked")),
-        (None, "stopped by SIGTERM", ("KILLED", "stopped by SIGTERM")),
+        (None, StopRequest("stopped by SIGTERM"), ("KILLED", "stopped by SIGTERM")),
+        (None, StopRequest("bad", "PRUNED"), ("PRUNED", "bad")),
+        ((0, None), StopRequest("bad", "PRUNED"), ("FINISHED", None)),
         (None, None, ("FAILED", "its process was killed by SIGTERM")),
     ],
 )

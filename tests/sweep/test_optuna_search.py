@@ -21,7 +21,7 @@ LISTS = "sweep.params={dropout: [none, ssm], model.n_layer: [1, 2]}"
 @pytest.fixture(autouse=True)
 def place(workdir, monkeypatch):
     monkeypatch.setattr(optuna_search, "WATCH_SECONDS", 0.0)
-    monkeypatch.setattr(optuna_search, "DRAWS", 30)
+    monkeypatch.setattr(optuna_search, "MAX_FRUITLESS_DRAWS", 30)
 
 
 def source(*words, trials=6, maximize=False, kind="tpe", folder="here"):

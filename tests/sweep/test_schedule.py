@@ -187,6 +187,17 @@ def test_a_full_disk_is_said_once_and_stops_nothing(sweep, monkeypatch):
     assert {e.status for e in sweep.jobs.values()} == {"FINISHED"}
 
 
+def test_a_job_that_is_not_worth_going_on_is_pruned(sweep, monkeypatch):
+    it = Told(sweep, "ab", FakeLauncher(sweep, 2, a={"polls": 100}))
+    why = iter([{"a": "val/loss 3.0000 @ 4: worse"}])
+    monkeypatch.setattr(it.source, "unpromising", lambda running: next(why, {}))
+    assert it.run() is None
+    assert sweep.jobs["a"].status == "PRUNED"
+    assert sweep.jobs["a"].reason == "val/loss 3.0000 @ 4: worse"
+    assert "pruned  a  val/loss 3.0000 @ 4: worse" in "\n".join(it.lines)
+    assert sweep.jobs["b"].status == "FINISHED"
+
+
 def test_news_of_many_jobs_are_few_lines(sweep):
     it = Told(sweep, [f"j{n}" for n in range(12)], FakeLauncher(sweep, 12))
     it._start()

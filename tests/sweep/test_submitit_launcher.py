@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def launcher(workdir, tools):
 def test_a_job_that_nobody_knows_any_more_has_ended(launcher, tools, monkeypatch):
     monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(submitit_launcher, "QUEUE_SECONDS", 0.0)
-    it = submitit_launcher.Submitted(job(launcher.sweep, "a"), Sent("UNKNOWN"), launcher, None)
+    it = submitit_launcher.SubmittedJob(job(launcher.sweep, "a"), Sent("UNKNOWN"), launcher, None)
     (tools / "state-5").write_text("PENDING")
     assert it.poll() == (False, None)
     (tools / "state-5").write_text("COMPLETED")
@@ -142,7 +143,7 @@ def test_a_job_that_nobody_knows_any_more_has_ended(launcher, tools, monkeypatch
 
 def test_a_killed_job_ends_whatever_the_cluster_says(launcher, monkeypatch):
     monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.0)
-    it = submitit_launcher.Submitted(job(launcher.sweep, "a"), Sent(), launcher, None)
+    it = submitit_launcher.SubmittedJob(job(launcher.sweep, "a"), Sent(), launcher, None)
     it.stop(signal.SIGINT)
     assert it.poll() == (False, None)
     monkeypatch.setattr(submitit_launcher, "KILLED_SECONDS", 0.0)
@@ -177,3 +178,14 @@ def test_without_slurm_there_is_one_line(workdir, monkeypatch, tmp_path):
     settings = plan(["task=text", "hydra/launcher=submitit_slurm"]).launcher
     with pytest.raises(UserError, match=r"Could not detect .srun.*use hydra/launcher=joblib"):
         ClusterLauncher(SweepFolder(workdir / "sweep"), settings, None, {})
+
+
+def test_a_job_that_an_earlier_version_left_in_the_queue_is_read():
+    """Protocol 0 is text: the class has the address that it had then."""
+    order = {"order": Path("a.json"), "log": Path("a.log"), "environment": {"X": "1"}}
+    written = pickle.dumps(submitit_launcher.NodeJob(**order), protocol=0)
+    here, earlier = b"mambalab.sweep.submitit_launcher", b"mambalab.sweep.cluster"
+    assert here in written
+    job = pickle.loads(written.replace(here, earlier))
+    assert type(job) is submitit_launcher.NodeJob
+    assert job.environment == {"X": "1"}

@@ -1,6 +1,7 @@
 """`mambalab __job`: one real job and what its process tells; the training itself is replaced."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -88,6 +89,25 @@ def test_the_end_is_told_in_a_file(tmp_path, monkeypatch, capsys, raises, status
         not isinstance(raises, worker.UserError)
     )
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_on_the_terminal_a_job_does_not_repeat_that_the_store_is_silent(
+    tmp_path, monkeypatch, caplog, has_log
+):
+    log = logging.getLogger("mambalab")
+    monkeypatch.setattr(log, "filters", [])
+    monkeypatch.setattr(worker, "_train", lambda job: (tell(), (0, None))[1])
+
+    def tell():
+        log.warning("MLflow is on strike", extra={"store_is_silent": False})
+        log.warning("MLflow is away", extra={"store_is_silent": True})
+        log.warning("a line of its own: it does not answer; says the model")
+
+    write_json(tmp_path / "a.json", {"config": {}, "has_log": has_log})
+    assert worker.main([str(tmp_path / "a.json")]) == 0
+    assert ("MLflow is away" in caplog.messages) == has_log
+    assert len(caplog.messages) == 2 + has_log
 
 
 @pytest.fixture

@@ -37,9 +37,12 @@ def recorder(tmp_path, said):
     """A function that opens a recorder on the same run folder; all are closed at the end."""
     opened = []
 
+    def show(line, extra=None):
+        said.append(line)
+
     def build(*, uri: str | None = None, resume: bool = False, **params) -> Recorder:
         settings = TrackingSettings(TrackingKind.mlflow, uri, None)
-        it = Recorder(tmp_path / "toy" / "run", settings, output_dir=tmp_path, announce=said.append)
+        it = Recorder(tmp_path / "toy" / "run", settings, output_dir=tmp_path, announce=show)
         it.start(
             params={**PARAMS, **params}, tags={"git_revision": "abc", "machine": "m"}, resume=resume
         )
@@ -151,11 +154,11 @@ def test_a_new_run_in_the_same_folder_is_a_new_mlflow_run(recorder, store, tmp_p
 CHILD = """
 import sys, time
 from pathlib import Path
-from mambalab.tracking import mlflow_mirror as mlflow_sink
+from mambalab.tracking import mlflow_mirror
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking.recorder import Recorder
-mlflow_sink.PERIOD = 0.05
-mlflow_sink.MlflowSink._tick = lambda self: time.sleep(0.5)  # time to be killed in the middle
+mlflow_mirror.PERIOD = 0.05
+mlflow_mirror.MlflowMirror._tick = lambda self: time.sleep(0.5)  # time to be killed in the middle
 folder = Path(sys.argv[1])
 it = Recorder(folder / "toy" / "run", TrackingSettings(TrackingKind.mlflow, None, None),
               output_dir=folder)
@@ -163,7 +166,7 @@ it.start(params={"task": {"name": "toy"}}, tags={}, resume=True)
 for step in range(1, 2001):
     it.metrics(step, {"train/loss": 1 / step, "val/loss": 2 / step, "time/seconds": step / 100})
 print("written", flush=True)
-it._sink._thread.join()
+it._mirror._thread.join()
 """
 
 

@@ -12,8 +12,8 @@ from mambalab.records.reader import read_run
 from mambalab.settings.compare import CompareSettings, Interval
 from mambalab.settings.tracking import SyncSettings
 from mambalab.tracking import mlflow_reader, mlflow_store
+from mambalab.tracking.description import params_of
 from mambalab.tracking.mlflow_reader import parse, unflatten
-from mambalab.tracking.mlflow_run import flatten
 from tests.records.example_runs import config, make_group, make_run
 
 
@@ -83,7 +83,7 @@ def test_a_run_without_artifacts_speaks_by_its_tags(store, client, tmp_path):
     experiment = client.create_experiment("bare", artifact_location=(tmp_path / "no").as_uri())
     tags = {"device": "a GPU", "mlflow.user": "me", "resumed.trainer.max_steps": "80"}
     run_id = client.create_run(experiment, tags=tags, run_name="x/y").info.run_id
-    for name, text in flatten(config()).items():
+    for name, text in params_of(config()).items():
         client.log_param(run_id, name, text)
     for step in (2, 1):
         client.log_metric(run_id, "val/loss", step / 2, step=step)
@@ -122,7 +122,7 @@ def test_settings_come_back_from_their_text():
         optim__betas=[0.9, 0.99], optim__eps=1e-08, task__params={}, seed=3, trust=[], note="1.x"
     )
     settings["text"] = "[not a list"
-    assert unflatten(flatten(settings)) == settings
+    assert unflatten(params_of(settings)) == settings
     assert [parse(t) for t in ("true", "-3", "+.5", "1e", "inf", "")] == [
         "true",
         -3,

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.mlflow_run import MlflowRun, Note, flatten
+from mambalab.tracking.description import params_of
+from mambalab.tracking.mlflow_run import MlflowRun, Note
 from tests.tracking.stores import forget_runs, points_in_folder, points_in_store, query
 
 
@@ -165,7 +166,7 @@ def test_more_parameters_than_a_request_may_hold(mirror):
 
 
 def test_flattened_settings_fit_into_mlflow():
-    flat = flatten(
+    flat = params_of(
         {
             "task": {"name": "text", "path": None, "params": {}},
             "betas": [0.9, 0.99],

@@ -155,8 +155,8 @@ def test_only_runs_of_dead_processes_of_this_machine_are_reaped(client, tmp_path
         tags = {f"mambalab.{key}": str(value) for key, value in record.items()}
         runs[name] = client.create_run(experiment, tags=tags).info.run_id
     client.set_terminated(runs["ended"], "FINISHED")
-    assert mlflow_store.reap(client) == 1
-    assert mlflow_store.reap(client) == 0
+    assert mlflow_store.close_dead_runs(client) == 1
+    assert mlflow_store.close_dead_runs(client) == 0
     status = {name: client.get_run(run_id).info.status for name, run_id in runs.items()}
     assert status == {
         "dead": "KILLED",

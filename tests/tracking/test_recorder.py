@@ -28,8 +28,11 @@ def recorder(tmp_path, said):
     """A function that opens a recorder on the same run folder; all are closed at the end."""
     opened = []
 
+    def show(line, extra=None):
+        said.append(line)
+
     def build(kind: str = "jsonl", *, resume: bool = False) -> Recorder:
-        it = Recorder(tmp_path / "run", settings(kind), output_dir=tmp_path, announce=said.append)
+        it = Recorder(tmp_path / "run", settings(kind), output_dir=tmp_path, announce=show)
         it.start(params=PARAMS, tags={}, resume=resume)
         opened.append(it)
         return it

@@ -8,8 +8,8 @@ pytest.importorskip("mlflow")
 
 from mambalab.records import run_folder
 from mambalab.sweep.folder import Entry, SweepFolder
+from mambalab.sweep.mlflow_parent import MlflowParent
 from mambalab.sweep.plan import plan
-from mambalab.sweep.tracking import SweepRecord
 from mambalab.tracking import mlflow_mirror, mlflow_store
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.utils.files import read_json
@@ -39,7 +39,7 @@ def record(*words):
     sweep = SweepFolder(found.folder, command=["dropout=none,ssm"])
     sweep.jobs = {it.name: Entry() for it in found.jobs}
     lines: list[str] = []
-    it = SweepRecord(found, sweep, lines.append)
+    it = MlflowParent(found, sweep, lines.append)
     sweep.write()
     return it, sweep, lines
 
@@ -145,7 +145,7 @@ def test_a_silent_server_is_announced_once_and_costs_no_time(workdir, black_hole
     began = time.monotonic()
     for _ in range(50):
         it.changed()
-        it.pass_on_messages()
+        it.pass_on_notices()
     assert time.monotonic() - began < 1.0
     finish(it, sweep)
     assert time.monotonic() - began < 5.0
@@ -164,7 +164,7 @@ def test_a_refusing_server_is_announced_while_the_jobs_run(workdir, monkeypatch)
         it.start()
         until = time.monotonic() + 20
         while not lines and time.monotonic() < until:
-            it.pass_on_messages()
+            it.pass_on_notices()
             time.sleep(0.05)
         assert len(lines) == 1
         finish(it, sweep)

@@ -1,0 +1,59 @@
+"""How MLflow is told about a run or a sweep: experiment, parameters, tags."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mambalab.tracking.mlflow_store import hide_password
+from mambalab.utils.mapping import flatten
+
+# Entries of summary.json that become tags.
+SUMMARY_TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
+DEFAULT_EXPERIMENT = "mambalab"
+MAX_PARAM_CHARS = 6000  # MLflow's own limits
+MAX_NAME_CHARS = 250
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an MLflow run is created with.
+
+    Attributes:
+        experiment: name of the MLflow experiment.
+        params: from `params_of`.
+        tags: of the run.
+        start_ms: start of the run, Unix milliseconds.
+    """
+
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    start_ms: int
+
+
+def experiment_name(chosen: object, task: object) -> str:
+    """Name the experiment: as `tracking.experiment_name` says, else after the task."""
+    return str(chosen or task or DEFAULT_EXPERIMENT)
+
+
+def tags_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a run, taken from its summary.json."""
+    return {name: str(summary[name]) for name in SUMMARY_TAGS if summary.get(name)}
+
+
+def params_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested settings as MLflow parameters: dotted names, texts of at most 6000 characters.
+
+    Passwords in URLs are left out; characters that MLflow's names cannot hold become `_`.
+    """
+    params: dict[str, str] = {}
+    for name, value in flatten(config).items():
+        text = hide_password("null" if value is None else str(value))
+        params[re.sub(r"[^\w.\-/ :]", "_", name)[:MAX_NAME_CHARS]] = cut(text, MAX_PARAM_CHARS)
+    return params
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text of at most `length` characters; one that was cut ends in an ellipsis."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,107 @@
+"""Sending a folder to MLflow after the fact; what the store holds already is not sent again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambalab.errors import UserError
+from mambalab.records import run_folder
+from mambalab.records.reader import RunRecord, read_run
+from mambalab.tracking import mlflow_store
+from mambalab.tracking.description import Description, experiment_name, params_of, tags_of
+from mambalab.tracking.mlflow_run import MlflowRun, attachments
+from mambalab.tracking.store_failure import SilentStoreError, failure_of
+from mambalab.utils import process
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was sent, and where it is now.
+
+    Attributes:
+        new: points sent now.
+        points: points in the store.
+        conflicts: points of which the store holds another value than metrics.jsonl.
+        experiment, run_id: of the MLflow run.
+    """
+
+    new: int
+    points: int
+    conflicts: int
+    experiment: str
+    run_id: str
+
+
+def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
+    """Make the store hold what a run folder holds.
+
+    Args:
+        run_dir: the run folder.
+        uri: from `mlflow_store.store_uri`.
+        output_dir: see `MlflowRun`.
+
+    Raises:
+        UserError: the folder is in use, damaged or without metrics, or the store refuses.
+        SilentStoreError: the store does not answer.
+    """
+    record = read_run(run_dir)
+    if record.status == "RUNNING" and process.alive(record.summary):
+        raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
+    if not (run_dir / run_folder.METRICS).exists():
+        raise UserError(
+            f"{run_dir} has no {run_folder.METRICS} (tracking=none keeps none): nothing to send"
+        )
+    seconds = 60 * (record.minutes or 0.0)
+    with run_folder.hold(run_dir):
+        return send(run_dir, uri, output_dir, describe(record), record.status, seconds)
+
+
+def describe(record: RunRecord) -> Description:
+    """Describe a run by its folder."""
+    started = record.summary.get("started")
+    if not isinstance(started, (int, float)):
+        started = (record.path / run_folder.CONFIG).stat().st_mtime
+    return Description(
+        experiment_of(record),
+        params_of(record.config),
+        tags_of(record.summary),
+        start_ms=round(1000 * started),
+    )
+
+
+def experiment_of(record: RunRecord) -> str:
+    """Name the experiment to which a run belongs."""
+    return experiment_name(record.setting("tracking.experiment_name"), record.setting("task.name"))
+
+
+def send(
+    folder: Path, uri: str, output_dir: Path, about: Description, status: str, seconds: float
+) -> Receipt:
+    """Make the store hold what a folder holds: metrics, files and how it ended.
+
+    Args:
+        folder: of a run or a sweep, held by the caller.
+        uri: from `mlflow_store.store_uri`.
+        output_dir: see `MlflowRun`.
+        about: describes the run.
+        status: how it ended. One that did not end by itself was killed: nobody holds its folder.
+        seconds: from its start to its end.
+
+    Raises:
+        UserError: the folder is damaged, or the store refuses.
+        SilentStoreError: the store does not answer.
+    """
+    run = MlflowRun(folder, uri, output_dir=output_dir, experiment=about.experiment)
+    status = status if status in ("FINISHED", "FAILED") else "KILLED"
+    try:
+        run.open(params=about.params, tags=about.tags, start_ms=about.start_ms)
+        ended = (status, run.start_ms + round(1000 * seconds))
+        new = run.advance(dict.fromkeys(attachments(folder)), ended)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow and its drivers raise all kinds
+        failure = failure_of(error)
+        kind = SilentStoreError if failure.is_silent else UserError
+        shown = mlflow_store.hide_password(uri)
+        raise kind(f"{folder}: cannot send it to {shown}: {failure.reason}") from error
+    run.note.set_complete(folder)
+    return Receipt(new, run.note.points, run.conflicts, run.experiment, str(run.note.run_id))
