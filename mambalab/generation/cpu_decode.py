@@ -26,7 +26,7 @@ from mambalab.ops import backend
 if TYPE_CHECKING:
     from mambalab.ops.cpu.step import StepWeights
 
-LARGEST_BATCH = 32
+MAX_BATCH = 32
 """Sequences beyond which matrix products as such are faster."""
 
 _KNOWN = (MambaBlock, Mamba, DepthwiseConv1d, nn.Linear, RMSNorm, Dropout, SSMDropout)
@@ -38,17 +38,17 @@ Decoder = Callable[[Tensor], Tensor]
 def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
     """A fused decoder of a model in evaluation mode, bound to a state; None where there is none.
 
-    There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to LARGEST_BATCH
+    There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to MAX_BATCH
     sequences and language models of this package with Mamba layers, as they were built: none for a
     model with other layers or hooks put in, or for a state of another type. Under autocast to
     bfloat16 its matrices are bfloat16, and its sums more exact than those of autocast. It is made
     for the weights as they are: make a new one when they have changed. Nothing is differentiated.
     """
-    if type(model) is not LanguageModel or batch > LARGEST_BATCH:
+    if type(model) is not LanguageModel or batch > MAX_BATCH:
         return None
     blocks = [layer for layer in model.backbone.layers if isinstance(layer, MambaBlock)]
-    half = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+    bf16 = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if bf16 else torch.float32
     if not blocks or dtype not in backend.CPU_DTYPES:
         return None
     if not (_as_built(model, blocks) and _readable(model, blocks, state, dtype)):
@@ -160,8 +160,8 @@ def narrowed(model: LanguageModel) -> LanguageModel:
     embedding = model.backbone.embedding.weight
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            half = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
-            shared[id(module.weight)] = half
+            bf16 = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
+            shared[id(module.weight)] = bf16
     copied = copy.deepcopy(model, shared)
     copied.backbone.embedding.weight = embedding  # a tied one has stayed wide here
     return copied

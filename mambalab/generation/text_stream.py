@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-HALF = "\ufffd"  # what decoders make of bytes that are no whole character yet
+REPLACEMENT_CHARACTER = "\ufffd"  # what decoders make of bytes that are no whole character yet
 
 
 class Decoder(Protocol):
@@ -52,7 +52,7 @@ class Writer:
         known = self.decoder.decode(self._ids[: self._before])
         self._ids.append(token)
         both = self.decoder.decode(self._ids)
-        if both.endswith(HALF) and len(self._ids) - self._before < 8:
+        if both.endswith(REPLACEMENT_CHARACTER) and len(self._ids) - self._before < 8:
             return ""
         self._ids = self._ids[self._before :]
         self._before = len(self._ids)

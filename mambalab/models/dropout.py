@@ -32,14 +32,14 @@ class Dropout(nn.Module):
         cut = round(self.p * 65536)
         if cut == 65536:
             return x * 0.0
-        return torch.where(_kept(x, cut), x * (65536 / (65536 - cut)), 0.0)
+        return torch.where(_keep_mask(x, cut), x * (65536 / (65536 - cut)), 0.0)
 
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
         return f"p={self.p}"
 
 
-def _kept(x: Tensor, cut: int) -> Tensor:
+def _keep_mask(x: Tensor, cut: int) -> Tensor:
     """True with probability 1 - cut / 65536 for each entry of x; torch's generator seeds it."""
     seed = int(torch.randint(2**62, ()))
     source = np.random.Generator(np.random.SFC64(seed))

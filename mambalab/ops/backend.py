@@ -18,7 +18,7 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
-_OLDEST_GPU = (7, 0)  # of Triton
+_MIN_COMPUTE_CAPABILITY = (7, 0)  # of Triton
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def _old_gpu(device: torch.device) -> str | None:
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_capability(device)
-    if found >= _OLDEST_GPU:
+    if found >= _MIN_COMPUTE_CAPABILITY:
         return None
-    needed, here = (".".join(map(str, version)) for version in (_OLDEST_GPU, found))
+    needed, here = (".".join(map(str, version)) for version in (_MIN_COMPUTE_CAPABILITY, found))
     return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
 
 

@@ -1,13 +1,14 @@
 """Depthwise causal convolution over time, with SiLU, a state in and a state out."""
 
 import importlib
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.dispatch import unobserved
+from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.interface import ConvBackend
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
@@ -71,7 +72,7 @@ def causal_conv1d(
         return (y, state) if return_final_state else y
     tensors = (x, weight, bias, initial_state)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    run = _run if not wanted and unobserved(*tensors) else _conv
+    run = _run if not wanted and can_bypass_dispatcher(*tensors) else _conv
     y = run(*tensors, activation == "silu", backend)
     if not return_final_state:
         return y
@@ -118,7 +119,7 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device} but x on {x.device}")
 
 
-# Modules with `forward` and `backward`; see cpu_conv for what these promise.
+# Modules that provide what `ConvBackend` says.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.conv",
     "cpu": "mambalab.ops.cpu.conv",
@@ -126,9 +127,10 @@ _IMPLEMENTATIONS = {
 }
 
 
-def _implementation(backend: str, x: Tensor) -> Any:
+def _implementation(backend: str, x: Tensor) -> ConvBackend:
     chosen = resolve(backend, x.device, x.dtype)
-    return importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
+    module = importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
+    return cast("ConvBackend", module)
 
 
 def _run(

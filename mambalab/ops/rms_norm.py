@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.ops.backend import obstacle
-from mambalab.ops.dispatch import unobserved
+from mambalab.ops.dispatch import can_bypass_dispatcher
 
 _FUSED = (torch.float32, torch.bfloat16)
 
@@ -37,7 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
         return _plain(x, weight, eps, dtype)
     weight = weight.float()
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    run = _run if not wanted and unobserved(x, weight) else _norm
+    run = _run if not wanted and can_bypass_dispatcher(x, weight) else _norm
     return run(x, weight, eps, dtype)
 
 

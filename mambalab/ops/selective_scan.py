@@ -1,16 +1,18 @@
 """The selective scan of Mamba as one differentiable operator with a state in and a state out."""
 
 import importlib
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.dispatch import unobserved
+from mambalab.ops.common import group_count
+from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.interface import ScanBackend
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
-# Modules with `forward`, `backward` and `states_shape`; see torch_scan for what these promise.
+# Modules that provide what `ScanBackend` says.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.scan",
     "cpu": "mambalab.ops.cpu.scan",
@@ -109,11 +111,13 @@ def selective_scan(
         )
     else:
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        if not keep and unobserved(*tensors):
-            y, state, _ = _run(*tensors, delta_softplus, keep, backend)
+        save_states = torch.is_grad_enabled() and any(
+            x is not None and x.requires_grad for x in tensors
+        )
+        if not save_states and can_bypass_dispatcher(*tensors):
+            y, state, _ = _run(*tensors, delta_softplus, save_states, backend)
         else:
-            y, state, _ = _scan(*tensors, delta_softplus, return_final_state, keep, backend)
+            y, state, _ = _scan(*tensors, delta_softplus, return_final_state, save_states, backend)
     y = y.to(dtype)
     return (y, state) if return_final_state else y
 
@@ -162,9 +166,10 @@ def _check(
         raise ValueError(f"A is on {A.device} but u on {u.device}")
 
 
-def _implementation(backend: str, u: Tensor) -> Any:
+def _implementation(backend: str, u: Tensor) -> ScanBackend:
     chosen = resolve(backend, u.device, u.dtype)
-    return importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
+    module = importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
+    return cast("ScanBackend", module)
 
 
 def _run(
@@ -178,12 +183,12 @@ def _run(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     with torch.autocast(u.device.type, enabled=False):
         return _implementation(backend, u).forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states
         )
 
 
@@ -205,14 +210,14 @@ def _scan(
     initial_state: Tensor | None,
     delta_softplus: bool,
     return_final_state: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state if asked for, and with `keep` the states that the backward needs."""
-    y, state, kept = _run(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep, backend
+    """Return y, the final state, and the states for the backward; empty if not asked for."""
+    y, state, saved_states = _run(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states, backend
     )
-    return y, _or_empty(state if return_final_state else None, A), _or_empty(kept, A)
+    return y, _or_empty(state if return_final_state else None, A), _or_empty(saved_states, A)
 
 
 @_scan.register_fake
@@ -228,15 +233,15 @@ def _(
     initial_state: Tensor | None,
     delta_softplus: bool,
     return_final_state: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
     state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
-    groups = B.shape[2] if B.dim() == 4 else 1
+    groups = group_count(B)
     shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state, groups)
-    return u.new_empty(u.shape), state, A.new_empty(shape if keep else 0)
+    return u.new_empty(u.shape), state, A.new_empty(shape if save_states else 0)
 
 
 @torch.library.custom_op("mambalab::selective_scan_backward", mutates_args=())
@@ -251,14 +256,14 @@ def _scan_backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    kept: Tensor,
+    saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
     with torch.autocast(u.device.type, enabled=False):
         grads = _implementation(backend, u).backward(
-            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept
+            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, saved_states
         )
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (_or_empty(grad, A) for grad in grads)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
@@ -276,7 +281,7 @@ def _(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    kept: Tensor,
+    saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -291,8 +296,9 @@ def _(
 def _setup_context(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, with_state, keep, backend = inputs
-    assert keep, "a backward needs the states that keep=True saves"
+    *tensors, softplus, with_state, save_states, backend = inputs
+    u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
+    assert save_states, "a backward needs the states that save_states=True saves"
     ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
     ctx.set_materialize_grads(False)
     ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
@@ -300,15 +306,27 @@ def _setup_context(
 
 
 def _backward(
-    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_kept: Tensor | None
+    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    u, delta, A, B, C, D, z, delta_bias, kept = ctx.saved_tensors
+    u, delta, A, B, C, D, z, delta_bias, saved_states = ctx.saved_tensors
     if grad_y is None:
         grad_y = u.new_zeros(u.shape)
     if not ctx.with_state:
         grad_state = None  # of the empty tensor that stands for it
     du, ddelta, dA, dB, dC, *optional = _scan_backward(
-        grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, kept, ctx.softplus, ctx.backend
+        grad_y,
+        grad_state,
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        saved_states,
+        ctx.softplus,
+        ctx.backend,
     )
     dD, dz, dbias, dstate = (
         None if absent else grad for absent, grad in zip(ctx.absent, optional, strict=True)

@@ -5,8 +5,10 @@
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
+from mambalab.ops import common
+
+LOG2E = tl.constexpr(common.LOG2E)
+LN2 = tl.constexpr(common.LN2)
 
 
 @triton.jit

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mambalab.ops.gradients import ConvGradients
+from mambalab.ops.common import contiguous_rows
+from mambalab.ops.interface import ConvGradients
 from mambalab.ops.triton.common import sigmoid
 
 _TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4}
@@ -164,10 +165,6 @@ def conv_input_kernel(
         tl.store(grad_state_ptr + to, total.to(grad_state_ptr.dtype.element_ty), mask=before)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _programs(batch: int, length: int, d_inner: int) -> tuple[int]:
     return (batch * triton.cdiv(length, _TILE["BLOCK_T"]) * triton.cdiv(d_inner, _TILE["BLOCK_D"]),)
 
@@ -182,7 +179,7 @@ def forward(
 ) -> Tensor:
     """Y (B, L, D) in x's dtype from x (B, L, D), weight (D, K), bias (D,), state (B, D, K - 1)."""
     batch, length, d_inner = x.shape
-    x, taps = _rows(x), weight.t().contiguous()
+    x, taps = contiguous_rows(x), weight.t().contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
     conv_kernel[_programs(batch, length, d_inner)](
@@ -203,7 +200,7 @@ def backward(
     """Gradients from that of y (B, L, D), each in the dtype of its tensor."""
     batch, length, d_inner = x.shape
     width = weight.shape[1]
-    grad_y, x, taps = _rows(grad_y), _rows(x), weight.t().contiguous()
+    grad_y, x, taps = contiguous_rows(grad_y), contiguous_rows(x), weight.t().contiguous()
     grad = taps.new_empty(x.shape)
     times = triton.cdiv(length, _TILE["BLOCK_T"])
     parts = taps.new_empty(batch * times, width + 1, d_inner)

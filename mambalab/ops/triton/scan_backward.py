@@ -5,7 +5,7 @@
 A program carries `BLOCK_D` channels through a segment of time, chunk by chunk from the last to the
 first. For each chunk it
 
-1. runs forward again from the kept state, in tiles with time inside the threads: delta, the drive
+1. runs forward again from the saved state, in tiles with time inside the threads: delta, the drive
    delta * u, the gated gradient of y and the output go to scratch memory, and so does the state
    before every second step;
 2. goes back through the chunk two steps at a time, with states and carry in registers;
@@ -116,7 +116,7 @@ def scan_backward_kernel(
     C_ptr,
     D_ptr,  # (D,) float32
     bias_ptr,
-    kept_ptr,  # (B, chunks, N, D) float32
+    saved_ptr,  # (B, chunks, N, D) float32
     carry_ptr,  # (B, segments, N, D) float32: gradients of the states that segments end with
     scratch_ptr,  # (programs, scratch_floats) float32
     grad_u_ptr,  # (B, L, D), contiguous, as the next two
@@ -212,8 +212,8 @@ def scan_backward_kernel(
         c_at = C_ptr + (line * groups + group) * N
 
         # 1. Forward again.
-        kept = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
-        h = tl.load(kept_ptr + kept + place, mask=states, other=0.0)
+        saved = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
+        h = tl.load(saved_ptr + saved + place, mask=states, other=0.0)
         tl.store(before, h)
         rates = tl.load(rates_ptr + place, mask=states, other=0.0)
         for t0 in tl.range(0, steps, BLOCK_T):

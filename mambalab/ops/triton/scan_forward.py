@@ -33,7 +33,7 @@ def scan_kernel(
     start_ptr,  # (B, segments, N, D) float32: states that the segments start from
     y_ptr,  # (B, L, D), contiguous
     final_ptr,  # (B, N, D) float32; without OUTPUT (B, segments, N, D)
-    kept_ptr,  # (B, chunks, N, D) float32; without OUTPUT (B, segments, D): sums of delta
+    saved_ptr,  # (B, chunks, N, D) float32; without OUTPUT (B, segments, D): sums of delta
     length,
     d_inner,
     groups,
@@ -99,7 +99,7 @@ def scan_kernel(
     y_at = y_ptr + (batch * length + row) * d_inner
     b_at = B_ptr + ((batch * length + row) * groups + group) * N
     c_at = C_ptr + ((batch * length + row) * groups + group) * N
-    kept_at = kept_ptr + (batch * tl.cdiv(length, CHUNK) + begin // CHUNK) * N * d_inner
+    saved_at = saved_ptr + (batch * tl.cdiv(length, CHUNK) + begin // CHUNK) * N * d_inner
     u_place = t[:, None] * u_row + d[None, :]
     delta_place = t[:, None] * delta_row + d[None, :]
     z_place = t[:, None] * z_row + d[None, :]
@@ -122,8 +122,8 @@ def scan_kernel(
     for t0 in tl.range(begin, end, BLOCK_T):
         if KEEP:  # noqa: SIM102 - decided when compiled, the other when run
             if t0 % CHUNK == 0:
-                tl.store(kept_at + place, h, mask=states)
-                kept_at += N * d_inner
+                tl.store(saved_at + place, h, mask=states)
+                saved_at += N * d_inner
         here, here_rows = inside, rows
         u = u_next.to(tl.float32)
         delta = delta_next.to(tl.float32)
@@ -174,7 +174,7 @@ def scan_kernel(
             tl.store(final_ptr + batch * N * d_inner + place, h, mask=states)
     else:
         tl.store(final_ptr + (batch * parts + part) * N * d_inner + place, h, mask=states)
-        tl.store(kept_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
+        tl.store(saved_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
 
 
 @triton.jit

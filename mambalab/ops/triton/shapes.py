@@ -10,8 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-CHUNK = 64  # steps between two kept states
-_SEGMENT = 512  # steps below which a segment is not worth the second pass
+CHUNK = 64  # steps between two saved states
+_MIN_SEGMENT_STEPS = 512  # steps below which a segment is not worth the second pass
 
 
 @functools.cache
@@ -25,12 +25,7 @@ def _schedulers(device: torch.device) -> int:
 def segments(programs: int, length: int, device: torch.device) -> int:
     """Into how many parts a sequence is cut: one if `programs` warps fill the device anyway."""
     wanted = 2 * _schedulers(device) // programs
-    return max(1, min(wanted, length // _SEGMENT)) if wanted > 2 else 1
-
-
-def rows(x: Tensor) -> Tensor:
-    """The tensor itself if its last dimension is contiguous, else a contiguous copy."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+    return max(1, min(wanted, length // _MIN_SEGMENT_STEPS)) if wanted > 2 else 1
 
 
 def vector(x: Tensor | None) -> Tensor | None:
