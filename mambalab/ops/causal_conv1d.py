@@ -41,21 +41,22 @@ def causal_conv1d(
     return_final_state: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Each channel of each step is a weighted sum of its last K inputs, differentiably.
+    """Depthwise causal convolution over time, differentiable in every tensor.
 
-    y_t = bias + sum_k weight[:, k] x_{t - (K - 1) + k}, then SiLU if `activation="silu"`.
+    y_t = bias + sum_k weight[:, k] x_{t - (K - 1) + k}, k = 0 ... K - 1, then SiLU if
+    `activation="silu"`.
 
     Args:
-        x: (B, L, D) with L >= 1; float32, bfloat16, float16 or float64.
-        weight: (D, K) with K >= 1; the last tap meets the newest input.
-        bias: (D,).
+        x: (b, l, d) with l >= 1; float32, bfloat16, float16 or float64.
+        weight: (d, k) with k >= 1; the last tap meets the newest input.
+        bias: (d,).
         activation: None or "silu".
-        initial_state: the K - 1 inputs before the first, (B, D, K - 1), newest last; zero if None.
-        return_final_state: also return the last K - 1 inputs.
+        initial_state: the k - 1 inputs before the first, (b, d, k - 1), newest last; zero if None.
+        return_final_state: also return the last k - 1 inputs.
         backend: auto | triton | cpu | torch | reference.
 
     Returns:
-        y (B, L, D) in x's dtype; with `return_final_state` also the state (B, D, K - 1), in x's
+        y (b, l, d) in x's dtype; with `return_final_state` also the state (b, d, k - 1), in x's
         dtype. Weight, bias and all arithmetic are float32 (float64 where x is).
 
     Raises:
@@ -71,8 +72,10 @@ def causal_conv1d(
         y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
         return (y, state) if return_final_state else y
     tensors = (x, weight, bias, initial_state)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    run = _run if not wanted and can_bypass_dispatcher(*tensors) else _conv
+    differentiable = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in tensors
+    )
+    run = _run if not differentiable and can_bypass_dispatcher(*tensors) else _conv
     y = run(*tensors, activation == "silu", backend)
     if not return_final_state:
         return y
@@ -80,7 +83,7 @@ def causal_conv1d(
 
 
 def _last_inputs(x: Tensor, initial_state: Tensor | None, count: int) -> Tensor:
-    """The last `count` inputs, (B, D, count), reaching back into the initial state or zeros."""
+    """Take the last `count` inputs, (b, d, count), from x and the initial state or zeros."""
     length = x.shape[1]
     if length >= count:
         return x[:, length - count :].transpose(1, 2).clone(memory_format=torch.contiguous_format)

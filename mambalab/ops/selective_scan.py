@@ -70,21 +70,21 @@ def selective_scan(
     where delta is first shifted by `delta_bias` and, if `delta_softplus`, passed through softplus.
 
     Args:
-        u: input, (B, L, D) with L >= 1; float32, bfloat16, float16 or float64.
-        delta: step sizes, (B, L, D).
-        A: (D, N), usually negative.
-        B: input matrix of each step, (B, L, N), or (B, L, G, N) with G groups that divide D.
+        u: input, (b, l, d) with l >= 1; float32, bfloat16, float16 or float64.
+        delta: step sizes, (b, l, d).
+        A: (d, n), usually negative.
+        B: input matrix of each step, (b, l, n), or (b, l, g, n) with g groups that divide d.
         C: output matrix of each step, shaped like B.
-        D: skip weight of each channel, (D,).
-        z: gate, (B, L, D).
-        delta_bias: (D,).
+        D: skip weight of each channel, (d,).
+        z: gate, (b, l, d).
+        delta_bias: (d,).
         delta_softplus: delta = softplus(delta + delta_bias).
-        initial_state: h before the first step, (B, D, N); zero if None.
+        initial_state: h before the first step, (b, d, n); zero if None.
         return_final_state: also return h after the last step.
         backend: auto | triton | cpu | torch | reference.
 
     Returns:
-        y (B, L, D) in u's dtype; with `return_final_state` also the state (B, D, N). The state, A,
+        y (b, l, d) in u's dtype; with `return_final_state` also the state (b, d, n). The state, A,
         D, delta_bias and all arithmetic are float32 (float64 where u is), whatever u's dtype.
         Feeding the state to the next call continues the sequence, gradients included.
 
@@ -193,7 +193,7 @@ def _run(
 
 
 def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
-    """A custom operator cannot return None: an empty tensor stands for it."""
+    """Replace None by an empty tensor: a custom operator cannot return None."""
     return like.new_empty(0) if x is None else x
 
 
@@ -260,7 +260,7 @@ def _scan_backward(
     delta_softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
     with torch.autocast(u.device.type, enabled=False):
         grads = _implementation(backend, u).backward(
             grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, saved_states

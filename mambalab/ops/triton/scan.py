@@ -2,9 +2,9 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Selective scan on an NVIDIA GPU: prepares arguments and launches the Triton kernels.
 
-float32, bfloat16 or float16 tensors whose last dimension is contiguous are read where they lie,
-whatever their other strides; all arithmetic is float32. Kept for the backward: N float32 a channel
-for each `CHUNK` steps. See `torch_scan` for what the functions promise.
+float32, bfloat16 or float16 tensors whose last dimension is contiguous are read in place, whatever
+their other strides; all arithmetic is float32. Saved for the backward: d_state float32 a channel
+for each `CHUNK` steps. The functions are those of `interface.ScanBackend`.
 """
 
 import torch
@@ -25,7 +25,7 @@ BLOCK_T = 8
 def states_shape(
     batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
 ) -> tuple[int, ...]:
-    """Shape of the states that `forward` keeps for `backward`: one for each chunk."""
+    """Shape (b, chunks, n, d) of the states that `forward` saves for `backward`."""
     del groups
     return batch, -(-length // CHUNK), d_state, d_inner
 
@@ -44,7 +44,7 @@ def forward(
     save_states: bool,
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y (B, L, D) in u's dtype, the last state (B, D, N), and the states that `backward` needs.
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n), the saved states or None.
 
     `parts` is the number of segments that run side by side; None chooses by shape and device.
     """

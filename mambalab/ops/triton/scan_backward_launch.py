@@ -2,8 +2,8 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Gradients of the selective scan on an NVIDIA GPU: launches the kernels of the backward.
 
-Scratch memory: 6 * CHUNK + (CHUNK / 2 + 3) * N floats a channel, sequence and segment; partial
-gradients of B and C: 2 * B * L * G * N floats for each block of channels. Both are freed at once.
+Memory, freed at the end: scratch of 6 * CHUNK + (CHUNK / 2 + 3) * n floats a channel, sequence and
+segment; partial gradients of B and C, 2 * b * l * g * n floats for each block of channels.
 """
 
 import torch
@@ -35,7 +35,7 @@ def backward(
     saved_states: Tensor,
     parts: int | None = None,
 ) -> ScanGradients:
-    """Gradients from those of y (B, L, D) and of the last state (B, D, N); the latter may be None.
+    """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
     Those of u, delta, B, C, z have the dtype of their tensor, the others are float32. `parts` is
     the number of segments that run side by side; None chooses by shape and device.
