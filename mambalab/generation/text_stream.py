@@ -69,6 +69,7 @@ class Writer:
         return self._show(self._held + rest)
 
     def _take(self, new: str) -> str:
+        """Take decoded text; return what is certain, up to a stop string if one is complete."""
         piece = self._held + new
         found = [at for s in self.stop if (at := piece.find(s)) >= 0]
         if found:
@@ -80,6 +81,7 @@ class Writer:
         return shown
 
     def _show(self, piece: str) -> str:
+        """Append to the text and return it; nothing is held back any more."""
         self._held = ""
         self.text += piece
         return piece

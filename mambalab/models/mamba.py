@@ -131,6 +131,7 @@ class Mamba(SelectiveSSM):
         super().__init__(settings, dropout or SSMDropout(0.0, reset_A=True))
 
     def _build(self, settings: ModelSettings, dropout: SSMDropout) -> None:
+        """Create both projections around the SSM's parameters, in the order that seeds rely on."""
         d_inner = settings.expand * settings.d_model
         self.in_proj = nn.Linear(settings.d_model, 2 * d_inner, bias=False)
         self._add_parameters(settings)

@@ -29,6 +29,7 @@ class Choice:
     passed_over: dict[str, str]
 
     def __str__(self) -> str:
+        """The backend and the reasons, for a log line."""
         reasons = "; ".join(f"{name}: {why}" for name, why in self.passed_over.items())
         return f"{self.backend} ({reasons})" if reasons else self.backend
 
@@ -70,6 +71,7 @@ def _triton_interpreted() -> bool:
 
 
 def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why the Triton kernels cannot run `dtype` on `device`, in one line; None if they can."""
     if dtype == torch.float64:
         return "has no float64 kernels"
     if _triton_interpreted() and device.type == "cpu":
@@ -80,6 +82,7 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why the CPU kernels cannot run `dtype` on `device`, in one line; None if they can."""
     if device.type != "cpu":
         return f"needs the CPU, not {device.type}"
     if dtype not in CPU_DTYPES:

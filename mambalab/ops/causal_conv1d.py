@@ -99,6 +99,7 @@ def _check(
     activation: str | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Raise ValueError, by name, for shapes, dtypes or devices that do not fit together."""
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"x must be (B, L, D) with L >= 1, not {tuple(x.shape)}")
     if not x.dtype.is_floating_point:
@@ -131,6 +132,7 @@ _IMPLEMENTATIONS = {
 
 
 def _implementation(backend: str, x: Tensor) -> ConvBackend:
+    """Import the module of the backend for x; an empty tensor takes the torch backend."""
     chosen = resolve(backend, x.device, x.dtype)
     module = importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
     return cast("ConvBackend", module)
@@ -144,6 +146,7 @@ def _run(
     silu: bool,
     backend: str,
 ) -> Tensor:
+    """Run the forward of the chosen backend, with autocast off."""
     with torch.autocast(x.device.type, enabled=False):
         return _implementation(backend, x).forward(x, weight, bias, initial_state, silu)
 
@@ -157,6 +160,7 @@ def _conv(
     silu: bool,
     backend: str,
 ) -> Tensor:
+    """Custom operator of the forward: y (b, l, d)."""
     return _run(x, weight, bias, initial_state, silu, backend)
 
 
@@ -208,11 +212,13 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save what the backward needs."""
     x, weight, bias, initial_state, ctx.silu, ctx.backend = inputs
     ctx.save_for_backward(x, weight, bias, initial_state)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Return a gradient for each argument of `_conv`, None for absent ones and flags."""
     x, weight, bias, initial_state = ctx.saved_tensors
     dx, dweight, dbias, dstate = _conv_backward(
         grad_y, x, weight, bias, initial_state, ctx.silu, ctx.backend

@@ -80,7 +80,7 @@ def selective_scan_fn(
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), not {tuple(u.shape)}")
     batch, d_inner, length = u.shape
-    matrices = [_time_first(name, x, batch, length, d_inner) for name, x in (("B", B), ("C", C))]
+    matrices = [_grouped(name, x, batch, length, d_inner) for name, x in (("B", B), ("C", C))]
     groups = math.lcm(*(x.shape[2] for x in matrices))
     if d_inner % groups:
         raise ValueError(f"{groups} groups of B and C do not divide {d_inner} channels")
@@ -101,7 +101,7 @@ def selective_scan_fn(
     return (out, state) if return_last_state else out
 
 
-def _time_first(name: str, x: Tensor, batch: int, length: int, d_inner: int) -> Tensor:
+def _grouped(name: str, x: Tensor, batch: int, length: int, d_inner: int) -> Tensor:
     """Convert B or C from any of its forms to (b, l, g, n)."""
     if x.dim() == 2 and x.shape[0] == d_inner:
         return x.expand(batch, length, *x.shape)

@@ -47,6 +47,7 @@ def _plain(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 
 def _run(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Run the fused forward, or PyTorch's own norm where numba is missing."""
     if obstacle("cpu", x.device, x.dtype) is not None:
         return _plain(x, weight, eps, dtype)
     from mambalab.ops.cpu import norm
@@ -56,6 +57,7 @@ def _run(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 @torch.library.custom_op("mambalab::rms_norm", mutates_args=())
 def _norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Custom operator of the forward: y (..., d) in `dtype`."""
     return _run(x, weight, eps, dtype)
 
 
@@ -84,11 +86,13 @@ def _(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Te
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save what the backward needs."""
     x, weight, ctx.eps, _ = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Return a gradient for each argument of `_norm`, None for eps and dtype."""
     dx, dweight = _norm_backward(grad_y, *ctx.saved_tensors, ctx.eps)
     return dx, dweight, None, None
 

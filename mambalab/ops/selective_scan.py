@@ -133,6 +133,7 @@ def _check(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Raise ValueError, by name, for shapes, dtypes or devices that do not fit together."""
     if u.dim() != 3 or u.shape[1] < 1:
         raise ValueError(f"u must be (B, L, D) with L >= 1, not {tuple(u.shape)}")
     if not u.dtype.is_floating_point:
@@ -167,6 +168,7 @@ def _check(
 
 
 def _implementation(backend: str, u: Tensor) -> ScanBackend:
+    """Import the module of the backend for u; an empty tensor takes the torch backend."""
     chosen = resolve(backend, u.device, u.dtype)
     module = importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
     return cast("ScanBackend", module)
@@ -186,6 +188,7 @@ def _run(
     save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run the forward of the chosen backend, with autocast off."""
     with torch.autocast(u.device.type, enabled=False):
         return _implementation(backend, u).forward(
             u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states
@@ -296,6 +299,7 @@ def _(
 def _setup_context(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
 ) -> None:
+    """Save what the backward needs."""
     *tensors, softplus, with_state, save_states, backend = inputs
     u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
     assert save_states, "a backward needs the states that save_states=True saves"
@@ -308,6 +312,7 @@ def _setup_context(
 def _backward(
     ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    """Return a gradient for each argument of `_scan`, None for absent ones and flags."""
     u, delta, A, B, C, D, z, delta_bias, saved_states = ctx.saved_tensors
     if grad_y is None:
         grad_y = u.new_zeros(u.shape)

@@ -93,6 +93,7 @@ class _Values:
         return self.values.get(key, self.defaults.get(key))
 
     def refuse(self, key: str, why: str) -> UserError:
+        """Make the error that names the file, the key and its value."""
         value = self.values.get(key)
         return UserError(f"{self.file}: {self.within}{key}={value!r}: {why}")
 
@@ -155,6 +156,7 @@ def describe(config: dict[str, Any], file: Path) -> Description:
 
 
 def _hf(values: _Values) -> Description:
+    """Read a config.json as transformers writes it."""
     classes = values.values.get("architectures") or ["MambaForCausalLM"]
     if classes != ["MambaForCausalLM"]:
         raise values.refuse("architectures", "only MambaForCausalLM is read")
@@ -184,6 +186,7 @@ def _hf(values: _Values) -> Description:
 
 
 def _original(values: _Values) -> Description:
+    """Read a config.json as the original code writes it."""
     part = values.values.get("ssm_cfg") or {}
     if not isinstance(part, dict):
         raise values.refuse("ssm_cfg", "must be an object")

@@ -35,6 +35,7 @@ def _described(
     silu: bool,
     y: Tensor,
 ) -> ConvArgs:
+    """Collect addresses, byte strides, sizes and flags for the kernels."""
     batch, length, d_inner = x.shape
     size = x.element_size()
     return ConvArgs(

@@ -177,10 +177,12 @@ _SCRATCH = (LANES + 2) * _V
 
 
 def _scalar(value: float) -> Tensor:
+    """Put a number in memory as float32, for a kernel that takes addresses."""
     return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _described(x: Tensor, weight: Tensor, eps: Tensor, y: Tensor) -> NormArgs:
+    """Collect addresses, sizes and flags for the kernels; `eps` is a float32 scalar."""
     width = x.shape[-1]
     return NormArgs(
         x.numel() // width,

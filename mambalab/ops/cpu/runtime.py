@@ -41,6 +41,7 @@ _announced = False
 
 
 def _after_fork() -> None:
+    """Note in a forked child that OpenMP is unusable, and replace the lock."""
     global _forked, _lock
     _forked = True
     _lock = threading.Lock()  # the parent's may have been held by a thread that is not here
@@ -107,6 +108,7 @@ class Kernel:
         return self._call
 
     def _compile(self) -> Any:
+        """Compile the kernel or read it from numba's cache; uncached if no folder is writable."""
         record = numba.from_dtype(np.dtype([(name, np.int64) for name in self._fields]))
         signature = types.void(types.CPointer(record))
         function = self._build(_sources())
@@ -169,6 +171,7 @@ def _openmp_team() -> Any:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
+    """Thread pool of this size, made once in a process."""
     return ThreadPoolExecutor(threads, thread_name_prefix="mambalab-kernel")
 
 

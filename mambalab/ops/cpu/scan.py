@@ -42,6 +42,7 @@ def _pack(batch: int, groups: int, strips: int) -> int:
 
 
 def _address(x: Tensor | None) -> int:
+    """Address of a tensor's first element; 0 for an absent tensor."""
     return 0 if x is None else x.data_ptr()
 
 
@@ -72,6 +73,7 @@ def _described(
     delta_softplus: bool,
     pack: int,
 ) -> ScanArgs:
+    """Collect addresses, byte strides, sizes and flags for the kernels."""
     batch, length, d_inner = u.shape
     groups = group_count(B)
     values = [batch, length, d_inner, A.shape[1], groups, pack]

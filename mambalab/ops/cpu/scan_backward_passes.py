@@ -39,6 +39,8 @@ DELTA, DRIVE, U, DY, SLOPE, GRAD_DELTA, GRAD_DRIVE, OUT, DZ = range(
 
 
 def _make_recompute(with_output):
+    """Compile the forward pass over a chunk, with or without the output C h."""
+
     @outline
     def recompute(h, rates, delta, drive, out, b, c, row, decays, states, steps):
         """Store decay and *previous* state of each step; add C h to `out` if it is wanted.
@@ -83,6 +85,8 @@ recompute_with_output = _make_recompute(True)
 
 
 def _make_reverse(first):
+    """Compile the reverse pass; the first strip of a pack writes sums, others add to them."""
+
     @inline
     def accumulate(address, x, y):
         """Add x * y to the vector at an address; the pack's first strip writes it."""

@@ -40,6 +40,8 @@ lanes = Lanes()
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
+    """Memory model of `Lanes`: an LLVM vector."""
+
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, llvm.VEC)
 
@@ -66,6 +68,7 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def _load_bf16(typingctx: Any, address: Any) -> Any:
+    """Load LANES bfloat16 from an address, widened."""
     return lanes(types.int64), lambda ctx, b, sig, args: llvm.widen(
         b, llvm.load(b, args[0], llvm.VEC_I16)
     )
@@ -73,12 +76,15 @@ def _load_bf16(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _load_partial(typingctx: Any, address: Any, count: Any) -> Any:
+    """Load `count` float32 from an address; zeros in the other lanes."""
     code = lambda ctx, b, sig, args: llvm.load_partial(b, args[0], args[1], llvm.VEC)  # noqa: E731
     return lanes(types.int64, types.int64), code
 
 
 @intrinsic
 def _load_partial_bf16(typingctx: Any, address: Any, count: Any) -> Any:
+    """Load `count` bfloat16 from an address, widened; zeros in the other lanes."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         return llvm.widen(b, llvm.load_partial(b, args[0], args[1], llvm.VEC_I16))
 
@@ -87,6 +93,8 @@ def _load_partial_bf16(typingctx: Any, address: Any, count: Any) -> Any:
 
 @intrinsic
 def _store_bf16(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store all lanes as bfloat16."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.store(b, args[0], llvm.narrow(b, args[1]), 2)
         return ctx.get_dummy_value()
@@ -96,6 +104,8 @@ def _store_bf16(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def _store_partial(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """Store the first `count` lanes as float32."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.store_partial(b, *args)
         return ctx.get_dummy_value()
@@ -105,6 +115,8 @@ def _store_partial(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
 
 @intrinsic
 def _store_partial_bf16(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """Store the first `count` lanes as bfloat16."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.store_partial(b, args[0], llvm.narrow(b, args[1]), args[2])
         return ctx.get_dummy_value()
@@ -212,6 +224,8 @@ def load_int(typingctx: Any, address: Any) -> Any:
 
 
 def _binary(operation: str) -> Any:
+    """Make the intrinsic of an LLVM instruction on two vectors."""
+
     @intrinsic
     def apply(typingctx: Any, x: Any, y: Any) -> Any:
         return lanes(lanes, lanes), lambda ctx, b, sig, args: getattr(b, operation)(*args)
@@ -277,6 +291,8 @@ def _log1p(typingctx: Any, v: Any) -> Any:
 
 @intrinsic
 def _if_negative(typingctx: Any, x: Any, yes: Any, no: Any) -> Any:
+    """Select by lane: `yes` where x < 0, else `no`."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         return b.select(b.fcmp_ordered("<", args[0], llvm.constant(0.0)), args[1], args[2])
 

@@ -141,6 +141,7 @@ class Steps:
         return logits
 
     def _layer(self, weights: StepWeights, conv: Tensor, ssm: Tensor) -> Layer:
+        """Check a layer's state and collect the addresses of its weights and state."""
         w = weights
         d_inner, d_conv = w.conv_weight.shape
         _check(conv, (self._batch, d_inner, d_conv - 1))
@@ -162,9 +163,11 @@ class Steps:
         )
 
     def _vector(self, values: Tensor) -> int:
+        """Address of values in float32."""
         return self._keep(values, torch.float32)
 
     def _matrix(self, values: Tensor) -> int:
+        """Address of values in the dtype of matrices."""
         return self._keep(values, self._dtype)
 
     def _keep(self, values: Tensor, dtype: torch.dtype) -> int:

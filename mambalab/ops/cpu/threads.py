@@ -38,6 +38,8 @@ def arrive(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _arrived(typingctx: Any, address: Any) -> Any:
+    """Load the int64 at an address with acquire order, after a pause instruction."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         if llvm.X86:
             llvm.call(b, "llvm.x86.sse2.pause", ir.VoidType())
@@ -48,6 +50,8 @@ def _arrived(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _let_others_run(typingctx: Any) -> Any:
+    """Yield the core to another thread."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.call(b, "sched_yield", llvm.I32)
         return ctx.get_dummy_value()

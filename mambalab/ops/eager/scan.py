@@ -44,6 +44,7 @@ def states_shape(
 
 
 def _spans(length: int) -> list[slice]:
+    """Cut a sequence into the slices of its chunks."""
     return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
 
 
@@ -57,6 +58,7 @@ def _chunks(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> Iterator[_Chunk]:
+    """Yield the inputs of each chunk in the compute dtype, bias and softplus applied."""
     dtype, groups = compute_dtype(u.dtype), group_count(B)
 
     def rows(x: Tensor, span: slice) -> Tensor:  # (b, l, d) or (b, l, [g,] n) -> (b, t, g, p or n)

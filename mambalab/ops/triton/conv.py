@@ -167,6 +167,7 @@ def conv_input_kernel(
 
 
 def _programs(batch: int, length: int, d_inner: int) -> tuple[int]:
+    """Size of the launch grid: one program a tile and sequence."""
     return (batch * triton.cdiv(length, _TILE["BLOCK_T"]) * triton.cdiv(d_inner, _TILE["BLOCK_D"]),)
 
 
