@@ -1,25 +1,25 @@
-"""What a task asks of a model: the only thing both sides must agree on before they meet."""
+"""`ModelSpec`, what a task asks of a model: the only thing that tasks and models share."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a task, as seen by the model that is built for it.
+    """Inputs and outputs of a task, for the model that is built for it.
 
-    *Inputs*: (B, L) int64 tokens below `vocab_size`, or (B, L, input_dim) float32 vectors; just
-    one of the two sizes is set. *Outputs*: (B, L, vocab_size) logits of the next token, or, with
-    `classes`, (B, classes) logits of what the whole sequence is. A classifier is called as
-    `model(inputs, lengths)`: `lengths` (B,) int64 tells where each sequence ends, None that none
-    is padded. With `pair` it sees two sequences at once: inputs (B, 2, L[, input_dim]), lengths
-    (B, 2).
+    *Inputs*: tokens (b, l) int64 below `vocab_size`, or vectors (b, l, input_dim) float32; just
+    one of the two sizes is set. *Outputs*: logits of the next token (b, l, vocab_size), or, with
+    `classes`, logits of the class of the whole sequence (b, classes). A classifier is called as
+    `model(inputs, lengths)`: `lengths` (b,) int64 is where each sequence ends, None if none is
+    padded. With `pair` it gets two sequences at once: inputs (b, 2, l[, input_dim]), lengths
+    (b, 2).
 
     Attributes:
         vocab_size: number of distinct tokens; 0 if the inputs are vectors.
-        seq_len: L during training; an upper bound only for models that need one.
+        seq_len: l during training; an upper bound only for models that need one.
         input_dim: values in a step; 0 if the inputs are tokens.
         classes: number of classes; 0 for next-token prediction.
-        pair: whether the class is that of two sequences.
+        pair: True if a class is that of two sequences.
     """
 
     vocab_size: int

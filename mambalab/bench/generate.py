@@ -21,7 +21,7 @@ from mambalab.models.heads import LanguageModel
 from mambalab.models.state import AttentionState, ModelState
 from mambalab.settings.train import Precision
 from mambalab.train import runtime
-from mambalab.utils.openmp import SPINS
+from mambalab.utils.openmp import GOMP_SPINCOUNT
 
 CONTEXTS = (256, 1024, 4096, 16384)
 BATCHES = (1, 8, 32)
@@ -209,7 +209,7 @@ def _add_transformers(result: Result, device: torch.device, seconds: float) -> N
     sizes = map(str, (device, seconds, *SIZE))
     command = [sys.executable, "-m", "mambalab.bench.against_transformers", *sizes]
     surroundings = dict(os.environ)
-    if surroundings.get("GOMP_SPINCOUNT") == SPINS:
+    if surroundings.get("GOMP_SPINCOUNT") == GOMP_SPINCOUNT:
         del surroundings["GOMP_SPINCOUNT"]
     child = subprocess.run(command, capture_output=True, text=True, env=surroundings, check=False)
     if child.returncode:

@@ -88,7 +88,7 @@ def dispatch(argv: list[str]) -> int:
     if verb == "__complete":
         return import_module("mambalab.cli.completion").main(rest)
     if verb == "__job":  # one job of a sweep
-        openmp.be_patient()
+        openmp.limit_openmp_spin()
         return import_module("mambalab.sweep.worker").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
@@ -193,7 +193,7 @@ def run(verb: str, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    openmp.be_patient()
+    openmp.limit_openmp_spin()
     if plan is not None:
         plan.command = arguments.overrides
         return import_module("mambalab.sweep.run").run(plan)

@@ -1,7 +1,7 @@
-"""Fused decoding on the CPU: one token a sequence through the whole model in one call.
+"""Fused decoding on the CPU: one token a sequence through all layers in one call.
 
-Stretches of Mamba layers, and the head, go through `mambalab.ops.cpu.step`; attention layers
-between them go their usual way.
+Stretches of Mamba layers, and the head, run in `mambalab.ops.cpu.step`; attention layers between
+them run as in training.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from mambalab.ops import backend
 if TYPE_CHECKING:
     from mambalab.ops.cpu.step import StepWeights
 
-LARGEST_BATCH = 32
-"""Sequences beyond which matrix products as such are faster."""
+MAX_BATCH = 32
+"""Largest number of sequences; with more, ordinary matrix products are faster."""
 
 _KNOWN = (MambaBlock, Mamba, DepthwiseConv1d, nn.Linear, RMSNorm, Dropout, SSMDropout)
 
 Decoder = Callable[[Tensor], Tensor]
-"""(B,) int64 tokens to the logits (B, V) behind them; updates the state it was made for."""
+"""Maps tokens (b,) int64 to the logits (b, v) of the next ones; updates a state in place."""
 
 
 def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
-    """A fused decoder of a model in evaluation mode, bound to a state; None where there is none.
+    """Return a fused decoder of a model in evaluation mode, bound to a state; None without one.
 
-    There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to LARGEST_BATCH
+    There is one on a CPU that runs the compiled kernels (backend `cpu`), for up to MAX_BATCH
     sequences and language models of this package with Mamba layers, as they were built: none for a
     model with other layers or hooks put in, or for a state of another type. Under autocast to
-    bfloat16 its matrices are bfloat16, and its sums more exact than those of autocast. It is made
-    for the weights as they are: make a new one when they have changed. Nothing is differentiated.
+    bfloat16 its matrices are bfloat16, and its sums more exact than those of autocast. It uses
+    the weights as they are now: make a new one after they change. Nothing is differentiated.
     """
-    if type(model) is not LanguageModel or batch > LARGEST_BATCH:
+    if type(model) is not LanguageModel or batch > MAX_BATCH:
         return None
     blocks = [layer for layer in model.backbone.layers if isinstance(layer, MambaBlock)]
-    half = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else torch.float32
     if not blocks or dtype not in backend.CPU_DTYPES:
         return None
     if not (_as_built(model, blocks) and _readable(model, blocks, state, dtype)):
@@ -59,7 +59,7 @@ def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
 
 
 def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
-    """Whether the layers compute what the kernel does: nothing was replaced, nobody listens in."""
+    """True if the layers compute what the kernel does: no module replaced, no hooks, in eval()."""
     backbone = model.backbone
     inner = [m for part in (*blocks, backbone.norm_f, model.lm_head) for m in part.modules()]
     if not all(type(module) in _KNOWN for module in inner):
@@ -81,7 +81,7 @@ def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
 def _readable(
     model: LanguageModel, blocks: list[MambaBlock], state: ModelState, dtype: torch.dtype
 ) -> bool:
-    """Whether the kernel can take weights and state from where they lie."""
+    """True if the kernel can read weights and state in place: on the CPU, with known dtypes."""
     parts = (*blocks, model.backbone.norm_f, model.lm_head)
     weights = [p for part in parts for p in part.parameters()]
     states = [x for s in state.layers if isinstance(s, MambaState) for x in (s.conv, s.ssm)]
@@ -93,7 +93,7 @@ def _readable(
 
 
 class _Fused:
-    """A model cut into stretches of layers of one kind, with the head behind the last."""
+    """Decoder that runs a model as stretches of layers of one kind, and the head after the last."""
 
     def __init__(
         self, model: LanguageModel, state: ModelState, batch: int, dtype: torch.dtype
@@ -118,7 +118,7 @@ class _Fused:
             self.parts.append(make([], [], head))
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(B,) tokens to (B, V) logits."""
+        """Map tokens (b,) int64 to logits (b, v) float32; update the state."""
         values = self.embedding(tokens).float()
         for part in self.parts:
             values = part(values)
@@ -126,12 +126,12 @@ class _Fused:
 
 
 def _one(block: nn.Module, state: LayerState, hidden: Tensor) -> Tensor:
-    """(B, d_model) through a layer the usual way."""
+    """Run one layer on `hidden` (b, d_model), as in training, and update its state."""
     return block(hidden[:, None], state)[:, 0].contiguous()
 
 
 def step_weights(block: MambaBlock) -> StepWeights:
-    """A block's weights as `Steps` takes them."""
+    """Collect a block's weights as `Steps` takes them."""
     from mambalab.ops.cpu.step import StepWeights
 
     mixer = block.mixer
@@ -150,18 +150,18 @@ def step_weights(block: MambaBlock) -> StepWeights:
 
 
 def narrowed(model: LanguageModel) -> LanguageModel:
-    """The same model for use under autocast to bfloat16: the matrices of its linear layers are
-    bfloat16 already, everything else is shared with `model`.
+    """Copy a model for use under autocast to bfloat16, with the matrices in bfloat16 already.
 
-    Autocast would convert each matrix whenever it is used, which costs more than one token's
-    product with it. Results are the same.
+    Those are the weights of linear layers; everything else is shared with `model`. Autocast would
+    convert each matrix whenever it is used, which costs more than one token's product with it.
+    Results are the same.
     """
     shared: dict[int, Any] = {id(p): p for p in (*model.parameters(), *model.buffers())}
     embedding = model.backbone.embedding.weight
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            half = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
-            shared[id(module.weight)] = half
+            matrix = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
+            shared[id(module.weight)] = matrix
     copied = copy.deepcopy(model, shared)
     copied.backbone.embedding.weight = embedding  # a tied one has stayed wide here
     return copied

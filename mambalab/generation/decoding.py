@@ -1,4 +1,4 @@
-"""Generation: prefill, decode one, choose; and the loop that joins them."""
+"""Generation: prefill, decode one token, choose; and the loop over them."""
 
 import inspect
 from collections import defaultdict
@@ -14,21 +14,21 @@ from mambalab.models.state import ModelState
 
 
 class Generator(Protocol):
-    """A model that can go on from a state: `mambalab.models.heads.LanguageModel`."""
+    """Model that can continue from a state, such as `mambalab.models.heads.LanguageModel`."""
 
     context_limit: int | None
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
-        """State before the first token."""
+        """State before the first token of `batch_size` sequences."""
         ...
 
     def __call__(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
-        """(B, L) tokens to (B, L, V) logits."""
+        """Map tokens (b, l) int64 to logits (b, l, v); update `state` in place."""
         ...
 
 
 def obstacle(model: Any) -> str | None:
-    """Why a model cannot generate, a clause about it, or None: a user's own may lack something."""
+    """Say what a model lacks for generation, in one clause; None if it can generate."""
     lacking = [name for name in ("initial_state", "context_limit") if not hasattr(model, name)]
     parameters = inspect.signature(model.forward).parameters.values()
     if not any(p.name == "state" or p.kind is p.VAR_KEYWORD for p in parameters):
@@ -37,25 +37,27 @@ def obstacle(model: Any) -> str | None:
 
 
 def prefill(model: Generator, prompt: Tensor, max_len: int) -> tuple[Tensor, ModelState]:
-    """Read a whole prompt (B, L) at once; returns logits (B, V) of the next token and the state."""
+    """Read prompts (b, l) at once; return the logits (b, v) of the next tokens and the state."""
     state = model.initial_state(prompt.shape[0], max_len)
     return last_logits(model, prompt, state), state
 
 
 def decode_one(model: Generator, tokens: Tensor, state: ModelState) -> Tensor:
-    """Read one token a sequence (B,), update the state in place; logits (B, V) of the next."""
+    """Read one token a sequence (b,), update the state in place; return logits (b, v)."""
     return last_logits(model, tokens[:, None], state)
 
 
 def stepper(model: Generator, state: ModelState, batch: int) -> Callable[[Tensor], Tensor]:
-    """`decode_one` for many tokens to come, fused where the machine and the model allow it: a
-    function from (B,) tokens to logits (B, V) that updates `state`. It holds on to the weights as
-    they are."""
+    """Return `decode_one` bound to `state`, fused where machine and model allow it.
+
+    The function maps tokens (b,) to logits (b, v) and updates `state`. It uses the weights as they
+    are now: make a new one after they change.
+    """
     return fused(model, state, batch) or (lambda tokens: decode_one(model, tokens, state))
 
 
 def last_logits(model: Any, tokens: Tensor, state: ModelState) -> Tensor:
-    """(B, L) tokens to the logits (B, V) behind the last of them."""
+    """Map tokens (b, l) to the logits (b, v) of the token after the last one."""
     if hasattr(model, "last_logits"):  # spares the others a product with the vocabulary
         return model.last_logits(tokens, state)
     return model(tokens, state=state)[:, -1]
@@ -70,19 +72,19 @@ def generate(
     rules: Sampling,
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """Yield one new token a sequence, (B,) int64, `max_new_tokens` times.
+    """Yield one new token a sequence, (b,) int64, `max_new_tokens` times.
 
     Prompts may differ in length; every sequence gets what it would get alone with seed
-    `seed + b`. A Mamba model carries a state of fixed size. A model with attention carries a
+    `seed + i`. A Mamba model carries a state of fixed size. A model with attention carries a
     key-value cache of at most `context_limit` positions; when a sequence fills it, the latest half
     of its context is read again and it goes on from there. The model must be in evaluation mode.
 
     Args:
         model: the model.
-        prompts: (L_b,) int64 tokens, L_b >= 1, on the model's device; or a (B, L) tensor.
-        max_new_tokens: how many tokens to add.
-        rules: how to choose a token.
-        seed: of the draws.
+        prompts: (l_i,) int64 tokens, l_i >= 1, on the model's device; or a tensor (b, l).
+        max_new_tokens: number of tokens to add.
+        rules: how a token is chosen.
+        seed: of the first sequence's draws.
     """
     batch = _Batch(model, list(prompts), max_new_tokens)
     choose = Sampler(rules, list(prompts), batch.logits.shape[-1], seed)
@@ -94,7 +96,7 @@ def generate(
 
 
 class _Batch:
-    """Sequences that grow together, their state, and the logits of their next tokens."""
+    """Batch of growing sequences: their state, and the logits (b, v) of their next tokens."""
 
     def __init__(self, model: Generator, prompts: list[Tensor], max_new_tokens: int) -> None:
         self.model = model
@@ -109,7 +111,7 @@ class _Batch:
         self.step = stepper(model, self.state, len(prompts))
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token of each sequence."""
+        """Read one more token of each sequence, (b,); re-read contexts whose cache is full."""
         full: list[int] = []
         if self.limit is not None:
             for b, token in enumerate(tokens):
@@ -128,7 +130,7 @@ class _Batch:
             self.filled[b] = len(self.contexts[b])
 
     def _read(self, contexts: list[Tensor]) -> tuple[Tensor, ModelState]:
-        """Prefill sequences of equal length together, and join what comes out."""
+        """Prefill sequences of equal length together; return joint logits (b, v) and state."""
         groups: dict[int, list[int]] = defaultdict(list)
         for b, context in enumerate(contexts):
             groups[len(context)].append(b)

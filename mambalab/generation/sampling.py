@@ -1,4 +1,4 @@
-"""From logits to the next token: the rules that narrow the choice, and the draw."""
+"""Sampling of the next token from logits: the rules that narrow the choice, and the draw."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose the next token.
+    """Rules by which the next token is chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token; lower is safer, higher is wilder.
+        temperature: logits are divided by it; 0 takes the likeliest token.
         top_k: only the k likeliest tokens stay; None for all.
         top_p: only the smallest set of likeliest tokens whose probability reaches top_p stays
             (arXiv 1904.09751); None for all.
@@ -34,12 +34,12 @@ class Sampling:
 class Sampler:
     """Draws tokens for the sequences of a batch, each from a generator of its own.
 
-    Sequence number b gets the tokens that it would get alone with seed `seed + b`, whatever
-    stands beside it in the batch.
+    Sequence number i gets the tokens that it would get alone with seed `seed + i`, whatever else
+    is in the batch.
 
     Args:
         rules: how to choose.
-        prompts: (L_b,) int64 tokens of each sequence; the repetition penalty counts them.
+        prompts: (l_i,) int64 tokens of each sequence; the repetition penalty counts them.
         vocab_size: number of logits.
         seed: of the first sequence.
     """
@@ -56,7 +56,7 @@ class Sampler:
                 row[prompt.cpu()] = True
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) logits of any floating dtype and device to (B,) int64 tokens there."""
+        """Draw tokens (b,) int64, given logits (b, v) of any floating dtype, on their device."""
         rules = self.rules
         scores = logits.detach().float().cpu()
         if rules.allowed is not None and rules.allowed < scores.shape[-1]:
@@ -78,13 +78,13 @@ class Sampler:
 
 
 def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) with those of `seen` (B, V) bool tokens made less likely."""
+    """Lower the logits (b, v) of tokens that occurred, `seen` (b, v) bool (arXiv 1909.05858)."""
     lowered = torch.where(scores > 0, scores / penalty, scores * penalty)
     return torch.where(seen, lowered, scores)
 
 
 def probabilities(scores: Tensor, rules: Sampling) -> Tensor:
-    """(B, V) float32 logits to the probabilities that temperature and cuts leave, (B, V)."""
+    """Convert logits (b, v) float32 to probabilities after temperature, top_k, top_p and min_p."""
     # A temperature near 0 must not overflow: what is drawn depends on differences only.
     scores = (scores - scores.amax(-1, keepdim=True)) / rules.temperature
     if rules.top_k is not None and rules.top_k < scores.shape[-1]:

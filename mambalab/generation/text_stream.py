@@ -1,32 +1,32 @@
-"""Turns tokens into text as they come: whole characters only, and an end at a stop string."""
+"""Converts tokens to text as they arrive: complete characters only, up to a stop string."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-HALF = "\ufffd"  # what decoders make of bytes that are no whole character yet
+REPLACEMENT_CHARACTER = "\ufffd"  # what decoders return for an incomplete character
 
 
 class Decoder(Protocol):
-    """A tokenizer, as far as writing needs it."""
+    """Tokenizer that can decode."""
 
     eos_id: int | None
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some tokens."""
+        """Decode tokens to text."""
         ...
 
 
 class Writer:
-    """The text of one sequence as it grows.
+    """Text of one sequence while it is generated.
 
     Args:
-        decoder: makes text of tokens.
+        decoder: decodes tokens.
         stop: strings that end the text; none of them is part of it.
 
     Attributes:
-        text: everything that is certain so far.
-        tokens: how many tokens were taken, the one that ended the text included.
-        stopped_by: `stop` or `eos` once the text has ended before its time, else None.
+        text: what is certain so far.
+        tokens: number of tokens taken, the one that ended the text included.
+        stopped_by: `stop` or `eos` once the text has ended, else None.
     """
 
     def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
@@ -37,10 +37,10 @@ class Writer:
         self.stopped_by: str | None = None
         self._ids: list[int] = []  # not yet written, after those that their text depends on
         self._before = 0  # of `_ids`, those written already
-        self._held = ""  # whole characters that may be the beginning of a stop string
+        self._held = ""  # complete characters that may begin a stop string
 
     def add(self, token: int) -> str:
-        """Take one token; returns what may be shown now."""
+        """Take one token; return the text that may be shown now."""
         if self.stopped_by is not None:
             return ""
         self.tokens += 1
@@ -52,14 +52,14 @@ class Writer:
         known = self.decoder.decode(self._ids[: self._before])
         self._ids.append(token)
         both = self.decoder.decode(self._ids)
-        if both.endswith(HALF) and len(self._ids) - self._before < 8:
+        if both.endswith(REPLACEMENT_CHARACTER) and len(self._ids) - self._before < 8:
             return ""
         self._ids = self._ids[self._before :]
         self._before = len(self._ids)
         return self._take(both[len(known) :])
 
     def finish(self) -> str:
-        """The end came by length: what was held back belongs to the text."""
+        """End the text because of its length; return what was held back."""
         if self.stopped_by is not None:
             return ""
         rest = ""
@@ -69,6 +69,7 @@ class Writer:
         return self._show(self._held + rest)
 
     def _take(self, new: str) -> str:
+        """Take decoded text; return what is certain, up to a stop string if one is complete."""
         piece = self._held + new
         found = [at for s in self.stop if (at := piece.find(s)) >= 0]
         if found:
@@ -80,12 +81,13 @@ class Writer:
         return shown
 
     def _show(self, piece: str) -> str:
+        """Append to the text and return it; nothing is held back any more."""
         self._held = ""
         self.text += piece
         return piece
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` with which `stop` begins."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

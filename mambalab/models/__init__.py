@@ -14,6 +14,7 @@ __all__ = ["Mamba", "MambaBlock"]
 
 
 def __getattr__(name: str) -> Any:
+    """Import `Mamba` or `MambaBlock`, and with it torch, at first use."""
     places = {"Mamba": "mambalab.models.mamba", "MambaBlock": "mambalab.models.backbone"}
     if name in places:
         return getattr(import_module(places[name]), name)

@@ -12,13 +12,13 @@ from mambalab.settings.model import ModelSettings
 
 
 class Attention(nn.Module):
-    """Self-attention: fused qkv, rotary positions (arXiv 2104.09864), no biases.
+    """Multi-head self-attention: fused qkv, rotary positions (arXiv 2104.09864), no biases.
 
     There is no dropout on the attention probabilities: with it PyTorch leaves its fast kernels.
 
     Args:
         settings: d_model, n_head, rope_theta and n_layer (for the scale of out_proj) are read.
-        causal: False lets every position see the whole sequence.
+        causal: False lets every position attend to the whole sequence.
     """
 
     def __init__(self, settings: ModelSettings, causal: bool = True) -> None:
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(settings.d_model, settings.d_model, bias=False)
 
     def initial_state(self, batch_size: int, max_len: int) -> AttentionState:
-        """An empty key-value cache for `max_len` positions."""
+        """Empty key-value cache for `max_len` positions."""
         shape = (batch_size, self.n_head, max_len, self.head_dim)
         weight, kind = self.in_proj.weight, self.in_proj.weight.device.type
         dtype = weight.dtype
@@ -43,9 +43,9 @@ class Attention(nn.Module):
     def forward(
         self, hidden: Tensor, state: AttentionState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given.
+        """Map (b, l, d_model) to (b, l, d_model); continue from `state` and update it if given.
 
-        Where positions see the whole sequence, `lengths` (B,) is where that ends.
+        Without `causal`, positions from `lengths` (b,) int64 on are not attended to.
         """
         batch, length, d_model = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.n_head, self.head_dim)
@@ -71,9 +71,9 @@ class Attention(nn.Module):
 def rotary_angles(
     start: int | Tensor, length: int, head_dim: int, theta: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of positions start .. start + L - 1, (L, 1, 1, head_dim / 2) float32.
+    """Cosine and sine of positions start ... start + l - 1, (l, 1, 1, head_dim / 2) float32.
 
-    `start` may be (B, 1, 1, 1, 1), of each sequence its own; then (B, L, 1, 1, head_dim / 2).
+    With a `start` for each sequence, (b, 1, 1, 1, 1), both are (b, l, 1, 1, head_dim / 2).
     """
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     position = torch.arange(length, dtype=torch.float32, device=device)[:, None, None, None] + start
@@ -82,14 +82,14 @@ def rotary_angles(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (i, i + head_dim / 2) of x (B, L, 2, n_head, head_dim) by its angle."""
+    """Rotate each pair (i, i + head_dim / 2) of x (b, l, 2, n_head, head_dim) by its angle."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def n_head(settings: ModelSettings) -> int:
-    """Number of heads; `auto` makes heads of 64 channels where d_model allows it."""
+    """Number of attention heads; `auto` makes heads of 64 channels where d_model allows it."""
     if settings.n_head != "auto":
         return int(settings.n_head)
     wanted = max(1, settings.d_model // 64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mambalab.models.attention import Attention, d_ff
-from mambalab.models.dropout import Dropout, SSMDropout
+from mambalab.models.dropout import NO_DROPOUT, Dropout, SSMDropout
 from mambalab.models.layers import FeedForward, RMSNorm
 from mambalab.models.mamba import Mamba
 from mambalab.models.state import LayerState, ModelState
@@ -17,7 +17,7 @@ from mambalab.spec import ModelSpec
 
 
 class MambaBlock(nn.Module):
-    """norm -> Mamba -> dropout, added to the residual stream.
+    """Residual block of a Mamba layer: norm -> Mamba -> dropout, added to the residual stream.
 
     Args:
         settings: all that `Mamba` reads, and norm_eps.
@@ -26,7 +26,7 @@ class MambaBlock(nn.Module):
 
     def __init__(self, settings: ModelSettings, dropout: DropoutSettings | None = None) -> None:
         super().__init__()
-        dropout = dropout or DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
+        dropout = dropout or NO_DROPOUT
         self.norm = RMSNorm(settings.d_model, settings.norm_eps)
         self.mixer = Mamba(settings, SSMDropout(dropout.ssm_p, dropout.reset_A))
         self.dropout = Dropout(dropout.p)
@@ -34,12 +34,15 @@ class MambaBlock(nn.Module):
     def forward(
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """(B, L, d_model) float32 to the same."""
+        """Map (b, l, d_model) float32 to the same; continue from `state` and update it if given."""
         return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
 
 
 class AttentionBlock(nn.Module):
-    """norm -> attention -> dropout, then norm -> FFN -> dropout, each added to the residual."""
+    """Residual block of a Transformer layer: attention, then an FFN.
+
+    norm -> attention -> dropout and norm -> FFN -> dropout are each added to the residual stream.
+    """
 
     def __init__(self, settings: ModelSettings, dropout: DropoutSettings, causal: bool) -> None:
         super().__init__()
@@ -57,16 +60,17 @@ class AttentionBlock(nn.Module):
     def forward(
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """(B, L, d_model) float32 to the same."""
+        """Map (b, l, d_model) float32 to the same; continue from `state` and update it if given."""
         hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
         return hidden + self.dropout(self.mlp(self.norm2(hidden)))
 
 
 class Backbone(nn.Module):
-    """Embedding, layers, final norm: tokens or vectors to (B, L, d_model) features.
+    """Embedding, layers, final norm: maps tokens or vectors to features (b, l, d_model).
 
     Tokens are looked up in a table, vectors (pixels, patches) go through a linear layer. Learned
-    positions, where asked for, are added to either; they make `spec.seq_len` the longest input.
+    positions, with `position_embedding`, are added to either; they make `spec.seq_len` the longest
+    input.
 
     Args:
         settings: sizes and the layer pattern.
@@ -101,15 +105,18 @@ class Backbone(nn.Module):
         self.norm_f = RMSNorm(settings.d_model, settings.norm_eps, wide=True)
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
-        """States of all layers at the start of a sequence of at most `max_len` tokens."""
+        """State of all layers at the start of sequences of at most `max_len` tokens."""
         mixers: list[Any] = [layer.mixer for layer in self.layers]
         return ModelState([mixer.initial_state(batch_size, max_len) for mixer in mixers])
 
     def forward(
         self, inputs: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """(B, L) int64 or (B, L, input_dim) to (B, L, d_model) float32; updates `state` in place
-        if given. What lies beyond `lengths` (B,) changes nothing before it."""
+        """Map tokens (b, l) int64 or vectors (b, l, input_dim) to features (b, l, d_model) float32.
+
+        Continues from `state` and updates it in place if given. Inputs beyond `lengths` (b,) int64
+        do not affect features before it.
+        """
         hidden = self.embedding(inputs)
         if self.positions is not None:
             hidden = hidden + self.positions[: hidden.shape[1]]

@@ -1,4 +1,4 @@
-"""Ordinary dropout, and SSM dropout for the parameters of a selective state space.
+"""Ordinary dropout, and SSM dropout for the parameters of a selective state space model.
 
 SSM dropout acts at training time with probability `ssm_p`: B_t and C_t get ordinary (inverted)
 dropout, and each entry of A_log is *reset* to its S4D-real initial value log(n) for one forward
@@ -10,13 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.settings.model import DropoutSettings
+
+NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
+"""What conf/dropout/none.yaml says, for models that are built without a configuration."""
+
 
 class Dropout(nn.Module):
-    """Inverted dropout: entries vanish with probability p, the others grow by 1 / (1 - p).
+    """Inverted dropout: entries become 0 with probability p, the others grow by 1 / (1 - p).
 
-    Gives the distribution of `torch.nn.Dropout` several times faster on a CPU, where drawing
-    random numbers one by one is what costs: each 64-bit draw decides four entries, so p is
-    rounded to the nearest 1/65536.
+    Has the distribution of `torch.nn.Dropout`, several times faster on a CPU, where drawing random
+    numbers one by one is what costs: each 64-bit draw decides four entries, so p is rounded to
+    the nearest 1/65536.
     """
 
     def __init__(self, p: float) -> None:
@@ -24,7 +29,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """(...) to (...), the same dtype; the identity in evaluation or at p = 0."""
+        """Drop entries of x, of any shape and dtype; the identity in evaluation or at p = 0."""
         if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -32,15 +37,15 @@ class Dropout(nn.Module):
         cut = round(self.p * 65536)
         if cut == 65536:
             return x * 0.0
-        return torch.where(_kept(x, cut), x * (65536 / (65536 - cut)), 0.0)
+        return torch.where(_keep_mask(x, cut), x * (65536 / (65536 - cut)), 0.0)
 
     def extra_repr(self) -> str:
-        """Shown by `print(model)`."""
+        """Arguments that `print(model)` shows."""
         return f"p={self.p}"
 
 
-def _kept(x: Tensor, cut: int) -> Tensor:
-    """True with probability 1 - cut / 65536 for each entry of x; torch's generator seeds it."""
+def _keep_mask(x: Tensor, cut: int) -> Tensor:
+    """Draw a mask shaped as x, True with probability 1 - cut / 65536, seeded by torch."""
     seed = int(torch.randint(2**62, ()))
     source = np.random.Generator(np.random.SFC64(seed))
     words = source.integers(0, 2**64, size=(x.numel() + 3) // 4, dtype=np.uint64)
@@ -49,13 +54,13 @@ def _kept(x: Tensor, cut: int) -> Tensor:
 
 
 def s4d_real_log(d_inner: int, d_state: int, device: torch.device | None = None) -> Tensor:
-    """S4D-real initial A_log (arXiv 2206.11893): log(1..N) for each channel, (D, N) float32."""
+    """S4D-real initial A_log (arXiv 2206.11893): log(1..n) for each channel, (d, n) float32."""
     row = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
     return row.log().repeat(d_inner, 1)
 
 
 class SSMDropout(nn.Module):
-    """Dropout of the state space itself.
+    """SSM dropout: ordinary dropout of B_t and C_t, and a reset or dropout of A_log.
 
     Args:
         p: probability for each entry of B_t and C_t, and for each entry of A_log.
@@ -70,9 +75,9 @@ class SSMDropout(nn.Module):
         self.drop = Dropout(p)
 
     def forward(self, A_log: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Drop entries of A_log (D, N), B and C (B, L, N); the identity in evaluation.
+        """Drop entries of A_log (d, n), B and C (b, l, n); the identity in evaluation.
 
-        One mask of shape (D, N) serves the whole batch. A reset entry receives no gradient.
+        One mask of shape (d, n) serves the whole batch. A reset entry receives no gradient.
         """
         if not self.training or self.p == 0:
             return A_log, B, C
@@ -85,5 +90,5 @@ class SSMDropout(nn.Module):
         return A_log, self.drop(B), self.drop(C)
 
     def extra_repr(self) -> str:
-        """Shown by `print(model)`."""
+        """Arguments that `print(model)` shows."""
         return f"p={self.p}, reset_A={self.reset_A}"

@@ -1,4 +1,4 @@
-"""Heads: what turns the backbone's features into a task's outputs."""
+"""Heads: models that map the backbone's features to the outputs of a task."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from mambalab.spec import ModelSpec
 
 
 class LanguageModel(nn.Module):
-    """Next-token prediction on a causal backbone.
+    """Language model: next-token prediction on a causal backbone.
 
     Args:
         settings: the backbone; `tie_embeddings` shares the embedding with the output projection.
@@ -20,12 +20,11 @@ class LanguageModel(nn.Module):
         spec: vocabulary and training length of the task.
 
     Attributes:
-        context_limit: longest sequence the model was trained for, or None where any length will
-            do (Mamba); attention with rotary positions degrades beyond it.
+        context_limit: length of the training sequences, beyond which attention with rotary
+            positions degrades; None for models of Mamba layers only, which have no limit.
 
     Raises:
-        UserError: a bidirectional model was asked for (it would see what it has to predict), or
-            learned positions.
+        UserError: bidirectional (it would see what it has to predict) or learned positions.
     """
 
     def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
@@ -51,16 +50,16 @@ class LanguageModel(nn.Module):
         return self.backbone.initial_state(batch_size, max_len)
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
-        """(B, L) int64 tokens to (B, L, V) logits; continues from and updates `state` if given."""
+        """Map tokens (b, l) int64 to logits (b, l, v); `state` is continued from and updated."""
         return self.lm_head(self.backbone(tokens, state))
 
     def last_logits(self, tokens: Tensor, state: ModelState | None = None) -> Tensor:
-        """As `forward`, the logits (B, V) behind the last token only."""
+        """Compute the logits (b, v) of the token after the last one; `state` as in `forward`."""
         return self.lm_head(self.backbone(tokens, state)[:, -1])
 
 
 class Classifier(nn.Module):
-    """One class for each sequence: features pooled over its true length, then a linear layer.
+    """Classifier of sequences: features pooled over the true length, then a linear layer.
 
     Attention layers see the whole sequence; Mamba layers read it from the start, and from the end,
     too, with `bidirectional`.
@@ -78,17 +77,18 @@ class Classifier(nn.Module):
         self.head = nn.Linear(settings.d_model, spec.classes)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, L) tokens or (B, L, input_dim) vectors to (B, classes) logits.
+        """Map tokens (b, l) or vectors (b, l, input_dim) to logits (b, classes).
 
-        What lies beyond `lengths` (B,) int64 >= 1 does not matter; None means no padding.
+        Inputs beyond `lengths` (b,) int64 >= 1 are ignored; None means no padding.
         """
         features = self.backbone(inputs, lengths=lengths)
         return self.head(pool(features, lengths, self.pooling))
 
 
 class PairClassifier(nn.Module):
-    """One class for two sequences: both go through the same backbone (the LRA retrieval set-up,
-    arXiv 2011.04006, section 2.2.3), a small network compares the pooled vectors u and v as
+    """Classifier of pairs of sequences (LRA retrieval, arXiv 2011.04006, section 2.2.3).
+
+    Both go through the same backbone; a small network compares the pooled vectors u and v as
     [u, v, u * v, |u - v|].
 
     Args:
@@ -105,7 +105,7 @@ class PairClassifier(nn.Module):
         self.head = nn.Linear(2 * settings.d_model, spec.classes)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, 2, L) tokens or (B, 2, L, input_dim) vectors, lengths (B, 2), to (B, classes)."""
+        """Map (b, 2, l) tokens or (b, 2, l, input_dim) vectors, lengths (b, 2), to (b, classes)."""
         ends = None if lengths is None else lengths.flatten()
         features = self.backbone(inputs.flatten(0, 1), lengths=ends)
         first, second = pool(features, ends, self.pooling).unflatten(0, (-1, 2)).unbind(1)
@@ -114,11 +114,11 @@ class PairClassifier(nn.Module):
 
 
 def pool(features: Tensor, lengths: Tensor | None, pooling: Pooling) -> Tensor:
-    """(B, L, d_model) features to one vector (B, d_model) a sequence, padding left out.
+    """Pool features (b, l, d_model) to one vector (b, d_model) a sequence, padding left out.
 
     Args:
         features: of all steps.
-        lengths: (B,) true lengths >= 1, or None if all are L.
+        lengths: (b,) int64 true lengths >= 1, or None if all are l.
         pooling: mean of all steps, the last step, or the maximum of each channel.
     """
     if lengths is None:
@@ -134,12 +134,12 @@ def pool(features: Tensor, lengths: Tensor | None, pooling: Pooling) -> Tensor:
 
 
 def head_class(spec: ModelSpec) -> type[nn.Module]:
-    """The class of model that a task needs (`model._target_=auto`)."""
+    """Choose the class of model that a task needs (`model._target_=auto`)."""
     if not spec.classes:
         return LanguageModel
     return PairClassifier if spec.pair else Classifier
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters, shared ones once."""
+    """Count trainable parameters, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Small parts shared by every kind of layer."""
+"""RMS norm and feed-forward network, shared by the kinds of layer."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ class RMSNorm(nn.Module):
     Args:
         d_model: size of the last dimension.
         eps: added to the mean square.
-        wide: the result is float32 even under autocast; otherwise it has autocast's type at once,
-            which the matrix product behind it would turn it into.
+        wide: the result is float32 even under autocast; otherwise it has autocast's dtype, which
+            the matrix product after it would convert it to.
     """
 
     def __init__(self, d_model: int, eps: float, wide: bool = False) -> None:
@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d_model) of any floating dtype to (..., d_model) float32, or autocast's type."""
+        """Normalise x (..., d_model) of any floating dtype; the result is float32 or autocast's."""
         kind = x.device.type
         narrow = not self.wide and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if narrow else torch.float32
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with a GELU between them, without biases."""
+    """FFN of a Transformer layer: two linear layers without biases, a GELU between them."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -40,5 +40,5 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d_model) to (B, L, d_model)."""
+        """Map (b, l, d_model) to (b, l, d_model)."""
         return self.fc2(F.gelu(self.fc1(x)))

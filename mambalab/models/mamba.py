@@ -1,4 +1,4 @@
-"""The Mamba mixer (arXiv 2312.00752, section 3.4 and Algorithm 2), upstream's parameter names."""
+"""The Mamba mixer (arXiv 2312.00752, section 3.4 and Algorithm 2), with mamba_ssm's names."""
 
 import math
 
@@ -13,7 +13,7 @@ from mambalab.settings.model import ModelSettings
 
 
 class DepthwiseConv1d(nn.Module):
-    """Parameters of the causal depthwise convolution, shaped as upstream's `nn.Conv1d`.
+    """Parameters of the causal depthwise convolution, shaped as mamba_ssm's `nn.Conv1d`.
 
     weight (d_inner, 1, d_conv), bias (d_inner,); both uniform in +-d_conv^-0.5.
     """
@@ -36,11 +36,20 @@ class SelectiveSSM(nn.Module):
 
     def __init__(self, settings: ModelSettings, dropout: SSMDropout) -> None:
         super().__init__()
+        self._build(settings, dropout)
+
+    def _build(self, settings: ModelSettings, dropout: SSMDropout) -> None:
+        """Create submodules and initial values; a subclass adds its own in between.
+
+        The order in which parameters draw from torch's generator decides what a seed gives, and
+        that of registration how a checkpoint is laid out: neither may change.
+        """
         self._add_parameters(settings)
         self._initialise_delta(settings)
         self.dropout = dropout
 
     def _add_parameters(self, settings: ModelSettings) -> None:
+        """Register conv1d, x_proj, dt_proj, A_log and D, and note the sizes."""
         d_state, d_inner = settings.d_state, settings.expand * settings.d_model
         self.d_inner, self.d_state, self.d_conv = d_inner, d_state, settings.d_conv
         self.dt_rank = dt_rank(settings)
@@ -52,7 +61,7 @@ class SelectiveSSM(nn.Module):
         self.D = nn.Parameter(torch.ones(d_inner))
 
     def _initialise_delta(self, settings: ModelSettings) -> None:
-        """Delta starts log-uniform in [dt_min, dt_max] (section 3.6); bias = softplus^-1(delta)."""
+        """Draw delta log-uniform in [dt_min, dt_max] (section 3.6); bias = softplus^-1(delta)."""
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         low, high = math.log(settings.dt_min), math.log(settings.dt_max)
@@ -62,8 +71,10 @@ class SelectiveSSM(nn.Module):
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
     def mix(self, xz: Tensor, state: MambaState | None = None) -> Tensor:
-        """(B, L, 2 * d_inner) input and gate to (B, L, d_inner); continues from `state` if given,
-        and updates it."""
+        """Map input and gate (b, l, 2 * d_inner) to (b, l, d_inner).
+
+        Continues from `state` and updates it in place if given.
+        """
         x, z = xz.chunk(2, dim=-1)
         carry = state is not None
         x = causal_conv1d(
@@ -117,20 +128,23 @@ class Mamba(SelectiveSSM):
     """
 
     def __init__(self, settings: ModelSettings, dropout: SSMDropout | None = None) -> None:
-        nn.Module.__init__(self)
+        super().__init__(settings, dropout or SSMDropout(0.0, reset_A=True))
+
+    def _build(self, settings: ModelSettings, dropout: SSMDropout) -> None:
+        """Create both projections around the SSM's parameters, in the order that seeds rely on."""
         d_inner = settings.expand * settings.d_model
         self.in_proj = nn.Linear(settings.d_model, 2 * d_inner, bias=False)
         self._add_parameters(settings)
         self.out_proj = nn.Linear(d_inner, settings.d_model, bias=False)
-        self.dropout = dropout or SSMDropout(0.0, reset_A=True)
+        self.dropout = dropout
         self._initialise_delta(settings)
         with torch.no_grad():
-            self.out_proj.weight /= math.sqrt(settings.n_layer)
-        again = SSMDropout(self.dropout.p, self.dropout.reset_A)
+            self.out_proj.weight /= math.sqrt(settings.n_layer)  # each layer adds to the residual
+        again = SSMDropout(dropout.p, dropout.reset_A)
         self.reverse = SelectiveSSM(settings, again) if settings.bidirectional else None
 
     def initial_state(self, batch_size: int, max_len: int) -> MambaState:
-        """Zeros for a new sequence; `max_len` does not matter here."""
+        """State of zeros for new sequences; its size does not depend on `max_len`."""
         del max_len
         weight = self.conv1d.weight
         conv = weight.new_zeros(batch_size, self.d_inner, self.d_conv - 1)
@@ -140,9 +154,9 @@ class Mamba(SelectiveSSM):
     def forward(
         self, hidden: Tensor, state: MambaState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """(B, L, d_model) to (B, L, d_model); continues from `state` and updates it if given.
+        """Map (b, l, d_model) to (b, l, d_model); continue from `state` and update it if given.
 
-        `lengths` (B,) is where each sequence ends, for the direction that begins there.
+        `lengths` (b,) int64 is where each sequence ends: the reverse direction begins there.
         """
         xz = self.in_proj(hidden)
         y = self.mix(xz, state)
@@ -153,8 +167,10 @@ class Mamba(SelectiveSSM):
 
 
 def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, L, ...) with the first `lengths[b]` steps of each sequence b in reverse order; the
-    padding behind them stays where it is. Its own inverse."""
+    """Reverse the first `lengths[i]` steps of each sequence i of x (b, l, ...); its own inverse.
+
+    The padding after them stays where it is; `lengths` None reverses all steps.
+    """
     if lengths is None:
         return x.flip(1)
     step = torch.arange(x.shape[1], device=x.device)
@@ -164,14 +180,14 @@ def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def dt_rank(settings: ModelSettings) -> int:
-    """Rank R of the delta projection; `auto` is ceil(d_model / 16)."""
+    """Rank of the delta projection; `auto` is ceil(d_model / 16)."""
     if settings.dt_rank == "auto":
         return math.ceil(settings.d_model / 16)
     return int(settings.dt_rank)
 
 
 def parameter_count(settings: ModelSettings) -> int:
-    """Parameters of one Mamba mixer, from its settings alone."""
+    """Count the parameters of one Mamba mixer from its settings alone."""
     d_model, d_inner = settings.d_model, settings.expand * settings.d_model
     rank, d_state = dt_rank(settings), settings.d_state
     ssm = d_inner * (rank + 2 * d_state) + rank * d_inner + d_inner  # x_proj, dt_proj

@@ -1,4 +1,4 @@
-"""What a model carries from one piece of a sequence to the next."""
+"""States: what a model carries from one piece of a sequence to the next."""
 
 from dataclasses import dataclass
 
@@ -8,32 +8,32 @@ from torch import Tensor
 
 @dataclass
 class MambaState:
-    """Of a Mamba layer: a fixed size, however long the sequence.
+    """Recurrent state of one Mamba layer; its size does not depend on sequence length.
 
     Attributes:
-        conv: (B, d_inner, d_conv - 1) last inputs of the causal convolution.
-        ssm: (B, d_inner, d_state) float32 hidden state of the scan.
+        conv: (b, d_inner, d_conv - 1) last inputs of the causal convolution.
+        ssm: (b, d_inner, d_state) float32 hidden state of the scan.
     """
 
     conv: Tensor
     ssm: Tensor
 
     def put(self, row: int, other: "MambaState", source: int) -> None:
-        """Replace the state of a sequence by one of another batch."""
+        """Replace the state of sequence `row` by that of `source` in another batch."""
         self.conv[row] = other.conv[source]
         self.ssm[row] = other.ssm[source]
 
     def rewind(self, row: int, length: int) -> None:
-        """Nothing to free: the size is fixed."""
+        """Do nothing: the size is fixed."""
 
 
 @dataclass
 class AttentionState:
-    """Of an attention layer: keys and values of everything seen, in memory reserved ahead.
+    """Key-value cache of one attention layer, in memory reserved ahead.
 
     Attributes:
-        key, value: (B, n_head, max_len, head_dim).
-        filled: positions filled so far, of each sequence.
+        key, value: (b, n_head, max_len, head_dim).
+        filled: positions of each sequence that are filled.
     """
 
     key: Tensor
@@ -41,20 +41,25 @@ class AttentionState:
     filled: list[int]
 
     def positions(self) -> int | Tensor:
-        """Where the next token of each sequence stands: one number if that is the same for all,
-        else (B, 1, 1, 1, 1) int64."""
+        """Position of the next token: a number if all sequences have the same, else one for each.
+
+        In the second case (b, 1, 1, 1, 1) int64.
+        """
         if len(set(self.filled)) == 1:
             return self.filled[0]
         return torch.tensor(self.filled, device=self.key.device).view(-1, 1, 1, 1, 1)
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store (B, n_head, L, head_dim) new keys and values.
+        """Store new keys and values (b, n_head, l, head_dim); return all that are filled.
 
-        Sequences of unequal length go on by one token at a time (L = 1).
+        Sequences of unequal length go on by one token at a time (l = 1).
 
         Returns:
-            All filled keys and values, and (B, 1, 1, longest) True where a sequence has any; None
-            if all are equally long.
+            Filled keys and values (b, n_head, longest, head_dim), and a mask (b, 1, 1, longest),
+            True where a sequence has any; None if all are equally long.
+
+        Raises:
+            ValueError: more positions than the cache has.
         """
         length = key.shape[2]
         stop = max(self.filled) + length
@@ -75,14 +80,14 @@ class AttentionState:
         return self.key[:, :, :stop], self.value[:, :, :stop], mask
 
     def put(self, row: int, other: "AttentionState", source: int) -> None:
-        """Replace the state of a sequence by one of another batch."""
+        """Replace the state of sequence `row` by that of `source` in another batch."""
         filled = other.filled[source]
         self.key[row, :, :filled] = other.key[source, :, :filled]
         self.value[row, :, :filled] = other.value[source, :, :filled]
         self.filled[row] = filled
 
     def rewind(self, row: int, length: int) -> None:
-        """Forget what a sequence has seen beyond its first `length` positions."""
+        """Drop what sequence `row` has beyond its first `length` positions."""
         self.filled[row] = min(self.filled[row], length)
 
 
@@ -91,7 +96,7 @@ LayerState = MambaState | AttentionState
 
 @dataclass
 class ModelState:
-    """Of a whole model: one state a layer, in order; updated in place by the forward pass."""
+    """State of a model: one state a layer, in order; updated in place by the forward pass."""
 
     layers: list[LayerState]
 
@@ -101,11 +106,11 @@ class ModelState:
             mine.put(row, theirs, source)  # pyright: ignore[reportArgumentType]
 
     def rewind(self, row: int, length: int) -> None:
-        """Make room in the caches of a sequence whose state will be replaced."""
+        """Drop what sequence `row` has beyond its first `length` positions, in every cache."""
         for layer in self.layers:
             layer.rewind(row, length)
 
     def bytes(self) -> int:
-        """Memory held, in bytes."""
+        """Memory of all states, in bytes."""
         tensors = [t for layer in self.layers for t in vars(layer).values()]
         return sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor))

@@ -1,4 +1,4 @@
-"""Which implementation runs: a pure choice from the request, the device and the dtype.
+"""Backend choice: a pure function of the request, the device and the dtype.
 
 Nothing falls back silently. `auto` takes the fastest backend that can run, and `describe` says why
 a faster one was passed over, so that a run can print and record it. A backend that was asked for
@@ -18,24 +18,25 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
-_OLDEST_GPU = (7, 0)  # of Triton
+_MIN_COMPUTE_CAPABILITY = (7, 0)  # of a GPU, for Triton
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, and for each faster one the reason why it does not run here."""
+    """Chosen backend, and for each faster one the reason why it does not run here."""
 
     backend: str
     passed_over: dict[str, str]
 
     def __str__(self) -> str:
+        """The backend and the reasons, for a log line."""
         reasons = "; ".join(f"{name}: {why}" for name, why in self.passed_over.items())
         return f"{self.backend} ({reasons})" if reasons else self.backend
 
 
 @functools.cache
 def _numba_obstacle() -> str | None:
-    """Why numba cannot be imported, in one line; None if it can."""
+    """Say why numba cannot be imported, in one line; None if it can."""
     try:
         import numba  # noqa: F401
     except Exception as error:  # a broken installation can raise anything, and is only reported
@@ -45,7 +46,7 @@ def _numba_obstacle() -> str | None:
 
 @functools.cache
 def _triton_obstacle() -> str | None:
-    """Why the Triton kernels cannot run on a CUDA device, in one line; None if they can."""
+    """Say why Triton cannot be imported, in one line; None if it can."""
     try:
         import triton  # noqa: F401  # pyright: ignore[reportMissingImports]
     except Exception as error:
@@ -54,22 +55,23 @@ def _triton_obstacle() -> str | None:
 
 
 def _old_gpu(device: torch.device) -> str | None:
-    """Why this very GPU cannot run Triton's code, in one line; None if it can or is not here."""
+    """Say why this GPU cannot run Triton's code, in one line; None if it can or is absent."""
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_capability(device)
-    if found >= _OLDEST_GPU:
+    if found >= _MIN_COMPUTE_CAPABILITY:
         return None
-    needed, here = (".".join(map(str, version)) for version in (_OLDEST_GPU, found))
+    needed, here = (".".join(map(str, version)) for version in (_MIN_COMPUTE_CAPABILITY, found))
     return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
 
 
 def _triton_interpreted() -> bool:
-    """Whether Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
+    """True if Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why the Triton kernels cannot run `dtype` on `device`, in one line; None if they can."""
     if dtype == torch.float64:
         return "has no float64 kernels"
     if _triton_interpreted() and device.type == "cpu":
@@ -80,6 +82,7 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say why the CPU kernels cannot run `dtype` on `device`, in one line; None if they can."""
     if device.type != "cpu":
         return f"needs the CPU, not {device.type}"
     if dtype not in CPU_DTYPES:
@@ -94,15 +97,15 @@ _OBSTACLES: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {
 
 
 def obstacle(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot run tensors of `dtype` on `device`, in one line; None if it can."""
+    """Say why `backend` cannot run tensors of `dtype` on `device`, in one line; None if it can."""
     find = _OBSTACLES.get(backend)
     return find(device, dtype) if find else None
 
 
 def describe(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
-    """The backend for tensors of `dtype` on `device`, and why no faster one was taken.
+    """Choose the backend for tensors of `dtype` on `device`; say why no faster one was taken.
 
-    A backend that is made for another kind of device is not listed among those passed over.
+    A backend that is made for another kind of device is not among those passed over.
 
     Raises:
         UserError: `requested` is no backend, or cannot run here.
@@ -128,7 +131,7 @@ def describe(requested: str, device: torch.device, dtype: torch.dtype) -> Choice
 
 
 def resolve(requested: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the backend that runs tensors of `dtype` on `device` when `requested` is asked for.
+    """Name the backend that runs tensors of `dtype` on `device` when `requested` is asked for.
 
     Raises:
         UserError: `requested` is no backend, or cannot run here.

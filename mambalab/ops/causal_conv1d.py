@@ -1,13 +1,14 @@
 """Depthwise causal convolution over time, with SiLU, a state in and a state out."""
 
 import importlib
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.dispatch import unobserved
+from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.interface import ConvBackend
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
@@ -40,21 +41,22 @@ def causal_conv1d(
     return_final_state: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Each channel of each step is a weighted sum of its last K inputs, differentiably.
+    """Depthwise causal convolution over time, differentiable in every tensor.
 
-    y_t = bias + sum_k weight[:, k] x_{t - (K - 1) + k}, then SiLU if `activation="silu"`.
+    y_t = bias + sum_k weight[:, k] x_{t - (K - 1) + k}, k = 0 ... K - 1, then SiLU if
+    `activation="silu"`.
 
     Args:
-        x: (B, L, D) with L >= 1; float32, bfloat16, float16 or float64.
-        weight: (D, K) with K >= 1; the last tap meets the newest input.
-        bias: (D,).
+        x: (b, l, d) with l >= 1; float32, bfloat16, float16 or float64.
+        weight: (d, k) with k >= 1; the last tap meets the newest input.
+        bias: (d,).
         activation: None or "silu".
-        initial_state: the K - 1 inputs before the first, (B, D, K - 1), newest last; zero if None.
-        return_final_state: also return the last K - 1 inputs.
+        initial_state: the k - 1 inputs before the first, (b, d, k - 1), newest last; zero if None.
+        return_final_state: also return the last k - 1 inputs.
         backend: auto | triton | cpu | torch | reference.
 
     Returns:
-        y (B, L, D) in x's dtype; with `return_final_state` also the state (B, D, K - 1), in x's
+        y (b, l, d) in x's dtype; with `return_final_state` also the state (b, d, k - 1), in x's
         dtype. Weight, bias and all arithmetic are float32 (float64 where x is).
 
     Raises:
@@ -70,8 +72,10 @@ def causal_conv1d(
         y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
         return (y, state) if return_final_state else y
     tensors = (x, weight, bias, initial_state)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    run = _run if not wanted and unobserved(*tensors) else _conv
+    differentiable = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in tensors
+    )
+    run = _run if not differentiable and can_bypass_dispatcher(*tensors) else _conv
     y = run(*tensors, activation == "silu", backend)
     if not return_final_state:
         return y
@@ -79,7 +83,7 @@ def causal_conv1d(
 
 
 def _last_inputs(x: Tensor, initial_state: Tensor | None, count: int) -> Tensor:
-    """The last `count` inputs, (B, D, count), reaching back into the initial state or zeros."""
+    """Take the last `count` inputs, (b, d, count), from x and the initial state or zeros."""
     length = x.shape[1]
     if length >= count:
         return x[:, length - count :].transpose(1, 2).clone(memory_format=torch.contiguous_format)
@@ -95,6 +99,7 @@ def _check(
     activation: str | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Raise ValueError, by name, for shapes, dtypes or devices that do not fit together."""
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"x must be (B, L, D) with L >= 1, not {tuple(x.shape)}")
     if not x.dtype.is_floating_point:
@@ -118,7 +123,7 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device} but x on {x.device}")
 
 
-# Modules with `forward` and `backward`; see cpu_conv for what these promise.
+# Modules that provide what `ConvBackend` says.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.conv",
     "cpu": "mambalab.ops.cpu.conv",
@@ -126,9 +131,11 @@ _IMPLEMENTATIONS = {
 }
 
 
-def _implementation(backend: str, x: Tensor) -> Any:
+def _implementation(backend: str, x: Tensor) -> ConvBackend:
+    """Import the module of the backend for x; an empty tensor takes the torch backend."""
     chosen = resolve(backend, x.device, x.dtype)
-    return importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
+    module = importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
+    return cast("ConvBackend", module)
 
 
 def _run(
@@ -139,6 +146,7 @@ def _run(
     silu: bool,
     backend: str,
 ) -> Tensor:
+    """Run the forward of the chosen backend, with autocast off."""
     with torch.autocast(x.device.type, enabled=False):
         return _implementation(backend, x).forward(x, weight, bias, initial_state, silu)
 
@@ -152,6 +160,7 @@ def _conv(
     silu: bool,
     backend: str,
 ) -> Tensor:
+    """Custom operator of the forward: y (b, l, d)."""
     return _run(x, weight, bias, initial_state, silu, backend)
 
 
@@ -203,11 +212,13 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save what the backward needs."""
     x, weight, bias, initial_state, ctx.silu, ctx.backend = inputs
     ctx.save_for_backward(x, weight, bias, initial_state)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Return a gradient for each argument of `_conv`, None for absent ones and flags."""
     x, weight, bias, initial_state = ctx.saved_tensors
     dx, dweight, dbias, dstate = _conv_backward(
         grad_y, x, weight, bias, initial_state, ctx.silu, ctx.backend

@@ -1,9 +1,9 @@
-"""The signatures of mamba_ssm and causal_conv1d on mambalab's operators: one changed import.
+"""Functions with the signatures of mamba_ssm and causal_conv1d, on mambalab's operators.
 
     from mambalab.ops.compat import selective_scan_fn, causal_conv1d_fn
 
-Their layout has time last, (B, D, L); these functions hand transposed views to our operators, which
-want channels last, so a copy is made where memory does not already lie that way.
+Their layout has time last, (b, d, l); these functions hand transposed views to our operators, which
+want channels last, so a copy is made where memory is not already in that order.
 """
 
 import math
@@ -57,20 +57,20 @@ def selective_scan_fn(
     """mamba_ssm's `selective_scan_fn`, differentiable in every tensor, on any device.
 
     Args:
-        u: (B, D, L).
-        delta: (B, D, L).
-        A: (D, N), real.
-        B: (D, N) the same at each step, or (B, N, L), or (B, G, N, L) for G groups of channels.
-            Constant matrices differ from channel to channel and are spread to (B, L, D, N).
-        C: likewise, not necessarily in the same form.
-        D: (D,).
-        z: gate, (B, D, L).
-        delta_bias: (D,).
+        u: (b, d, l).
+        delta: (b, d, l).
+        A: (d, n), real.
+        B: (d, n) the same at each step, or (b, n, l), or (b, g, n, l) for g groups of channels.
+            Constant matrices differ from channel to channel and are expanded to (b, l, d, n).
+        C: one of the same three forms, not necessarily that of B.
+        D: (d,).
+        z: gate, (b, d, l).
+        delta_bias: (d,).
         delta_softplus: delta = softplus(delta + delta_bias).
         return_last_state: also return the last state.
 
     Returns:
-        (B, D, L) in u's dtype; with `return_last_state` also (B, D, N) float32.
+        y (b, d, l) in u's dtype; with `return_last_state` also the state (b, d, n) float32.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together, or a complex A.
@@ -80,7 +80,7 @@ def selective_scan_fn(
     if u.dim() != 3:
         raise ValueError(f"u must be (B, D, L), not {tuple(u.shape)}")
     batch, d_inner, length = u.shape
-    matrices = [_rows(name, x, batch, length, d_inner) for name, x in (("B", B), ("C", C))]
+    matrices = [_grouped(name, x, batch, length, d_inner) for name, x in (("B", B), ("C", C))]
     groups = math.lcm(*(x.shape[2] for x in matrices))
     if d_inner % groups:
         raise ValueError(f"{groups} groups of B and C do not divide {d_inner} channels")
@@ -101,8 +101,8 @@ def selective_scan_fn(
     return (out, state) if return_last_state else out
 
 
-def _rows(name: str, x: Tensor, batch: int, length: int, d_inner: int) -> Tensor:
-    """B or C in any of its forms as (B, L, G, N)."""
+def _grouped(name: str, x: Tensor, batch: int, length: int, d_inner: int) -> Tensor:
+    """Convert B or C from any of its forms to (b, l, g, n)."""
     if x.dim() == 2 and x.shape[0] == d_inner:
         return x.expand(batch, length, *x.shape)
     if x.dim() == 3 and (x.shape[0], x.shape[2]) == (batch, length):
@@ -118,7 +118,7 @@ def _rows(name: str, x: Tensor, batch: int, length: int, d_inner: int) -> Tensor
 def causal_conv1d_fn(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
-    """causal_conv1d's `causal_conv1d_fn`: x (B, D, L), weight (D, K), bias (D,); (B, D, L).
+    """causal_conv1d's `causal_conv1d_fn`: x (b, d, l), weight (d, k), bias (d,) to (b, d, l).
 
     Raises:
         ValueError: shapes or devices that do not fit together, an unknown activation.

@@ -1,4 +1,4 @@
-"""When an operator may run its implementation at once, past torch's dispatcher.
+"""When an operator may call its implementation directly, past torch's dispatcher.
 
 Calling a custom operator costs about 50 microseconds: nothing in training, more than the work
 itself when one token is decoded at a time.
@@ -14,12 +14,12 @@ _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIs
 _transforms = _functorch.peek_interpreter_stack
 
 
-def unobserved(*tensors: Tensor | None) -> bool:
-    """Whether nobody records, transforms or imitates the operations on these plain tensors.
+def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:
+    """True if no torch.compile, tracing, functorch transform, dispatch mode or subclass is active.
 
-    That is: no compilation or export, no tracing, no dispatch mode (fake tensors, proxies), no
-    transform such as vmap, no tensor subclass, no meta tensor. The caller knows that no gradient is
-    wanted.
+    Covers export, fake tensors and proxies (dispatch modes), vmap (a transform) and meta tensors;
+    None stands for an absent tensor. Gradients are not looked at: the caller must know that none
+    is wanted.
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False

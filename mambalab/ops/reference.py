@@ -1,10 +1,10 @@
-"""The oracles: one plain step after the other, in any floating dtype, differentiable by torch.
+"""Reference implementations (oracles): a plain loop, any floating dtype, torch's autograd.
 
 Nothing here is fast. Every other backend is tested against these two functions in float64.
 
-Shapes: u, delta, z (B, L, D); A (D, N); B, C (B, L, N) or (B, L, G, N), where channel d belongs to
-group d // (D / G); D, delta_bias (D,); state (B, D, N); x (B, L, D), weight (D, K), bias (D,), conv
-state (B, D, K - 1), its last column the newest input.
+Shapes: u, delta, z (b, l, d); A (d, n); B, C (b, l, n) or (b, l, g, n), where channel i belongs to
+group i // (d / g); D, delta_bias (d,); state (b, d, n); x (b, l, d), weight (d, k), bias (d,), conv
+state (b, d, k - 1), its last column the newest input.
 """
 
 import torch
@@ -18,12 +18,12 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact in both tails."""
+    """Softplus log(1 + exp(x)), exact in both tails."""
     return F.softplus(x, threshold=40.0)
 
 
 def per_channel(x: Tensor, channels: int) -> Tensor:
-    """(B, N) or (B, G, N) -> (B, D, N), repeating each group for its channels."""
+    """Expand (b, n) or (b, g, n) to (b, d, n), repeating each group for its channels."""
     if x.dim() == 2:
         return x.unsqueeze(1).expand(-1, channels, -1)
     return x.repeat_interleave(channels // x.shape[1], dim=1)
@@ -45,7 +45,7 @@ def selective_scan_reference(
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t;  y_t = C_t h_t + D u_t;  y_t silu(z_t) if gated.
 
-    Returns y (B, L, D) in u's dtype and the last state (B, D, N) in float32 (float64 for float64).
+    Returns y (b, l, d) in u's dtype and the last state (b, d, n) in float32 (float64 for float64).
     """
     batch, length, d_inner = u.shape
     dtype = compute_dtype(u.dtype)
@@ -61,7 +61,7 @@ def selective_scan_reference(
 
     outputs = []
     for t in range(length):
-        step = steps[:, t].unsqueeze(-1)  # (B, D, 1)
+        step = steps[:, t].unsqueeze(-1)  # (b, d, 1)
         drive = step * inputs[:, t].unsqueeze(-1) * per_channel(B[:, t], d_inner)
         state = torch.exp(step * A) * state + drive
         outputs.append((state * per_channel(C[:, t], d_inner)).sum(-1))
@@ -84,7 +84,7 @@ def causal_conv1d_reference(
 
     y_t = bias + sum_k weight[:, k] x_{t - (K - 1) + k}, reading `initial_state` before the start.
 
-    Returns y (B, L, D) in x's dtype and the last K - 1 inputs as (B, D, K - 1), in x's dtype.
+    Returns y (b, l, d) in x's dtype and the last k - 1 inputs as (b, d, k - 1), in x's dtype.
     """
     batch, length, d_inner = x.shape
     dtype = compute_dtype(x.dtype)
@@ -93,7 +93,7 @@ def causal_conv1d_reference(
         before = x.new_zeros(batch, taps - 1, d_inner)
     else:
         before = initial_state.to(x.dtype).transpose(1, 2)
-    padded = torch.cat([before, x], dim=1)  # (B, K - 1 + L, D)
+    padded = torch.cat([before, x], dim=1)  # (b, k - 1 + l, d)
     y = x.new_zeros((batch, length, d_inner), dtype=dtype)
     for k in range(taps):
         y = y + weight[:, k].to(dtype) * padded[:, k : k + length].to(dtype)

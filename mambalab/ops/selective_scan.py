@@ -1,16 +1,18 @@
 """The selective scan of Mamba as one differentiable operator with a state in and a state out."""
 
 import importlib
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.dispatch import unobserved
+from mambalab.ops.common import group_count
+from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.interface import ScanBackend
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
-# Modules with `forward`, `backward` and `states_shape`; see torch_scan for what these promise.
+# Modules that provide what `ScanBackend` says.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.scan",
     "cpu": "mambalab.ops.cpu.scan",
@@ -68,21 +70,21 @@ def selective_scan(
     where delta is first shifted by `delta_bias` and, if `delta_softplus`, passed through softplus.
 
     Args:
-        u: input, (B, L, D) with L >= 1; float32, bfloat16, float16 or float64.
-        delta: step sizes, (B, L, D).
-        A: (D, N), usually negative.
-        B: input matrix of each step, (B, L, N), or (B, L, G, N) with G groups that divide D.
+        u: input, (b, l, d) with l >= 1; float32, bfloat16, float16 or float64.
+        delta: step sizes, (b, l, d).
+        A: (d, n), usually negative.
+        B: input matrix of each step, (b, l, n), or (b, l, g, n) with g groups that divide d.
         C: output matrix of each step, shaped like B.
-        D: skip weight of each channel, (D,).
-        z: gate, (B, L, D).
-        delta_bias: (D,).
+        D: skip weight of each channel, (d,).
+        z: gate, (b, l, d).
+        delta_bias: (d,).
         delta_softplus: delta = softplus(delta + delta_bias).
-        initial_state: h before the first step, (B, D, N); zero if None.
+        initial_state: h before the first step, (b, d, n); zero if None.
         return_final_state: also return h after the last step.
         backend: auto | triton | cpu | torch | reference.
 
     Returns:
-        y (B, L, D) in u's dtype; with `return_final_state` also the state (B, D, N). The state, A,
+        y (b, l, d) in u's dtype; with `return_final_state` also the state (b, d, n). The state, A,
         D, delta_bias and all arithmetic are float32 (float64 where u is), whatever u's dtype.
         Feeding the state to the next call continues the sequence, gradients included.
 
@@ -109,11 +111,13 @@ def selective_scan(
         )
     else:
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        if not keep and unobserved(*tensors):
-            y, state, _ = _run(*tensors, delta_softplus, keep, backend)
+        save_states = torch.is_grad_enabled() and any(
+            x is not None and x.requires_grad for x in tensors
+        )
+        if not save_states and can_bypass_dispatcher(*tensors):
+            y, state, _ = _run(*tensors, delta_softplus, save_states, backend)
         else:
-            y, state, _ = _scan(*tensors, delta_softplus, return_final_state, keep, backend)
+            y, state, _ = _scan(*tensors, delta_softplus, return_final_state, save_states, backend)
     y = y.to(dtype)
     return (y, state) if return_final_state else y
 
@@ -129,6 +133,7 @@ def _check(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Raise ValueError, by name, for shapes, dtypes or devices that do not fit together."""
     if u.dim() != 3 or u.shape[1] < 1:
         raise ValueError(f"u must be (B, L, D) with L >= 1, not {tuple(u.shape)}")
     if not u.dtype.is_floating_point:
@@ -162,9 +167,11 @@ def _check(
         raise ValueError(f"A is on {A.device} but u on {u.device}")
 
 
-def _implementation(backend: str, u: Tensor) -> Any:
+def _implementation(backend: str, u: Tensor) -> ScanBackend:
+    """Import the module of the backend for u; an empty tensor takes the torch backend."""
     chosen = resolve(backend, u.device, u.dtype)
-    return importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
+    module = importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
+    return cast("ScanBackend", module)
 
 
 def _run(
@@ -178,17 +185,18 @@ def _run(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run the forward of the chosen backend, with autocast off."""
     with torch.autocast(u.device.type, enabled=False):
         return _implementation(backend, u).forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states
         )
 
 
 def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
-    """A custom operator cannot return None: an empty tensor stands for it."""
+    """Replace None by an empty tensor: a custom operator cannot return None."""
     return like.new_empty(0) if x is None else x
 
 
@@ -205,14 +213,14 @@ def _scan(
     initial_state: Tensor | None,
     delta_softplus: bool,
     return_final_state: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state if asked for, and with `keep` the states that the backward needs."""
-    y, state, kept = _run(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep, backend
+    """Return y, the final state, and the states for the backward; empty if not asked for."""
+    y, state, saved_states = _run(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states, backend
     )
-    return y, _or_empty(state if return_final_state else None, A), _or_empty(kept, A)
+    return y, _or_empty(state if return_final_state else None, A), _or_empty(saved_states, A)
 
 
 @_scan.register_fake
@@ -228,15 +236,15 @@ def _(
     initial_state: Tensor | None,
     delta_softplus: bool,
     return_final_state: bool,
-    keep: bool,
+    save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
     state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
-    groups = B.shape[2] if B.dim() == 4 else 1
+    groups = group_count(B)
     shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state, groups)
-    return u.new_empty(u.shape), state, A.new_empty(shape if keep else 0)
+    return u.new_empty(u.shape), state, A.new_empty(shape if save_states else 0)
 
 
 @torch.library.custom_op("mambalab::selective_scan_backward", mutates_args=())
@@ -251,14 +259,14 @@ def _scan_backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    kept: Tensor,
+    saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
     with torch.autocast(u.device.type, enabled=False):
         grads = _implementation(backend, u).backward(
-            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, kept
+            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, saved_states
         )
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (_or_empty(grad, A) for grad in grads)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
@@ -276,7 +284,7 @@ def _(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
-    kept: Tensor,
+    saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -291,8 +299,10 @@ def _(
 def _setup_context(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, with_state, keep, backend = inputs
-    assert keep, "a backward needs the states that keep=True saves"
+    """Save what the backward needs."""
+    *tensors, softplus, with_state, save_states, backend = inputs
+    u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
+    assert save_states, "a backward needs the states that save_states=True saves"
     ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
     ctx.set_materialize_grads(False)
     ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
@@ -300,15 +310,28 @@ def _setup_context(
 
 
 def _backward(
-    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_kept: Tensor | None
+    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    u, delta, A, B, C, D, z, delta_bias, kept = ctx.saved_tensors
+    """Return a gradient for each argument of `_scan`, None for absent ones and flags."""
+    u, delta, A, B, C, D, z, delta_bias, saved_states = ctx.saved_tensors
     if grad_y is None:
         grad_y = u.new_zeros(u.shape)
     if not ctx.with_state:
         grad_state = None  # of the empty tensor that stands for it
     du, ddelta, dA, dB, dC, *optional = _scan_backward(
-        grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, kept, ctx.softplus, ctx.backend
+        grad_y,
+        grad_state,
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        saved_states,
+        ctx.softplus,
+        ctx.backend,
     )
     dD, dz, dbias, dstate = (
         None if absent else grad for absent, grad in zip(ctx.absent, optional, strict=True)

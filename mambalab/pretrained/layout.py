@@ -18,6 +18,34 @@ CONFIG = "config.json"
 OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."
 NORM_EPS = 1e-5  # of the original code, whose config cannot say another
 _TRAINING_ONLY = {"dt_min", "dt_max", "dt_init", "dt_init_floor", "dt_scale", "use_fast_path"}
+# An absent key has the default of the format, not one of ours: that of MambaConfig of transformers
+# (*hf*), of MambaConfig and Mamba of state-spaces/mamba (*original*).
+_HF_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 32,
+    "vocab_size": 50280,
+    "state_size": 16,
+    "conv_kernel": 4,
+    "expand": 2,
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+    "eos_token_id": 0,
+}
+_ORIGINAL_DEFAULTS = {"pad_vocab_size_multiple": 8, "tie_embeddings": True}
+_ORIGINAL_SSM_DEFAULTS = {"d_state": 16, "d_conv": 4, "expand": 2}
+# What `ModelSettings` asks for and the formats do not have. None of it changes what a trained model
+# of Mamba layers computes: dt_* are for initialisation (the values are mamba_ssm's), the rest is
+# for attention layers and classifiers.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "dt_min": 0.001,
+    "dt_max": 0.1,
+    "dt_init_floor": 0.0001,
+    "n_head": AUTO,
+    "d_ff": AUTO,
+    "rope_theta": 10000.0,
+    "position_embedding": False,
+    "pooling": Pooling.mean,
+}
 _SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"} | _TRAINING_ONLY
 
 
@@ -46,36 +74,54 @@ class Description:
 
 
 class _Values:
-    """A config whose values are checked as they are read; `within` names a part of it."""
+    """Checks the values of a config as they are read; an absent key has the format's default.
 
-    def __init__(self, file: Path, values: dict[str, Any], within: str = "") -> None:
-        self.file, self.values, self.within = file, values, within
+    Args:
+        file: the config's path, for messages.
+        values: what the file says.
+        defaults: of the format.
+        within: the part of the config that `values` is, for messages.
+    """
+
+    def __init__(
+        self, file: Path, values: dict[str, Any], defaults: dict[str, Any], within: str = ""
+    ) -> None:
+        self.file, self.values, self.defaults, self.within = file, values, defaults, within
+
+    def get(self, key: str) -> Any:
+        """The value of a key, or its default; None if it has neither."""
+        return self.values.get(key, self.defaults.get(key))
 
     def refuse(self, key: str, why: str) -> UserError:
+        """Make the error that names the file, the key and its value."""
         value = self.values.get(key)
         return UserError(f"{self.file}: {self.within}{key}={value!r}: {why}")
 
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key, default)
+    def size(self, key: str) -> int:
+        """Read a whole number of at least 1."""
+        value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
             raise self.refuse(key, "must be a whole number")
         if value < 1:
             raise self.refuse(key, "must be at least 1")
         return int(value)
 
-    def number(self, key: str, default: float) -> float:
-        value = self.values.get(key, default)
+    def number(self, key: str) -> float:
+        """Read a number above 0."""
+        value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise self.refuse(key, "must be a number above 0")
         return float(value)
 
-    def truth(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
+    def truth(self, key: str) -> bool:
+        """Read true or false."""
+        value = self.get(key)
         if not isinstance(value, bool):
             raise self.refuse(key, "must be true or false")
         return value
 
     def rank(self, key: str, d_model: int) -> int:
+        """Read the rank of the delta projection; `auto`, the default, is ceil(d_model / 16)."""
         if self.values.get(key, "auto") == "auto":
             return math.ceil(d_model / 16)
         return self.size(key)
@@ -100,9 +146,9 @@ def describe(config: dict[str, Any], file: Path) -> Description:
     if kind is not None:
         if kind != "mamba":
             raise UserError(f"{file}: model_type={kind!r}: only Mamba-1 (model_type mamba) is read")
-        return _hf(_Values(file, config))
+        return _hf(_Values(file, config, _HF_DEFAULTS))
     if "d_model" in config and "n_layer" in config:
-        return _original(_Values(file, config))
+        return _original(_Values(file, config, _ORIGINAL_DEFAULTS))
     raise UserError(
         f"{file} describes no Mamba: it has neither model_type (as transformers writes) nor "
         "d_model and n_layer (as the original code does)"
@@ -110,6 +156,7 @@ def describe(config: dict[str, Any], file: Path) -> Description:
 
 
 def _hf(values: _Values) -> Description:
+    """Read a config.json as transformers writes it."""
     classes = values.values.get("architectures") or ["MambaForCausalLM"]
     if classes != ["MambaForCausalLM"]:
         raise values.refuse("architectures", "only MambaForCausalLM is read")
@@ -118,31 +165,32 @@ def _hf(values: _Values) -> Description:
     values.must("hidden_act", "silu", "another activation than silu")
     values.must("rms_norm", True, "another norm than RMS")
     values.must("quantization_config", None, "a quantised model")
-    d_model, expand = values.size("hidden_size", 768), values.size("expand", 2)
+    d_model, expand = values.size("hidden_size"), values.size("expand")
     if values.values.get("intermediate_size", expand * d_model) != expand * d_model:
         why = f"must be expand={expand} times hidden_size={d_model}; one of the three is wrong"
         raise values.refuse("intermediate_size", why)
-    eos = values.values.get("eos_token_id", 0)
+    eos = values.get("eos_token_id")
     settings = _settings(
         d_model=d_model,
-        n_layer=values.size("num_hidden_layers", 32),
-        d_state=values.size("state_size", 16),
-        d_conv=values.size("conv_kernel", 4),
+        n_layer=values.size("num_hidden_layers"),
+        d_state=values.size("state_size"),
+        d_conv=values.size("conv_kernel"),
         expand=expand,
         dt_rank=values.rank("time_step_rank", d_model),
-        norm_eps=values.number("layer_norm_epsilon", 1e-5),
-        tie_embeddings=values.truth("tie_word_embeddings", True),
+        norm_eps=values.number("layer_norm_epsilon"),
+        tie_embeddings=values.truth("tie_word_embeddings"),
     )
     first = eos[0] if isinstance(eos, list) and eos else eos
     eos_id = first if isinstance(first, int) else None
-    return Description(Layout.hf, settings, values.size("vocab_size", 50280), eos_id)
+    return Description(Layout.hf, settings, values.size("vocab_size"), eos_id)
 
 
 def _original(values: _Values) -> Description:
+    """Read a config.json as the original code writes it."""
     part = values.values.get("ssm_cfg") or {}
     if not isinstance(part, dict):
         raise values.refuse("ssm_cfg", "must be an object")
-    ssm = _Values(values.file, part, "ssm_cfg.")
+    ssm = _Values(values.file, part, _ORIGINAL_SSM_DEFAULTS, "ssm_cfg.")
     if part.get("layer", "Mamba1") != "Mamba1":
         raise ssm.refuse("layer", "only Mamba-1 is read")
     if unknown := sorted(set(part) - _SSM):
@@ -153,40 +201,33 @@ def _original(values: _Values) -> Description:
     values.must("d_intermediate", 0, "a model with MLP layers")
     if values.values.get("attn_layer_idx"):
         raise values.refuse("attn_layer_idx", "a model with attention layers is not supported")
-    d_model, multiple = values.size("d_model"), values.size("pad_vocab_size_multiple", 8)
+    d_model, multiple = values.size("d_model"), values.size("pad_vocab_size_multiple")
     settings = _settings(
         d_model=d_model,
         n_layer=values.size("n_layer"),
-        d_state=ssm.size("d_state", 16),
-        d_conv=ssm.size("d_conv", 4),
-        expand=ssm.size("expand", 2),
+        d_state=ssm.size("d_state"),
+        d_conv=ssm.size("d_conv"),
+        expand=ssm.size("expand"),
         dt_rank=ssm.rank("dt_rank", d_model),
         norm_eps=NORM_EPS,
-        tie_embeddings=values.truth("tie_embeddings", True),
+        tie_embeddings=values.truth("tie_embeddings"),
     )
     rows = math.ceil(values.size("vocab_size") / multiple) * multiple
     return Description(Layout.original, settings, rows, None)
 
 
 def _settings(**sizes: Any) -> ModelSettings:
-    """Settings of a stack of Mamba layers; the rest of them has no say in it once it is trained."""
+    """Settings of a stack of Mamba layers, given those that a config states."""
     return ModelSettings(
         name="mamba",
         _target_=AUTO,
         pattern="M",
-        dt_min=0.001,
-        dt_max=0.1,
-        dt_init_floor=0.0001,
         scan_backend=ScanBackend.auto,
         bidirectional=False,
-        n_head=AUTO,
-        d_ff=AUTO,
-        rope_theta=10000.0,
-        position_embedding=False,
-        pooling=Pooling.mean,
         params={},
         vocab_size=None,
         pretrained=None,
+        **_WITHOUT_EFFECT,
         **sizes,
     )
 
@@ -202,7 +243,7 @@ def config_of(
         rows: of its embedding.
         eos_id: the token that ends a text, if any.
     """
-    dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}).rank("dt_rank", settings.d_model)
+    dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}, {}).rank("dt_rank", settings.d_model)
     if layout is Layout.original:
         sizes = {"d_state": settings.d_state, "d_conv": settings.d_conv, "expand": settings.expand}
         return {

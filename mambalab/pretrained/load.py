@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mambalab.data.hub_repository import read_json
 from mambalab.errors import UserError
+from mambalab.models.dropout import NO_DROPOUT
 from mambalab.models.heads import LanguageModel
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
-from mambalab.settings.model import DropoutSettings
 from mambalab.spec import ModelSpec
 
 HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
@@ -51,9 +51,8 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
     """
     description = read_description(folder)
     with torch.device("meta"):
-        dropout = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
         spec = ModelSpec(vocab_size=description.rows, seq_len=_SEQ_LEN)
-        model = LanguageModel(description.settings, dropout, spec)
+        model = LanguageModel(description.settings, NO_DROPOUT, spec)
     found = {name.replace(THEIRS, OURS, 1): t for name, t in weights.read(folder).items()}
     tied = description.settings.tie_embeddings
     if tied and EMBEDDING in found:

@@ -1,4 +1,4 @@
-"""Writing tensors as safetensors, with the access rights of any other new file."""
+"""Writes tensors as safetensors, with the access rights of any other new file."""
 
 from pathlib import Path
 from typing import Any

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mambalab.generation.cpu_decode import LARGEST_BATCH, fused, narrowed, step_weights
+from mambalab.generation.cpu_decode import MAX_BATCH, fused, narrowed, step_weights
 from mambalab.generation.decoding import stepper
 from mambalab.models.heads import LanguageModel
 from mambalab.ops.cpu import step as cpu_step
@@ -82,14 +82,14 @@ def plain_step(model, state, tokens, round_matrix=lambda w: w):
 
 
 @pytest.mark.parametrize(("batch", "vocab_size", "changes"), SETTINGS)
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_a_step_equals_float64_arithmetic(build, batch, vocab_size, changes, half):
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+def test_a_step_equals_float64_arithmetic(build, batch, vocab_size, changes, bf16):
     model = build(vocab_size, **changes)
     state, tokens = start(model, batch)
-    round_matrix = (lambda w: w.bfloat16()) if half else (lambda w: w)
+    round_matrix = (lambda w: w.bfloat16()) if bf16 else (lambda w: w)
     with torch.inference_mode():
         expected, states = plain_step(model, state, tokens, round_matrix)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             found = fused(model, state, batch)(tokens)
     scale = expected.abs().max().item()
     torch.testing.assert_close(found.double(), expected, atol=2e-6 * (1 + scale), rtol=2e-5)
@@ -115,8 +115,8 @@ def test_many_steps_equal_those_of_the_layers(build, pattern):
             tokens = expected.argmax(-1)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_neither_threads_nor_neighbours_change_a_bit(build, half):
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+def test_neither_threads_nor_neighbours_change_a_bit(build, bf16):
     model = build(300, d_model=136, n_layer=2)  # enough weights for a second thread
     found = []
     threads = torch.get_num_threads()
@@ -128,7 +128,7 @@ def test_neither_threads_nor_neighbours_change_a_bit(build, half):
             part.put(target, state, source)
         torch.set_num_threads(count)
         try:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 step = fused(model, part, len(tokens[rows]))
                 found.append(torch.stack([step(tokens[rows]) for _ in range(5)]))
         finally:
@@ -140,11 +140,11 @@ def test_neither_threads_nor_neighbours_change_a_bit(build, half):
 def test_there_is_no_fused_step_for_what_it_was_not_made_for(build):
     model = build()
     state = model.initial_state(1, 24)
-    many = model.initial_state(LARGEST_BATCH + 1, 24)
+    many = model.initial_state(MAX_BATCH + 1, 24)
     other = build(scan_backend=ScanBackend.torch)
     attention = build(pattern="A")
     wide = build().double()
-    assert fused(model, many, LARGEST_BATCH + 1) is None
+    assert fused(model, many, MAX_BATCH + 1) is None
     assert fused(other, other.initial_state(1, 24), 1) is None
     assert fused(attention, attention.initial_state(1, 24), 1) is None
     assert fused(wide, wide.initial_state(1, 24), 1) is None

@@ -1,9 +1,13 @@
 """Dropout: keep rates, scaling, resets, gradient flow, identity in evaluation."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
-from mambalab.models.dropout import Dropout, SSMDropout, s4d_real_log
+from mambalab.models.dropout import NO_DROPOUT, Dropout, SSMDropout, s4d_real_log
 from mambalab.settings.model import DropoutSettings
 
 
@@ -122,3 +126,8 @@ def test_ordinary_dropout_acts_on_embedding_and_every_block(build_model, tokens)
 @pytest.mark.parametrize("p", [1.0, 1 - 1e-6])
 def test_nearly_everything_may_be_dropped(p):
     assert not Dropout(p)(torch.ones(100)).any()
+
+
+def test_no_dropout_is_the_option_none():
+    path = Path(__file__).parents[2] / "conf/dropout/none.yaml"
+    assert dataclasses.asdict(NO_DROPOUT) == yaml.safe_load(path.read_text())

@@ -1,14 +1,16 @@
 """Causal convolution on the CPU: prepares arguments and runs the compiled kernels (backend `cpu`).
 
-float32 or bfloat16 rows whose last dimension is contiguous are read where they lie; all arithmetic
-is float32. Nothing but the inputs is kept for the backward.
+float32 or bfloat16 rows whose last dimension is contiguous are read in place; all arithmetic is
+float32. Nothing but the inputs is saved for the backward. The functions are those of
+`interface.ConvBackend`.
 """
 
 import torch
 from torch import Tensor
 
+from mambalab.ops.common import contiguous_rows
 from mambalab.ops.cpu.conv_kernels import (
-    ROWS,
+    TASK_STEPS,
     ConvArgs,
     backward_scratch,
     build_backward,
@@ -17,16 +19,12 @@ from mambalab.ops.cpu.conv_kernels import (
 )
 from mambalab.ops.cpu.runtime import Kernel, empty
 from mambalab.ops.cpu.simd import LANES
-from mambalab.ops.gradients import ConvGradients
+from mambalab.ops.interface import ConvGradients
 
 _FORWARD = Kernel(build_forward, ConvArgs._fields)
 _BACKWARD = Kernel(build_backward, ConvArgs._fields)
 
-_SMALL = 2**15  # values below which a second thread does not pay
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+_MIN_PARALLEL_VALUES = 2**15  # of x (b l d); a second thread does not pay below
 
 
 def _described(
@@ -37,6 +35,7 @@ def _described(
     silu: bool,
     y: Tensor,
 ) -> ConvArgs:
+    """Collect addresses, byte strides, sizes and flags for the kernels."""
     batch, length, d_inner = x.shape
     size = x.element_size()
     return ConvArgs(
@@ -59,21 +58,23 @@ def _described(
 
 
 def _time_first(state: Tensor | None) -> Tensor | None:
-    """(B, D, K - 1) -> (B, K - 1, D) float32, contiguous."""
+    """Transpose the state (b, d, k - 1) to (b, k - 1, d), float32 and contiguous."""
     return None if state is None else state.transpose(1, 2).float().contiguous()
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
-    """Y (B, L, D) in x's dtype from x (B, L, D), weight (D, K), bias (D,), state (B, D, K - 1)."""
+    """Return y (b, l, d) in x's dtype: x (b, l, d) convolved with weight (d, k), then SiLU."""
     batch, length, d_inner = x.shape
-    x, weight, before = _rows(x), weight.contiguous(), _time_first(initial_state)
+    x, weight, before = contiguous_rows(x), weight.contiguous(), _time_first(initial_state)
     bias = None if bias is None else bias.contiguous()
     y = empty(x.shape, x.dtype)
     args = _described(x, weight, bias, before, silu, y)
-    tasks = batch * -(-length // ROWS)
-    _FORWARD.run(args, tasks, forward_scratch(d_inner, weight.shape[1]), x.numel() > _SMALL)
+    tasks = batch * -(-length // TASK_STEPS)
+    _FORWARD.run(
+        args, tasks, forward_scratch(d_inner, weight.shape[1]), x.numel() > _MIN_PARALLEL_VALUES
+    )
     return y
 
 
@@ -85,14 +86,13 @@ def backward(
     initial_state: Tensor | None,
     silu: bool,
 ) -> ConvGradients:
-    """Gradients from that of y (B, L, D), each in the dtype of its tensor."""
+    """Return the gradients, each in the dtype of its tensor, given that of y (b, l, d)."""
     batch, length, d_inner = x.shape
     taps = weight.shape[1]
-    x, grad_y, weight, before = (
-        _rows(x), _rows(grad_y), weight.contiguous(), _time_first(initial_state),
-    )  # fmt: skip
+    x, grad_y, weight = contiguous_rows(x), contiguous_rows(grad_y), weight.contiguous()
+    before = _time_first(initial_state)
     bias = None if bias is None else bias.contiguous()
-    tasks, strips = batch * -(-length // ROWS), -(-d_inner // LANES)
+    tasks, strips = batch * -(-length // TASK_STEPS), -(-d_inner // LANES)
     grad_x = empty(x.shape, x.dtype)
     grad_before = None if before is None else empty(before.shape)
     grad_weight = empty((tasks, strips, taps, LANES))
@@ -103,8 +103,8 @@ def backward(
         grad_weight=grad_weight.data_ptr(),
         grad_bias=grad_bias.data_ptr(),
     )
-    _BACKWARD.run(args, tasks, backward_scratch(d_inner, taps), x.numel() > _SMALL)
-    by_channel = grad_weight.sum(0).transpose(1, 2).flatten(0, 1)  # (strips * LANES, K)
+    _BACKWARD.run(args, tasks, backward_scratch(d_inner, taps), x.numel() > _MIN_PARALLEL_VALUES)
+    by_channel = grad_weight.sum(0).transpose(1, 2).flatten(0, 1)  # (strips * LANES, k)
     grad_state = None
     if initial_state is not None and grad_before is not None:
         grad_state = empty(initial_state.shape, initial_state.dtype)

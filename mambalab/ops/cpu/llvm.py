@@ -1,10 +1,9 @@
-"""Pieces of LLVM code for vectors of `LANES` float32; `cpu_simd` makes numba functions of them.
+"""Pieces of LLVM code for vectors of `LANES` float32; `simd` makes numba functions of them.
 
 Each takes an LLVM builder and LLVM values and returns the value that the emitted code computes.
 Addresses are integers (bytes). The polynomials have float32 accuracy (relative error below 2e-7).
 """
 
-import math
 from typing import Any
 
 import llvmlite.binding
@@ -26,7 +25,6 @@ F32, I16, I32, I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(
 BYTES = ir.IntType(8).as_pointer()
 VEC = ir.VectorType(F32, LANES)
 VEC_I32, VEC_I16 = ir.VectorType(I32, LANES), ir.VectorType(I16, LANES)
-LOG2E = 1.0 / math.log(2.0)
 
 # Minimax fits in relative error. 2**f = 1 + f p(f) on [-1/2, 1/2]: exact at 0, so that slow decays
 # do not drift. log(1 + v) = v + v**2 q(v) on [0, 1]. Highest degree first.
@@ -38,17 +36,17 @@ LOG1P += (0.1915365308523178, -0.24857163429260254, 0.3332132399082184, -0.49999
 
 
 def constant(value: float) -> ir.Constant:
-    """The same float in every lane."""
+    """Make a constant vector with the same float in every lane."""
     return ir.Constant(VEC, [ir.Constant(F32, value)] * LANES)
 
 
 def int_constant(value: int) -> ir.Constant:
-    """The same int32 in every lane."""
+    """Make a constant vector with the same int32 in every lane."""
     return ir.Constant(VEC_I32, [ir.Constant(I32, value)] * LANES)
 
 
 def pointer(builder: Any, address: Any, kind: Any) -> Any:
-    """An address as a pointer to `kind`."""
+    """Convert an integer address to a pointer to `kind`."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -59,27 +57,27 @@ def call(builder: Any, name: str, result: Any, *args: Any) -> Any:
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """X * y + z, in one rounding where the machine can."""
+    """Compute x * y + z, in one rounding where the machine can."""
     return call(builder, f"llvm.fmuladd.v{LANES}f32", VEC, x, y, z)
 
 
 def polynomial(builder: Any, coefficients: tuple[float, ...], x: Any) -> Any:
-    """Horner's scheme, highest degree first."""
+    """Evaluate a polynomial by Horner's scheme; coefficients of the highest degree first."""
     value = constant(coefficients[0])
     for coefficient in coefficients[1:]:
         value = fma(builder, value, x, constant(coefficient))
     return value
 
 
-def splat(builder: Any, scalar: Any) -> Any:
-    """A scalar in every lane."""
+def broadcast(builder: Any, scalar: Any) -> Any:
+    """Copy a scalar to every lane."""
     undefined = ir.Constant(VEC, ir.Undefined)
     vector = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(vector, undefined, int_constant(0))
 
 
 def exp2(builder: Any, x: Any) -> Any:
-    """2**x: the nearest integer goes into the exponent bits, the rest through a polynomial."""
+    """Compute 2**x: the nearest integer becomes the exponent, a polynomial does the rest."""
     if _TABLE:
         return _exp2_by_table(builder, x)
     low, high = constant(-125.0), constant(128.0)  # 2**128 is inf; NaN passes both
@@ -94,7 +92,7 @@ def exp2(builder: Any, x: Any) -> Any:
 
 
 def _exp2_by_table(builder: Any, x: Any) -> Any:
-    """The same with AVX-512, in fewer instructions: 16 steps an octave are looked up in a register.
+    """Compute 2**x with AVX-512, in fewer instructions: 2**(i/16) is looked up in a register.
 
     `scalef` multiplies by 2**floor(y) and takes care of both ends of the range; nothing has to be
     clamped as long as |x| < 1e18.
@@ -113,14 +111,14 @@ def _exp2_by_table(builder: Any, x: Any) -> Any:
     return call(builder, name, VEC, power, rounded, power, every, rounding)
 
 
-def widen(builder: Any, halves: Any) -> Any:
-    """bfloat16 bits to float32."""
-    bits = builder.shl(builder.zext(halves, VEC_I32), int_constant(16))
+def widen(builder: Any, bf16: Any) -> Any:
+    """Convert bfloat16, given as int16 bits, to float32."""
+    bits = builder.shl(builder.zext(bf16, VEC_I32), int_constant(16))
     return builder.bitcast(bits, VEC)
 
 
 def narrow(builder: Any, value: Any) -> Any:
-    """Float32 to bfloat16, to nearest even; NaN stays NaN."""
+    """Round float32 to bfloat16 bits, to nearest even; NaN stays NaN."""
     bits = builder.bitcast(value, VEC_I32)
     odd = builder.and_(builder.lshr(bits, int_constant(16)), int_constant(1))
     bits = builder.add(bits, builder.add(odd, int_constant(0x7FFF)))
@@ -137,7 +135,7 @@ def _copy(builder: Any, target: Any, source: Any, count: Any) -> None:
 
 
 def load(builder: Any, address: Any, kind: Any) -> Any:
-    """The vector of type `kind` at an address, aligned to its elements."""
+    """Load the vector of type `kind` at an address, aligned to its elements."""
     return builder.load(pointer(builder, address, kind), align=4 if kind.element == F32 else 2)
 
 
@@ -146,8 +144,8 @@ def store(builder: Any, address: Any, value: Any, width: int) -> None:
     builder.store(value, pointer(builder, address, value.type), align=width)
 
 
-def load_first(builder: Any, address: Any, count: Any, kind: Any) -> Any:
-    """`count` elements from an address, zeros in the other lanes."""
+def load_partial(builder: Any, address: Any, count: Any, kind: Any) -> Any:
+    """Load `count` elements from an address, zeros in the other lanes."""
     buffer = cgutils.alloca_once(builder, kind)
     builder.store(ir.Constant(kind, None), buffer)
     first = builder.bitcast(buffer, kind.element.as_pointer())
@@ -155,7 +153,7 @@ def load_first(builder: Any, address: Any, count: Any, kind: Any) -> Any:
     return builder.load(buffer)
 
 
-def store_first(builder: Any, address: Any, value: Any, count: Any) -> None:
+def store_partial(builder: Any, address: Any, value: Any, count: Any) -> None:
     """Write the first `count` lanes to an address."""
     buffer = cgutils.alloca_once(builder, value.type)
     builder.store(value, buffer)
@@ -165,7 +163,7 @@ def store_first(builder: Any, address: Any, value: Any, count: Any) -> None:
 
 
 def sums(builder: Any, vectors: list[Any]) -> Any:
-    """One vector whose lane i is the sum of vector i, by halving blocks of lanes."""
+    """Compute the vector whose lane i is the sum of vector i, by halving blocks of lanes."""
     block = LANES // 2
     while block:
         lower = [i - block + LANES if i & block else i for i in range(LANES)]  # of x, then of y

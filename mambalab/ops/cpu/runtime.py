@@ -41,6 +41,7 @@ _announced = False
 
 
 def _after_fork() -> None:
+    """Note in a forked child that OpenMP is unusable, and replace the lock."""
     global _forked, _lock
     _forked = True
     _lock = threading.Lock()  # the parent's may have been held by a thread that is not here
@@ -52,7 +53,7 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def _sources() -> int:
-    """A number that changes with the code of any kernel: numba itself watches single files only."""
+    """Hash the code of all kernels to a number: numba itself watches single files only."""
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -60,12 +61,12 @@ def _sources() -> int:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Memory of a kernel's on the CPU, whatever torch's default type and device are."""
+    """Allocate a tensor on the CPU, whatever torch's default dtype and device are."""
     return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 class _Announce(event.Listener):
-    """Says on stderr, once in a process, that a compilation has begun."""
+    """Prints on stderr, once in a process, that a compilation has begun."""
 
     def on_start(self, event: Any) -> None:
         global _announced
@@ -98,7 +99,7 @@ class Kernel:
         self._call: Any = None
 
     def load(self) -> Any:
-        """The C function, compiled if need be."""
+        """Return the C function, compiled at the first call."""
         if self._call is None:
             with _lock:
                 if self._call is None:
@@ -107,6 +108,7 @@ class Kernel:
         return self._call
 
     def _compile(self) -> Any:
+        """Compile the kernel or read it from numba's cache; uncached if no folder is writable."""
         record = numba.from_dtype(np.dtype([(name, np.int64) for name in self._fields]))
         signature = types.void(types.CPointer(record))
         function = self._build(_sources())
@@ -124,12 +126,12 @@ class Kernel:
                 return numba.cfunc(signature)(function)
 
     def run(self, values: Sequence[int], tasks: int, scratch_bytes: int, parallel: bool) -> None:
-        """Do all tasks; returns when they are done.
+        """Run all tasks; return when they are done.
 
         Args:
             values: the fields after `HEADER`.
-            tasks: how many there are.
-            scratch_bytes: memory that each worker needs.
+            tasks: their number.
+            scratch_bytes: memory of each worker.
             parallel: the work is worth more than one thread.
         """
         call = self.load()
@@ -151,7 +153,7 @@ class Kernel:
 
 @functools.cache
 def _openmp_team() -> Any:
-    """GOMP_parallel(function, data, threads, flags) of the runtime torch uses; None without one."""
+    """Find GOMP_parallel(function, data, threads, flags) of torch's OpenMP; None without one."""
     libraries: list[str | None] = [None]  # what torch itself resolves first: the global scope
     libraries += [
         str(path) for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")
@@ -169,6 +171,7 @@ def _openmp_team() -> Any:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
+    """Thread pool of this size, made once in a process."""
     return ThreadPoolExecutor(threads, thread_name_prefix="mambalab-kernel")
 
 

@@ -1,60 +1,58 @@
 """Selective scan on the CPU: prepares arguments and runs the compiled kernels (backend `cpu`).
 
-float32 or bfloat16 tensors whose last dimension is contiguous are read where they lie, whatever
-their other strides; all arithmetic is float32. Kept for the backward: N float32 a channel for each
-`CHUNK` steps. See `torch_scan` for what the functions promise.
+float32 or bfloat16 tensors whose last dimension is contiguous are read in place, whatever their
+other strides; all arithmetic is float32. Saved for the backward: d_state float32 a channel for each
+`CHUNK` steps. The functions are those of `interface.ScanBackend`.
 """
 
 import torch
 from torch import Tensor
 
+from mambalab.ops.common import contiguous_rows, group_count
 from mambalab.ops.cpu import scan_backward, scan_forward
 from mambalab.ops.cpu.runtime import Kernel, empty
 from mambalab.ops.cpu.scan_layout import CHUNK, ScanArgs, padded_states, strips_per_group
 from mambalab.ops.cpu.simd import LANES
-from mambalab.ops.gradients import ScanGradients
+from mambalab.ops.interface import ScanGradients
 
 _FORWARD = Kernel(scan_forward.build, ScanArgs._fields)
 _BACKWARD = Kernel(scan_backward.build, ScanArgs._fields)
 
-_SMALL = 2**16  # state updates below which a second thread does not pay
-_TASKS = 16  # wanted at least, whatever the machine: results must not depend on its cores
-_WIDEST_PACK = 8
+_MIN_PARALLEL_UPDATES = 2**16  # of states (b l d n); a second thread does not pay below
+_MIN_TASKS = 16  # whatever the machine: results must not depend on its number of cores
+_MAX_PACK_STRIPS = 8  # their staged rows take 9 * CHUNK * VECTOR_BYTES bytes each
 
 
 def states_shape(
     batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
 ) -> tuple[int, ...]:
-    """Shape of the states that `forward` keeps for `backward`."""
+    """Shape (b, chunks, strips, n, LANES) of the states that `forward` saves for `backward`."""
     strips = groups * strips_per_group(d_inner, groups)
     return batch, -(-length // CHUNK), strips, padded_states(d_state), LANES
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _pack(batch: int, groups: int, strips: int) -> int:
-    """Strips in a task: many share the sums of dB and dC, few leave work for more threads."""
+    """Choose the strips of a task: many share the sums of dB and dC, few feed more threads."""
     pack = min(2, strips)
-    while 2 * pack <= min(_WIDEST_PACK, strips):
-        if batch * groups * -(-strips // (2 * pack)) < _TASKS:
+    while 2 * pack <= min(_MAX_PACK_STRIPS, strips):
+        if batch * groups * -(-strips // (2 * pack)) < _MIN_TASKS:
             break
         pack *= 2
     return pack
 
 
 def _address(x: Tensor | None) -> int:
+    """Address of a tensor's first element; 0 for an absent tensor."""
     return 0 if x is None else x.data_ptr()
 
 
 def _strides(x: Tensor | None, dims: int) -> list[int]:
-    """Strides in bytes of the leading dimensions."""
+    """Strides of the leading `dims` dimensions, in bytes; zeros for an absent tensor."""
     return [0] * dims if x is None else [s * x.element_size() for s in x.stride()[:dims]]
 
 
 def _matrix(x: Tensor) -> list[int]:
-    """Address of B or C, and its strides over batch, time and groups."""
+    """Address of B or C, and its strides over batch, time and groups, in bytes."""
     batch, row, *group = _strides(x, x.dim() - 1)
     return [x.data_ptr(), batch, row, *(group or [0])]
 
@@ -71,15 +69,16 @@ def _described(
     y: Tensor,
     initial: Tensor | None,
     final: Tensor | None,
-    kept: Tensor | None,
+    saved_states: Tensor | None,
     delta_softplus: bool,
     pack: int,
 ) -> ScanArgs:
+    """Collect addresses, byte strides, sizes and flags for the kernels."""
     batch, length, d_inner = u.shape
-    groups = B.shape[2] if B.dim() == 4 else 1
+    groups = group_count(B)
     values = [batch, length, d_inner, A.shape[1], groups, pack]
     values += [int(u.dtype == torch.bfloat16), int(delta_softplus)]
-    values += [_address(x) for x in (A, D, delta_bias, initial, final, kept)]
+    values += [_address(x) for x in (A, D, delta_bias, initial, final, saved_states)]
     values += [u.data_ptr(), *_strides(u, 2), delta.data_ptr(), *_strides(delta, 2)]
     values += _matrix(B) + _matrix(C)
     values += [_address(z), *_strides(z, 2), y.data_ptr(), *_strides(y, 2)]
@@ -99,30 +98,43 @@ def forward(
     delta_softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y (B, L, D) in u's dtype, the last state (B, D, N), and the states that `backward` needs."""
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n), and the saved states or None."""
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
-    groups = B.shape[2] if B.dim() == 4 else 1
-    u, delta, B, C = _rows(u), _rows(delta), _rows(B), _rows(C)
-    z = None if z is None else _rows(z)
+    groups = group_count(B)
+    u, delta, B, C = (contiguous_rows(x) for x in (u, delta, B, C))
+    z = None if z is None else contiguous_rows(z)
     A = A.contiguous()
     D, delta_bias, initial_state = (
         None if x is None else x.contiguous() for x in (D, delta_bias, initial_state)
     )
     y = empty(u.shape, u.dtype)
     state = empty((batch, d_inner, d_state))
-    kept = None
+    saved_states = None
     if save_states:
-        kept = empty(states_shape(batch, length, d_inner, d_state, groups))
+        saved_states = empty(states_shape(batch, length, d_inner, d_state, groups))
     strips = strips_per_group(d_inner, groups)
     pack = _pack(batch, groups, strips)
     args = _described(
-        u, delta, A, B, C, D, z, delta_bias, y, initial_state, state, kept, delta_softplus, pack
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        y,
+        initial_state,
+        state,
+        saved_states,
+        delta_softplus,
+        pack,
     )
     tasks = batch * groups * -(-strips // pack)
     scratch = scan_forward.scratch_bytes(d_state, pack)
-    _FORWARD.run(args, tasks, scratch, u.numel() * d_state > _SMALL)
-    return y, state, kept
+    _FORWARD.run(args, tasks, scratch, u.numel() * d_state > _MIN_PARALLEL_UPDATES)
+    return y, state, saved_states
 
 
 def backward(
@@ -137,17 +149,17 @@ def backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-    kept: Tensor,
+    saved_states: Tensor,
 ) -> ScanGradients:
-    """Gradients from those of y (B, L, D) and of the last state (B, D, N); the latter may be None.
+    """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
     Those of u, delta, B, C, z have the dtype of their tensor, the others are float32.
     """
     batch, _, d_inner = u.shape
     d_state = A.shape[1]
-    groups = B.shape[2] if B.dim() == 4 else 1
-    grad_y, u, delta, B, C = _rows(grad_y), _rows(u), _rows(delta), _rows(B), _rows(C)
-    z = None if z is None else _rows(z)
+    groups = group_count(B)
+    grad_y, u, delta, B, C = (contiguous_rows(x) for x in (grad_y, u, delta, B, C))
+    z = None if z is None else contiguous_rows(z)
     A = A.contiguous()
     D, delta_bias, grad_state = (
         None if x is None else x.contiguous() for x in (D, delta_bias, grad_state)
@@ -165,7 +177,7 @@ def backward(
     grad_B, grad_C = empty((packs, *B.shape)), empty((packs, *C.shape))
 
     args = _described(
-        u, delta, A, B, C, D, z, delta_bias, grad_y, grad_initial, grad_state, kept,
+        u, delta, A, B, C, D, z, delta_bias, grad_y, grad_initial, grad_state, saved_states,
         delta_softplus, pack,
     )  # fmt: skip
     args = args._replace(
@@ -179,15 +191,17 @@ def backward(
         grad_C=grad_C.data_ptr(),
     )
     scratch = scan_backward.scratch_bytes(d_state, pack)
-    _BACKWARD.run(args, batch * groups * packs, scratch, u.numel() * d_state > _SMALL)
+    _BACKWARD.run(
+        args, batch * groups * packs, scratch, u.numel() * d_state > _MIN_PARALLEL_UPDATES
+    )
 
-    def of_channels(x: Tensor) -> Tensor:  # (B, G, strips, LANES) -> (D,)
+    def of_channels(x: Tensor) -> Tensor:  # (b, g, strips, LANES) -> (d,)
         return x.sum(0).flatten(1)[:, : d_inner // groups].reshape(-1)
 
     def of_matrix(x: Tensor, like: Tensor) -> Tensor:  # (packs, ...) -> (...)
         return (x[0] if packs == 1 else x.sum(0)).to(like.dtype)
 
-    by_channel = grad_A.sum(0).transpose(2, 3).flatten(1, 2)  # (G, strips * LANES, padded N)
+    by_channel = grad_A.sum(0).transpose(2, 3).flatten(1, 2)  # (g, strips * LANES, padded n)
     return ScanGradients(
         u=grad_u,
         delta=grad_delta,

@@ -6,15 +6,18 @@ For each chunk the rows of a strip are first widened to float32 in scratch memor
 and ragged ends are dealt with there), then the recurrence runs for `BLOCK` states at once with
 everything in registers, time innermost.
 
-Exponentials are powers of two: `rates` holds A * log2(e).
+Exponentials are powers of two: `rates` holds A * log2(e). Addresses are integers, in bytes; the
+address 0 stands for a tensor that is absent. In shapes, n is d_state rounded up to whole blocks
+and w the row of B or C rounded up to whole vectors.
 """
 
-import math
 from typing import NamedTuple
 
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
+    broadcast,
+    broadcast_load,
     exp2,
     fma,
     inline,
@@ -25,22 +28,20 @@ from mambalab.ops.cpu.simd import (
     prefetch,
     sigmoid,
     softplus,
-    splat,
-    spread,
     store,
     store_float,
 )
 
-CHUNK = 64  # steps between two kept states
-BLOCK = 4  # states that run side by side
-LOG2E = 1.0 / math.log(2.0)
+CHUNK = 64  # steps between two saved states
+BLOCK = 4  # states of a channel that run side by side in registers
 _V = VECTOR_BYTES
 
 
 class ScanArgs(NamedTuple):
     """What the kernels read after the runtime's header: addresses, strides in bytes, sizes, flags.
 
-    The address 0 stands for a tensor that is not there.
+    `X_batch`, `X_row` and `X_group` are the strides of X over sequences, steps and groups; its last
+    dimension is contiguous. The address 0 stands for an absent tensor.
     """
 
     batch: int
@@ -49,88 +50,94 @@ class ScanArgs(NamedTuple):
     d_state: int
     groups: int
     pack: int  # strips in a task
-    half: int  # u, delta, B, C, z, y and their gradients are bfloat16, else float32
+    is_bf16: int  # u, delta, B, C, z, y and their gradients are bfloat16, else float32
     softplus: int
-    A: int  # (D, N), contiguous
-    D: int
+    A: int  # (d_inner, d_state) float32, contiguous
+    D: int  # (d_inner,) float32, as the next
     bias: int
-    initial: int  # (B, D, N), contiguous; the backward writes its gradient here
-    final: int  # (B, D, N), contiguous; the backward reads its gradient here
-    kept: int  # (B, chunks, strips, padded states, LANES)
-    u: int
+    initial: int  # (b, d_inner, d_state) float32; the backward writes its gradient here
+    final: int  # (b, d_inner, d_state) float32; the backward reads its gradient here
+    saved_states: int  # (b, chunks, strips, n, LANES) float32: the state before each chunk
+    u: int  # (b, l, d_inner)
     u_batch: int
     u_row: int
-    delta: int
+    delta: int  # (b, l, d_inner)
     delta_batch: int
     delta_row: int
-    B: int
+    B: int  # (b, l, [groups,] d_state)
     B_batch: int
     B_row: int
     B_group: int
-    C: int
+    C: int  # (b, l, [groups,] d_state)
     C_batch: int
     C_row: int
     C_group: int
-    z: int
+    z: int  # (b, l, d_inner), or 0: no gate
     z_batch: int
     z_row: int
-    y: int  # output; the backward reads its gradient here
+    y: int  # (b, l, d_inner), output; the backward reads its gradient here
     y_batch: int
     y_row: int
-    grad_u: int = 0  # (B, L, D), contiguous, as the next two
+    grad_u: int = 0  # (b, l, d_inner), contiguous, as the next two
     grad_delta: int = 0
     grad_z: int = 0
-    grad_A: int = 0  # (B, strips, padded states, LANES) float32
-    grad_D: int = 0  # (B, strips, LANES) float32, as the next
+    grad_A: int = 0  # (b, strips, n, LANES) float32
+    grad_D: int = 0  # (b, strips, LANES) float32, as the next
     grad_bias: int = 0
-    grad_B: int = 0  # (packs, B, L, G, N) float32, as the next
+    grad_B: int = 0  # (packs, b, l, groups, d_state) float32, as the next
     grad_C: int = 0
 
 
 def padded_states(d_state: int) -> int:
-    """States of a channel in the kernels' layouts: whole blocks."""
+    """Round the states of a channel up to whole blocks, as the kernels lay them out."""
     return -(-d_state // BLOCK) * BLOCK
 
 
 def strips_per_group(d_inner: int, groups: int) -> int:
-    """Strips that hold the channels of one group."""
+    """Count the strips that hold the channels of one group."""
     return -(-(d_inner // groups) // LANES)
 
 
 @inline
-def at(base, batch_stride, batch, row, t, offset):
-    """Address of a row's part; 0 for a tensor that is not there."""
-    return base + batch * batch_stride + t * row + offset if base != 0 else 0
+def row_address(base, batch_stride, batch, row_stride, t, offset):
+    """Address `offset` bytes into row t of a sequence; 0 for an absent tensor."""
+    return base + batch * batch_stride + t * row_stride + offset if base != 0 else 0
+
+
+@inline
+def offset_address(base, offset):
+    """Address `offset` bytes into a contiguous tensor; 0 for an absent one."""
+    return base + offset if base != 0 else 0
 
 
 # From the caller's rows to vectors in scratch memory ----------------------------------------------
 
 
 @outline
-def fetch(address, stride, lines):
-    """Prefetch `lines` cache lines; none if the address is 0."""
+def prefetch_rows(address, stride, lines):
+    """Prefetch one cache line of each of `lines` rows; none if the address is 0."""
     if address != 0:
         for i in range(lines):
             prefetch(address + i * stride)
 
 
 @outline
-def fetch_next(address, row, steps, s, begin, end, size, chunk):
-    """Prefetch what is staged after the rows of strip s that are at `address`.
+def prefetch_next(address, row, steps, s, begin, end, size, chunk):
+    """Prefetch the rows that are staged after those of strip s, which are at `address`.
 
-    That is strip s + 1, or the first strip of the pack `chunk` rows away. It arrives from memory
-    while strip s is computed.
+    They are those of strip s + 1, or of the pack's first strip `chunk` rows away, and arrive from
+    memory while strip s is computed. Values have `size` bytes.
     """
     ahead = LANES * size if s + 1 < end else chunk * row - (s - begin) * LANES * size
     if address != 0:
-        fetch(address + ahead, row, steps)
+        prefetch_rows(address + ahead, row, steps)
 
 
 @outline
-def gather(target, source, count, d_state, n_pad, scale):
-    """(count channels, N) floats -> N vectors of channels, times `scale`; zeros elsewhere."""
+def gather_states(target, source, count, d_state, n_pad, scale):
+    """Transpose (count, d_state) floats to (n_pad, LANES), times `scale`; zeros elsewhere."""
     for i in range(n_pad):
-        store(target + i * _V, splat(0.0))
+        store(target + i * _V, broadcast(0.0))
     if source != 0:
         for w in range(count):
             for n in range(d_state):
@@ -139,49 +146,52 @@ def gather(target, source, count, d_state, n_pad, scale):
 
 
 @outline
-def scatter(target, source, count, d_state):
-    """N vectors of channels -> (count channels, N) floats."""
+def scatter_states(target, source, count, d_state):
+    """Transpose (n_pad, LANES) floats back to (count, d_state)."""
     for w in range(count):
         for n in range(d_state):
             store_float(target + (w * d_state + n) * 4, load_float(source + n * _V + w * 4))
 
 
 @outline
-def copy(target, source, vectors):
-    """Copy vectors."""
+def copy_vectors(target, source, vectors):
+    """Copy `vectors` vectors."""
     for i in range(vectors):
         store(target + i * _V, load(source + i * _V))
 
 
 @outline
-def clear(target, vectors):
-    """Zero vectors."""
+def clear_vectors(target, vectors):
+    """Set `vectors` vectors to zero."""
     for i in range(vectors):
-        store(target + i * _V, splat(0.0))
+        store(target + i * _V, broadcast(0.0))
 
 
 @outline
-def widen_states(target, source, row, steps, d_state, half):
-    """The rows of B or C of a chunk, padded with zeros to whole vectors."""
-    size = 2 if half else 4
+def widen_states(target, source, row, steps, d_state, bf16):
+    """Copy a chunk's rows of B or C to (steps, w) float32, padded with zeros to whole vectors."""
+    size = 2 if bf16 else 4
     width = (d_state + LANES - 1) // LANES
     for t in range(steps):
         for i in range(width):
             value = load_row(
-                source + t * row + i * LANES * size, half, min(LANES, d_state - i * LANES)
+                source + t * row + i * LANES * size, bf16, min(LANES, d_state - i * LANES)
             )
             store(target + (t * width + i) * _V, value)
 
 
 @outline
-def stage_inputs(u_to, delta_to, drive_to, u, u_row, delta, delta_row, bias, steps, count, half):
-    """u, and delta + bias, and (for no softplus) their product."""
-    shift = splat(0.0)
+def stage_inputs(u_to, delta_to, drive_to, u, u_row, delta, delta_row, bias, steps, count, bf16):
+    """Widen u and delta + bias to (steps, LANES) each, and their product, the drive.
+
+    The drive holds only without softplus: `apply_softplus` replaces it.
+    """
+    shift = broadcast(0.0)
     if bias != 0:
         shift = load_row(bias, False, count)
     for t in range(steps):
-        value = load_row(u + t * u_row, half, count)
-        step = load_row(delta + t * delta_row, half, count) + shift
+        value = load_row(u + t * u_row, bf16, count)
+        step = load_row(delta + t * delta_row, bf16, count) + shift
         store(u_to + t * _V, value)
         store(delta_to + t * _V, step)
         store(drive_to + t * _V, value * step)
@@ -189,7 +199,10 @@ def stage_inputs(u_to, delta_to, drive_to, u, u_row, delta, delta_row, bias, ste
 
 @outline
 def apply_softplus(u_to, delta_to, drive_to, slope_to, steps):
-    """delta = softplus(delta) in place, the drive, and the slope unless its address is 0."""
+    """Replace delta by softplus(delta), the drive by delta * u; store softplus' slope.
+
+    All are (steps, LANES); no slope is stored if its address is 0.
+    """
     for t in range(steps):
         raw = load(delta_to + t * _V)
         step = softplus(raw)
@@ -200,9 +213,9 @@ def apply_softplus(u_to, delta_to, drive_to, slope_to, steps):
 
 
 @outline
-def skip(target, u, D, steps, count):
-    """D * u: where the sum over the states starts from."""
-    weight = splat(0.0)
+def stage_skip(target, u, D, steps, count):
+    """Store D * u, (steps, LANES): what the sum over the states is added to."""
+    weight = broadcast(0.0)
     if D != 0:
         weight = load_row(D, False, count)
     for t in range(steps):
@@ -210,7 +223,10 @@ def skip(target, u, D, steps, count):
 
 
 @inline
-def step(h, rate, delta, drive, b):
-    """h_t and the decay it was reached with."""
+def advance_state(h, rate, delta, drive, b):
+    """Return h_t = decay h_{t-1} + B_t drive_t and the decay exp(delta_t A) (Algorithm 2).
+
+    Vectors of channels; `b` is the address of the state's float in B_t.
+    """
     decay = exp2(delta * rate)
-    return fma(h, decay, drive * spread(b)), decay
+    return fma(h, decay, drive * broadcast_load(b)), decay

@@ -1,4 +1,4 @@
-"""Explicit vectors for the CPU kernels: a numba type of `LANES` float32 and what to do with it.
+"""Explicit vectors for the CPU kernels: a numba type of `LANES` float32 and its operations.
 
 Numba turns the functions below into single LLVM vector instructions, so that the kernels are
 vectorised by construction, whatever an optimiser makes of their loops. Memory is addressed by plain
@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numba.extending import models, overload, register_model
 
+from mambalab.ops.common import LOG2E
 from mambalab.ops.cpu import llvm
 from mambalab.ops.cpu.llvm import LANES, VECTOR_BYTES
 
@@ -39,6 +40,8 @@ lanes = Lanes()
 
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
+    """Memory model of `Lanes`: an LLVM vector."""
+
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, llvm.VEC)
 
@@ -48,13 +51,13 @@ class _LanesModel(models.PrimitiveModel):
 
 @intrinsic
 def load(typingctx: Any, address: Any) -> Any:
-    """The vector at an address."""
+    """Load the vector at an address."""
     return lanes(types.int64), lambda ctx, b, sig, args: llvm.load(b, args[0], llvm.VEC)
 
 
 @intrinsic
 def store(typingctx: Any, address: Any, value: Any) -> Any:
-    """Write a vector to an address."""
+    """Store a vector to an address."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.store(b, args[0], args[1], 4)
@@ -64,28 +67,34 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def _load_whole_halves(typingctx: Any, address: Any) -> Any:
+def _load_bf16(typingctx: Any, address: Any) -> Any:
+    """Load LANES bfloat16 from an address, widened."""
     return lanes(types.int64), lambda ctx, b, sig, args: llvm.widen(
         b, llvm.load(b, args[0], llvm.VEC_I16)
     )
 
 
 @intrinsic
-def _load_some(typingctx: Any, address: Any, count: Any) -> Any:
-    code = lambda ctx, b, sig, args: llvm.load_first(b, args[0], args[1], llvm.VEC)  # noqa: E731
+def _load_partial(typingctx: Any, address: Any, count: Any) -> Any:
+    """Load `count` float32 from an address; zeros in the other lanes."""
+    code = lambda ctx, b, sig, args: llvm.load_partial(b, args[0], args[1], llvm.VEC)  # noqa: E731
     return lanes(types.int64, types.int64), code
 
 
 @intrinsic
-def _load_some_halves(typingctx: Any, address: Any, count: Any) -> Any:
+def _load_partial_bf16(typingctx: Any, address: Any, count: Any) -> Any:
+    """Load `count` bfloat16 from an address, widened; zeros in the other lanes."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        return llvm.widen(b, llvm.load_first(b, args[0], args[1], llvm.VEC_I16))
+        return llvm.widen(b, llvm.load_partial(b, args[0], args[1], llvm.VEC_I16))
 
     return lanes(types.int64, types.int64), code
 
 
 @intrinsic
-def _store_whole_halves(typingctx: Any, address: Any, value: Any) -> Any:
+def _store_bf16(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store all lanes as bfloat16."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.store(b, args[0], llvm.narrow(b, args[1]), 2)
         return ctx.get_dummy_value()
@@ -94,55 +103,59 @@ def _store_whole_halves(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def _store_some(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+def _store_partial(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """Store the first `count` lanes as float32."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        llvm.store_first(b, *args)
+        llvm.store_partial(b, *args)
         return ctx.get_dummy_value()
 
     return types.void(types.int64, lanes, types.int64), code
 
 
 @intrinsic
-def _store_some_halves(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+def _store_partial_bf16(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """Store the first `count` lanes as bfloat16."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        llvm.store_first(b, args[0], llvm.narrow(b, args[1]), args[2])
+        llvm.store_partial(b, args[0], llvm.narrow(b, args[1]), args[2])
         return ctx.get_dummy_value()
 
     return types.void(types.int64, lanes, types.int64), code
 
 
 @inline
-def load_row(address, half, count):
-    """`count` <= LANES values of a row, bfloat16 if `half` else float32; zeros beyond."""
+def load_row(address, bf16, count):
+    """Load `count` <= LANES values of a row, bfloat16 if `bf16`, else float32; zeros beyond."""
     if count == LANES:
-        return _load_whole_halves(address) if half else load(address)
-    return _load_some_halves(address, count) if half else _load_some(address, count)
+        return _load_bf16(address) if bf16 else load(address)
+    return _load_partial_bf16(address, count) if bf16 else _load_partial(address, count)
 
 
 @inline
-def store_row(address, value, half, count):
-    """Write the first `count` lanes as bfloat16 if `half`, else as float32."""
+def store_row(address, value, bf16, count):
+    """Store the first `count` lanes as bfloat16 if `bf16`, else as float32."""
     if count == LANES:
-        if half:
-            _store_whole_halves(address, value)
+        if bf16:
+            _store_bf16(address, value)
         else:
             store(address, value)
-    elif half:
-        _store_some_halves(address, value, count)
+    elif bf16:
+        _store_partial_bf16(address, value, count)
     else:
-        _store_some(address, value, count)
+        _store_partial(address, value, count)
 
 
 @intrinsic
 def load_float(typingctx: Any, address: Any) -> Any:
-    """The float32 at an address."""
+    """Load the float32 at an address."""
     code = lambda ctx, b, sig, args: b.load(llvm.pointer(b, args[0], llvm.F32), align=4)  # noqa: E731
     return types.float32(types.int64), code
 
 
 @intrinsic
 def store_float(typingctx: Any, address: Any, value: Any) -> Any:
-    """Write a float32 to an address."""
+    """Store a float32 to an address."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         b.store(args[1], llvm.pointer(b, args[0], llvm.F32), align=4)
@@ -152,36 +165,36 @@ def store_float(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def spread(typingctx: Any, address: Any) -> Any:
-    """The float32 at an address, in every lane."""
+def broadcast_load(typingctx: Any, address: Any) -> Any:
+    """Load the float32 at an address to every lane."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        return llvm.splat(b, b.load(llvm.pointer(b, args[0], llvm.F32), align=4))
+        return llvm.broadcast(b, b.load(llvm.pointer(b, args[0], llvm.F32), align=4))
 
     return lanes(types.int64), code
 
 
 @intrinsic
-def splat(typingctx: Any, value: Any) -> Any:
-    """A number, in every lane."""
-    return lanes(types.float32), lambda ctx, b, sig, args: llvm.splat(b, args[0])
+def broadcast(typingctx: Any, value: Any) -> Any:
+    """Copy a number to every lane."""
+    return lanes(types.float32), lambda ctx, b, sig, args: llvm.broadcast(b, args[0])
 
 
 @intrinsic
 def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
-    """X * y + z, in one rounding where the machine can."""
+    """Compute x * y + z, in one rounding where the machine can."""
     return lanes(lanes, lanes, lanes), lambda ctx, b, sig, args: llvm.fma(b, *args)
 
 
 @intrinsic
 def exp2(typingctx: Any, x: Any) -> Any:
-    """2**x for |x| < 1e18; what is below the least normal float32 may come out as that or as 0."""
+    """Compute 2**x for |x| < 1e18; below the least normal float32 it may return that or 0."""
     return lanes(lanes), lambda ctx, b, sig, args: llvm.exp2(b, args[0])
 
 
 @intrinsic
 def sums(typingctx: Any, address: Any) -> Any:
-    """Lane i holds the sum over all lanes of the i-th of LANES vectors stored from an address."""
+    """Sum each of the LANES vectors stored from an address; lane i gets the sum of vector i."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         addresses = [b.add(args[0], ir.Constant(llvm.I64, VECTOR_BYTES * i)) for i in range(LANES)]
@@ -192,7 +205,7 @@ def sums(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
-    """Fetch the cache line at an address, valid or not, for a later read."""
+    """Prefetch the cache line at an address, valid or not."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         pointer = b.inttoptr(args[0], llvm.BYTES)
@@ -205,12 +218,14 @@ def prefetch(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def load_int(typingctx: Any, address: Any) -> Any:
-    """The int64 at an address."""
+    """Load the int64 at an address."""
     code = lambda ctx, b, sig, args: b.load(llvm.pointer(b, args[0], llvm.I64), align=8)  # noqa: E731
     return types.int64(types.int64), code
 
 
 def _binary(operation: str) -> Any:
+    """Make the intrinsic of an LLVM instruction on two vectors."""
+
     @intrinsic
     def apply(typingctx: Any, x: Any, y: Any) -> Any:
         return lanes(lanes, lanes), lambda ctx, b, sig, args: getattr(b, operation)(*args)
@@ -255,7 +270,7 @@ def _decay_of_magnitude(typingctx: Any, x: Any) -> Any:
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         exponent = b.fmul(
-            llvm.call(b, f"llvm.fabs.v{LANES}f32", llvm.VEC, args[0]), llvm.constant(-llvm.LOG2E)
+            llvm.call(b, f"llvm.fabs.v{LANES}f32", llvm.VEC, args[0]), llvm.constant(-LOG2E)
         )
         low = llvm.constant(-125.0)
         return llvm.exp2(b, b.select(b.fcmp_ordered("<", exponent, low), low, exponent))
@@ -276,6 +291,8 @@ def _log1p(typingctx: Any, v: Any) -> Any:
 
 @intrinsic
 def _if_negative(typingctx: Any, x: Any, yes: Any, no: Any) -> Any:
+    """Select by lane: `yes` where x < 0, else `no`."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         return b.select(b.fcmp_ordered("<", args[0], llvm.constant(0.0)), args[1], args[2])
 
@@ -284,15 +301,15 @@ def _if_negative(typingctx: Any, x: Any, yes: Any, no: Any) -> Any:
 
 @inline
 def sigmoid(x):
-    """1 / (1 + exp(-x))."""
+    """Logistic function: 1 / (1 + exp(-x))."""
     decay = _decay_of_magnitude(x)
-    share = splat(1.0) / (splat(1.0) + decay)
+    share = broadcast(1.0) / (broadcast(1.0) + decay)
     return _if_negative(x, decay * share, share)
 
 
 @intrinsic
 def _not_below(typingctx: Any, x: Any, low: Any) -> Any:
-    """The larger of both; NaN stays NaN."""
+    """Take the larger of x and low; NaN stays NaN."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         return b.select(b.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
@@ -302,18 +319,18 @@ def _not_below(typingctx: Any, x: Any, low: Any) -> Any:
 
 @inline
 def silu_argument(x):
-    """X, but no smaller than where x * sigmoid(x) vanishes: there `sigmoid` stops falling."""
-    return _not_below(x, splat(-100.0))
+    """Clamp x from below to where x * sigmoid(x) vanishes: beyond it `sigmoid` stops falling."""
+    return _not_below(x, broadcast(-100.0))
 
 
 @inline
 def apply_silu(x):
-    """X * sigmoid(x)."""
+    """SiLU: x * sigmoid(x)."""
     x = silu_argument(x)
     return x * sigmoid(x)
 
 
 @inline
 def softplus(x):
-    """log(1 + exp(x)), with full relative accuracy where it is tiny."""
-    return _if_negative(x, splat(0.0), x) + _log1p(_decay_of_magnitude(x))
+    """Softplus: log(1 + exp(x)), with full relative accuracy where it is tiny."""
+    return _if_negative(x, broadcast(0.0), x) + _log1p(_decay_of_magnitude(x))

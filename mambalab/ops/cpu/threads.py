@@ -1,4 +1,4 @@
-"""How the CPU kernels share work and wait for each other, and one register of each thread."""
+"""How threads of a CPU kernel share tasks and wait for each other; and denormals off."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mambalab.ops.cpu.simd import inline, intrinsic
 
 @intrinsic
 def take_ticket(typingctx: Any, address: Any) -> Any:
-    """Add one to the int64 at an address, atomically; its value before."""
+    """Add one to the int64 at an address, atomically; return its value before."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         pointer = llvm.pointer(b, args[0], llvm.I64)
@@ -23,8 +23,10 @@ def take_ticket(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def arrive(typingctx: Any, address: Any) -> Any:
-    """Add one to the int64 at an address: what this thread wrote before is seen by whoever waited
-    for it."""
+    """Add one to the int64 at an address, with release order.
+
+    A thread that waits for it (`wait_for`) sees everything that this thread wrote before.
+    """
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         pointer = llvm.pointer(b, args[0], llvm.I64)
@@ -36,6 +38,8 @@ def arrive(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _arrived(typingctx: Any, address: Any) -> Any:
+    """Load the int64 at an address with acquire order, after a pause instruction."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         if llvm.X86:
             llvm.call(b, "llvm.x86.sse2.pause", ir.VoidType())
@@ -46,6 +50,8 @@ def _arrived(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def _let_others_run(typingctx: Any) -> Any:
+    """Yield the core to another thread."""
+
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         llvm.call(b, "sched_yield", llvm.I32)
         return ctx.get_dummy_value()
@@ -55,7 +61,7 @@ def _let_others_run(typingctx: Any) -> Any:
 
 @inline
 def wait_for(address, count):
-    """Wait until `count` have arrived at an address; the core is given away if that takes long."""
+    """Spin until `count` threads have arrived at an address; yield the core if that takes long."""
     turns = 0
     while _arrived(address) < count:
         turns += 1
@@ -65,7 +71,7 @@ def wait_for(address, count):
 
 @intrinsic
 def flush_denormals(typingctx: Any) -> Any:
-    """Have this thread treat denormal numbers as zero; returns what `restore` takes.
+    """Make this thread treat denormal numbers as zero; return what `restore` takes.
 
     A state that decays without input ends in the denormals and stays there, and some processors
     take a hundred times longer for each operation on one. Does nothing on other than x86.
@@ -87,7 +93,7 @@ def flush_denormals(typingctx: Any) -> Any:
 
 @intrinsic
 def restore(typingctx: Any, before: Any) -> Any:
-    """Undo `flush_denormals`."""
+    """Undo `flush_denormals`, given what it returned."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         if llvm.X86:

@@ -1,17 +1,18 @@
 """Causal convolution in plain PyTorch, one tap after the other: any device, any floating dtype.
 
-Nothing but the inputs is kept for the backward. See `cpu_conv` for what the functions promise.
+Nothing but the inputs is saved for the backward. The functions are those of
+`interface.ConvBackend`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambalab.ops.gradients import ConvGradients
+from mambalab.ops.interface import ConvGradients
 
 
 def _padded(x: Tensor, weight: Tensor, initial_state: Tensor | None) -> Tensor:
-    """The inputs from K - 1 steps before the first, (B, K - 1 + L, D), in the weight's dtype."""
+    """Prepend the state or zeros to x: (b, k - 1 + l, d) in the weight's dtype."""
     x = x.to(weight.dtype)
     if initial_state is None:
         return F.pad(x, (0, 0, weight.shape[1] - 1, 0))
@@ -19,6 +20,7 @@ def _padded(x: Tensor, weight: Tensor, initial_state: Tensor | None) -> Tensor:
 
 
 def _convolved(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve (b, k - 1 + l, d) with weight (d, k): (b, l, d), before SiLU."""
     taps = weight.shape[1]
     length = padded.shape[1] - taps + 1
     y = padded[:, :length] * weight[:, 0]
@@ -30,7 +32,7 @@ def _convolved(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
-    """Y (B, L, D) in x's dtype from x (B, L, D), weight (D, K), bias (D,), state (B, D, K - 1)."""
+    """Return y (b, l, d) in x's dtype: x (b, l, d) convolved with weight (d, k), then SiLU."""
     y = _convolved(_padded(x, weight, initial_state), weight, bias)
     return (F.silu(y) if silu else y).to(x.dtype)
 
@@ -43,7 +45,7 @@ def backward(
     initial_state: Tensor | None,
     silu: bool,
 ) -> ConvGradients:
-    """Gradients from that of y (B, L, D), each in the dtype of its tensor."""
+    """Return the gradients, each in the dtype of its tensor, given that of y (b, l, d)."""
     length, taps = x.shape[1], weight.shape[1]
     padded = _padded(x, weight, initial_state)
     grad = grad_y.to(weight.dtype)

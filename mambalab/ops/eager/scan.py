@@ -1,12 +1,13 @@
 """Selective scan in plain PyTorch: any device, any floating dtype, bounded memory.
 
 Time is cut into chunks of `CHUNK` steps. Inside a chunk everything but the recurrence itself (one
-fused multiply-add over all channels and states a step) runs on whole (B, T, D, N) tensors. Only the
-state at the start of each chunk is kept for the backward, which recomputes the rest chunk by chunk,
-so nothing of size (B, L, D, N) ever exists.
+fused multiply-add over all channels and states a step) runs on (b, t, d, n) tensors. Only the state
+at the start of each chunk is saved for the backward, which recomputes the rest chunk by chunk, so
+nothing of size (b, l, d, n) ever exists.
 
-All functions work in the dtype of `reference.compute_dtype`. Inside, D is split into (G, P): G
-groups of P channels that share a row of B and of C.
+The functions are those of `interface.ScanBackend`; all arithmetic has the dtype of
+`reference.compute_dtype`. Inside, d is split into (g, p): g groups of p channels that share a row
+of B and of C.
 """
 
 from collections.abc import Iterator
@@ -16,36 +17,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambalab.ops.gradients import ScanGradients
+from mambalab.ops.common import group_count
+from mambalab.ops.interface import ScanGradients
 from mambalab.ops.reference import compute_dtype, softplus
 
-CHUNK = 32
+CHUNK = 32  # steps between two saved states
 
 
 class _Chunk(NamedTuple):
-    """The inputs of one chunk of T steps, widened to the compute dtype."""
+    """Inputs of one chunk of t steps, in the compute dtype."""
 
-    u: Tensor  # (B, T, G, P)
-    raw: Tensor  # (B, T, G, P): delta before softplus
-    delta: Tensor  # (B, T, G, P)
-    drive: Tensor  # (B, T, G, P): delta * u
-    B: Tensor  # (B, T, G, N)
-    C: Tensor  # (B, T, G, N)
-    z: Tensor | None  # (B, T, G, P)
+    u: Tensor  # (b, t, g, p)
+    raw: Tensor  # (b, t, g, p): delta before softplus
+    delta: Tensor  # (b, t, g, p)
+    drive: Tensor  # (b, t, g, p): delta * u
+    B: Tensor  # (b, t, g, n)
+    C: Tensor  # (b, t, g, n)
+    z: Tensor | None  # (b, t, g, p)
 
 
 def states_shape(
     batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
 ) -> tuple[int, ...]:
-    """Shape of the states that `forward` keeps for `backward`: one for each chunk."""
+    """Shape (b, chunks, d, n) of the states that `forward` saves for `backward`."""
     return batch, -(-length // CHUNK), d_inner, d_state
 
 
-def _groups(B: Tensor) -> int:
-    return B.shape[2] if B.dim() == 4 else 1
-
-
 def _spans(length: int) -> list[slice]:
+    """Cut a sequence into the slices of its chunks."""
     return [slice(start, min(start + CHUNK, length)) for start in range(0, length, CHUNK)]
 
 
@@ -59,9 +58,10 @@ def _chunks(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> Iterator[_Chunk]:
-    dtype, groups = compute_dtype(u.dtype), _groups(B)
+    """Yield the inputs of each chunk in the compute dtype, bias and softplus applied."""
+    dtype, groups = compute_dtype(u.dtype), group_count(B)
 
-    def rows(x: Tensor, span: slice) -> Tensor:  # (B, L, D) or (B, L, [G,] N) -> (B, T, G, P or N)
+    def rows(x: Tensor, span: slice) -> Tensor:  # (b, l, d) or (b, l, [g,] n) -> (b, t, g, p or n)
         part = x[:, span]
         if part.dim() == 3:
             part = part.unflatten(-1, (groups, -1))
@@ -78,7 +78,7 @@ def _chunks(
 
 
 def _states(chunk: _Chunk, A: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """The decays exp(delta A) and the states h of a chunk, both (B, T, G, P, N)."""
+    """Compute the decays exp(delta A) and the states h of a chunk, both (b, t, g, p, n)."""
     decay = torch.exp(chunk.delta.unsqueeze(-1) * A)
     states = chunk.drive.unsqueeze(-1) * chunk.B.unsqueeze(-2)
     for t in range(states.shape[1]):
@@ -100,24 +100,24 @@ def forward(
     delta_softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y (B, L, D) in u's dtype, the last state (B, D, N), and the states that `backward` needs."""
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n), and the saved states or None."""
     batch, length, d_inner = u.shape
-    d_state, groups, dtype = A.shape[1], _groups(B), compute_dtype(u.dtype)
+    d_state, groups, dtype = A.shape[1], group_count(B), compute_dtype(u.dtype)
     A = A.to(dtype).view(groups, -1, d_state)
     skip = None if D is None else D.to(dtype).view(groups, -1)
     state = u.new_zeros((batch, *A.shape), dtype=dtype)
     if initial_state is not None:
         state.copy_(initial_state.view_as(state))
-    kept = None
+    saved_states = None
     if save_states:
-        kept = u.new_empty(states_shape(batch, length, d_inner, d_state), dtype=dtype)
+        saved_states = u.new_empty(states_shape(batch, length, d_inner, d_state), dtype=dtype)
     y = u.new_empty(u.shape)
 
     spans = _spans(length)
     chunks = _chunks(spans, u, delta, B, C, z, delta_bias, delta_softplus)
     for i, (span, chunk) in enumerate(zip(spans, chunks, strict=True)):
-        if kept is not None:
-            kept[:, i] = state.flatten(1, 2)
+        if saved_states is not None:
+            saved_states[:, i] = state.flatten(1, 2)
         _, states = _states(chunk, A, state)
         state = states[:, -1].clone()  # a view would keep the whole chunk alive
         out = torch.einsum("btgpn,btgn->btgp", states, chunk.C)
@@ -126,7 +126,7 @@ def forward(
         if chunk.z is not None:
             out = out * F.silu(chunk.z)
         y[:, span] = out.flatten(2)
-    return y, state.flatten(1, 2), kept
+    return y, state.flatten(1, 2), saved_states
 
 
 def backward(
@@ -141,14 +141,14 @@ def backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-    kept: Tensor,
+    saved_states: Tensor,
 ) -> ScanGradients:
-    """Gradients from those of y (B, L, D) and of the last state (B, D, N); the latter may be None.
+    """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
     Those of u, delta, B, C, z have the dtype of their tensor, the others the compute dtype.
     """
     batch, length, _ = u.shape
-    d_state, groups, dtype = A.shape[1], _groups(B), compute_dtype(u.dtype)
+    d_state, groups, dtype = A.shape[1], group_count(B), compute_dtype(u.dtype)
     shape_A = A.shape
     A = A.to(dtype).view(groups, -1, d_state)
     skip = None if D is None else D.to(dtype).view(groups, -1)
@@ -170,7 +170,7 @@ def backward(
     spans = _spans(length)[::-1]
     chunks = _chunks(spans, u, delta, B, C, z, delta_bias, delta_softplus)
     for i, (span, chunk) in enumerate(zip(spans, chunks, strict=True)):
-        before = kept[:, -1 - i].view_as(carry)
+        before = saved_states[:, -1 - i].view_as(carry)
         decay, states = _states(chunk, A, before)
         grad = grad_y[:, span].to(dtype).unflatten(-1, (groups, -1))
         if chunk.z is not None:
@@ -183,7 +183,7 @@ def backward(
             grads.z[:, span] = (grad * out * slope).flatten(2)
             grad = grad * chunk.z * gate
 
-        into = grad.unsqueeze(-1) * chunk.C.unsqueeze(-2)  # (B, T, G, P, N): gradient of h_t
+        into = grad.unsqueeze(-1) * chunk.C.unsqueeze(-2)  # (b, t, g, p, n): gradient of h_t
         into[:, -1] += carry
         for t in range(into.shape[1] - 1, 0, -1):
             into[:, t - 1].addcmul_(decay[:, t], into[:, t])

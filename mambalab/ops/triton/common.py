@@ -5,19 +5,21 @@
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
+from mambalab.ops import common
+
+LOG2E = tl.constexpr(common.LOG2E)
+LN2 = tl.constexpr(common.LN2)
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x))."""
+    """Logistic function: 1 / (1 + exp(-x))."""
     return 1.0 / (1.0 + tl.exp2(x * -LOG2E))
 
 
 @triton.jit
 def softplus(x):
-    """log(1 + exp(x)) with full relative accuracy where it is tiny.
+    """Softplus log(1 + exp(x)), with full relative accuracy where it is tiny.
 
     log(1 + v) = v + v**2 q(v) on [0, 1] with a minimax polynomial q: it needs no logarithm, whose
     hardware approximation is worthless near 1.
@@ -35,5 +37,5 @@ def softplus(x):
 
 @triton.jit
 def carry_on(decay, state, next_decay, next_state):
-    """Two steps of the recurrence h = decay * h + x as one, for an associative scan."""
+    """Compose two steps of the recurrence h = decay * h + x, for an associative scan."""
     return decay * next_decay, next_decay * state + next_state

@@ -1,11 +1,12 @@
 # Kernels are Triton, not Python: their types mean nothing to a checker.
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
-"""Causal convolution with SiLU on an NVIDIA GPU: Triton kernels and what launches them.
+"""Causal convolution with SiLU on an NVIDIA GPU: Triton kernels and their launches.
 
-A program makes one tile of (BLOCK_T, BLOCK_D) outputs and reads its inputs once for each tap, from
-cache after the first. The backward goes twice over the data: first the gradient before SiLU and,
-for each tile, its part of the gradients of weight and bias; then the gradient of the input. No
-atomics: parts are added up in a fixed order. See `cpu_conv` for what the functions promise.
+A program computes one tile (BLOCK_T, BLOCK_D) of outputs and reads its inputs once for each tap,
+from cache after the first. The backward goes twice over the data: first the gradient before SiLU
+and, for each tile, its part of the gradients of weight and bias; then the gradient of the input. No
+atomics: parts are added up in a fixed order, so results are bitwise reproducible. The functions are
+those of `interface.ConvBackend`.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mambalab.ops.gradients import ConvGradients
+from mambalab.ops.common import contiguous_rows
+from mambalab.ops.interface import ConvGradients
 from mambalab.ops.triton.common import sigmoid
 
 _TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4}
@@ -25,7 +27,7 @@ _TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4}
 def _inputs(
     x_at, x_row, state_at, row, d, length, d_inner, K: tl.constexpr, HAS_STATE: tl.constexpr
 ):
-    """Inputs x at the times `row`, float32; from the state before the first, zero elsewhere."""
+    """Load x at the times `row`, float32; the state for those before the first, zeros elsewhere."""
     real = (d < d_inner)[None, :]
     now = ((row >= 0) & (row < length))[:, None] & real
     x = tl.load(x_at + row.to(tl.int64)[:, None] * x_row + d[None, :], mask=now, other=0.0)
@@ -39,11 +41,11 @@ def _inputs(
 
 @triton.jit
 def conv_kernel(
-    x_ptr,  # (B, L, D)
-    weight_ptr,  # (K, D) float32
-    bias_ptr,  # (D,) float32
-    state_ptr,  # (B, D, K - 1), contiguous
-    y_ptr,  # (B, L, D), contiguous
+    x_ptr,  # (b, l, d)
+    weight_ptr,  # (k, d) float32
+    bias_ptr,  # (d,) float32
+    state_ptr,  # (b, d, k - 1), contiguous
+    y_ptr,  # (b, l, d), contiguous
     length,
     d_inner,
     x_batch,
@@ -55,7 +57,7 @@ def conv_kernel(
     HAS_STATE: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """One tile of outputs."""
+    """Compute one tile (BLOCK_T, BLOCK_D) of outputs."""
     times, blocks = tl.cdiv(length, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
     program = tl.program_id(0)
     batch = (program // (times * blocks)).to(tl.int64)
@@ -64,7 +66,7 @@ def conv_kernel(
     x_at, state_at = x_ptr + batch * x_batch, state_ptr + batch * d_inner * (K - 1)
     y = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for k in tl.static_range(K):
-        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)
+        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)  # (BLOCK_D,)
         x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
         y += x * weight[None, :]
     if HAS_BIAS:
@@ -78,13 +80,13 @@ def conv_kernel(
 
 @triton.jit
 def conv_weight_kernel(
-    grad_y_ptr,  # (B, L, D)
-    x_ptr,  # (B, L, D)
-    weight_ptr,  # (K, D) float32
-    bias_ptr,  # (D,) float32
-    state_ptr,  # (B, D, K - 1), contiguous
-    grad_ptr,  # (B, L, D) float32, contiguous: gradient before SiLU
-    grad_weight_ptr,  # (B, times, K + 1, D) float32; the last row is the bias's
+    grad_y_ptr,  # (b, l, d)
+    x_ptr,  # (b, l, d)
+    weight_ptr,  # (k, d) float32
+    bias_ptr,  # (d,) float32
+    state_ptr,  # (b, d, k - 1), contiguous
+    grad_ptr,  # (b, l, d) float32, contiguous: gradient before SiLU
+    grad_weight_ptr,  # (b, times, k + 1, d) float32; the last row is the bias's
     length,
     d_inner,
     y_batch,
@@ -98,7 +100,7 @@ def conv_weight_kernel(
     HAS_STATE: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """The gradient before SiLU of one tile, and its part of the gradients of weight and bias."""
+    """Compute one tile's gradient before SiLU, and its part of the gradients of weight and bias."""
     times, blocks = tl.cdiv(length, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
     program = tl.program_id(0)
     line = program // blocks  # of a batch entry and a stretch of time
@@ -130,10 +132,10 @@ def conv_weight_kernel(
 
 @triton.jit
 def conv_input_kernel(
-    grad_ptr,  # (B, L, D) float32, contiguous: gradient before SiLU
-    weight_ptr,  # (K, D) float32
-    grad_x_ptr,  # (B, L, D), contiguous
-    grad_state_ptr,  # (B, D, K - 1), contiguous
+    grad_ptr,  # (b, l, d) float32, contiguous: gradient before SiLU
+    weight_ptr,  # (k, d) float32
+    grad_x_ptr,  # (b, l, d), contiguous
+    grad_state_ptr,  # (b, d, k - 1), contiguous
     length,
     d_inner,
     K: tl.constexpr,
@@ -141,7 +143,7 @@ def conv_input_kernel(
     BLOCK_D: tl.constexpr,
     HAS_STATE: tl.constexpr,
 ):
-    """The gradient of one tile of inputs; time begins K - 1 steps early, with the state."""
+    """Compute the gradient of one tile of inputs; time begins K - 1 steps early, with the state."""
     times, blocks = tl.cdiv(length + K - 1, BLOCK_T), tl.cdiv(d_inner, BLOCK_D)
     program = tl.program_id(0)
     batch = (program // (times * blocks)).to(tl.int64)
@@ -164,25 +166,22 @@ def conv_input_kernel(
         tl.store(grad_state_ptr + to, total.to(grad_state_ptr.dtype.element_ty), mask=before)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _programs(batch: int, length: int, d_inner: int) -> tuple[int]:
+    """Size of the launch grid: one program a tile and sequence."""
     return (batch * triton.cdiv(length, _TILE["BLOCK_T"]) * triton.cdiv(d_inner, _TILE["BLOCK_D"]),)
 
 
 def _given(x: Tensor | None, other: Tensor) -> Tensor:
-    """What a kernel gets for a tensor that it will not read if it is None."""
+    """Replace None by another tensor, for a kernel that will not read it; else make contiguous."""
     return other if x is None else x.contiguous()
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
-    """Y (B, L, D) in x's dtype from x (B, L, D), weight (D, K), bias (D,), state (B, D, K - 1)."""
+    """Return y (b, l, d) in x's dtype: x (b, l, d) convolved with weight (d, k), then SiLU."""
     batch, length, d_inner = x.shape
-    x, taps = _rows(x), weight.t().contiguous()
+    x, taps = contiguous_rows(x), weight.t().contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
     conv_kernel[_programs(batch, length, d_inner)](
@@ -200,10 +199,10 @@ def backward(
     initial_state: Tensor | None,
     silu: bool,
 ) -> ConvGradients:
-    """Gradients from that of y (B, L, D), each in the dtype of its tensor."""
+    """Return the gradients, each in the dtype of its tensor, given that of y (b, l, d)."""
     batch, length, d_inner = x.shape
     width = weight.shape[1]
-    grad_y, x, taps = _rows(grad_y), _rows(x), weight.t().contiguous()
+    grad_y, x, taps = contiguous_rows(grad_y), contiguous_rows(x), weight.t().contiguous()
     grad = taps.new_empty(x.shape)
     times = triton.cdiv(length, _TILE["BLOCK_T"])
     parts = taps.new_empty(batch * times, width + 1, d_inner)

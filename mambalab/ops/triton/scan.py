@@ -2,20 +2,19 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Selective scan on an NVIDIA GPU: prepares arguments and launches the Triton kernels.
 
-float32, bfloat16 or float16 tensors whose last dimension is contiguous are read where they lie,
-whatever their other strides; all arithmetic is float32. Kept for the backward: N float32 a channel
-for each `CHUNK` steps. See `torch_scan` for what the functions promise.
+float32, bfloat16 or float16 tensors whose last dimension is contiguous are read in place, whatever
+their other strides; all arithmetic is float32. Saved for the backward: d_state float32 a channel
+for each `CHUNK` steps. The functions are those of `interface.ScanBackend`.
 """
-
-import math
 
 import torch
 import triton
 from torch import Tensor
 
+from mambalab.ops.common import LOG2E, contiguous_rows
 from mambalab.ops.triton import scan_forward as kernels
 from mambalab.ops.triton.scan_backward_launch import backward
-from mambalab.ops.triton.shapes import CHUNK, matrix, rows, segments, tile, vector
+from mambalab.ops.triton.shapes import CHUNK, matrix, segments, tile, vector
 
 __all__ = ["backward", "forward", "states_shape"]
 
@@ -26,7 +25,7 @@ BLOCK_T = 8
 def states_shape(
     batch: int, length: int, d_inner: int, d_state: int, groups: int = 1
 ) -> tuple[int, ...]:
-    """Shape of the states that `forward` keeps for `backward`: one for each chunk."""
+    """Shape (b, chunks, n, d) of the states that `forward` saves for `backward`."""
     del groups
     return batch, -(-length // CHUNK), d_state, d_inner
 
@@ -45,14 +44,14 @@ def forward(
     save_states: bool,
     parts: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y (B, L, D) in u's dtype, the last state (B, D, N), and the states that `backward` needs.
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n), the saved states or None.
 
     `parts` is the number of segments that run side by side; None chooses by shape and device.
     """
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
-    u, delta = rows(u), rows(delta)
-    gate = u if z is None else rows(z)
+    u, delta = contiguous_rows(u), contiguous_rows(delta)
+    gate = u if z is None else contiguous_rows(z)
     B, C = matrix(B), matrix(C)
     groups = B.shape[2]
     channels = d_inner // groups
@@ -61,25 +60,27 @@ def forward(
         parts = segments(programs, length, u.device)
     segment = CHUNK * triton.cdiv(triton.cdiv(length, parts), CHUNK)
     parts = triton.cdiv(length, segment)
-    rates = (A.t() * math.log2(math.e)).contiguous()
+    rates = (A.t() * LOG2E).contiguous()
     D, delta_bias = vector(D), vector(delta_bias)
     start = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
     y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
     final = rates.new_empty(batch, d_state, d_inner)
-    kept = rates.new_empty(states_shape(batch, length, d_inner, d_state)) if save_states else None
+    saved_states = (
+        rates.new_empty(states_shape(batch, length, d_inner, d_state)) if save_states else None
+    )
     sizes = tile(d_state)
 
-    def run(start: Tensor | None, final: Tensor, kept: Tensor | None, output: bool) -> None:
+    def run(start: Tensor | None, final: Tensor, saved: Tensor | None, output: bool) -> None:
         kernels.scan_kernel[(programs, parts)](
             u, delta, gate, rates, B, C,
             rates if D is None else D, rates if delta_bias is None else delta_bias,
-            rates if start is None else start, y, final, rates if kept is None else kept,
+            rates if start is None else start, y, final, rates if saved is None else saved,
             length, d_inner, groups, channels, segment,
             *u.stride()[:2], *delta.stride()[:2], *gate.stride()[:2],
             BLOCK_T=BLOCK_T, BLOCK_D=BLOCK_D, CHUNK=CHUNK, EVEN_D=channels % BLOCK_D == 0,
             HAS_D=D is not None and output, HAS_Z=z is not None and output,
             HAS_BIAS=delta_bias is not None, HAS_START=start is not None,
-            SOFTPLUS=delta_softplus, KEEP=kept is not None and output, OUTPUT=output,
+            SOFTPLUS=delta_softplus, KEEP=saved is not None and output, OUTPUT=output,
             enable_fp_fusion=True, **sizes,
         )  # fmt: skip
 
@@ -92,5 +93,5 @@ def forward(
             rates, total, local, rates if initial is None else initial, start, d_inner, parts,
             BLOCK_D=32, HAS_INITIAL=initial is not None, REVERSE=False, **sizes,
         )  # fmt: skip
-    run(start, final, kept, output=True)
-    return y, final.transpose(1, 2).contiguous(), kept
+    run(start, final, saved_states, output=True)
+    return y, final.transpose(1, 2).contiguous(), saved_states

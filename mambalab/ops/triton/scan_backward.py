@@ -1,18 +1,31 @@
 # Kernels are Triton, not Python: their types mean nothing to a checker.
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
-"""Triton kernels of the backward selective scan; `cpu_scan_backward` states the mathematics.
+"""Triton kernels of the backward selective scan; `ops.cpu.scan_backward` states the maths.
 
 A program carries `BLOCK_D` channels through a segment of time, chunk by chunk from the last to the
 first. For each chunk it
 
-1. runs forward again from the kept state, in tiles with time inside the threads: delta, the drive
+1. runs forward again from the saved state, in tiles with time inside the threads: delta, the drive
    delta * u, the gated gradient of y and the output go to scratch memory, and so does the state
    before every second step;
 2. goes back through the chunk two steps at a time, with states and carry in registers;
 3. turns what the second phase found into gradients of u, delta, z, D and the bias, on whole rows.
 
-Scratch memory belongs to the program and stays in cache. Gradients of B and C are written once for
-each block of channels and added up afterwards in a fixed order: no atomics, the same bits again.
+Scratch memory belongs to the program and stays in cache; float32, in this order:
+
+    name        shape                              written in phase             read in phase
+    deltas      (CHUNK, BLOCK_D)                   1                            2, 3
+    drives      (CHUNK, BLOCK_D)                   1: delta u                   2
+    grads       (CHUNK, BLOCK_D)                   1: dy, gated                 2, 3
+    outs        (CHUNK, BLOCK_D)                   1: C h, if there is a gate   3
+    sum_deltas  (CHUNK, BLOCK_D)                   2: sum_n rates p             3
+    sum_drives  (CHUNK, BLOCK_D)                   2: sum_n g B                 3
+    carried     (BLOCK_N, BLOCK_D)                 2: a_t g_t at the first t    2, next chunk
+    grad_As     (BLOCK_N, BLOCK_D)                 2                            2; at the end
+    before      (CHUNK / 2 + 1, BLOCK_N, BLOCK_D)  1: h before every 2nd step   2
+
+Gradients of B and C are written once for each block of channels and added up afterwards in a fixed
+order: no atomics, so results are bitwise reproducible.
 """
 
 import triton
@@ -23,14 +36,14 @@ from mambalab.ops.triton.common import LN2, carry_on, sigmoid, softplus
 
 @triton.jit
 def carry_kernel(
-    grad_y_ptr,  # (B, L, D)
+    grad_y_ptr,  # (b, l, d)
     delta_ptr,
     z_ptr,
-    rates_ptr,  # (N, D) float32: A * log2(e)
-    C_ptr,  # (B, L, G, N) float32
-    bias_ptr,  # (D,) float32
-    local_ptr,  # (B, segments, N, D) float32
-    total_ptr,  # (B, segments, D) float32
+    rates_ptr,  # (n, d) float32: A * log2(e)
+    C_ptr,  # (b, l, g, n) float32
+    bias_ptr,  # (d,) float32
+    local_ptr,  # (b, segments, n, d) float32
+    total_ptr,  # (b, segments, d) float32
     length,
     d_inner,
     groups,
@@ -50,7 +63,7 @@ def carry_kernel(
     HAS_BIAS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """What a segment, run alone, hands back to the one before it; and its sum of delta."""
+    """Compute what a segment, run alone, hands back to the one before it, and its sum of delta."""
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     batch = (program // (groups * blocks)).to(tl.int64)
@@ -63,7 +76,7 @@ def carry_kernel(
     n = tl.arange(0, BLOCK_N)
     real = in_group < channels
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]
+    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
     rates = tl.load(rates_ptr + place, mask=states, other=0.0)
     if HAS_BIAS:
         bias = tl.load(bias_ptr + d, mask=real, other=0.0)
@@ -95,7 +108,7 @@ def carry_kernel(
         if SOFTPLUS:
             delta = softplus(delta)
         delta = tl.where(inside, delta, 0.0)
-        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])
+        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])  # (BLOCK_T, BLOCK_N, BLOCK_D)
         drive = grad[:, None, :] * c[:, :, None]
         drive = tl.where(first, drive + carry[None, :, :], drive) * decay
         _, carries = tl.associative_scan((decay, drive), 0, carry_on)
@@ -107,27 +120,27 @@ def carry_kernel(
 
 @triton.jit
 def scan_backward_kernel(
-    grad_y_ptr,  # (B, L, D)
+    grad_y_ptr,  # (b, l, d)
     u_ptr,
     delta_ptr,
     z_ptr,
-    rates_ptr,  # (N, D) float32: A * log2(e)
-    B_ptr,  # (B, L, G, N) float32
+    rates_ptr,  # (n, d) float32: A * log2(e)
+    B_ptr,  # (b, l, g, n) float32
     C_ptr,
-    D_ptr,  # (D,) float32
+    D_ptr,  # (d,) float32
     bias_ptr,
-    kept_ptr,  # (B, chunks, N, D) float32
-    carry_ptr,  # (B, segments, N, D) float32: gradients of the states that segments end with
+    saved_ptr,  # (b, chunks, n, d) float32
+    carry_ptr,  # (b, segments, n, d) float32: gradients of the states that segments end with
     scratch_ptr,  # (programs, scratch_floats) float32
-    grad_u_ptr,  # (B, L, D), contiguous, as the next two
+    grad_u_ptr,  # (b, l, d), contiguous, as the next two
     grad_delta_ptr,
     grad_z_ptr,
-    grad_B_ptr,  # (blocks, B, L, G, N) float32, as the next
+    grad_B_ptr,  # (blocks, b, l, g, n) float32, as the next
     grad_C_ptr,
-    grad_A_ptr,  # (B, segments, N, D) float32
-    grad_D_ptr,  # (B, segments, D) float32, as the next
+    grad_A_ptr,  # (b, segments, n, d) float32
+    grad_D_ptr,  # (b, segments, d) float32, as the next
     grad_bias_ptr,
-    grad_initial_ptr,  # (B, N, D) float32
+    grad_initial_ptr,  # (b, n, d) float32
     batches,
     length,
     d_inner,
@@ -154,7 +167,7 @@ def scan_backward_kernel(
     HAS_CARRY: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """All gradients of BLOCK_D channels over one segment."""
+    """Compute all gradients of BLOCK_D channels over one segment."""
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     batch = (program // (groups * blocks)).to(tl.int64)
@@ -169,7 +182,7 @@ def scan_backward_kernel(
     n = tl.arange(0, BLOCK_N)
     real = in_group < channels
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]
+    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
     grad_D = tl.zeros([BLOCK_D], tl.float32)
     grad_bias = tl.zeros([BLOCK_D], tl.float32)
     weight = tl.zeros([BLOCK_D], tl.float32)
@@ -211,9 +224,9 @@ def scan_backward_kernel(
         b_at = B_ptr + (line * groups + group) * N
         c_at = C_ptr + (line * groups + group) * N
 
-        # 1. Forward again.
-        kept = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
-        h = tl.load(kept_ptr + kept + place, mask=states, other=0.0)
+        # 1. Forward again: rows are (BLOCK_T, BLOCK_D), B and C (BLOCK_T, BLOCK_N).
+        saved = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
+        h = tl.load(saved_ptr + saved + place, mask=states, other=0.0)
         tl.store(before, h)
         rates = tl.load(rates_ptr + place, mask=states, other=0.0)
         for t0 in tl.range(0, steps, BLOCK_T):
@@ -232,7 +245,7 @@ def scan_backward_kernel(
                 delta = softplus(delta)
             delta = tl.where(inside, delta, 0.0)  # steps past the end leave the state alone
             drive = delta * u.to(tl.float32)
-            decay = tl.exp2(delta[:, None, :] * rates[None, :, :])
+            decay = tl.exp2(delta[:, None, :] * rates[None, :, :])  # (BLOCK_T, BLOCK_N, BLOCK_D)
             x = drive[:, None, :] * b[:, :, None]
             x = tl.where(first, decay * h[None, :, :] + x, x)
             _, hs = tl.associative_scan((decay, x), 0, carry_on)
@@ -251,19 +264,19 @@ def scan_backward_kernel(
                 tl.store(before + (t0 // 2 + pair + 1) * STATE, h)
         tl.debug_barrier()
 
-        # 2. Back, two steps at a time.
+        # 2. Back, two steps at a time: rows are (BLOCK_D,), B and C (BLOCK_N, 1).
         rates = tl.load(rates_ptr + place, mask=states, other=0.0)
         carry = tl.load(carried)
         grad_A = tl.load(grad_As)
         for k in tl.range(0, tl.cdiv(steps, 2)):
-            low = 2 * (tl.cdiv(steps, 2) - 1 - k)
-            at, n_at = low * BLOCK_D + j, low * groups * N + n
-            h0 = tl.load(before + low // 2 * STATE)
+            step1 = 2 * (tl.cdiv(steps, 2) - 1 - k)  # the pair is step1 and step1 + 1
+            at, n_at = step1 * BLOCK_D + j, step1 * groups * N + n
+            h0 = tl.load(before + step1 // 2 * STATE)  # (BLOCK_N, BLOCK_D), as h1, h2, g, p
             delta1, delta2 = tl.load(deltas + at), tl.load(deltas + at + BLOCK_D)
             drive1, drive2 = tl.load(drives + at), tl.load(drives + at + BLOCK_D)
             grad1, grad2 = tl.load(grads + at), tl.load(grads + at + BLOCK_D)
             named = n < N
-            both = tl.where(low + 1 < steps, n, N) < N
+            both = tl.where(step1 + 1 < steps, n, N) < N
             b1 = tl.load(b_at + n_at, mask=named, other=0.0)[:, None]
             b2 = tl.load(b_at + n_at + groups * N, mask=both, other=0.0)[:, None]
             c1 = tl.load(c_at + n_at, mask=named, other=0.0)[:, None]
@@ -274,7 +287,7 @@ def scan_backward_kernel(
             h2 = decay2 * h1 + drive2[None, :] * b2
 
             g = grad2[None, :] * c2 + carry
-            out = (block * batches * length + line + low) * (groups * N) + group * N + n
+            out = (block * batches * length + line + step1) * (groups * N) + group * N + n
             tl.store(grad_C_ptr + out + groups * N, tl.sum(grad2[None, :] * h2, axis=1), mask=both)
             tl.store(grad_B_ptr + out + groups * N, tl.sum(drive2[None, :] * g, axis=1), mask=both)
             tl.store(sum_drives + at + BLOCK_D, tl.sum(g * b2, axis=0))
@@ -295,7 +308,7 @@ def scan_backward_kernel(
         tl.store(grad_As, grad_A)
         tl.debug_barrier()
 
-        # 3. Gradients of the rows.
+        # 3. Gradients of the rows, (BLOCK_T, BLOCK_D).
         for t0 in tl.range(0, steps, BLOCK_T):
             step = t0 + t
             inside = (step < steps)[:, None]

@@ -2,20 +2,19 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Gradients of the selective scan on an NVIDIA GPU: launches the kernels of the backward.
 
-Scratch memory: 6 * CHUNK + (CHUNK / 2 + 3) * N floats a channel, sequence and segment; partial
-gradients of B and C: 2 * B * L * G * N floats for each block of channels. Both are freed at once.
+Memory, freed at the end: scratch of 6 * CHUNK + (CHUNK / 2 + 3) * n floats a channel, sequence and
+segment; partial gradients of B and C, 2 * b * l * g * n floats for each block of channels.
 """
-
-import math
 
 import torch
 import triton
 from torch import Tensor
 
-from mambalab.ops.gradients import ScanGradients
+from mambalab.ops.common import LOG2E, contiguous_rows
+from mambalab.ops.interface import ScanGradients
 from mambalab.ops.triton import scan_backward as kernels
 from mambalab.ops.triton.scan_forward import combine_kernel
-from mambalab.ops.triton.shapes import CHUNK, matrix, rows, segments, tile, vector
+from mambalab.ops.triton.shapes import CHUNK, matrix, segments, tile, vector
 
 BLOCK_D = 32
 BLOCK_T = 4
@@ -33,18 +32,18 @@ def backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-    kept: Tensor,
+    saved_states: Tensor,
     parts: int | None = None,
 ) -> ScanGradients:
-    """Gradients from those of y (B, L, D) and of the last state (B, D, N); the latter may be None.
+    """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
     Those of u, delta, B, C, z have the dtype of their tensor, the others are float32. `parts` is
     the number of segments that run side by side; None chooses by shape and device.
     """
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
-    grad_y, u, delta = rows(grad_y), rows(u), rows(delta)
-    gate = u if z is None else rows(z)
+    grad_y, u, delta = contiguous_rows(grad_y), contiguous_rows(u), contiguous_rows(delta)
+    gate = u if z is None else contiguous_rows(z)
     wide_B, wide_C = matrix(B), matrix(C)
     groups = wide_B.shape[2]
     channels = d_inner // groups
@@ -54,7 +53,7 @@ def backward(
         parts = segments(programs, length, u.device)
     segment = CHUNK * triton.cdiv(triton.cdiv(length, parts), CHUNK)
     parts = triton.cdiv(length, segment)
-    rates = (A.t() * math.log2(math.e)).contiguous()
+    rates = (A.t() * LOG2E).contiguous()
     D, delta_bias = vector(D), vector(delta_bias)
     ending = None if grad_state is None else grad_state.transpose(1, 2).contiguous()
     sizes = tile(d_state)
@@ -90,7 +89,7 @@ def backward(
     kernels.scan_backward_kernel[(programs, parts)](
         grad_y, u, delta, gate, rates, wide_B, wide_C,
         rates if D is None else D, rates if delta_bias is None else delta_bias,
-        kept, rates if ending is None else ending, scratch,
+        saved_states, rates if ending is None else ending, scratch,
         grad_u, grad_delta, grad_u if grad_z is None else grad_z,
         grad_B, grad_C, grad_A, grad_D, grad_bias, grad_initial,
         batch, length, d_inner, groups, channels, segment,

@@ -2,8 +2,8 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Triton kernels of the forward selective scan.
 
-A program is one warp. It carries the states of `BLOCK_D` channels, (N, BLOCK_D), through a segment
-of time in tiles of `BLOCK_T` steps: a tile (BLOCK_T, N, BLOCK_D) has its time inside the threads,
+A program is one warp. It carries the states of `BLOCK_D` channels, (n, BLOCK_D), through a segment
+of time in tiles of `BLOCK_T` steps: a tile (BLOCK_T, n, BLOCK_D) has its time inside the threads,
 so the scan over it is a chain of multiply-adds in registers, and the next tile is fetched from
 memory meanwhile. Channels are blocked within the groups of B and C.
 
@@ -11,7 +11,7 @@ Long sequences with few channels are cut into segments that run side by side: a 
 each from a zero state, `combine_kernel` strings their ends together (the product of a segment's
 decays is exp(A * sum of delta)), and the second pass starts each segment from its true state.
 
-`rates` holds A * log2(e), transposed to (N, D); B and C are float32 and contiguous.
+`rates` holds A * log2(e), transposed to (n, d); B and C are float32 and contiguous.
 """
 
 import triton
@@ -22,18 +22,18 @@ from mambalab.ops.triton.common import carry_on, sigmoid, softplus
 
 @triton.jit
 def scan_kernel(
-    u_ptr,  # (B, L, D)
+    u_ptr,  # (b, l, d)
     delta_ptr,
     z_ptr,
-    rates_ptr,  # (N, D) float32
-    B_ptr,  # (B, L, G, N) float32
+    rates_ptr,  # (n, d) float32
+    B_ptr,  # (b, l, g, n) float32
     C_ptr,
-    D_ptr,  # (D,) float32
+    D_ptr,  # (d,) float32
     bias_ptr,
-    start_ptr,  # (B, segments, N, D) float32: states that the segments start from
-    y_ptr,  # (B, L, D), contiguous
-    final_ptr,  # (B, N, D) float32; without OUTPUT (B, segments, N, D)
-    kept_ptr,  # (B, chunks, N, D) float32; without OUTPUT (B, segments, D): sums of delta
+    start_ptr,  # (b, segments, n, d) float32: states that the segments start from
+    y_ptr,  # (b, l, d), contiguous
+    final_ptr,  # (b, n, d) float32; without OUTPUT (b, segments, n, d)
+    saved_ptr,  # (b, chunks, n, d) float32; without OUTPUT (b, segments, d): sums of delta
     length,
     d_inner,
     groups,
@@ -59,7 +59,7 @@ def scan_kernel(
     KEEP: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
-    """Run one segment of BLOCK_D channels: y, the last state, and the state before each chunk.
+    """Run one segment of BLOCK_D channels: write y, the last state, and each chunk's first state.
 
     Without OUTPUT only the segment's last state and its sum of delta are written.
     """
@@ -75,7 +75,7 @@ def scan_kernel(
     n = tl.arange(0, BLOCK_N)
     real = in_group < channels
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]
+    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
     if EVEN_D and BLOCK_N == N:
         rates = tl.load(rates_ptr + place)
     else:
@@ -99,7 +99,7 @@ def scan_kernel(
     y_at = y_ptr + (batch * length + row) * d_inner
     b_at = B_ptr + ((batch * length + row) * groups + group) * N
     c_at = C_ptr + ((batch * length + row) * groups + group) * N
-    kept_at = kept_ptr + (batch * tl.cdiv(length, CHUNK) + begin // CHUNK) * N * d_inner
+    saved_at = saved_ptr + (batch * tl.cdiv(length, CHUNK) + begin // CHUNK) * N * d_inner
     u_place = t[:, None] * u_row + d[None, :]
     delta_place = t[:, None] * delta_row + d[None, :]
     z_place = t[:, None] * z_row + d[None, :]
@@ -122,8 +122,8 @@ def scan_kernel(
     for t0 in tl.range(begin, end, BLOCK_T):
         if KEEP:  # noqa: SIM102 - decided when compiled, the other when run
             if t0 % CHUNK == 0:
-                tl.store(kept_at + place, h, mask=states)
-                kept_at += N * d_inner
+                tl.store(saved_at + place, h, mask=states)
+                saved_at += N * d_inner
         here, here_rows = inside, rows
         u = u_next.to(tl.float32)
         delta = delta_next.to(tl.float32)
@@ -154,13 +154,13 @@ def scan_kernel(
         if SOFTPLUS:
             delta = softplus(delta)
         delta = tl.where(here, delta, 0.0)  # steps past the end leave the state alone
-        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])
+        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])  # (BLOCK_T, BLOCK_N, BLOCK_D)
         drive = (delta * u)[:, None, :] * b[:, :, None]
         drive = tl.where(first, decay * h[None, :, :] + drive, drive)
         _, hs = tl.associative_scan((decay, drive), 0, carry_on)
-        h = tl.sum(tl.where(last, hs, 0.0), axis=0)
+        h = tl.sum(tl.where(last, hs, 0.0), axis=0)  # (BLOCK_N, BLOCK_D)
         if OUTPUT:
-            y = tl.sum(hs * c[:, :, None], axis=1)
+            y = tl.sum(hs * c[:, :, None], axis=1)  # (BLOCK_T, BLOCK_D)
             if HAS_D:
                 y += u * weight[None, :]
             if HAS_Z:
@@ -174,16 +174,16 @@ def scan_kernel(
             tl.store(final_ptr + batch * N * d_inner + place, h, mask=states)
     else:
         tl.store(final_ptr + (batch * parts + part) * N * d_inner + place, h, mask=states)
-        tl.store(kept_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
+        tl.store(saved_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
 
 
 @triton.jit
 def combine_kernel(
-    rates_ptr,  # (N, D) float32
-    total_ptr,  # (B, segments, D) float32: sums of delta
-    local_ptr,  # (B, segments, N, D) float32: last states of segments that began at zero
-    initial_ptr,  # (B, N, D) float32
-    start_ptr,  # (B, segments, N, D) float32
+    rates_ptr,  # (n, d) float32
+    total_ptr,  # (b, segments, d) float32: sums of delta
+    local_ptr,  # (b, segments, n, d) float32: last states of segments that began at zero
+    initial_ptr,  # (b, n, d) float32
+    start_ptr,  # (b, segments, n, d) float32
     d_inner,
     parts,
     N: tl.constexpr,
@@ -192,13 +192,13 @@ def combine_kernel(
     HAS_INITIAL: tl.constexpr,
     REVERSE: tl.constexpr,
 ):
-    """The state that each segment starts from; with REVERSE segments are strung from the last."""
+    """Compute the state that each segment starts from; with REVERSE from the last segment back."""
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     batch = tl.program_id(1).to(tl.int64)
     real = d < d_inner
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]
+    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
     rates = tl.load(rates_ptr + place, mask=states, other=0.0)
     h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if HAS_INITIAL:
