@@ -15,11 +15,11 @@ from typing import IO
 
 from mambalab.data.dataset import DataFile, Dataset, Row
 from mambalab.data.download import DownloadError, download
-from mambalab.data.folder_lock import locked
 from mambalab.data.pair_rows import LRA
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
+from mambalab.utils.locks import locked_folder
 
 FOLDER = "lra_retrieval"
 """Below data_dir."""
@@ -104,7 +104,7 @@ class LraArchive(Dataset):
             return
         folder = (data_dir / FOLDER).absolute()
         try:
-            with locked(folder, f"fetching {self.title}"):
+            with locked_folder(folder, f"fetching {self.title}"):
                 if missing := self.missing(data_dir):
                     self._bring(folder, [Path(file.path).name for file in missing])
         except OSError as error:

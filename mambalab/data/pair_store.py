@@ -27,10 +27,10 @@ from typing import BinaryIO
 import numpy as np
 
 from mambalab.data import duplicates
-from mambalab.data.folder_lock import locked
 from mambalab.data.pair_rows import BadRow, Layout, lines, split
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
+from mambalab.utils.locks import locked_folder
 
 LOG = logging.getLogger("mambalab")
 
@@ -146,7 +146,7 @@ def open_store(path: Path, layout: Layout, max_bytes: int) -> PairStore:
         return store
     for home in homes:
         try:
-            with locked(home, f"converting {path}"):
+            with locked_folder(home, f"converting {path}"):
                 return _load(home / name, path) or _make(path, facts, layout, max_bytes, home)
         except OSError as error:
             if error.errno not in _REFUSED or home is homes[-1]:

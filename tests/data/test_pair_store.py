@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mambalab.data import folder_lock, pair_rows, pair_store
+from mambalab.data import pair_rows, pair_store
 from mambalab.data.pair_rows import LRA, PAIRS
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.errors import UserError
@@ -336,15 +336,6 @@ def test_a_store_is_for_everybody_who_may_read_the_folder(place):
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
-
-
-def test_the_lock_leaves_no_folder_behind(tmp_path):
-    with folder_lock.locked(tmp_path / "a" / "b", "working"):
-        assert (tmp_path / "a" / "b" / ".lock").exists()
-    assert not (tmp_path / "a").exists()
-    with folder_lock.locked(tmp_path / "a" / "b", "working"):
-        (tmp_path / "a" / "b" / "file").touch()
-    assert os.listdir(tmp_path / "a" / "b") == ["file"]
 
 
 def test_converting_takes_little_memory_whatever_the_size(place):
