@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from mambalab import config
-from mambalab.data.hub_repository import is_repository
+from mambalab.data.hub import is_repository
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.pretrained import export

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mambalab.data.hub_repository import read_json
+from mambalab.data.hub import read_json
 from mambalab.errors import UserError
 from mambalab.pretrained import pickles
 from mambalab.pretrained.pickles import AGAIN

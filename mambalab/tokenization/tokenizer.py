@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mambalab.data.download import DownloadError
-from mambalab.data.hub_repository import Explained, is_repository, list_files, read_json
+from mambalab.data import hub
 from mambalab.errors import UserError, first_line, shown
 from mambalab.tokenization.vocabulary import Vocabulary
 
@@ -105,7 +104,7 @@ class FileTokenizer:
         from tokenizers import Tokenizer
 
         self.path = path
-        self.content = read_json(path, None if path.name == FILE else FILE)
+        self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
         except Exception as error:  # the library raises nothing more special
@@ -186,7 +185,7 @@ class FileTokenizer:
     def _named_end(self, path: Path) -> int | None:
         if not path.is_file():
             return None
-        named: Any = read_json(path).get("eos_token")
+        named: Any = hub.read_json(path).get("eos_token")
         token = named.get("content") if isinstance(named, dict) else named
         return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
 
@@ -216,22 +215,30 @@ def of_run(folder: Path) -> Tokenizer | None:
 
 
 def place(name: str, data_dir: Path) -> Path:
-    """Where the tokenizer.json that a name stands for lies, there or not; nothing is fetched."""
+    """The path of the tokenizer.json that a name stands for, there or not; nothing is fetched.
+
+    One below `data_dir` comes before the cache of Hugging Face's libraries, and is where a
+    tokenizer goes that is in neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path / FILE
-    if path.is_file() or not is_repository(name):
+    if path.is_file() or not hub.is_repository(name):
         return path
     below = name.partition("/")[2] if name == NEOX else name
-    return (data_dir / "tokenizers" / below).absolute() / FILE
+    path = (data_dir / "tokenizers" / below).absolute() / FILE
+    if path.is_file():
+        return path
+    cached = (folder / FILE for folder in hub.snapshots(name))
+    return next(filter(Path.is_file, cached), path)
 
 
 def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
-    """The tokenizer.json that a name stands for.
+    """The path of the tokenizer.json that a name stands for.
 
     Args:
-        name: a file, a folder that has it, or owner/name on the hub (kept in
-            `data_dir`/tokenizers).
+        name: a file, a folder that has it, or owner/name on the hub, which is looked for in
+            `data_dir`/tokenizers and in the hub's cache first, and else fetched to the former.
         data_dir: folder of the data sets.
         key: the setting that `name` is the value of, for messages.
 
@@ -243,19 +250,17 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     if path.is_file():
         return path
     folder, named = path.parent, Path(name).expanduser()
-    if not named.exists() and (named.suffix == ".json" or not is_repository(name)):
+    if not named.exists() and (named.suffix == ".json" or not hub.is_repository(name)):
         raise UserError(
             f"{key}={name}: there is no such file or folder; name a {FILE}, a folder that has it, "
             "or owner/name on the hub"
         )
     if not named.is_dir():
-        with Explained(key, name, FILE, folder):
-            listing = list_files(name)
-            if FILE not in listing.files:
-                raise DownloadError(f"{listing.address} has no {FILE}")
-            if CONFIG in listing.files:
-                listing.fetch(CONFIG, folder)
-            listing.fetch(FILE, folder)
+        with hub.explain_failure(key, name, FILE, folder):
+            listing = hub.list_files(name)
+            if CONFIG in listing.files and FILE in listing.files:
+                listing.fetch(CONFIG, folder / CONFIG)
+            listing.fetch(FILE, path)
     if not path.is_file():
         raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
     return path

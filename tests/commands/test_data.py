@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from mambalab.cli.main import main
 from mambalab.commands import data
 from mambalab.data import dataset as data_files
 from mambalab.data.catalog import CATALOG
@@ -120,3 +121,14 @@ def test_listing_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_command_line_shows_how_far_a_download_is(server, tmp_path, monkeypatch, capsys):
+    sha256, size = hashlib.sha256(server.content).hexdigest(), len(server.content)
+    file = DataFile("toy/b.txt", server.url, sha256, size)
+    monkeypatch.setitem(CATALOG, "toy", Dataset("toy", "the toy set", "CC0", "", (file,)))
+    assert main(["data", "fetch", "toy", f"data_dir={tmp_path}"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "b.txt: fetching, 0 B of 600.0 kB",
+        "b.txt: done, 600.0 kB of 600.0 kB",
+    ]
