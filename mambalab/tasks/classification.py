@@ -79,7 +79,7 @@ class ClassificationTask(Task):
         """Loss and accuracy of a whole split."""
         return self._measure(model, split)[0]
 
-    def measure_in_detail(
+    def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """Loss, accuracy, accuracy of each class, and the confusion table."""
@@ -96,7 +96,7 @@ class ClassificationTask(Task):
         labels = self.labels[split]
         total, n = 0.0, len(self.classes)
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
-        for start in self.each(range(0, len(labels), self.settings.eval_batch_size)):
+        for start in self.eval_batches(range(0, len(labels), self.settings.eval_batch_size)):
             rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
             true = labels[start : start + len(rows)]
             logits = model(*self.inputs(split, rows, None)).float()

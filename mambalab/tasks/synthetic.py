@@ -68,7 +68,7 @@ class AnswerTask(Task):
     def score(self, model: nn.Module, asked: list[tuple[str, int]]) -> list[tuple[float, float]]:
         """For each (split, length): mean loss and accuracy over `eval_sequences` sequences."""
         totals = [[0.0, 0, 0] for _ in asked]  # loss, right answers, answers
-        for number, numbers in self.each(self._batches(asked)):
+        for number, numbers in self.eval_batches(self._batches(asked)):
             split, length = asked[number]
             # One at a time: the questions do not depend on how many are asked at once.
             pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
@@ -157,7 +157,7 @@ class InductionHeadsTask(AnswerTask):
         lengths = self.lengths()
         return _summed(lengths, self.score(model, [("test", length) for length in lengths]))
 
-    def measure_in_detail(
+    def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """And, for `test`, accuracy against length."""

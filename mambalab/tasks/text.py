@@ -121,7 +121,7 @@ class TextTask(Task):
         return dict(self._fingerprint)
 
     def assets(self) -> dict[str, str]:
-        """The vocabulary or the tokenizer (`tokenizer.of_run` reads it)."""
+        """The vocabulary or the tokenizer (`tokenizer.load_from_run` reads it)."""
         return self.tokenizer.assets()
 
     def batch(self, position: int) -> TextBatch:
@@ -173,7 +173,7 @@ class TextTask(Task):
         state = model.initial_state(1, predicted)  # pyright: ignore[reportCallIssue]
         piece = self.settings.eval_batch_size * self.settings.seq_len
         total = 0.0
-        for start in self.each(range(0, predicted, piece)):
+        for start in self.eval_batches(range(0, predicted, piece)):
             window = data[start : start + piece + 1].long()[None]
             logits = model(window[:, :-1], state=state)
             total += float(_cross_entropy(logits, window[:, 1:], "sum"))
@@ -186,7 +186,7 @@ class TextTask(Task):
         full = (len(data) - 1) // length
         inputs = data[: full * length].view(full, length)
         targets = data[1 : full * length + 1].view(full, length)
-        for rows in self.each(range(0, full, self.settings.eval_batch_size)):
+        for rows in self.eval_batches(range(0, full, self.settings.eval_batch_size)):
             chosen = slice(rows, rows + self.settings.eval_batch_size)
             yield inputs[chosen].long(), targets[chosen].long()
         rest = data[full * length :].long()[None]

@@ -11,6 +11,7 @@ import numpy as np
 from mambalab.data import hub
 from mambalab.errors import UserError, first_line, shown
 from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.utils.renamed import alias, keep_old_names
 
 VOCABULARY = "vocabulary.json"
 FILE = "tokenizer.json"
@@ -43,12 +44,12 @@ class Tokenizer(Protocol):
         """The tokens (n,) of a text to learn from, nothing added; raises as `encode`."""
         ...
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A token for a text to begin with: a new line, if there is one."""
         ...
 
     def assets(self) -> dict[str, str]:
-        """The files (name -> content) that `of_run` reads again."""
+        """The files (name -> content) that `load_from_run` reads again."""
         ...
 
 
@@ -73,7 +74,7 @@ class Characters:
         """One token a character, (len(text),)."""
         return self.vocabulary.encode(text, dtype)
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A new line, if the text had any."""
         return max(0, self.vocabulary.symbols.find("\n"))
 
@@ -160,7 +161,7 @@ class FileTokenizer:
         parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in _pieces(text)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A new line, else the token that ends a text, else the first."""
         try:
             return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
@@ -203,7 +204,7 @@ class FileTokenizer:
         return None
 
 
-def of_run(folder: Path) -> Tokenizer | None:
+def load_from_run(folder: Path) -> Tokenizer | None:
     """The tokenizer whose `assets` lie in a run folder; None if there are none.
 
     Raises:
@@ -212,6 +213,11 @@ def of_run(folder: Path) -> Tokenizer | None:
     if (folder / VOCABULARY).exists():
         return Characters(Vocabulary.load(folder / VOCABULARY))
     return FileTokenizer(folder / FILE) if (folder / FILE).exists() else None
+
+
+of_run = alias(load_from_run, "of_run", "load_from_run")
+for _class in (Characters, FileTokenizer):
+    keep_old_names(_class, {"opening": "start_token"})
 
 
 def place(name: str, data_dir: Path) -> Path:
