@@ -14,7 +14,7 @@ from mambalab.settings.task import ClassificationSettings
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
 
-_LONGEST = 80  # characters of a class's name in a metric's
+_MAX_NAME_CHARS = 80  # characters of a class's name in a metric's
 
 Inputs = tuple[Tensor, Tensor | None]
 """What a classifier is called with: the sequences, and where each ends (None = none is padded)."""
@@ -115,7 +115,7 @@ def metric_names(classes: Sequence[str]) -> list[str]:
     """Names of classes as parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
     becomes `_`, what is long is cut; where that makes two the same, all get their number."""
     names = ["".join(c if c.isalnum() or c in "_-." else "_" for c in text) for text in classes]
-    names = [name[:_LONGEST] if name.strip(".") else "_" for name in names]
+    names = [name[:_MAX_NAME_CHARS] if name.strip(".") else "_" for name in names]
     if len(set(names)) == len(names):
         return names
     return [f"{number}_{name}" for number, name in enumerate(names)]

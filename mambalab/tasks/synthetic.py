@@ -18,7 +18,9 @@ Sequences = tuple[Tensor, Tensor]
 """Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""
 
 EVAL_SEED = 7  # evaluations ask every run the same questions
-_EVAL_TOKENS = 1 << 15  # in one evaluation batch at most: a run can be stopped between two
+_MAX_EVAL_BATCH_TOKENS = (
+    1 << 15
+)  # in one evaluation batch at most: a run can be stopped between two
 
 
 class AnswerTask(Task):
@@ -83,7 +85,7 @@ class AnswerTask(Task):
         """Index into `asked` and numbers of the sequences of every evaluation batch."""
         found, total = [], self.settings.eval_sequences
         for number, (_, length) in enumerate(asked):
-            most = max(1, min(self.settings.eval_batch_size, _EVAL_TOKENS // length))
+            most = max(1, min(self.settings.eval_batch_size, _MAX_EVAL_BATCH_TOKENS // length))
             starts = range(0, total, most)
             found += [(number, range(start, min(start + most, total))) for start in starts]
         return found

@@ -29,7 +29,7 @@ from mambalab.tokenization.vocabulary import Vocabulary
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
 
-_SHORTEST = 8  # tokens in a window that is worth training on
+_MIN_WINDOW_TOKENS = 8  # tokens in a window that is worth training on
 CHARACTERS = "char"  # task.tokenizer: every character is a token
 
 
@@ -238,7 +238,7 @@ class TextTask(Task):
             self._training_characters(characters), self._validation_characters(characters)
         )
         remedy = self._remedy(characters, window)
-        if longest > _SHORTEST:
+        if longest > _MIN_WINDOW_TOKENS:
             remedy += f", or task.seq_len={longest - 1} or less"
         raise UserError(
             f"the text of task {self.name} has {characters:,} characters, but task.seq_len="
@@ -252,7 +252,7 @@ class TextTask(Task):
         if tokens > self.settings.seq_len or split == "train_sample":
             return
         remedy = "give a longer text"
-        if tokens - 1 > _SHORTEST:
+        if tokens - 1 > _MIN_WINDOW_TOKENS:
             remedy += f", or task.seq_len={tokens - 1} or less"
         raise UserError(
             f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="

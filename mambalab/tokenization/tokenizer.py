@@ -18,7 +18,7 @@ FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
 END = "<|endoftext|>"
-_PIECE = 1 << 20  # characters tokenized at a time: bounds the memory of the library
+_PIECE_CHARS = 1 << 20  # characters tokenized at a time: bounds the memory of the library
 
 
 class Tokenizer(Protocol):
@@ -275,7 +275,7 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
-        stop = start + _PIECE
+        stop = start + _PIECE_CHARS
         if stop < len(text):
             stop = text.rfind("\n", start, stop) + 1 or stop
         yield text[start:stop]

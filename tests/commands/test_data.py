@@ -65,7 +65,7 @@ def test_list_shows_what_is_here_and_whether_it_is_right(run, place, capsys, tmp
 
 
 def test_list_leaves_large_files_unread(run, place, capsys, monkeypatch):
-    monkeypatch.setattr(data_files, "QUICK", 10)
+    monkeypatch.setattr(data_files, "MAX_LISTED_BYTES", 10)
     place(CONTENT)
     run("list", "toy")
     assert "unchecked" in row(capsys.readouterr().out, "toy")

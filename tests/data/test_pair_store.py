@@ -79,7 +79,7 @@ def test_a_store_holds_what_the_file_does(place, end, max_bytes):
 
 
 def test_small_chunks_lose_nothing(place, monkeypatch):
-    monkeypatch.setattr(pair_store, "_CHUNK", 64)
+    monkeypatch.setattr(pair_store, "_IO_BYTES", 64)
     rows = random_rows(200)
     assert contents(open_store(place(as_tsv(rows)), PAIRS, 1000)) == rows
 
@@ -120,7 +120,7 @@ BAD = {
 
 
 def test_malformed_rows_are_left_out_and_reported(place, monkeypatch, caplog):
-    monkeypatch.setattr(pair_rows, "LONGEST", 100)
+    monkeypatch.setattr(pair_rows, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(pair_rows.lines, "__defaults__", (100,))
     good = b"0.0\tA\tB\tgood\trow"
     path = place(b"".join(good + b"\n" + bad + b"\n" for bad in BAD) + good)

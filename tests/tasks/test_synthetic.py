@@ -218,7 +218,7 @@ class TestInductionHeads:
             task.evaluate(InductionOracle(8), "val")
 
     def test_long_sequences_come_a_few_at_a_time(self, monkeypatch):
-        monkeypatch.setattr("mambalab.tasks.synthetic._EVAL_TOKENS", 64)
+        monkeypatch.setattr("mambalab.tasks.synthetic._MAX_EVAL_BATCH_TOKENS", 64)
         oracle = InductionOracle(8)
         build(InductionHeadsTask, HEADS, eval_batch_size=100).evaluate(oracle, "test")
         shapes = {tuple(tokens.shape) for tokens in oracle.seen}

@@ -149,7 +149,7 @@ def test_long_texts_are_read_in_pieces(pairs, monkeypatch):
     tokenizer = FileTokenizer(pairs)
     whole = tokenizer.read(TEXT, np.int16)
     assert whole.dtype == np.int16
-    monkeypatch.setattr(tokenizers, "_PIECE", 70)
+    monkeypatch.setattr(tokenizers, "_PIECE_CHARS", 70)
     assert tokenizer.read(TEXT, np.int16).tolist() == whole.tolist()
     assert tokenizer.decode(tokenizer.read("x" * 500, np.int16).tolist()) == "x" * 500
     assert len(tokenizer.read("", np.int16)) == 0
