@@ -49,7 +49,7 @@ ALL = {**GROUND, **{room: doors | set(GROUND) for room, doors in DOORS.items()}}
 HEAVY = {
     "torch",
     "mlflow",
-    "datasets",
+    "huggingface_hub",
     "torchvision",
     "triton",
     "numba",

@@ -28,6 +28,9 @@ verbs:
 
 to begin: mambalab train experiment=quickstart"""
 
+FETCHING = ("data", "eval", "generate", "inspect", "bench")
+"""Verbs that may download what they need, and then say so; `train` shows its messages itself."""
+
 
 class UsageError(UserError):
     """A mistake in what was typed, found before anything ran."""
@@ -197,4 +200,8 @@ def run(verb: str, arguments: Arguments) -> int:
     if plan is not None:
         plan.command = arguments.overrides
         return import_module("mambalab.sweep.run").run(plan)
-    return import_module(f"mambalab.commands.{verb}").run(settings)
+    command = import_module(f"mambalab.commands.{verb}")
+    if verb not in FETCHING:
+        return command.run(settings)
+    with import_module("mambalab.train.session").show_log():
+        return command.run(settings)

@@ -49,7 +49,7 @@ def run(settings: EvalSettings) -> int:
         if options:
             metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
         else:
-            metrics, found = task.examine(loaded.model, settings.split.value)
+            metrics, found = task.evaluate_detailed(loaded.model, settings.split.value)
     rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from mambalab import config
-from mambalab.data.hub_repository import is_repository
+from mambalab.data.hub import is_repository
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.pretrained import export
@@ -14,7 +14,7 @@ from mambalab.pretrained.layout import Layout
 from mambalab.records import reader, run_folder
 from mambalab.runs import build
 from mambalab.settings.export import ExportSettings
-from mambalab.tokenization.tokenizer import Characters, Tokenizer, of_run
+from mambalab.tokenization.tokenizer import Characters, Tokenizer, load_from_run
 from mambalab.utils.files import read_json
 
 _CARD = """\
@@ -78,7 +78,7 @@ def run(settings: ExportSettings) -> int:
     loaded = build.load_run(path, device="cpu", trust=settings.trust)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
-    if (tokenizer := of_run(path)) is None:
+    if (tokenizer := load_from_run(path)) is None:
         raise UserError(f"{path} cannot be exported: it has no {build.VOCABULARY}")
     card = _card(loaded, layout, tokenizer)
     model = loaded.settings.model

@@ -100,7 +100,7 @@ def run(settings: GenerateSettings) -> int:
 def _prompts(settings: GenerateSettings, tokenizer: Tokenizer) -> list[str]:
     if settings.prompt_file is None:
         if settings.prompt is None:
-            return [tokenizer.decode([tokenizer.opening()])]
+            return [tokenizer.decode([tokenizer.start_token()])]
         if not settings.prompt:
             raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
         return [settings.prompt]

@@ -9,7 +9,7 @@ from mambalab.data.lra_archive import RETRIEVAL
 __all__ = ["CATALOG", "DataFile", "Dataset", "GzipFile", "HubDataset", "HubFile"]
 
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
-_CIFAR10 = "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/main/plain_text"
+_CIFAR10 = "uoft-cs/cifar10"
 
 CATALOG: dict[str, Dataset] = {
     dataset.name: dataset
@@ -90,10 +90,12 @@ CATALOG: dict[str, Dataset] = {
             files=tuple(
                 HubFile(
                     path=f"cifar10/{split}.parquet",
-                    url=f"{_CIFAR10}/{split}-00000-of-00001.parquet",
+                    url=f"https://huggingface.co/datasets/{_CIFAR10}/resolve/main/plain_text/"
+                    f"{split}-00000-of-00001.parquet",
                     sha256="",
                     size=size,
-                    split=split,
+                    repository=_CIFAR10,
+                    name=f"plain_text/{split}-00000-of-00001.parquet",
                     count=count,
                     classes=10,
                     side=32,
@@ -104,7 +106,6 @@ CATALOG: dict[str, Dataset] = {
                 )
             ),
             offline="task=digits",
-            repository="uoft-cs/cifar10",
         ),
         Dataset(
             name="digits",

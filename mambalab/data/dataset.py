@@ -17,10 +17,10 @@ from mambalab.data.download import DownloadError, download
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
 
-QUICK = 100_000_000
+MAX_LISTED_BYTES = 100_000_000
 """Bytes of a file that `mambalab data list` is willing to checksum."""
 
-_CHUNK = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 class Row(NamedTuple):
@@ -88,7 +88,7 @@ class DataFile:
             where = str(self.target(data_dir).absolute())
             return Row(False, human_bytes(self.size), "-", where, self.url)
         size, checksum = path.stat().st_size, "unchecked"
-        if size <= QUICK:
+        if size <= MAX_LISTED_BYTES:
             checksum = self._state(data_dir)
         return Row(True, human_bytes(size), checksum, str(path.absolute()), self.url)
 
@@ -130,7 +130,7 @@ class GzipFile(DataFile):
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 # A byte too many is enough to know; the rest may be without end.
-                while size <= self.content_size and (data := file.read(_CHUNK)):
+                while size <= self.content_size and (data := file.read(_READ_BYTES)):
                     digest.update(data)
                     size += len(data)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

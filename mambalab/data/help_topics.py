@@ -11,8 +11,10 @@ from mambalab.errors import UserError
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 # A sentence's end; closing quotes, brackets and a footnote mark may follow: `... below.) [1]`
 _SENTENCE_END = re.compile(r"[.:?!][\"'”’)*]*(?: \[\d+\])?$")
-_WORDS = 8  # shorter paragraphs are headings, signatures and labels
-_LETTERS = 0.85  # share of letters and blanks below which a paragraph is code, grammar or a table
+_MIN_PARAGRAPH_WORDS = 8  # shorter paragraphs are headings, signatures and labels
+_MIN_LETTER_SHARE = (
+    0.85  # share of letters and blanks below which a paragraph is code, grammar or a table
+)
 
 
 def help_topics() -> tuple[str, str]:
@@ -48,7 +50,11 @@ def help_topics() -> tuple[str, str]:
 
 def _is_prose(words: str) -> bool:
     """Whether a paragraph (its words joined by single blanks) consists of sentences."""
-    if words.count(" ") + 1 < _WORDS or ">>> " in words or not _SENTENCE_END.search(words):
+    if (
+        words.count(" ") + 1 < _MIN_PARAGRAPH_WORDS
+        or ">>> " in words
+        or not _SENTENCE_END.search(words)
+    ):
         return False
     letters = sum(character.isalpha() or character == " " for character in words)
-    return letters >= _LETTERS * len(words)
+    return letters >= _MIN_LETTER_SHARE * len(words)

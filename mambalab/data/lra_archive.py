@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from mambalab.data.dataset import DataFile, Dataset, Row
-from mambalab.data.download import DownloadError, download
-from mambalab.data.folder_lock import locked
+from mambalab.data.download import LOG, DownloadError, download
 from mambalab.data.pair_rows import LRA
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
+from mambalab.utils.locks import locked_folder
 
 FOLDER = "lra_retrieval"
 """Below data_dir."""
@@ -29,9 +28,9 @@ PUBLISHED = {"train": 147_086, "eval": 18_090, "test": 17_437}
 
 _URL = "https://storage.googleapis.com/long-range-arena/lra_release.gz"
 _ARCHIVE = "lra_release.gz"
-_SIZE = 7_700_000_000  # of the archive, about; the files' own sizes are not published
-_MAX_BYTES = 4000  # what conf/task/retrieval.yaml cuts a text to: converted ahead of the first run
-_CHUNK = 1 << 20
+_ARCHIVE_BYTES = 7_700_000_000  # of the archive, about; the files' own sizes are not published
+_TEXT_BYTES = 4000  # what conf/task/retrieval.yaml cuts a text to: converted ahead of the first run
+_READ_BYTES = 1 << 20
 
 
 def file_name(part: str) -> str:
@@ -104,13 +103,13 @@ class LraArchive(Dataset):
             return
         folder = (data_dir / FOLDER).absolute()
         try:
-            with locked(folder, f"fetching {self.title}"):
+            with locked_folder(folder, f"fetching {self.title}"):
                 if missing := self.missing(data_dir):
                     self._bring(folder, [Path(file.path).name for file in missing])
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
         for file in self.files:
-            open_store(data_dir / file.path, LRA, _MAX_BYTES)
+            open_store(data_dir / file.path, LRA, _TEXT_BYTES)
 
     def _bring(self, folder: Path, names: list[str]) -> None:
         archive = folder / _ARCHIVE
@@ -126,13 +125,13 @@ class LraArchive(Dataset):
         rows = {
             Path(file.path).name: file.rows for file in self.files if isinstance(file, PairFile)
         }
-        _say(f"unpacking {', '.join(names)} from {archive}; this takes minutes")
+        LOG.info("retrieval: unpacking %s from %s; this takes minutes", ", ".join(names), archive)
         extract(archive, folder, {name: rows[name] for name in names})
         if ours:
             archive.unlink()
-            _say(f"unpacked; deleted {archive}")
+            LOG.info("retrieval: unpacked; deleted %s", archive)
         else:
-            _say(f"unpacked; {archive} is not needed any more")
+            LOG.info("retrieval: unpacked; %s is not needed any more", archive)
 
 
 def extract(archive: Path, folder: Path, rows: dict[str, int]) -> None:
@@ -226,18 +225,14 @@ def _copy(content: IO[bytes], target: Path) -> int:
 
 def _read(content: IO[bytes]) -> bytes:
     try:
-        return content.read(_CHUNK)
+        return content.read(_READ_BYTES)
     except OSError as error:
         raise _ArchiveError(error.strerror or str(error)) from None
 
 
-def _say(line: str) -> None:
-    print(f"retrieval: {line}", file=sys.stderr)
-
-
 def _files(rows: Iterable[tuple[str, int]]) -> tuple[PairFile, ...]:
     return tuple(
-        PairFile(f"{FOLDER}/{file_name(part)}", _URL, sha256="", size=_SIZE, rows=count)
+        PairFile(f"{FOLDER}/{file_name(part)}", _URL, sha256="", size=_ARCHIVE_BYTES, rows=count)
         for part, count in rows
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-LONGEST = 1 << 26
+MAX_LINE_BYTES = 1 << 26
 """Bytes of a line; a longer one is no row (it would have to be held in memory whole)."""
 
 
@@ -46,7 +46,7 @@ class BadRow(Exception):
     """What is wrong with a row, in words."""
 
 
-def lines(file: BinaryIO, longest: int = LONGEST) -> Iterator[bytes | None]:
+def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
     """The lines of a file without their ends ("\\n" or "\\r\\n"); None for one that is too long.
 
     A byte order mark before the first is dropped. No more than `longest` bytes are held at once.
@@ -74,7 +74,7 @@ def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
             but white space, a NUL byte (0 is what sequences are padded with), or no UTF-8.
     """
     if line is None:
-        raise BadRow(f"longer than {LONGEST:,} bytes")
+        raise BadRow(f"longer than {MAX_LINE_BYTES:,} bytes")
     if b"\0" in line:
         raise BadRow("NUL byte (if the file is UTF-16, convert it to UTF-8)")
     # Counted before it is split: a line of nothing but tabs would become millions of columns.

@@ -27,18 +27,18 @@ from typing import BinaryIO
 import numpy as np
 
 from mambalab.data import duplicates
-from mambalab.data.folder_lock import locked
 from mambalab.data.pair_rows import BadRow, Layout, lines, split
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
+from mambalab.utils.locks import locked_folder
 
 LOG = logging.getLogger("mambalab")
 
-_FORMAT = 3  # of a store; raise it when what `_convert` writes changes
-_SHOWN = 10  # rejected rows that are logged one by one
-_CHUNK = 1 << 20  # bytes written, and hashed, at a time
-_MOST_CLASSES = 1000  # beyond that, the first column is hardly a label
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_STORE_VERSION = 3  # of a store; raise it when what `_convert` writes changes
+_MAX_REJECTED_LOGGED = 10  # rejected rows that are logged one by one
+_IO_BYTES = 1 << 20  # bytes written, and hashed, at a time
+_MAX_CLASSES = 1000  # beyond that, the first column is hardly a label
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _UNFINISHED = "unfinished-"
 
 
@@ -146,10 +146,10 @@ def open_store(path: Path, layout: Layout, max_bytes: int) -> PairStore:
         return store
     for home in homes:
         try:
-            with locked(home, f"converting {path}"):
+            with locked_folder(home, f"converting {path}"):
                 return _load(home / name, path) or _make(path, facts, layout, max_bytes, home)
         except OSError as error:
-            if error.errno not in _REFUSED or home is homes[-1]:
+            if error.errno not in _NOT_WRITABLE or home is homes[-1]:
                 reason = error.strerror or str(error)
                 raise UserError(
                     f"cannot write {home} ({reason}): the converted texts of {path} need a folder; "
@@ -168,7 +168,7 @@ def count_rows(path: Path) -> int:
     rows, last = 0, b"\n"
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(_IO_BYTES):
                 rows, last = rows + chunk.count(b"\n"), chunk[-1:]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -188,7 +188,7 @@ def _stat(path: Path) -> os.stat_result:
 
 
 def _name(layout: Layout, max_bytes: int, facts: os.stat_result) -> str:
-    state = f"{_FORMAT} {facts.st_size} {facts.st_mtime_ns}"
+    state = f"{_STORE_VERSION} {facts.st_size} {facts.st_mtime_ns}"
     return f"{layout.name}-{max_bytes}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
 
@@ -245,7 +245,7 @@ def _make(
 
 def _open(path: Path) -> BinaryIO:
     try:
-        return open(path, "rb", buffering=_CHUNK)
+        return open(path, "rb", buffering=_IO_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
@@ -275,13 +275,13 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
                 left_out += 1
                 reason = reason or f"line {number:,}: {error}"
                 rejected.write(f"{path}:{number}: {error}\n")
-                if left_out <= _SHOWN:
+                if left_out <= _MAX_REJECTED_LOGGED:
                     LOG.warning("%s, line %s: left out: %s", path, f"{number:,}", error)
                 continue
             if label not in known:
-                if len(known) == _MOST_CLASSES:
+                if len(known) == _MAX_CLASSES:
                     raise UserError(
-                        f"{path}, line {number:,}: more than {_MOST_CLASSES:,} different labels; "
+                        f"{path}, line {number:,}: more than {_MAX_CLASSES:,} different labels; "
                         f"the columns must be {', '.join(layout.columns)}, separated by tabs"
                     )
                 known[label] = len(known)
@@ -291,7 +291,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
                 kept += text[:max_bytes]
                 end += min(len(text), max_bytes)
                 offsets.append(end)
-            if len(kept) >= _CHUNK:
+            if len(kept) >= _IO_BYTES:
                 flush()
         flush()
         if not labels:

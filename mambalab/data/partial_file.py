@@ -1,8 +1,9 @@
 """The unfinished half of a download: locked against other processes, resumable, published whole.
 
 `FILE.part` holds the bytes so far and carries the lock (the kernel frees it when its holder dies,
-however it dies), `FILE.part-from` says which version of which address they are from. Publishing is
-a rename, so `FILE` is either absent or complete.
+however it dies): the lock is the data, so that it cannot be one of `utils.locks`, nor the file one
+of a library. `FILE.part-from` says which version of which address the bytes are from. Publishing
+is a rename, so `FILE` is either absent or complete.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mambalab.errors import UserError
 
-_RACES = 1000  # how often other processes may take the part file away before this one gives up
+LOG = logging.getLogger("mambalab")
+
+_MAX_RACES = 1000  # how often other processes may take the part file away before this one gives up
 
 
 class DownloadError(UserError):
     """Why a file could not be fetched, in one line."""
 
 
-class PartFile:
-    """The bytes fetched so far, open and locked. Made by `locked_part`."""
+class PartialFile:
+    """The bytes fetched so far, open and locked. Made by `locked_partial`."""
 
     def __init__(self, descriptor: int, path: Path, target: Path) -> None:
         self._descriptor = descriptor
@@ -93,7 +96,7 @@ class PartFile:
 
 
 @contextmanager
-def locked_part(target: Path) -> Iterator[PartFile | None]:
+def locked_partial(target: Path) -> Iterator[PartialFile | None]:
     """The part file of `target`, for one process at a time.
 
     Waits while another process has it; yields None if that one has meanwhile published `target`.
@@ -103,7 +106,7 @@ def locked_part(target: Path) -> Iterator[PartFile | None]:
         DownloadError: the folder cannot be made or written.
     """
     folders = [folder for folder in target.parents if not os.path.exists(folder)]
-    part: PartFile | None = None
+    part: PartialFile | None = None
     try:
         part = _acquire(target)
         yield part
@@ -115,11 +118,11 @@ def locked_part(target: Path) -> Iterator[PartFile | None]:
                 folder.rmdir()
 
 
-def _acquire(target: Path) -> PartFile | None:
+def _acquire(target: Path) -> PartialFile | None:
     path = target.with_name(target.name + ".part")
     trouble: OSError | None = None
     waited = False
-    for _ in range(_RACES):
+    for _ in range(_MAX_RACES):
         if os.path.exists(target):
             return None
         try:
@@ -135,7 +138,7 @@ def _acquire(target: Path) -> PartFile | None:
         except BaseException:
             os.close(descriptor)
             raise
-        part = PartFile(descriptor, path, target)
+        part = PartialFile(descriptor, path, target)
         # While this process waited, the file may have been published or cleared away, and then the
         # lock is on a file that no longer has this name.
         if _is_same(descriptor, path) and not os.path.exists(target):
@@ -150,12 +153,12 @@ def _lock(descriptor: int, path: Path, quietly: bool) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if not quietly:
-            print(f"another process is fetching {path.stem}; waiting for it", file=sys.stderr)
+            LOG.warning("another process is fetching %s; waiting for it", path.stem)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return True
     except OSError as error:
         # Some network file systems have no locks; the download is still checked and atomic.
-        print(f"no lock on {path} ({error.strerror}): fetch it once at a time", file=sys.stderr)
+        LOG.warning("no lock on %s (%s): fetch it once at a time", path, error.strerror)
     return quietly
 
 

@@ -1,10 +1,16 @@
-"""How far a download is: a bar on a terminal, plain lines elsewhere (a log wants no bars)."""
+"""Shows how far a download is: a bar on a terminal, plain lines elsewhere (a log wants no bars).
+
+Both only where somebody listens to the logger `mambalab` at level INFO, as the command line does.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any
+
+LOG = logging.getLogger("mambalab")
 
 _PLAIN_SECONDS = 10.0  # between plain lines
 
@@ -22,55 +28,43 @@ def human_bytes(count: int) -> str:
 
 
 class Progress:
-    """Context manager that shows bytes as they come, on stderr."""
+    """Shows the bytes of one transfer as they come.
 
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._plainly = not sys.stderr.isatty()
+    Args:
+        label: name of the file.
+        done: bytes that are here already.
+        total: bytes of the whole file; None = unknown.
+    """
+
+    def __init__(self, label: str, done: int, total: int | None) -> None:
+        self._label, self._done, self._total = label, done, total
+        self._said = time.monotonic()
         self._bar: Any = None
+        if not sys.stderr.isatty():
+            self._say("fetching")
+        elif LOG.isEnabledFor(logging.INFO):
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=label, initial=done, total=total, unit="B", unit_scale=True)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def start(self, done: int, total: int | None) -> None:
-        """The transfer begins with `done` bytes of `total` (None = unknown) already here."""
-        from tqdm import tqdm
-
-        self._done, self._total, self._said = done, total, time.monotonic()
-        self._bar = tqdm(
-            desc=self._label,
-            initial=done,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            disable=self._plainly,
-        )
-        if self._plainly:
-            self._say_size("fetching")
+        elif error is None:
+            self._say("done")
 
     def advance(self, count: int) -> None:
-        """`count` more bytes have come."""
+        """Show that `count` more bytes have come."""
         self._done += count
-        self._bar.update(count)
-        if self._plainly and time.monotonic() - self._said >= _PLAIN_SECONDS:
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._said >= _PLAIN_SECONDS:
             self._said = time.monotonic()
-            self._say_size("fetching")
+            self._say("fetching")
 
-    def done(self) -> None:
-        """The transfer is complete."""
-        if self._plainly:
-            self._say_size("done")
-
-    def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
-        from tqdm import tqdm
-
-        tqdm.write(f"{self._label}: {line}", file=sys.stderr)
-
-    def _say_size(self, word: str) -> None:
+    def _say(self, word: str) -> None:
         total = "" if self._total is None else f" of {human_bytes(self._total)}"
-        self.say(f"{word}, {human_bytes(self._done)}{total}")
+        LOG.info("%s: %s, %s%s", self._label, word, human_bytes(self._done), total)

@@ -11,13 +11,13 @@ from pathlib import Path
 from mambalab.errors import UserError
 
 # Longest marks first: UTF-32's begins with UTF-16's.
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_SAMPLE = 4096  # bytes looked at to recognise UTF-16 without a mark
+_SAMPLE_BYTES = 4096  # bytes looked at to recognise UTF-16 without a mark
 
 
 def read_text(path: Path) -> tuple[str, str]:
@@ -84,10 +84,10 @@ def _convert(shown: Path, encoding: str) -> str:
 
 def _wide_encoding(content: bytes) -> str | None:
     """UTF-16 or UTF-32, known by its mark or by a NUL in every other byte of mostly Latin text."""
-    for mark, name in _MARKS:
+    for mark, name in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return name
-    head = content[:_SAMPLE]
+    head = content[:_SAMPLE_BYTES]
     if len(head) >= 4:
         for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
             zeros, others = head[first::2], head[1 - first :: 2]

@@ -21,7 +21,7 @@ from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
-from mambalab.tokenization.tokenizer import Tokenizer, of_run
+from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
 
 LONGEST = 4_000  # steps that a page can show, of each text of a pair
 LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
@@ -55,7 +55,7 @@ def choose(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
-    tokenizer = of_run(loaded.path)
+    tokenizer = load_from_run(loaded.path)
     if tokenizer is not None:
         if settings.index is not None:
             raise UserError(

@@ -1,9 +1,9 @@
-"""Where checkpoints lie: a folder of the user's, or one below data_dir, filled from the hub."""
+"""Where checkpoints are: a folder of the user's, one below data_dir, or in the hub's cache."""
 
 from pathlib import Path
 
+from mambalab.data import hub
 from mambalab.data.download import DownloadError
-from mambalab.data.hub_repository import Explained, Listing, is_repository, list_files, local
 from mambalab.errors import UserError
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG
@@ -11,11 +11,18 @@ from mambalab.tokenization import tokenizer
 
 
 def place(name: str, data_dir: Path) -> Path:
-    """The folder that a name means, there or not; nothing is fetched."""
+    """The folder that a name means, there or not; nothing is fetched.
+
+    One below `data_dir` comes before the cache of Hugging Face's libraries, and is where a
+    checkpoint goes that is in neither.
+    """
     path = Path(name).expanduser()
-    if path.is_dir() or not is_repository(name):
+    if path.is_dir() or not hub.is_repository(name):
         return path
-    return (data_dir / "pretrained" / name).absolute()
+    folder = (data_dir / "pretrained" / name).absolute()
+    if is_complete(folder):
+        return folder
+    return next(filter(is_complete, hub.snapshots(name)), folder)
 
 
 def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
@@ -23,7 +30,8 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
 
     Args:
         name: of a folder, or owner/name on the hub; that one is looked for in
-            `data_dir`/pretrained/owner/name first, and what it lacks is fetched there.
+            `data_dir`/pretrained/owner/name and in the hub's cache first, and else fetched to the
+            former.
         data_dir: folder of the data sets.
         key: the setting that `name` is the value of, for messages.
 
@@ -31,23 +39,21 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
         UserError: no such folder, a missing shard, or it cannot be fetched: with the reason and
             what to put where.
     """
-    folder = local(name, key, "the folder of a checkpoint")
+    folder = hub.local(name, key, "the folder of a checkpoint")
     if folder is not None:
         return folder
     folder = place(name, data_dir)
     if is_complete(folder):
         return folder
     wanted = f"{CONFIG} and {weights.WHOLE[0]} (or {weights.WHOLE[1]})"
-    with Explained(key, name, wanted, folder):
-        listing = list_files(name)
-        if CONFIG not in listing.files:
-            raise DownloadError(f"{listing.address} has no {CONFIG}")
-        listing.fetch(CONFIG, folder)
+    with hub.explain_failure(key, name, wanted, folder):
+        listing = hub.list_files(name)
+        listing.fetch(CONFIG, folder / CONFIG)
         for file in (tokenizer.FILE, tokenizer.CONFIG):
             if file in listing.files:
-                listing.fetch(file, folder)
+                listing.fetch(file, folder / file)
         for file in _weights(listing, folder):
-            listing.fetch(file, folder)
+            listing.fetch(file, folder / file)
     return folder
 
 
@@ -59,13 +65,13 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def _weights(listing: Listing, folder: Path) -> list[str]:
+def _weights(listing: hub.Listing, folder: Path) -> list[str]:
     """The files to fetch for the weights; an index is fetched at once."""
     for whole in weights.WHOLE:
         if whole in listing.files:
             return [whole]
         index = whole + weights.INDEX
         if index in listing.files:
-            listing.fetch(index, folder)
+            listing.fetch(index, folder / index)
             return weights.shards(folder / index)
     raise DownloadError(f"{listing.address} has neither {' nor '.join(weights.WHOLE)}")

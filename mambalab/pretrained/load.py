@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mambalab.data.hub_repository import read_json
+from mambalab.data.hub import read_json
 from mambalab.errors import UserError
 from mambalab.models.dropout import NO_DROPOUT
 from mambalab.models.heads import LanguageModel

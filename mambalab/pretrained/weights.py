@@ -7,13 +7,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mambalab.data.hub_repository import read_json
+from mambalab.data.hub import read_json
 from mambalab.errors import UserError
 from mambalab.pretrained import pickles
 from mambalab.pretrained.pickles import AGAIN
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
-_POINTER = b"version https://git-lfs"
+_LFS_POINTER = b"version https://git-lfs"
 INDEX = ".index.json"  # appended to one of these names: a table of shards
 
 
@@ -72,7 +72,7 @@ def _check_readable(path: Path) -> None:
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} cannot be read: make it readable for yourself")
     with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise UserError(f"{path} only points at the file: fetch that with git lfs pull")
 
 

@@ -7,32 +7,28 @@ some parsers can read would be worth less than the difference between them. A li
 its newline is there; what follows the last newline is a line cut short and is ignored.
 """
 
-import errno
-import fcntl
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.utils.locks import LOCK, InUseError, locked
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MLFLOW = "mlflow_run.json"
 LOG = "train.log"
-LOCK = ".lock"
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
 Row = tuple[int, dict[str, float | None]]
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
 _encode = json.JSONEncoder(allow_nan=False).encode  # made once: it is most of the cost of a line
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 def name_problem(name: str) -> str | None:
@@ -113,7 +109,7 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
 def hold(run_dir: Path, doing: str = "recording or sending this run") -> Iterator[None]:
     """Be the only one who records or sends this run, until the context or the process ends.
 
-    On a file system without locks the guard is absent and nothing else changes.
+    On a file system without locks the guard is absent, which is said once.
 
     Args:
         run_dir: the folder.
@@ -122,20 +118,13 @@ def hold(run_dir: Path, doing: str = "recording or sending this run") -> Iterato
     Raises:
         UserError: if another living process holds the folder, or it cannot be written.
     """
-    try:
-        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {run_dir}: {error.strerror}") from error
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(locked(run_dir / LOCK, wait=False))
+        except InUseError:
             raise UserError(
                 f"{run_dir} is in use: another process is {doing}; wait until it ends, or stop it"
             ) from None
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+            raise UserError(f"cannot write to the folder {run_dir}: {error.strerror}") from error
         yield
-    finally:
-        os.close(descriptor)

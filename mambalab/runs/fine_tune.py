@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mambalab import config
-from mambalab.data.hub_repository import read_json
+from mambalab.data.hub import read_json
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
 from mambalab.pretrained import fetch, load, tokens

@@ -12,7 +12,7 @@ from mambalab.pretrained import load as checkpoints
 from mambalab.records import reader, run_folder
 from mambalab.runs import build
 from mambalab.settings.train import Precision
-from mambalab.tokenization.tokenizer import Tokenizer, of_run
+from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
 from mambalab.train import runtime
 
 
@@ -65,7 +65,7 @@ def language_model(
         return _published(pretrained, tokenizer, data_dir, device, precision)
     path = reader.resolve_run(run, output_dir)
     loaded = build.load_run(path, device=device, trust=trust)
-    if (text := of_run(path)) is None:
+    if (text := load_from_run(path)) is None:
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
             f"({build.VOCABULARY})"

@@ -246,7 +246,7 @@ class _Sitting:
 
     def _sample(self, length: int) -> str:
         tokenizer = self.task.tokenizer
-        prompt = torch.tensor([[tokenizer.opening()]], device=self.device)
+        prompt = torch.tensor([[tokenizer.start_token()]], device=self.device)
         self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
@@ -312,7 +312,7 @@ class _Sitting:
         checkpoint.restore_weights(self.model, weights, best.path)
         watched = watching(self.task, "testing", self.signals.requested)
         with runtime.autocast(self.device, self.precision), watched:
-            metrics, found = self.task.examine(self.model, "test")
+            metrics, found = self.task.evaluate_detailed(self.model, "test")
         self.recorder.metrics(best.step, metrics)
         for path in tables.keep(self.run_dir, "test", found):
             self.recorder.artifact(path)

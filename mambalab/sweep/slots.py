@@ -1,7 +1,8 @@
 """Places in which jobs run at once on one machine: a share of the cores each, and of the GPUs.
 
 A GPU is leased by a file lock in the temporary folder, so that two sweeps on one machine do not
-meet on it; the kernel ends the lease when the sweep and the job that holds it are gone.
+meet on it; the kernel ends the lease when the sweep and the job that holds it are gone. The lease
+is no `utils.locks.locked`: it may be shared, and the job inherits its descriptor.
 """
 
 import fcntl

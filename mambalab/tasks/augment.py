@@ -17,7 +17,7 @@ from torch import Tensor
 from mambalab.settings.task import AugmentSettings
 from mambalab.tasks.sampling import uniform
 
-_DRAWS = 11  # random numbers an image
+_DRAWS_PER_IMAGE = 11  # random numbers an image
 
 
 def augment(images: Tensor, settings: AugmentSettings, seed: int, position: int) -> Tensor:
@@ -33,7 +33,9 @@ def augment(images: Tensor, settings: AugmentSettings, seed: int, position: int)
         A tensor of the same shape; `images` itself if everything is switched off.
     """
     batch, _, height, width = images.shape
-    drawn = uniform(seed, position, count=_DRAWS * batch, stream="augment").reshape(_DRAWS, batch)
+    drawn = uniform(seed, position, count=_DRAWS_PER_IMAGE * batch, stream="augment").reshape(
+        _DRAWS_PER_IMAGE, batch
+    )
     moved = settings.flip or settings.crop or settings.rotation or settings.perspective
     if moved:
         maps = _maps(settings, drawn, height, width)

@@ -41,6 +41,7 @@ from mambalab.errors import UserError
 from mambalab.settings.rules import check
 from mambalab.settings.task import TaskSettings
 from mambalab.spec import ModelSpec
+from mambalab.utils.renamed import keep_old_names, warn
 
 T = TypeVar("T")
 
@@ -67,8 +68,8 @@ class Task(ABC):
         metric: the key of `evaluate`'s result by which checkpoints are chosen.
         maximize: whether a higher `metric` is better.
         loss_unit: unit of the loss, for the axis of a picture.
-        watch: called by `each` with how many batches are measured, and how many there are; may
-            raise, to end the measurement. None: nobody watches.
+        on_eval_batch: called by `eval_batches` with how many batches are measured, and how many
+            there are; may raise, to end the measurement. None: nobody watches.
     """
 
     spec: ModelSpec
@@ -76,7 +77,11 @@ class Task(ABC):
     metric: str = "val/loss"
     maximize: bool = False
     loss_unit: str = "nats"
-    watch: Callable[[int, int], None] | None = None
+    on_eval_batch: Callable[[int, int], None] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_old_names(cls, _OLD_NAMES)
 
     def __init__(
         self, settings: TaskSettings, *, seed: int, data_dir: Path, data_fraction: float
@@ -122,17 +127,17 @@ class Task(ABC):
 
         Called by `evaluate`, which has put the model into evaluation mode and switched gradients
         off. Average over examples, not over batches: the last batch may be smaller. Go through the
-        batches with `each` if there are many.
+        batches with `eval_batches` if there are many.
         """
 
-    def each(self, batches: Sequence[T]) -> Iterator[T]:
-        """The batches of a measurement, one after the other.
+    def eval_batches(self, batches: Sequence[T]) -> Iterator[T]:
+        """Yield the batches of a measurement, one after the other.
 
         Between two of them it is shown how far the measurement is, and the run can be stopped.
         """
         for number, batch in enumerate(batches):
-            if self.watch is not None:
-                self.watch(number, len(batches))
+            if self.on_eval_batch is not None:
+                self.on_eval_batch(number, len(batches))
             yield batch
 
     @property
@@ -165,29 +170,50 @@ class Task(ABC):
         with evaluating(model):
             return self.measure(model, split)
 
-    def examine(self, model: nn.Module, split: str) -> tuple[dict[str, float], list[Table]]:
-        """As `evaluate`, and what does not fit into a number (a confusion matrix, a curve).
+    def evaluate_detailed(
+        self, model: nn.Module, split: str
+    ) -> tuple[dict[str, float], list[Table]]:
+        """Evaluate, with what does not fit into a number (a confusion matrix, a curve).
 
-        A split called `test` is examined once, with the best weights, when training has ended.
+        A split called `test` is evaluated once, with the best weights, when training has ended.
 
         Raises:
             UserError: the task has no such split.
         """
         self._check_split(split)
         with evaluating(model):
-            return self.measure_in_detail(model, split)
+            return self.measure_detailed(model, split)
 
-    def measure_in_detail(
+    def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """What `measure` returns, and tables; override it if the task has any."""
         return self.measure(model, split), []
+
+    @property
+    def watch(self) -> Callable[[int, int], None] | None:
+        """The old name of `on_eval_batch`."""
+        warn("Task.watch", "on_eval_batch")
+        return self.on_eval_batch
+
+    @watch.setter
+    def watch(self, value: Callable[[int, int], None] | None) -> None:
+        warn("Task.watch", "on_eval_batch")
+        self.on_eval_batch = value
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
             raise UserError(
                 f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}"
             )
+
+
+_OLD_NAMES = {
+    "each": "eval_batches",
+    "examine": "evaluate_detailed",
+    "measure_in_detail": "measure_detailed",
+}
+keep_old_names(Task, _OLD_NAMES)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from mambalab.settings.task import ClassificationSettings
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
 
-_LONGEST = 80  # characters of a class's name in a metric's
+_MAX_NAME_CHARS = 80  # characters of a class's name in a metric's
 
 Inputs = tuple[Tensor, Tensor | None]
 """What a classifier is called with: the sequences, and where each ends (None = none is padded)."""
@@ -79,7 +79,7 @@ class ClassificationTask(Task):
         """Loss and accuracy of a whole split."""
         return self._measure(model, split)[0]
 
-    def measure_in_detail(
+    def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """Loss, accuracy, accuracy of each class, and the confusion table."""
@@ -96,7 +96,7 @@ class ClassificationTask(Task):
         labels = self.labels[split]
         total, n = 0.0, len(self.classes)
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
-        for start in self.each(range(0, len(labels), self.settings.eval_batch_size)):
+        for start in self.eval_batches(range(0, len(labels), self.settings.eval_batch_size)):
             rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
             true = labels[start : start + len(rows)]
             logits = model(*self.inputs(split, rows, None)).float()
@@ -115,7 +115,7 @@ def metric_names(classes: Sequence[str]) -> list[str]:
     """Names of classes as parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
     becomes `_`, what is long is cut; where that makes two the same, all get their number."""
     names = ["".join(c if c.isalnum() or c in "_-." else "_" for c in text) for text in classes]
-    names = [name[:_LONGEST] if name.strip(".") else "_" for name in names]
+    names = [name[:_MAX_NAME_CHARS] if name.strip(".") else "_" for name in names]
     if len(set(names)) == len(names):
         return names
     return [f"{number}_{name}" for number, name in enumerate(names)]

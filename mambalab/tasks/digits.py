@@ -10,7 +10,7 @@ from mambalab.errors import UserError
 from mambalab.tasks.images import ImageData, Images, PixelTask
 from mambalab.tasks.sampling import permutation
 
-_TEST = 360  # a fifth
+_TEST_IMAGES = 360  # a fifth
 
 
 class DigitsTask(PixelTask):
@@ -37,6 +37,6 @@ class DigitsTask(PixelTask):
         pixels = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
         images = Images(pixels, torch.from_numpy(found.target).long())
         order = permutation(0, 0, len(pixels), "digits")
-        test, train = images.rows(order[:_TEST]), images.rows(order[_TEST:])
+        test, train = images.rows(order[:_TEST_IMAGES]), images.rows(order[_TEST_IMAGES:])
         names = [str(digit) for digit in range(10)]
         return ImageData(names, train, test, {"source": "sklearn.datasets.load_digits"})

@@ -16,8 +16,8 @@ from mambalab.tasks.images import ImageData, Images, PatchTask
 from mambalab.tasks.sampling import permutation
 
 LOG = logging.getLogger("mambalab")
-_MOST = 8_000_000_000  # bytes of pixels that are kept in memory
-_NAMED = 10  # classes that are named at the start
+_MAX_PIXEL_BYTES = 8_000_000_000  # bytes of pixels that are kept in memory
+_MAX_CLASSES_NAMED = 10  # classes that are named at the start
 
 
 class ImageFolderTask(PatchTask):
@@ -35,7 +35,9 @@ class ImageFolderTask(PatchTask):
         """As `ImageTask.prepare`; says what was found, and warns of images in two splits."""
         super().prepare(device)
         images = ", ".join(f"{len(self.labels[s]):,} {s}" for s in ("train", "val", "test"))
-        names = ", ".join(self.classes[:_NAMED]) + (", ..." if len(self.classes) > _NAMED else "")
+        names = ", ".join(self.classes[:_MAX_CLASSES_NAMED]) + (
+            ", ..." if len(self.classes) > _MAX_CLASSES_NAMED else ""
+        )
         LOG.info(
             "%s: %s classes (%s); images: %s", self.settings.path, len(self.classes), names, images
         )
@@ -117,10 +119,10 @@ class ImageFolderTask(PatchTask):
             )
         side = self.settings.image_size
         size = len(found.samples) * 3 * side * side
-        if size > _MOST:
+        if size > _MAX_PIXEL_BYTES:
             raise UserError(
                 f"{path}: {len(found.samples):,} images of {side} x {side} pixels take "
-                f"{size / 1e9:.1f} GB of memory, at most {_MOST / 1e9:g}: use a smaller "
+                f"{size / 1e9:.1f} GB of memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller "
                 "task.image_size"
             )
         pixels = torch.empty(len(found.samples), 3, side, side, dtype=torch.uint8)

@@ -18,7 +18,7 @@ from mambalab.tasks.augment import augment
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import permutation
 
-_FIXED = 0  # seed of what is the same in every run: splits, the order of permuted pixels
+_SPLIT_SEED = 0  # seed of what is the same in every run: splits, the order of permuted pixels
 
 
 @dataclass
@@ -110,7 +110,7 @@ class ImageTask(ClassificationTask):
                 f"task.val_size={held_out}: {self.name} has {total:,} images to train and validate "
                 "with; hold out fewer"
             )
-        order = permutation(_FIXED, 0, total, "split")
+        order = permutation(_SPLIT_SEED, 0, total, "split")
         val, rest = order[:held_out], order[held_out:]
         kept = rest[: int(len(rest) * self.data_fraction)]
         if not len(kept):
@@ -160,7 +160,7 @@ class PixelTask(ImageTask):
         """(B, 1, height, width) to (B, height * width / input_dim, input_dim)."""
         pixels = images.flatten(1)
         if self.settings.permute:
-            order = permutation(_FIXED, 0, pixels.shape[1], "pixels").copy()
+            order = permutation(_SPLIT_SEED, 0, pixels.shape[1], "pixels").copy()
             pixels = pixels[:, torch.from_numpy(order).to(pixels.device)]
         return pixels.unflatten(1, (-1, self.settings.input_dim))
 

@@ -22,8 +22,8 @@ from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import permutation
 
 LOG = logging.getLogger("mambalab")
-_SINGLE = 10  # labels that occur once; more of them are hardly labels
-_FIXED = 0  # seed of what is the same in every run: splits and shares
+_MAX_SINGLE_LABELS = 10  # labels that occur once; more of them are hardly labels
+_SPLIT_SEED = 0  # seed of what is the same in every run: splits and shares
 
 
 class PairTask(ClassificationTask):
@@ -69,7 +69,7 @@ class PairTask(ClassificationTask):
         store = open_store(Path(self.settings.path), PAIRS, self.settings.max_bytes)
         self._check_classes(store)
         total = len(store)
-        order = permutation(_FIXED, 0, total, "split")
+        order = permutation(_SPLIT_SEED, 0, total, "split")
         val, test = (
             int(total * share)
             for share in (self.settings.val_fraction, self.settings.test_fraction)
@@ -132,7 +132,7 @@ class PairTask(ClassificationTask):
                 "different labels are needed in the first column"
             )
         single = [n for n, count in zip(store.classes, counts.tolist(), strict=True) if count == 1]
-        if len(single) > _SINGLE and 2 * len(single) > len(store):
+        if len(single) > _MAX_SINGLE_LABELS and 2 * len(single) > len(store):
             raise UserError(
                 f"{store.source}: {len(single):,} of {len(store):,} labels occur once only; the "
                 "columns must be label, text, text, in this order"
@@ -170,7 +170,7 @@ class RetrievalTask(PairTask):
             for part, split in (("train", "train"), ("eval", "val"), ("test", "test"))
         }
         total = len(stores["train"])
-        kept = permutation(_FIXED, 0, total, "split")[: int(total * self.data_fraction)]
+        kept = permutation(_SPLIT_SEED, 0, total, "split")[: int(total * self.data_fraction)]
         if not len(kept):
             raise UserError(f"data_fraction={self.data_fraction}: no training pair is left")
         self._fingerprint = self._describe(folder, stores)

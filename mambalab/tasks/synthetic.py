@@ -18,7 +18,9 @@ Sequences = tuple[Tensor, Tensor]
 """Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""
 
 EVAL_SEED = 7  # evaluations ask every run the same questions
-_EVAL_TOKENS = 1 << 15  # in one evaluation batch at most: a run can be stopped between two
+_MAX_EVAL_BATCH_TOKENS = (
+    1 << 15
+)  # in one evaluation batch at most: a run can be stopped between two
 
 
 class AnswerTask(Task):
@@ -68,7 +70,7 @@ class AnswerTask(Task):
     def score(self, model: nn.Module, asked: list[tuple[str, int]]) -> list[tuple[float, float]]:
         """For each (split, length): mean loss and accuracy over `eval_sequences` sequences."""
         totals = [[0.0, 0, 0] for _ in asked]  # loss, right answers, answers
-        for number, numbers in self.each(self._batches(asked)):
+        for number, numbers in self.eval_batches(self._batches(asked)):
             split, length = asked[number]
             # One at a time: the questions do not depend on how many are asked at once.
             pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
@@ -83,7 +85,7 @@ class AnswerTask(Task):
         """Index into `asked` and numbers of the sequences of every evaluation batch."""
         found, total = [], self.settings.eval_sequences
         for number, (_, length) in enumerate(asked):
-            most = max(1, min(self.settings.eval_batch_size, _EVAL_TOKENS // length))
+            most = max(1, min(self.settings.eval_batch_size, _MAX_EVAL_BATCH_TOKENS // length))
             starts = range(0, total, most)
             found += [(number, range(start, min(start + most, total))) for start in starts]
         return found
@@ -157,7 +159,7 @@ class InductionHeadsTask(AnswerTask):
         lengths = self.lengths()
         return _summed(lengths, self.score(model, [("test", length) for length in lengths]))
 
-    def measure_in_detail(
+    def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """And, for `test`, accuracy against length."""

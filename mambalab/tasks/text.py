@@ -29,7 +29,7 @@ from mambalab.tokenization.vocabulary import Vocabulary
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
 
-_SHORTEST = 8  # tokens in a window that is worth training on
+_MIN_WINDOW_TOKENS = 8  # tokens in a window that is worth training on
 CHARACTERS = "char"  # task.tokenizer: every character is a token
 
 
@@ -121,7 +121,7 @@ class TextTask(Task):
         return dict(self._fingerprint)
 
     def assets(self) -> dict[str, str]:
-        """The vocabulary or the tokenizer (`tokenizer.of_run` reads it)."""
+        """The vocabulary or the tokenizer (`tokenizer.load_from_run` reads it)."""
         return self.tokenizer.assets()
 
     def batch(self, position: int) -> TextBatch:
@@ -173,7 +173,7 @@ class TextTask(Task):
         state = model.initial_state(1, predicted)  # pyright: ignore[reportCallIssue]
         piece = self.settings.eval_batch_size * self.settings.seq_len
         total = 0.0
-        for start in self.each(range(0, predicted, piece)):
+        for start in self.eval_batches(range(0, predicted, piece)):
             window = data[start : start + piece + 1].long()[None]
             logits = model(window[:, :-1], state=state)
             total += float(_cross_entropy(logits, window[:, 1:], "sum"))
@@ -186,7 +186,7 @@ class TextTask(Task):
         full = (len(data) - 1) // length
         inputs = data[: full * length].view(full, length)
         targets = data[1 : full * length + 1].view(full, length)
-        for rows in self.each(range(0, full, self.settings.eval_batch_size)):
+        for rows in self.eval_batches(range(0, full, self.settings.eval_batch_size)):
             chosen = slice(rows, rows + self.settings.eval_batch_size)
             yield inputs[chosen].long(), targets[chosen].long()
         rest = data[full * length :].long()[None]
@@ -238,7 +238,7 @@ class TextTask(Task):
             self._training_characters(characters), self._validation_characters(characters)
         )
         remedy = self._remedy(characters, window)
-        if longest > _SHORTEST:
+        if longest > _MIN_WINDOW_TOKENS:
             remedy += f", or task.seq_len={longest - 1} or less"
         raise UserError(
             f"the text of task {self.name} has {characters:,} characters, but task.seq_len="
@@ -252,7 +252,7 @@ class TextTask(Task):
         if tokens > self.settings.seq_len or split == "train_sample":
             return
         remedy = "give a longer text"
-        if tokens - 1 > _SHORTEST:
+        if tokens - 1 > _MIN_WINDOW_TOKENS:
             remedy += f", or task.seq_len={tokens - 1} or less"
         raise UserError(
             f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mambalab.data.download import DownloadError
-from mambalab.data.hub_repository import Explained, is_repository, list_files, read_json
+from mambalab.data import hub
 from mambalab.errors import UserError, first_line, shown
 from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.utils.renamed import alias, keep_old_names
 
 VOCABULARY = "vocabulary.json"
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
 END = "<|endoftext|>"
-_PIECE = 1 << 20  # characters tokenized at a time: bounds the memory of the library
+_PIECE_CHARS = 1 << 20  # characters tokenized at a time: bounds the memory of the library
 
 
 class Tokenizer(Protocol):
@@ -44,12 +44,12 @@ class Tokenizer(Protocol):
         """The tokens (n,) of a text to learn from, nothing added; raises as `encode`."""
         ...
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A token for a text to begin with: a new line, if there is one."""
         ...
 
     def assets(self) -> dict[str, str]:
-        """The files (name -> content) that `of_run` reads again."""
+        """The files (name -> content) that `load_from_run` reads again."""
         ...
 
 
@@ -74,7 +74,7 @@ class Characters:
         """One token a character, (len(text),)."""
         return self.vocabulary.encode(text, dtype)
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A new line, if the text had any."""
         return max(0, self.vocabulary.symbols.find("\n"))
 
@@ -105,7 +105,7 @@ class FileTokenizer:
         from tokenizers import Tokenizer
 
         self.path = path
-        self.content = read_json(path, None if path.name == FILE else FILE)
+        self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
         except Exception as error:  # the library raises nothing more special
@@ -161,7 +161,7 @@ class FileTokenizer:
         parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in _pieces(text)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
-    def opening(self) -> int:
+    def start_token(self) -> int:
         """A new line, else the token that ends a text, else the first."""
         try:
             return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
@@ -186,7 +186,7 @@ class FileTokenizer:
     def _named_end(self, path: Path) -> int | None:
         if not path.is_file():
             return None
-        named: Any = read_json(path).get("eos_token")
+        named: Any = hub.read_json(path).get("eos_token")
         token = named.get("content") if isinstance(named, dict) else named
         return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
 
@@ -204,7 +204,7 @@ class FileTokenizer:
         return None
 
 
-def of_run(folder: Path) -> Tokenizer | None:
+def load_from_run(folder: Path) -> Tokenizer | None:
     """The tokenizer whose `assets` lie in a run folder; None if there are none.
 
     Raises:
@@ -215,23 +215,36 @@ def of_run(folder: Path) -> Tokenizer | None:
     return FileTokenizer(folder / FILE) if (folder / FILE).exists() else None
 
 
+of_run = alias(load_from_run, "of_run", "load_from_run")
+for _class in (Characters, FileTokenizer):
+    keep_old_names(_class, {"opening": "start_token"})
+
+
 def place(name: str, data_dir: Path) -> Path:
-    """Where the tokenizer.json that a name stands for lies, there or not; nothing is fetched."""
+    """The path of the tokenizer.json that a name stands for, there or not; nothing is fetched.
+
+    One below `data_dir` comes before the cache of Hugging Face's libraries, and is where a
+    tokenizer goes that is in neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path / FILE
-    if path.is_file() or not is_repository(name):
+    if path.is_file() or not hub.is_repository(name):
         return path
     below = name.partition("/")[2] if name == NEOX else name
-    return (data_dir / "tokenizers" / below).absolute() / FILE
+    path = (data_dir / "tokenizers" / below).absolute() / FILE
+    if path.is_file():
+        return path
+    cached = (folder / FILE for folder in hub.snapshots(name))
+    return next(filter(Path.is_file, cached), path)
 
 
 def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
-    """The tokenizer.json that a name stands for.
+    """The path of the tokenizer.json that a name stands for.
 
     Args:
-        name: a file, a folder that has it, or owner/name on the hub (kept in
-            `data_dir`/tokenizers).
+        name: a file, a folder that has it, or owner/name on the hub, which is looked for in
+            `data_dir`/tokenizers and in the hub's cache first, and else fetched to the former.
         data_dir: folder of the data sets.
         key: the setting that `name` is the value of, for messages.
 
@@ -243,19 +256,17 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     if path.is_file():
         return path
     folder, named = path.parent, Path(name).expanduser()
-    if not named.exists() and (named.suffix == ".json" or not is_repository(name)):
+    if not named.exists() and (named.suffix == ".json" or not hub.is_repository(name)):
         raise UserError(
             f"{key}={name}: there is no such file or folder; name a {FILE}, a folder that has it, "
             "or owner/name on the hub"
         )
     if not named.is_dir():
-        with Explained(key, name, FILE, folder):
-            listing = list_files(name)
-            if FILE not in listing.files:
-                raise DownloadError(f"{listing.address} has no {FILE}")
-            if CONFIG in listing.files:
-                listing.fetch(CONFIG, folder)
-            listing.fetch(FILE, folder)
+        with hub.explain_failure(key, name, FILE, folder):
+            listing = hub.list_files(name)
+            if CONFIG in listing.files and FILE in listing.files:
+                listing.fetch(CONFIG, folder / CONFIG)
+            listing.fetch(FILE, path)
     if not path.is_file():
         raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
     return path
@@ -264,7 +275,7 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
-        stop = start + _PIECE
+        stop = start + _PIECE_CHARS
         if stop < len(text):
             stop = text.rfind("\n", start, stop) + 1 or stop
         yield text[start:stop]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mambalab.errors import UserError, shown
 
-_CHUNK = 1 << 20  # characters converted at a time: bounds the memory of encode
+_PIECE_CHARS = 1 << 20  # characters converted at a time: bounds the memory of encode
 _FORMAT = "mambalab characters 1"
 
 
@@ -41,8 +41,8 @@ class Vocabulary:
             UserError: names the first character that is not in the vocabulary.
         """
         ids = np.empty(len(text), dtype=dtype)
-        for start in range(0, len(text), _CHUNK):
-            piece = text[start : start + _CHUNK]
+        for start in range(0, len(text), _PIECE_CHARS):
+            piece = text[start : start + _PIECE_CHARS]
             # Lone surrogates (undecodable bytes on a command line) must reach the message below.
             codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), dtype="<u4")
             found = self._ids[np.minimum(codes, len(self._ids) - 1)]
@@ -54,7 +54,7 @@ class Vocabulary:
                     f" of the text) is not among the {len(self)} characters this model knows: "
                     f"{shown(self.symbols)}"
                 )
-            ids[start : start + _CHUNK] = found
+            ids[start : start + _PIECE_CHARS] = found
         return ids
 
     def decode(self, ids: object) -> str:

@@ -6,15 +6,13 @@ together all fail and the file stays broken. Here a lock encloses the opening, a
 built elsewhere and appears whole. MLflow itself is imported by the functions that need it.
 """
 
-import fcntl
 import importlib.util
 import os
 import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,6 +20,7 @@ from urllib.parse import quote
 from mambalab.errors import UserError
 from mambalab.utils import process
 from mambalab.utils.files import replacing
+from mambalab.utils.locks import locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -138,7 +137,7 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
     if path is None:
         return MlflowClient(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock"), wait=True):
         if not path.exists() or path.stat().st_size == 0:
             _create(path, artifact_root(uri, output_dir))
         return MlflowClient(uri)
@@ -152,13 +151,6 @@ def artifact_root(uri: str, output_dir: Path) -> str | None:
     if uri.startswith(_SQL):
         return (output_dir.absolute() / ARTIFACTS).as_uri()
     return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _create(path: Path, artifacts: str | None) -> None:

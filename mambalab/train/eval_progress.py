@@ -86,16 +86,16 @@ def watching(
     """While the block runs, what `task` measures is shown, and ends when the person asks for it.
 
     Args:
-        task: calls its `watch` between the batches of a measurement.
+        task: calls its `on_eval_batch` between the batches of a measurement.
         doing: what is done, for people: `testing`.
         stop_requested: as of `Watch`.
 
     Raises:
         StoppedError: from within the measurement, when `stop_requested` names a signal.
     """
-    watch = task.watch = Watch(doing, stop_requested)
+    watch = task.on_eval_batch = Watch(doing, stop_requested)
     try:
         yield
     finally:
-        task.watch = None
+        task.on_eval_batch = None
         watch.close()

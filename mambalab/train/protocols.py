@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class Watchable(Protocol):
     """Whoever measures for long."""
 
-    watch: Callable[[int, int], None] | None  # called with batches done and in all, may raise
+    on_eval_batch: Callable[[int, int], None] | None  # batches done, and in all; may raise
 
 
 class TrainableTask(Watchable, Protocol):

@@ -12,7 +12,16 @@ from mambalab.cli.verbs import VERBS
 from mambalab.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ["torch", "mlflow", "datasets", "torchvision", "triton", "numba", "matplotlib", "numpy"]
+HEAVY = [
+    "torch",
+    "mlflow",
+    "huggingface_hub",
+    "torchvision",
+    "triton",
+    "numba",
+    "matplotlib",
+    "numpy",
+]
 
 
 @pytest.fixture(autouse=True)

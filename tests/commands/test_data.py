@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from mambalab.cli.main import main
 from mambalab.commands import data
 from mambalab.data import dataset as data_files
 from mambalab.data.catalog import CATALOG
@@ -64,7 +65,7 @@ def test_list_shows_what_is_here_and_whether_it_is_right(run, place, capsys, tmp
 
 
 def test_list_leaves_large_files_unread(run, place, capsys, monkeypatch):
-    monkeypatch.setattr(data_files, "QUICK", 10)
+    monkeypatch.setattr(data_files, "MAX_LISTED_BYTES", 10)
     place(CONTENT)
     run("list", "toy")
     assert "unchecked" in row(capsys.readouterr().out, "toy")
@@ -120,3 +121,14 @@ def test_listing_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_command_line_shows_how_far_a_download_is(server, tmp_path, monkeypatch, capsys):
+    sha256, size = hashlib.sha256(server.content).hexdigest(), len(server.content)
+    file = DataFile("toy/b.txt", server.url, sha256, size)
+    monkeypatch.setitem(CATALOG, "toy", Dataset("toy", "the toy set", "CC0", "", (file,)))
+    assert main(["data", "fetch", "toy", f"data_dir={tmp_path}"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "b.txt: fetching, 0 B of 600.0 kB",
+        "b.txt: done, 600.0 kB of 600.0 kB",
+    ]

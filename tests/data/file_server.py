@@ -17,6 +17,7 @@ class FileServer:
         stall: stop sending after this many bytes, until the server is closed.
         slow: seconds to wait before each quarter of the body.
         requests: the Range header of each request so far.
+        tokens: the Authorization header of each.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -28,6 +29,7 @@ class FileServer:
         self.stall: int | None = None
         self.slow = 0.0
         self.requests: list[str | None] = []
+        self.tokens: list[str | None] = []
         self.closing = threading.Event()
         server = self
 
@@ -36,6 +38,7 @@ class FileServer:
 
             def do_GET(self) -> None:
                 server.requests.append(self.headers.get("Range"))
+                server.tokens.append(self.headers.get("Authorization"))
                 self.close_connection = True
                 with contextlib.suppress(OSError):  # the client may hang up: tests want it to
                     server.answer(self)

@@ -1,10 +1,12 @@
-"""The part of the Hugging Face hub that one small image data set needs, on this machine."""
+"""The part of the Hugging Face hub that is needed here, on this machine; and its cache."""
 
+import hashlib
 import io
 import json
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -12,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-REPOSITORY = "someone/pictures"
-_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -34,33 +35,45 @@ def parquet(images: Iterable[bytes], labels: Iterable[int], image: str = "img") 
 
 
 class Hub:
-    """Serves `files` (name in the repository's folder `data` -> content).
+    """Serves one repository.
 
-    `requests` are those so far.
+    Args:
+        name: owner/name.
+        kind: what it holds.
+        files: name -> content.
+
+    Attributes:
+        files: as given; may be changed.
+        sent: name -> what is sent in place of the content, by mistake.
+        token: without which nothing is given; None = public.
+        elsewhere: address of a server to which requests for files are redirected.
+        requests: those so far.
+        tokens: the header Authorization of each.
     """
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = {f"data/{name}": content for name, content in files.items()}
+    def __init__(self, name: str, kind: str, files: dict[str, bytes]) -> None:
+        self.name, self.kind, self.files = name, kind, files
+        self.sent: dict[str, bytes] = {}
+        self.token: str | None = None
+        self.elsewhere: str | None = None
         self.requests: list[str] = []
+        self.tokens: list[str | None] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
-                length = int(self.headers.get("Content-Length") or 0)
-                status, kind, body = hub.answer(urlsplit(self.path).path, self.rfile.read(length))
+                hub.tokens.append(self.headers.get("Authorization"))
+                status, body = hub.answer(self.path, self.headers.get("Authorization"))
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
+                if status == 302:
+                    self.send_header("Location", f"{hub.elsewhere}{self.path}")
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("X-Repo-Commit", _COMMIT)
-                if status == 404:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("ETag", f'"{abs(hash(body)):040x}"')
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -70,33 +83,47 @@ class Hub:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
 
-    def answer(self, path: str, body: bytes) -> tuple[int, str, bytes]:
-        """Status, content type and content for a path."""
-        api, resolve = f"/api/datasets/{REPOSITORY}", f"/datasets/{REPOSITORY}/resolve/"
-        entries = [
-            {"type": "file", "path": name, "size": len(data), "oid": f"{len(data):040x}"}
-            for name, data in self.files.items()
-        ]
-        if path.startswith(resolve):
-            name = unquote(path.removeprefix(resolve).partition("/")[2])
-            if name in self.files:
-                return 200, "application/octet-stream", self.files[name]
-        elif path.startswith(f"{api}/tree/"):
-            if not path.endswith("/data"):
-                entries = [{"type": "directory", "path": "data", "oid": "0" * 40}]
-            return 200, "application/json", json.dumps(entries).encode()
-        elif path.startswith(f"{api}/paths-info/"):
-            wanted = [entry for entry in entries if entry["path"] in unquote(body.decode())]
-            return 200, "application/json", json.dumps(wanted).encode()
-        elif path in (api, f"{api}/revision/main", f"{api}/revision/{_COMMIT}"):
-            names = [{"rfilename": name} for name in self.files]
-            about = {"id": REPOSITORY, "sha": _COMMIT, "siblings": names, "tags": []}
-            about |= {"private": False, "disabled": False, "downloads": 0, "likes": 0}
-            return 200, "application/json", json.dumps(about).encode()
-        return 404, "text/plain", b"not here"
+    def answer(self, path: str, authorization: str | None) -> tuple[int, bytes]:
+        """Status and content for a path."""
+        parts = urlsplit(path)
+        above = "" if self.kind == "model" else f"{self.kind}s/"
+        resolve = f"/{above}{self.name}/resolve/{COMMIT}/"
+        if self.token is not None and authorization != f"Bearer {self.token}":
+            return 401, b"who are you?"
+        if parts.path == f"/api/{self.kind}s/{self.name}" and "blobs" in parts.query:
+            return 200, json.dumps(self.about()).encode()
+        name = unquote(parts.path.removeprefix(resolve))
+        if parts.path.startswith(resolve) and name in self.files:
+            return (302, b"") if self.elsewhere else (200, self.sent.get(name, self.files[name]))
+        return 404, b"not here"
+
+    def about(self) -> dict:
+        """What the hub says of the repository; large files (LFS) have a sha256."""
+        files = []
+        for name, data in self.files.items():
+            found = {"rfilename": name, "size": len(data), "blobId": f"{len(data):040x}"}
+            if not name.endswith((".json", ".md")):
+                sha256 = hashlib.sha256(data).hexdigest()
+                found["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 100}
+            files.append(found)
+        about = {"id": self.name, "sha": COMMIT, "siblings": files, "tags": [], "gated": False}
+        return about | {"private": False, "disabled": False, "downloads": 0, "likes": 0}
 
     def close(self) -> None:
         """Stop serving."""
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+
+def cache(root: Path, name: str, kind: str, files: dict[str, bytes], commit: str = COMMIT) -> Path:
+    """Lay files out as Hugging Face's libraries do in their cache; returns their folder."""
+    folder = root / f"{kind}s--{name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / commit
+    for file, content in files.items():
+        blob = folder / "blobs" / hashlib.sha256(content).hexdigest()
+        for path in (blob, snapshot / file):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(content)
+        (snapshot / file).symlink_to(blob)
+    return snapshot

@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ import pytest
 from mambalab.data import download as module
 from mambalab.data.download import DownloadError, download
 from mambalab.errors import UserError
+from mambalab.train.session import show_log
+from tests.data.hub_server import COMMIT, Hub
 
 FETCH = (
     "import sys; from pathlib import Path; from mambalab.data.download import download;"
@@ -43,18 +46,27 @@ def test_fetches_the_whole_file_and_leaves_nothing_else(server, target):
     assert server.requests == [None]
 
 
-def test_progress_is_plain_lines_away_from_a_terminal(server, target, capsys):
-    download(server.url, target)
-    assert capsys.readouterr().err.splitlines() == [
+def test_progress_is_plain_lines_away_from_a_terminal(server, target, caplog):
+    with caplog.at_level(logging.INFO, "mambalab"):
+        download(server.url, target)
+    assert caplog.messages == [
         "file.txt: fetching, 0 B of 600.0 kB",
         "file.txt: done, 600.0 kB of 600.0 kB",
     ]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_as_a_library_it_is_silent(server, target, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    download(server.url, target)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_progress_is_a_bar_on_a_terminal(server, target, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     server.cut = [450_000]
-    download(server.url, target)
+    with show_log():
+        download(server.url, target)
     shown = capsys.readouterr().err
     assert "450k/600k" in shown
     assert "100%" in shown
@@ -70,12 +82,13 @@ def test_a_file_that_is_here_is_left_alone(server, target):
     assert server.requests == []
 
 
-def test_a_cut_connection_is_continued_at_once_after_much_progress(server, target, capsys):
+def test_a_cut_connection_is_continued_at_once_after_much_progress(server, target, caplog):
     server.cut = [450_000]
-    download(server.url, target, sha256=sha256(server.content))
+    with caplog.at_level(logging.INFO, "mambalab"):
+        download(server.url, target, sha256=sha256(server.content))
     assert target.read_bytes() == server.content
     assert server.requests == [None, "bytes=450000-"]
-    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+    assert [line.partition(": ")[2] for line in caplog.messages] == [
         "fetching, 0 B of 600.0 kB",
         "the connection was cut; continuing at 450.0 kB",
         "fetching, 450.0 kB of 600.0 kB",
@@ -215,7 +228,7 @@ def test_a_server_that_falls_silent_is_given_up_and_its_bytes_are_kept(server, t
 
 
 def test_the_default_patience_keeps_the_promise_of_ten_seconds():
-    assert module.PATIENCE <= 9
+    assert module.PATIENCE_SECONDS <= 9
 
 
 def test_a_full_disk_is_named_before_the_transfer(server, target, tmp_path, monkeypatch):
@@ -269,6 +282,24 @@ def test_two_processes_fetch_a_file_once(server, target):
     assert server.requests == [None]
     assert os.listdir(target.parent) == ["file.txt"]
     assert "".join(said).count("another process is fetching file.txt; waiting for it") == 1
+
+
+def test_a_token_is_sent_but_not_on_to_another_host(server, target):
+    hub = Hub("owner/mamba", "model", {"x": b"data"})
+    try:
+        hub.token, url = "secret", f"{hub.url}/owner/mamba/resolve/{COMMIT}/x"
+        with pytest.raises(DownloadError, match="HTTP 401"):
+            download(url, target)
+        download(url, target, authorization="Bearer secret")
+        assert target.read_bytes() == b"data"
+        target.unlink()
+        hub.elsewhere = server.url.replace("127.0.0.1", "localhost")
+        download(url, target, authorization="Bearer secret")
+    finally:
+        hub.close()
+    assert hub.tokens == [None, "Bearer secret", "Bearer secret"]
+    assert server.tokens == [None]
+    assert target.read_bytes() == server.content
 
 
 def test_a_killed_download_frees_the_lock_and_is_continued(server, target):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
-from mambalab.data import hub_images as module
+from mambalab.data import hub as module
 from mambalab.data.hub_images import HubDataset, HubFile
-from mambalab.data.partial_file import DownloadError
 from mambalab.errors import UserError
-from tests.data.hub_server import REPOSITORY, Hub, encode, parquet
+from tests.data.hub_server import Hub, cache, encode, parquet
 
-SOURCE = "https://example.invalid"
+NAME = "someone/pictures"
 COUNTS = {"train": 20, "test": 6}
 CODE = (
     "import sys; from pathlib import Path; from tests.data.test_hub_images import build;"
@@ -25,14 +25,12 @@ CODE = (
 
 def build() -> HubDataset:
     """A train and a test split of tiny images in two classes."""
+    url = "https://example.invalid"
     files = tuple(
-        HubFile(
-            f"set/{split}.parquet", f"https://example.invalid/{split}", "", 1000, split, n, 2, 8
-        )
+        HubFile(f"set/{split}.parquet", f"{url}/{split}", "", 1000, NAME, f"data/{split}", n, 2, 8)
         for split, n in COUNTS.items()
     )
-    source = "https://example.invalid"
-    return HubDataset("toy", "toy images", "CC0", source, files, "task=digits", REPOSITORY)
+    return HubDataset("toy", "toy images", "CC0", url, files, "task=digits")
 
 
 def images(count: int, kind: str = "PNG", side: int = 8) -> list[bytes]:
@@ -41,6 +39,7 @@ def images(count: int, kind: str = "PNG", side: int = 8) -> list[bytes]:
 
 
 CONTENT = {split: parquet(images(n), [i % 2 for i in range(n)]) for split, n in COUNTS.items()}
+FILES = {f"data/{split}": content for split, content in CONTENT.items()}
 
 
 @pytest.fixture
@@ -67,41 +66,16 @@ def endpoint(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+    for name in module._OFFLINE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
 @pytest.fixture
-def loader(monkeypatch):
-    """Replaces the library: writes `content` and counts; `before` is called first."""
-
-    class Loader:
-        def __init__(self) -> None:
-            self.content = dict(CONTENT)
-            self.calls = 0
-
-        def before(self, cache: Path) -> None:
-            pass
-
-        def __call__(self, repository: str, cache: Path, wanted: dict[str, Path]) -> None:
-            self.calls += 1
-            self.before(cache)
-            for split, path in wanted.items():
-                path.write_bytes(self.content[split])
-
-    loader = Loader()
-    monkeypatch.setattr(module, "preflight", lambda: None)
-    monkeypatch.setattr(module, "_load", loader)
-    return loader
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path_factory):
-    """A hub on this machine, for processes started by the test."""
-    server = Hub({f"{split}-00000-of-00001.parquet": data for split, data in CONTENT.items()})
+def hub(monkeypatch):
+    """A hub on this machine."""
+    server = Hub(NAME, "dataset", dict(FILES))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
     yield server
     server.close()
 
@@ -115,40 +89,6 @@ def refused(dataset: HubDataset, folder: Path) -> str:
         dataset.require(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-class TestRealLibrary:
-    def test_two_processes_fetch_once_and_leave_nothing_else(self, hub, tmp_path):
-        command = [sys.executable, "-W", "error", "-c", CODE, str(tmp_path)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-        for process in both:
-            out, err = process.communicate()
-            assert process.returncode == 0, err
-            assert out.split() == [str(tmp_path / "set" / f"{s}.parquet") for s in COUNTS]
-            assert all(line.startswith(("fetching", "another")) for line in err.splitlines())
-        assert left(tmp_path) == ["set/test.parquet", "set/train.parquet"]
-        assert not list(tmp_path.glob("set/.fetching*"))
-        gets = [request for request in hub.requests if request.startswith("GET /datasets")]
-        assert len(gets) == 2
-        # Megabytes belong in data_dir alone: not even the library's cache keeps a copy.
-        home = Path(os.environ["HF_HOME"])
-        assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) < 1000
-
-    def test_the_images_are_the_hubs_byte_by_byte(self, hub, dataset, tmp_path):
-        import pyarrow.parquet as pq
-
-        paths = dataset.require(tmp_path)
-        found = pq.read_table(paths[1], columns=["img", "label"]).to_pylist()
-        assert [row["img"]["bytes"] for row in found] == images(COUNTS["test"])
-        assert [row["label"] for row in found] == [0, 1, 0, 1, 0, 1]
-
-    def test_a_failing_library_is_one_line(self, hub, dataset, tmp_path):
-        hub.files = {}
-        message = refused(dataset, tmp_path)
-        assert "cannot fetch toy images: the library datasets failed: " in message
-        assert str(tmp_path / "set" / "train.parquet") in message
-        assert os.listdir(tmp_path) == []
 
 
 class TestPreflight:
@@ -168,15 +108,15 @@ class TestPreflight:
         assert os.listdir(tmp_path) == []
 
     def test_a_mute_host_is_given_up(self, dataset, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "PATIENCE", 0.3)
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
         with socket.create_server(("127.0.0.1", 0)) as mute:
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
             assert "no answer from 127.0.0.1 within 0.3 s" in refused(dataset, tmp_path)
 
     def test_the_patience_is_short(self):
-        assert module.PATIENCE <= 8
+        assert module.PATIENCE_SECONDS <= 8
 
-    @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
+    @pytest.mark.parametrize("name", module._OFFLINE)
     def test_offline_mode_is_respected(self, dataset, tmp_path, monkeypatch, name):
         monkeypatch.setenv(name, "1")
         monkeypatch.setattr(module, "open_url", lambda *_: pytest.fail("asked the network"))
@@ -192,11 +132,61 @@ class TestPreflight:
 
 
 class TestFetch:
+    def test_the_files_are_the_hubs_byte_by_byte(self, hub, dataset, tmp_path):
+        paths = dataset.require(tmp_path)
+        assert paths == [tmp_path / "set" / f"{split}.parquet" for split in COUNTS]
+        assert [path.read_bytes() for path in paths] == list(CONTENT.values())
+        assert left(tmp_path) == ["set/test.parquet", "set/train.parquet"]
+        first, asked, *rest = hub.requests
+        assert (first, len(rest)) == ("HEAD /", 2)
+        assert asked.startswith(f"GET /api/datasets/{NAME}?blobs=")
+
+    def test_two_processes_fetch_once(self, hub, tmp_path):
+        command = [sys.executable, "-W", "error", "-c", CODE, str(tmp_path)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        for process in both:
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            assert out.split() == [str(tmp_path / "set" / f"{s}.parquet") for s in COUNTS]
+            assert all(line.startswith("another process is") for line in err.splitlines())
+        assert len([path for path in hub.requests if "/resolve/" in path]) == 2
+
+    def test_other_bytes_than_the_hub_says_are_not_kept(self, hub, dataset, tmp_path):
+        hub.sent["data/train"] = CONTENT["train"][:-1] + b"x"
+        message = refused(dataset, tmp_path)
+        assert "is not the expected file" in message
+        assert os.listdir(tmp_path) == []
+
+    def test_other_data_than_expected_are_not_kept(self, hub, dataset, tmp_path):
+        hub.files["data/train"] = CONTENT["test"]
+        message = refused(dataset, tmp_path)
+        assert "the hub has another data/train now: 6 rows instead of 20" in message
+        assert left(tmp_path) == []
+
+    def test_a_file_that_the_hub_no_longer_has(self, hub, dataset, tmp_path):
+        del hub.files["data/test"]
+        message = refused(dataset, tmp_path)
+        assert f"{hub.url}/datasets/{NAME} has no data/test. Put https://" in message
+        assert str(tmp_path / "set" / "test.parquet") in message
+        assert left(tmp_path) == ["set/train.parquet"]
+
     def test_files_that_are_here_need_no_network(self, dataset, place):
         folder = place()
         assert dataset.require(folder) == [folder / "set" / f"{s}.parquet" for s in COUNTS]
 
-    def test_only_what_is_missing_is_written(self, dataset, place, loader):
+    def test_files_in_the_hubs_cache_need_none_either(self, dataset, tmp_path, monkeypatch, place):
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        snapshot = cache(tmp_path / "hub", NAME, "dataset", FILES)
+        assert dataset.require(tmp_path) == [snapshot / name for name in FILES]
+        assert [row.checksum for row in dataset.rows(tmp_path)] == ["counts ok"] * 2
+        assert "20 images" in dataset.report(tmp_path)[0]
+        assert not (tmp_path / "set").exists()
+        place()  # those in data_dir come first
+        assert dataset.require(tmp_path)[0] == tmp_path / "set" / "train.parquet"
+
+    def test_only_what_is_missing_is_written(self, dataset, place, hub):
         folder = place()
         before = (folder / "set" / "train.parquet").stat()
         (folder / "set" / "test.parquet").unlink()
@@ -205,46 +195,16 @@ class TestFetch:
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
         assert (folder / "set" / "test.parquet").read_bytes() == CONTENT["test"]
 
-    def test_a_failure_leaves_nothing(self, dataset, tmp_path, loader):
-        def fail(cache: Path) -> None:
-            (cache / "much").write_bytes(b"x" * 1000)
-            raise DownloadError("it broke")
-
-        loader.before = fail
-        assert "cannot fetch toy images: it broke. Put " in refused(dataset, tmp_path)
-        assert os.listdir(tmp_path) == []
-
-    def test_other_data_than_expected_are_not_kept(self, dataset, tmp_path, loader):
-        loader.content["train"] = CONTENT["test"]
-        message = refused(dataset, tmp_path)
-        assert "the hub sent another split train: 6 rows instead of 20" in message
-        assert os.listdir(tmp_path) == []
-
-    def test_what_a_killed_process_left_is_cleared(self, dataset, tmp_path, loader):
-        (tmp_path / "set" / ".fetching-old").mkdir(parents=True)
-        (tmp_path / "set" / "train.parquet.part").write_bytes(b"half")
-        dataset.require(tmp_path)
-        assert left(tmp_path) == ["set/test.parquet", "set/train.parquet"]
-        assert not (tmp_path / "set" / ".fetching-old").exists()
-        assert (tmp_path / "set" / "train.parquet").read_bytes() == CONTENT["train"]
-
-    def test_no_file_appears_before_it_is_whole(self, dataset, tmp_path, loader):
-        seen = []
-        loader.before = lambda cache: seen.extend(left(tmp_path))
-        dataset.require(tmp_path)
-        assert seen == ["set/test.parquet.part", "set/train.parquet.part"]
-
-    def test_two_threads_fetch_once(self, dataset, tmp_path, loader):
-        loader.before = lambda cache: time.sleep(0.2)
+    def test_two_threads_fetch_once(self, dataset, tmp_path, hub):
         threads = [threading.Thread(target=dataset.fetch, args=(tmp_path,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert loader.calls == 1
+        assert len([path for path in hub.requests if "/resolve/" in path]) == 2
         assert dataset.missing(tmp_path) == []
 
-    def test_a_folder_that_cannot_be_made_is_named(self, dataset, tmp_path, loader):
+    def test_a_folder_that_cannot_be_made_is_named(self, dataset, tmp_path, hub):
         (tmp_path / "set").write_text("a file")
         assert "a part of this path is a file" in refused(dataset, tmp_path)
 
@@ -298,7 +258,7 @@ class TestVerify:
         one, two = dataset.report(place(train=parquet(mixed, [0, 1] * 10)))
         assert "train.parquet: 20 images, 10 of each of 2 classes" in one
         assert "15 PNG (lossless) and 5 JPEG (lossy copies of the originals)" in one
-        assert "readable: PNG (lossless); no checksum is published" in two
+        assert "readable: PNG (lossless); no checksum to compare with" in two
 
     @pytest.mark.parametrize("broken", ["not an image", "another size", "cut short"])
     def test_the_report_finds_a_broken_image(self, dataset, place, broken):

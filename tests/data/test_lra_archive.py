@@ -84,26 +84,28 @@ def test_the_entry_is_in_the_catalogue():
 
 
 def test_fetch_downloads_unpacks_converts_and_deletes_the_archive(
-    dataset, server, folder, files, tmp_path, capsys
+    dataset, server, folder, files, tmp_path, caplog
 ):
+    caplog.set_level("INFO", "mambalab")
     paths = dataset.require(tmp_path)
     assert [path.read_bytes() for path in paths] == list(files.values())
     assert plain(folder) == sorted(ROWS)
     assert all((folder / f"{name}.store").is_dir() for name in ROWS)
-    assert f"deleted {folder / 'lra_release.gz'}" in capsys.readouterr().err
+    assert f"deleted {folder / 'lra_release.gz'}" in caplog.text
     dataset.require(tmp_path)
     assert server.requests == [None]
 
 
 def test_an_archive_placed_by_hand_is_used_and_kept(
-    dataset, server, folder, files, tmp_path, capsys
+    dataset, server, folder, files, tmp_path, caplog
 ):
+    caplog.set_level("INFO", "mambalab")
     folder.mkdir()
     (folder / "lra_release.gz").write_bytes(server.content)
     dataset.require(tmp_path)
     assert server.requests == []
     assert plain(folder) == sorted([*ROWS, "lra_release.gz"])
-    assert "not needed any more" in capsys.readouterr().err
+    assert "not needed any more" in caplog.text
 
 
 def test_a_file_that_is_here_is_never_touched(dataset, folder, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mambalab.data import folder_lock, pair_rows, pair_store
+from mambalab.data import pair_rows, pair_store
 from mambalab.data.pair_rows import LRA, PAIRS
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.errors import UserError
@@ -79,7 +79,7 @@ def test_a_store_holds_what_the_file_does(place, end, max_bytes):
 
 
 def test_small_chunks_lose_nothing(place, monkeypatch):
-    monkeypatch.setattr(pair_store, "_CHUNK", 64)
+    monkeypatch.setattr(pair_store, "_IO_BYTES", 64)
     rows = random_rows(200)
     assert contents(open_store(place(as_tsv(rows)), PAIRS, 1000)) == rows
 
@@ -120,7 +120,7 @@ BAD = {
 
 
 def test_malformed_rows_are_left_out_and_reported(place, monkeypatch, caplog):
-    monkeypatch.setattr(pair_rows, "LONGEST", 100)
+    monkeypatch.setattr(pair_rows, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(pair_rows.lines, "__defaults__", (100,))
     good = b"0.0\tA\tB\tgood\trow"
     path = place(b"".join(good + b"\n" + bad + b"\n" for bad in BAD) + good)
@@ -336,15 +336,6 @@ def test_a_store_is_for_everybody_who_may_read_the_folder(place):
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
-
-
-def test_the_lock_leaves_no_folder_behind(tmp_path):
-    with folder_lock.locked(tmp_path / "a" / "b", "working"):
-        assert (tmp_path / "a" / "b" / ".lock").exists()
-    assert not (tmp_path / "a").exists()
-    with folder_lock.locked(tmp_path / "a" / "b", "working"):
-        (tmp_path / "a" / "b" / "file").touch()
-    assert os.listdir(tmp_path / "a" / "b") == ["file"]
 
 
 def test_converting_takes_little_memory_whatever_the_size(place):

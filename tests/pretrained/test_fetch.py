@@ -1,70 +1,30 @@
 """Checkpoints from the hub, here a server on this machine: fetched once, whole, checked."""
 
-import hashlib
-import http.server
 import json
-import threading
-from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 
+from mambalab.data.hub import snapshots
 from mambalab.errors import UserError
 from mambalab.pretrained import fetch
 from mambalab.tokenization import tokenizer
+from tests.data.hub_server import Hub, cache
 
 NAME = "owner/mamba"
+WHOLE = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub with one repository; `files` may be changed, `asked` lists what was asked for."""
-    state = SimpleNamespace(files={}, asked=[], lies={})
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_error(404)
-
-        def do_GET(self):
-            state.asked.append(self.path)
-            start = f"/{NAME}/resolve/f00d/"
-            if self.path == f"/api/models/{NAME}?blobs=true":
-                self.reply(json.dumps(listing(state)).encode())
-            elif self.path.startswith(start) and self.path[len(start) :] in state.files:
-                name = self.path[len(start) :]
-                self.reply(state.lies.get(name, state.files[name]))
-            else:
-                self.send_error(401 if "api" in self.path else 404)
-
-        def reply(self, body):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    """A hub with one repository."""
+    server = Hub(NAME, "model", {})
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def listing(state) -> dict:
-    def entry(name, content):
-        found = {"rfilename": name, "size": len(content)}
-        if name.endswith(("safetensors", "bin")):
-            found["lfs"] = {"sha256": hashlib.sha256(content).hexdigest()}
-        return found
-
-    return {"sha": "f00d", "siblings": [entry(*item) for item in state.files.items()]}
+    yield server
+    server.close()
 
 
 def names(folder) -> list[str]:
@@ -84,9 +44,9 @@ def test_a_checkpoint_is_fetched_once(hub, tmp_path):
     folder = fetch.checkpoint(NAME, tmp_path)
     assert folder == tmp_path / "pretrained/owner/mamba"
     assert names(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
-    asked = len(hub.asked)
+    asked = len(hub.requests)
     assert fetch.checkpoint(NAME, tmp_path) == folder
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == asked
 
 
 def test_shards_and_pickles(hub, tmp_path):
@@ -121,9 +81,52 @@ def test_what_the_hub_cannot_give(hub, tmp_path):
     assert "has neither model.safetensors nor pytorch_model.bin" in line
     assert "has no tokenizer.json" in refused(tokenizer.find, NAME, tmp_path)
     hub.files["model.safetensors"] = b"1234"
-    hub.lies["model.safetensors"] = b"4321"
+    hub.sent["model.safetensors"] = b"4321"
     assert "is not the expected file" in refused(fetch.checkpoint, NAME, tmp_path)
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_a_private_model_needs_a_token(hub, tmp_path, monkeypatch):
+    hub.files, hub.token = {name: name.encode() for name in WHOLE}, "secret"
+    assert f"has no public model {NAME}." in refused(fetch.checkpoint, NAME, tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    assert f"has no model {NAME}." in refused(fetch.checkpoint, NAME, tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert names(fetch.checkpoint(NAME, tmp_path)) == sorted(WHOLE)
+
+
+def test_a_gated_model_needs_consent(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "about", lambda about=hub.about: about() | {"gated": "auto"})
+    line = refused(fetch.checkpoint, NAME, tmp_path)
+    assert f"{hub.url}/{NAME} is gated: accept its terms there, then" in line
+
+
+@pytest.mark.parametrize("said", [{}, {"id": NAME}, [], {"id": NAME, "sha": "f00d"}])
+def test_what_is_no_hub(hub, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(hub, "about", lambda: said)
+    assert "sent no list of files; is http" in refused(fetch.checkpoint, NAME, tmp_path)
+
+
+def test_the_cache_of_other_libraries_is_used_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    part = cache(tmp_path / "hub", NAME, "model", {"config.json": b"{}"}, "1" * 40)
+    whole = cache(tmp_path / "hub", NAME, "model", {n: n.encode() for n in WHOLE}, "0" * 40)
+    assert fetch.checkpoint(NAME, tmp_path) == fetch.place(NAME, tmp_path) == whole
+    assert tokenizer.find(NAME, tmp_path) == whole / "tokenizer.json"
+    (whole / "model.safetensors").unlink()
+    assert "HF_HUB_OFFLINE=1 forbids" in refused(fetch.checkpoint, NAME, tmp_path)
+    main = tmp_path / "hub" / "models--owner--mamba" / "refs" / "main"
+    main.parent.mkdir()
+    for first, second in ((part, whole), (whole, part)):
+        main.write_text(first.name)
+        assert snapshots(NAME) == [first, second]
+    assert snapshots("owner/other") == []
+    folder = tmp_path / "pretrained" / NAME  # the one in data_dir comes first
+    folder.mkdir(parents=True)
+    for name in WHOLE:
+        (folder / name).touch()
+    assert fetch.checkpoint(NAME, tmp_path) == folder
 
 
 def test_no_network(tmp_path, monkeypatch):

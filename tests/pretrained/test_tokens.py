@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mambalab.data import hub_repository
+from mambalab.data import hub
 from mambalab.errors import UserError
 from mambalab.pretrained import tokens
 from mambalab.pretrained.tokens import characters
@@ -90,7 +90,7 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
     folder.mkdir()
     named = bpe(tmp_path / "named" / "tokenizer.json", rows=290)
     neox = bpe(data / "tokenizers/gpt-neox-20b/tokenizer.json", rows=280)
-    monkeypatch.setattr(hub_repository, "preflight", pytest.fail)
+    monkeypatch.setattr(hub, "preflight", pytest.fail)
 
     def size(name=None, rows=50280):
         return tokens.choose(name, folder, data, rows=rows, eos_id=None).vocab_size

@@ -101,7 +101,7 @@ def test_an_error_in_the_final_test_is_the_runs_own(monkeypatch, capsys):
     def broken(*_):
         raise UserError("the test split is gone")
 
-    monkeypatch.setattr("mambalab.tasks.base.Task.examine", broken)
+    monkeypatch.setattr("mambalab.tasks.base.Task.evaluate_detailed", broken)
     assert main.main(["train", *DIGITS, "trainer.max_steps=8"]) == 1
     facts = summary(only_run(Path.cwd()))
     assert (facts["status"], facts["reason"]) == ("FAILED", "the test split is gone")

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,57 @@ def test_a_data_fraction_out_of_range_is_refused(settings, fraction):
 def test_settings_out_of_range_are_refused(settings, key):
     with pytest.raises(UserError, match=f"task.{key}=0: must be at least 1"):
         Squares(settings(**{key: 0}), seed=0, data_dir=Path("data"), data_fraction=1.0)
+
+
+class TestOldNames:
+    """Names of the first version: they work, and say what they are called now."""
+
+    @pytest.fixture
+    def build(self, settings):
+        """A function from methods to a task of a subclass with them, and what was warned of."""
+
+        def build(**body) -> tuple[Task, list[str]]:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                kind = type("Mine", (Squares,), body)
+            task = kind(settings(), seed=0, data_dir=Path("data"), data_fraction=1.0)
+            task.prepare()
+            return task, [str(one.message) for one in said]
+
+        return build
+
+    def test_a_subclass_that_overrides_an_old_name_is_called(self, build):
+        def measure_in_detail(self, model, split):
+            with pytest.warns(DeprecationWarning, match="is called measure_detailed now"):
+                metrics, tables = super(type(self), self).measure_in_detail(model, split)
+            return metrics, [*tables, {"kind": "mine"}]
+
+        model = Model()
+        mine, said = build(measure_in_detail=measure_in_detail)
+        (line,) = said
+        assert line.startswith("Mine.measure_in_detail is called measure_detailed now")
+        metrics, tables = mine.evaluate_detailed(model, "val")
+        assert tables == [{"kind": "mine"}]
+        assert metrics == mine.evaluate(model, "val")
+        mine, _ = build(examine=lambda self, model, split: "examined")
+        assert mine.evaluate_detailed(model, "val") == "examined"
+        mine, _ = build(each=lambda self, batches: reversed(batches))
+        assert list(mine.eval_batches([1, 2])) == [2, 1]
+
+    def test_an_old_name_finds_what_has_the_new_one(self, build):
+        mine, said = build(measure_detailed=lambda self, model, split: ({}, ["new"]))
+        assert said == []
+        with pytest.warns(DeprecationWarning, match=r"Mine\.measure_in_detail is called"):
+            assert mine.measure_in_detail(Model(), "val") == ({}, ["new"])
+        with pytest.warns(DeprecationWarning, match=r"Task\.examine is called evaluate_detailed"):
+            assert mine.examine(Model(), "val") == ({}, ["new"])
+
+    def test_each_and_watch(self, task):
+        seen = []
+        with pytest.warns(DeprecationWarning, match="watch is called on_eval_batch now"):
+            task.watch = lambda done, total: seen.append((done, total))
+        with pytest.warns(DeprecationWarning, match="each is called eval_batches now"):
+            assert list(task.each("ab")) == ["a", "b"]
+        with pytest.warns(DeprecationWarning, match="watch is called"):
+            assert task.watch is task.on_eval_batch
+        assert seen == [(0, 2), (1, 2)]

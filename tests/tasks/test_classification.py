@@ -66,7 +66,7 @@ def test_scores_are_averages_over_examples_however_they_are_batched(make, split,
 
 def test_the_confusion_table_is_sklearns(make):
     task = make(eval_batch_size=7)
-    metrics, (table,) = task.examine(Echo(), "test")
+    metrics, (table,) = task.evaluate_detailed(Echo(), "test")
     labels, guesses = task.labels["test"], task.logits["test"][:, 0].argmax(-1)
     expected = confusion_matrix(labels, guesses, labels=range(4))
     assert table["counts"] == expected.tolist()

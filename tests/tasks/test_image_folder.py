@@ -175,7 +175,7 @@ def test_sizes_that_do_not_fit_are_told(fill, make, tmp_path, monkeypatch):
         make(val_size=14)
     with pytest.raises(UserError, match=r"task\.patch_size=3: must divide the 8 x 8"):
         make(patch_size=3)
-    monkeypatch.setattr(module, "_MOST", 18 * 3 * 64 - 1)
+    monkeypatch.setattr(module, "_MAX_PIXEL_BYTES", 18 * 3 * 64 - 1)
     with pytest.raises(UserError, match=r"use a smaller task\.image_size"):
         make()
 

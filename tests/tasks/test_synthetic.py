@@ -200,25 +200,25 @@ class TestInductionHeads:
 
     def test_a_table_shows_accuracy_against_length(self):
         task = build(InductionHeadsTask, HEADS)
-        metrics, (table,) = task.examine(InductionOracle(8, longest=64), "test")
+        metrics, (table,) = task.evaluate_detailed(InductionOracle(8, longest=64), "test")
         assert metrics == task.evaluate(InductionOracle(8, longest=64), "test")
         assert (table["kind"], table["marked"]) == ("curve", 16)
         assert table["x"] == [16, 32, 64, 128]
         assert table["y"] == [1.0, 1.0, 1.0, 0.0]
-        assert task.examine(InductionOracle(8), "val")[1] == []
+        assert task.evaluate_detailed(InductionOracle(8), "val")[1] == []
 
     def test_whoever_watches_is_told_of_every_batch_and_may_end_it(self):
         task = build(InductionHeadsTask, HEADS)  # ten sequences, three at a time
         seen = []
-        task.watch = lambda done, total: seen.append((done, total))
-        task.examine(InductionOracle(8), "test")
+        task.on_eval_batch = lambda done, total: seen.append((done, total))
+        task.evaluate_detailed(InductionOracle(8), "test")
         assert seen == [(done, 16) for done in range(16)]
-        task.watch = lambda done, total: 1 / 0
+        task.on_eval_batch = lambda done, total: 1 / 0
         with pytest.raises(ZeroDivisionError):
             task.evaluate(InductionOracle(8), "val")
 
     def test_long_sequences_come_a_few_at_a_time(self, monkeypatch):
-        monkeypatch.setattr("mambalab.tasks.synthetic._EVAL_TOKENS", 64)
+        monkeypatch.setattr("mambalab.tasks.synthetic._MAX_EVAL_BATCH_TOKENS", 64)
         oracle = InductionOracle(8)
         build(InductionHeadsTask, HEADS, eval_batch_size=100).evaluate(oracle, "test")
         shapes = {tuple(tokens.shape) for tokens in oracle.seen}

@@ -14,7 +14,7 @@ from mambalab.errors import UserError
 from mambalab.pretrained.tokens import characters
 from mambalab.tasks.text import TextTask
 from mambalab.tokenization import tokenizer as tokenizers
-from mambalab.tokenization.tokenizer import Characters, FileTokenizer, find, of_run, place
+from mambalab.tokenization.tokenizer import Characters, FileTokenizer, find, load_from_run, place
 from mambalab.tokenization.vocabulary import Vocabulary
 from tests.pretrained.test_tokens import bpe
 
@@ -149,7 +149,7 @@ def test_long_texts_are_read_in_pieces(pairs, monkeypatch):
     tokenizer = FileTokenizer(pairs)
     whole = tokenizer.read(TEXT, np.int16)
     assert whole.dtype == np.int16
-    monkeypatch.setattr(tokenizers, "_PIECE", 70)
+    monkeypatch.setattr(tokenizers, "_PIECE_CHARS", 70)
     assert tokenizer.read(TEXT, np.int16).tolist() == whole.tolist()
     assert tokenizer.decode(tokenizer.read("x" * 500, np.int16).tolist()) == "x" * 500
     assert len(tokenizer.read("", np.int16)) == 0
@@ -161,12 +161,12 @@ def test_what_a_run_keeps_is_read_again(pairs, tmp_path):
         folder.mkdir()
         for name, content in made.assets().items():
             (folder / name).write_text(content, encoding="utf-8")
-        again = of_run(folder)
+        again = load_from_run(folder)
         assert type(again) is type(made)
         assert again.encode("abc\n") == made.encode("abc\n")
         assert (again.vocab_size, again.eos_id) == (made.vocab_size, made.eos_id)
-        assert again.decode([again.opening()]) == "\n"
-    assert of_run(tmp_path) is None
+        assert again.decode([again.start_token()]) == "\n"
+    assert load_from_run(tmp_path) is None
 
 
 def test_where_a_name_leads(pairs, tmp_path, monkeypatch):
@@ -186,3 +186,14 @@ def test_where_a_name_leads(pairs, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=message):
             find(name, tmp_path)
+
+
+def test_old_names_work_and_name_the_new_ones(tmp_path):
+    (tmp_path / tokenizers.VOCABULARY).write_text(Vocabulary("\nab").to_json())
+    with pytest.warns(DeprecationWarning, match="of_run is called load_from_run now"):
+        found = tokenizers.of_run(tmp_path)
+    with pytest.warns(DeprecationWarning, match=r"Characters\.opening is called start_token now"):
+        assert found.opening() == found.start_token() == 0
+    bpe(tmp_path / "t.json")
+    with pytest.warns(DeprecationWarning, match=r"FileTokenizer\.opening is called"):
+        assert FileTokenizer(tmp_path / "t.json").opening() >= 0

@@ -22,7 +22,7 @@ def test_text_survives_encoding_and_json(text):
 
 
 def test_long_texts_are_encoded_piece_by_piece(monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 3)
+    monkeypatch.setattr(module, "_PIECE_CHARS", 3)
     vocabulary = Vocabulary.from_text("abc")
     assert vocabulary.encode("abcabcab", np.uint8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     with pytest.raises(UserError, match="number 5 of the text"):

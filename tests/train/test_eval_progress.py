@@ -52,4 +52,4 @@ def test_a_signal_ends_what_is_measured():
     ):
         task.evaluate(None, "val")
     assert stopped.value.signal == "SIGTERM"
-    assert task.watch is None
+    assert task.on_eval_batch is None

@@ -82,12 +82,12 @@ def test_stopped_in_an_evaluation_and_resumed_equals_never_stopped(tmp_path):
             run.restore(source)
 
         def stop(run=run, asked=asked):
-            return "SIGINT" if run.task.watch is not None and run.step == asked else None
+            return "SIGINT" if run.task.on_eval_batch is not None and run.step == asked else None
 
         run.stop_requested = stop
         result = run.run()
         assert (result.status, result.step) == ("KILLED", asked)
-        assert run.task.watch is None
+        assert run.task.on_eval_batch is None
         before += part.rows
     last, part = trainer(tmp_path / "cut")
     last.restore(checkpoint.find(tmp_path / "cut", "last"))

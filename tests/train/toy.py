@@ -40,7 +40,7 @@ class ToyTask:
     metric = "val/loss"
     maximize = False
     items_per_batch = 8
-    watch = None
+    on_eval_batch = None
 
     def __init__(self, bad_at: int | None = None, name: str = "toy") -> None:
         self.bad_at = bad_at
@@ -65,8 +65,8 @@ class ToyTask:
 
     def evaluate(self, model, split):
         assert split == "val"
-        if self.watch is not None:
-            self.watch(0, 1)
+        if self.on_eval_batch is not None:
+            self.on_eval_batch(0, 1)
         with torch.no_grad():
             model.eval()
             value = float(self.loss(model, self.batch_of_validation()))

@@ -1,0 +1,106 @@
+"""Locks between processes: a file that the kernel unlocks when its holder dies, however it dies.
+
+Built on `filelock`. Where a file system has no locks, work goes on unguarded and says so once: a
+marker file in their place (filelock's soft lock) would outlive a killed process.
+"""
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+LOG = logging.getLogger("mambalab")
+LOCK = ".lock"
+"""Name of the file that carries the lock of a folder."""
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_POLL_SECONDS = 0.1
+_MAX_RACES = 1000  # how often others may clear an empty folder away before this process gives up
+_unguarded: set[Path] = set()  # folders of which this process has said that they have no locks
+
+
+class InUseError(Exception):
+    """Another living process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool, doing: str = "") -> Iterator[None]:
+    """Hold the lock of the file `path` inside the block; the file stays.
+
+    Args:
+        path: of the lock file, in a folder that exists.
+        wait: for the process that holds it; False = raise at once.
+        doing: completes "another process is ...; waiting for it", which is said once; empty =
+            wait in silence.
+
+    Raises:
+        InUseError: another process holds it, and `wait` is False.
+        OSError: the folder is absent or cannot be written.
+    """
+    from filelock import FileLock, Timeout  # here: a command that only reads needs none
+
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path.parent))
+    lock = FileLock(path, thread_local=False, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise InUseError(str(path)) from None
+            if doing:
+                LOG.warning("another process is %s; waiting for it", doing)
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        if path.parent not in _unguarded:
+            _unguarded.add(path.parent)
+            LOG.warning("no lock on %s (%s): start one process at a time", path, error.strerror)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Work in `folder` alone; waits while another process does.
+
+    The lock file goes when the work is done, and so do folders that were made for it and in which
+    nothing came to be.
+
+    Args:
+        folder: made if need be.
+        doing: completes "another process is ...; waiting for it".
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = folder / LOCK
+    with ExitStack() as held:
+        held.callback(_remove_empty, made)
+        for race in range(1, _MAX_RACES + 1):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(locked(lock, wait=True, doing=doing if race == 1 else ""))
+                break
+            except FileNotFoundError:  # another process cleared its empty folder up just now
+                if race == _MAX_RACES:
+                    raise
+        # Removed while it is held: filelock gives nobody a lock on a file without a name.
+        held.callback(_remove, lock)
+        yield
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):  # the first folder with something in it ends the clearing up
+        for folder in folders:
+            folder.rmdir()
