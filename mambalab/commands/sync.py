@@ -13,7 +13,7 @@ from typing import Any
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord, find_runs, read_run, resolve_run
-from mambalab.settings.tracking import SyncSettings
+from mambalab.settings.rules import FOLDER, option
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.tracking import description
 from mambalab.tracking import mlflow_store
@@ -23,6 +23,20 @@ from mambalab.utils import process
 
 # Entries of summary.json that a run's MLflow tags show.
 _TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
+
+
+@dataclass
+class SyncSettings:
+    """`mambalab sync RUN...`."""
+
+    runs: list[str] = option("run folders, or latest")
+    output_dir: str = option("folder of the MLflow store; run=latest looks there", **FOLDER)
+    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+
+    def check_ready(self) -> None:
+        """Raise UserError if no run is named."""
+        if not self.runs:
+            raise UserError("sync: which run? e.g. mambalab sync latest, or paths of run folders")
 
 
 class SilentStoreError(UserError):

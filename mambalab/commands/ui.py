@@ -10,17 +10,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from mambalab.errors import UserError
-from mambalab.settings.tracking import UiSettings
+from mambalab.settings.rules import FOLDER, option
 from mambalab.tracking import mlflow_store
 
 HOST = "127.0.0.1"
 LONGEST_START = 120.0  # seconds; usually 7
 LONGEST_STOP = 10.0
+
+
+@dataclass
+class UiSettings:
+    """`mambalab ui`."""
+
+    output_dir: str = option("folder of the MLflow store", **FOLDER)
+    port: int = option("port on this machine; if it is taken another one is used", ge=0, le=65535)
 
 
 def run(cfg: UiSettings) -> int:

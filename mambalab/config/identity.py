@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mambalab.config.schema import CAME_LATER, TrainConfig
+from mambalab.config.schema import NULL_MEANS_ABSENT, TrainConfig
 
 # What does not make another run: where it runs, where it is kept, how it is watched, how far.
 MAY_CHANGE = frozenset(
@@ -77,7 +77,7 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     values = {
         key: value
         for key, value in _flat(plain).items()
-        if not (key == "seed" or may_change(key) or (value is None and key in CAME_LATER))
+        if not (key == "seed" or may_change(key) or (value is None and key in NULL_MEANS_ABSENT))
     }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

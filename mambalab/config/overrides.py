@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin
 
 from mambalab.config import paths
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
-from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, settings_class, walk
+from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
@@ -52,10 +52,10 @@ class Known:
         return any(key.startswith(f"{node}.") for node in self.options if self.is_node(node))
 
 
-def known(verb: str) -> Known:
-    """Keys and groups of a verb, a user's own `./conf` included."""
-    options = {o.key: o for o in walk(settings_class(verb))}
-    if verb != "train":
+def known(verb: str, settings: type = TrainConfig) -> Known:
+    """Keys and groups of a verb with this settings class, a user's own `./conf` included."""
+    options = {o.key: o for o in walk(settings)}
+    if settings is not TrainConfig:
         return Known(verb, options, {})
     for cls in TASK_SETTINGS.values():
         options.update((o.key, o) for o in walk(cls, prefix="task."))
@@ -65,17 +65,25 @@ def known(verb: str) -> Known:
     return Known(verb, options, paths.groups())
 
 
-def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str]:
+def prepare(
+    verb: str, overrides: list[str], multirun: bool = False, settings: type = TrainConfig
+) -> list[str]:
     """The overrides as Hydra wants them.
 
     Texts are quoted for the user (a sweep's are not, since there a comma separates values), a
     single text is made a list where a list is wanted, \\n, \\t and \\\\ in the texts of `LITERAL`
     are made what they stand for, keys below `params` may be new.
 
+    Args:
+        verb: name of the verb, for messages.
+        overrides: `key=value` and `group=option`, as on the command line.
+        multirun: whether several values of a key are a sweep.
+        settings: settings class of the verb.
+
     Raises:
         UserError: an override that cannot be read, an unknown key or option, a sweep without -m.
     """
-    names = known(verb)
+    names = known(verb, settings)
     prepared = []
     for text in overrides:
         if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of argv that were no UTF-8
@@ -86,24 +94,28 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
     return prepared
 
 
-def positional(verb: str, words: list[str]) -> list[str]:
-    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN`,
-    `compare PATH`.
+def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
+    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
+
+    Args:
+        keys: the keys that words set, in order; one that ends in "..." takes all that are left.
+        words: the plain words after the verb.
+        names: of the verb, for messages.
 
     Raises:
         UserError: a word that the verb has no use for.
     """
-    if verb == "data" and len(words) <= 2:
-        return [f"{k}={w}" for k, w in zip(("action", "name"), words, strict=False)]
-    if verb == "bench" and len(words) == 1:
-        return [f"what={words[0]}"]
-    if verb == "sync":
-        return [f"runs=[{','.join(map(quoted, words))}]"] if words else []
-    if verb == "compare":
-        return [f"paths=[{','.join(map(quoted, words))}]"] if words else []
-    if words:
-        raise _not_an_override(words[-1], known(verb))
-    return []
+    found, left = [], list(words)
+    for key in keys:
+        if key.endswith("..."):
+            if left:
+                found.append(f"{key[:-3]}=[{','.join(map(quoted, left))}]")
+            left = []
+        elif left:
+            found.append(f"{key}={left.pop(0)}")
+    if left:
+        raise _not_an_override(words[-1], names)
+    return found
 
 
 def axes(prepared: list[str]) -> dict[str, list[str]]:

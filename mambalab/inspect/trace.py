@@ -31,7 +31,7 @@ class ScanTrace:
         backward: whether it reads the sequence from its end.
         delta: (L, D) step sizes, after softplus.
         A: (D, N).
-        moved: (D, N) A_log less its initial value.
+        A_log_shift: (D, N) A_log less its initial value.
         norm: (L, D) Euclidean norm over N of the state behind each step.
     """
 
@@ -39,7 +39,7 @@ class ScanTrace:
     backward: bool
     delta: np.ndarray
     A: np.ndarray
-    moved: np.ndarray
+    A_log_shift: np.ndarray
     norm: np.ndarray
 
     @property
@@ -160,8 +160,8 @@ def _scan_trace(
         torch.cat([x[s, :end].flip(0) if backward else x[s, :end] for s, end in ends])
         for x in (delta, norm)
     )
-    moved = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
-    return ScanTrace(layer, backward, *map(_numpy, (delta, A, moved, norm)))
+    A_log_shift = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
+    return ScanTrace(layer, backward, *map(_numpy, (delta, A, A_log_shift, norm)))
 
 
 def _attention_trace(

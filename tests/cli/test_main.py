@@ -36,16 +36,16 @@ def command(monkeypatch):
 def test_the_overview_lists_every_verb(argv, capsys):
     assert main.main(argv) == 0
     out = capsys.readouterr().out
-    for verb, line in VERBS.items():
+    for verb, record in VERBS.items():
         assert f"  {verb}" in out
-        assert line in out
+        assert record.summary in out
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("form", [["--help"], ["-h"]])
 def test_every_verb_explains_itself(verb, form, capsys):
     assert main.main([verb, *form]) == 0
-    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {VERBS[verb]}")
+    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {VERBS[verb].summary}")
     assert main.main(["help", verb]) == 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 @dataclass
-class Subject:
+class InspectedSequence:
     """One sequence, or two of a pair, one behind the other.
 
     Attributes:
