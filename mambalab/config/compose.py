@@ -41,7 +41,7 @@ class Composed:
     Attributes:
         config: of the verb, resolved and typed, closed to new keys.
         settings: the settings object of `config`; None if it was not checked.
-        choices: the option chosen in each group.
+        choices: the option chosen in each group; a launcher by its new name.
         sweep, launcher: plain, unchecked values of `sweep` and of `hydra.launcher`; training only.
     """
 
@@ -110,7 +110,9 @@ def compose_parts(
     training = settings is TrainConfig
     groups = paths.groups() if training else {}
     choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
-    launcher = _plain(raw.hydra.launcher)
+    if (launcher := choices.get(paths.LAUNCHER_GROUP)) in paths.OLD_LAUNCHERS:
+        choices[paths.LAUNCHER_GROUP] = paths.OLD_LAUNCHERS[launcher]
+    launcher_values = _plain(raw.hydra.launcher)
     with open_dict(raw):
         del raw["hydra"]
         sweep = _plain(raw.pop("sweep", {})) if training else {}
@@ -122,7 +124,7 @@ def compose_parts(
             given = {key: value for key, _, value in parts}
             _check_sizes(found, given)
             unused.check(given, found)
-        return Composed(config, found, choices, sweep, launcher)
+        return Composed(config, found, choices, sweep, launcher_values)
     except UserError as error:
         raise type(error)(str(error) + _shadow_hint(verb)) from error
 

@@ -275,14 +275,16 @@ def _check_readable(text: str, line: str | None = None) -> Any:
 
 
 def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: bool) -> None:
+    """Raise UserError for an override that cannot be read, or an option that does not exist."""
     override = _check_readable(text, line)
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{text}: several values are a sweep; write mambalab train -m ...")
     key = override.key_or_group
     if key not in groups:
         return
+    old = list(paths.OLD_LAUNCHERS) if key == paths.LAUNCHER_GROUP else []
     for value in _values(override):
-        if value is None and key == "experiment":
+        if (value is None and key == "experiment") or value in old:
             continue
         if value == "":
             raise UserError(f"{key}=: choose one of {', '.join(groups[key])}")

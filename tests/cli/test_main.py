@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +26,7 @@ def command(monkeypatch):
     """A function that puts another `run` behind a verb."""
 
     def replace(verb, run):
-        monkeypatch.setitem(sys.modules, f"mambalab.commands.{verb}", SimpleNamespace(run=run))
+        monkeypatch.setattr(f"mambalab.commands.{verb}.run", run)
 
     return replace
 
