@@ -91,7 +91,7 @@ def split(line: str) -> tuple[list[str], str]:
 
 
 def candidates(before: list[str], current: str) -> list[str]:
-    """Whole words that may stand for `current`, after the words `before` (verb first)."""
+    """Complete words that begin with `current` and may follow the words `before` (verb first)."""
     return [word for word in _offers(before, current) if word.startswith(current)]
 
 

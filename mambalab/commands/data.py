@@ -81,7 +81,7 @@ def run(cfg: DataSettings) -> int:
 
 
 def table(datasets: "Sequence[Dataset]", data_dir: Path) -> str:
-    """For each file: here or not, size, checksum, licence; below, where it lies and comes from."""
+    """For each file: here or not, size, checksum, licence; below, its path and its source."""
     rows = [("task", "here", "size", "checksum", "licence")]
     below = [("where", "source")]
     for dataset in datasets:

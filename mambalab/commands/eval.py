@@ -98,7 +98,7 @@ def run(settings: EvalSettings) -> int:
 
 
 def _with_path(settings: EvalSettings, loaded: "build.LoadedRun") -> TaskSettings:
-    """The task's settings, with the path at which its file lies now."""
+    """The task's settings, with the present path of its file."""
     task = loaded.settings.task
     if settings.path is not None:
         if not hasattr(task, "path"):

@@ -99,7 +99,7 @@ class Speed:
         return self.later / self.writing if self.later and self.writing else None
 
     def line(self) -> str:
-        """For people."""
+        """One line that says how much was read and written, and how fast."""
         words = f"read {self.read:,} tokens in {self.reading:.2f} s, wrote {self.written:,}"
         if (rate := self.rate()) is not None:
             words += f", {rate:,.0f} a second after the first"
@@ -231,7 +231,7 @@ def _write(
     alone: bool,
     speed: Speed,
 ) -> "list[Writer]":
-    """Let a batch be written to its end."""
+    """Write a batch of texts to their end; adds its tokens and seconds to `speed`."""
     from mambalab.generation.decoding import generate
     from mambalab.generation.sampling import Sampling
     from mambalab.generation.text_stream import Writer

@@ -110,7 +110,7 @@ def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]
 
 
 def _of_checkpoint(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]":
-    """The same of a checkpoint in a published layout."""
+    """A published checkpoint's model, what it reads, facts, and the folder by default."""
     from mambalab.inspect import examples
     from mambalab.runs import language_model
 

@@ -142,7 +142,7 @@ def _check_sizes(settings: TrainConfig, given: dict[str, str]) -> None:
 
 
 def _plain(node: Any) -> dict[str, Any]:
-    """A node as plain values; what is no mapping is none of ours."""
+    """A node as plain values, interpolations resolved; {} for what is no mapping."""
     try:
         value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
@@ -252,6 +252,7 @@ def register_user_conf() -> None:
 
 
 def _escaped(value: Any) -> Any:
+    """Plain values whose texts OmegaConf reads literally, `${` included."""
     if isinstance(value, dict):
         return {k: _escaped(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -280,13 +281,14 @@ def _problem(error: Exception) -> str:
 
 
 def _yaml_problem(error: Any) -> str:
+    """File, line and reason of a syntax error in YAML."""
     mark = error.problem_mark
     where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
     return f"{where}not YAML: {error.problem}"
 
 
 def _shadow_hint(verb: str) -> str:
-    """A file that stands in for mambalab's own is the first suspect when composing fails."""
+    """A clause that names the user's file in place of mambalab's own, the first suspect; or ""."""
     user = paths.user_conf()
     shadow = Path(user, f"{verb}.yaml") if user else None
     return f" ({shadow} replaces mambalab's own)" if shadow and shadow.is_file() else ""

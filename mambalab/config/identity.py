@@ -1,4 +1,4 @@
-"""Which run a configuration means: its YAML, its folder, what may change when it is resumed."""
+"""The identity of a run: its YAML, its folder, what may change when it is resumed."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ MAY_CHANGE = frozenset(
         "trainer.max_minutes",
     ]
 )
-# What `model.pretrained` decides; a run records what it found there.
+# Keys of `model` that `model.pretrained` decides; a run records what it found there.
 SIZES = (
     "pattern",
     "d_model",
@@ -39,7 +39,7 @@ SIZES = (
     "tie_embeddings",
     "vocab_size",
 )
-# What else means nothing then: how weights would have been drawn.
+# Keys without a meaning then: these, and how weights would have been drawn.
 DECIDED = frozenset([*SIZES, "dt_min", "dt_max", "dt_init_floor"])
 
 

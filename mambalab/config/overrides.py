@@ -48,7 +48,7 @@ class Known:
         return key in self.options and get_origin(self.options[key].type) is dict
 
     def is_free(self, key: str) -> bool:
-        """Whether a key lies below an open node."""
+        """Whether a key is below an open node."""
         return any(key.startswith(f"{node}.") for node in self.options if self.is_node(node))
 
 
@@ -95,7 +95,7 @@ def prepare(
 
 
 def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
-    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
+    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
 
     Args:
         keys: the keys that words set, in order; one that ends in "..." takes all that are left.
@@ -168,13 +168,14 @@ def escape(text: str) -> str:
 
 
 def unescaped(text: str, more: str = "") -> str:
-    """`text` with what \\n, \\t and \\\\ in it stand for; a backslash before one of `more`
-    goes, any other stays."""
+    """`text` with the characters that \\n, \\t and \\\\ in it mean; a backslash before one of
+    `more` is dropped, any other stays."""
     known = {**_ESCAPES, **{character: character for character in more}}
     return re.sub(r"\\(.)", lambda m: known.get(m[1], m[0]), text, flags=re.DOTALL)
 
 
 def _rewrite(text: str, names: Known, multirun: bool) -> str:
+    """One override as Hydra wants it; raises UserError for an unknown key."""
     match = OVERRIDE.fullmatch(text)
     if match is None or (match["value"] is None and match["sigil"] != "~"):
         raise _not_an_override(text, names)
@@ -199,7 +200,7 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
 
 
 def _instead(key: str) -> str:
-    """What stands in for a setting of Hydra's own multirun, which mambalab does not use."""
+    """What to write instead of a setting of Hydra's own multirun, which mambalab does not use."""
     if key.startswith(("hydra/sweeper", "hydra.sweeper")):
         return (
             "mambalab searches by itself: sweep.search=tpe (or random), sweep.params, sweep.trials"
@@ -210,6 +211,7 @@ def _instead(key: str) -> str:
 
 
 def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
+    """A value in the quotes or brackets that its type needs in Hydra's grammar."""
     kind, optional = strip_optional(kind)
     if key in PATHS and value.startswith("~/"):
         value = os.path.expanduser(value)
@@ -230,14 +232,14 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
 
 
 def _literal(piece: str, more: str = "") -> str:
-    """A text of `LITERAL`, in quotes or not, as Hydra reads it; `more` as of `unescaped`."""
+    """A text of `LITERAL`, in quotes or not, as Hydra reads it; `more` as in `unescaped`."""
     if QUOTED.fullmatch(piece):
         piece, more = piece[1:-1], piece[0]
     return quoted(escape(unescaped(piece, more)))
 
 
 def _literals(value: str) -> str:
-    """A list of such texts, written with or without brackets."""
+    """A list of texts of `LITERAL`, written with or without brackets."""
     if not value.startswith("["):
         pieces = _PIECE.findall(f"{value},")
         return f"[{','.join(_literal(piece, ',') for piece in pieces)}]"
@@ -250,6 +252,7 @@ def _literals(value: str) -> str:
 
 
 def _parse(line: str) -> Any:
+    """The override as Hydra's grammar reads it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_override(line)
@@ -303,6 +306,7 @@ def _values(override: Any) -> list[Any]:
 
 
 def _not_an_override(text: str, names: Known) -> UserError:
+    """The error for a word that is no override, with what was probably meant."""
     word = text.lstrip("-")
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")

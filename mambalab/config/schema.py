@@ -122,7 +122,7 @@ def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") ->
 
     Args:
         cls: the settings class.
-        replace: classes that stand at a key instead of the declared ones, e.g. {"task": ...}.
+        replace: classes at a key instead of the declared ones, e.g. {"task": TextSettings}.
         prefix: dotted path of `cls`, with its final dot.
     """
     hints = get_type_hints(cls)

@@ -1,4 +1,4 @@
-"""Classes named in configurations, and run folders that may come from a stranger."""
+"""Classes named in configurations, and configurations of run folders that are not trusted."""
 
 import sys
 import traceback
@@ -19,7 +19,7 @@ MAX_CONFIG_BYTES = 1_000_000  # a config.yaml is some three thousand
 def resolve_target(target: str) -> type:
     """The class that `_target_: package.module.Class` names.
 
-    A module outside mambalab may also lie in the working directory, which is searched last.
+    A module outside mambalab may also be in the working directory, which is searched last.
 
     Raises:
         UserError: no such module, it fails on import, no such class in it.
@@ -67,7 +67,7 @@ def check_modules(trust: list[str]) -> None:
 
 
 def _search_here() -> None:
-    """Let modules lie in the working directory, too, which is searched last."""
+    """Put the working directory at the end of `sys.path`."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
 

@@ -20,31 +20,31 @@ _MIN_STEPS_FOR_REPEATS = 200  # steps from which a character must occur twice to
 
 
 def memory(trace: ScanTrace) -> np.ndarray:
-    """(D, N) memory lengths in steps, at each channel's mean delta."""
+    """(d, n) memory lengths in steps, at each channel's mean delta."""
     return 1 / (trace.delta.mean(0, dtype=np.float64)[:, None] * -trace.A)
 
 
 def longest_memory(trace: ScanTrace) -> np.ndarray:
-    """(D,) memory length of each channel's slowest state."""
+    """(d,) memory length of each channel's slowest state."""
     return memory(trace).max(1)
 
 
 def memory_by_step(trace: ScanTrace) -> np.ndarray:
-    """(L,) median over channels of the slowest state's memory length, were delta to stay."""
-    slowest = -trace.A.max(1)  # (D,)
+    """(l,) median over channels of the slowest state's memory length, were delta to stay."""
+    slowest = -trace.A.max(1)  # (d,)
     return np.median(1 / (trace.delta * slowest), axis=1)
 
 
 def retention(trace: ScanTrace) -> np.ndarray:
-    """(L,) share of the old state that a step keeps: exp(delta A), mean of channels and states."""
+    """(l,) share of the old state that a step keeps: exp(delta A), mean of channels and states."""
     total = np.zeros(len(trace.delta))
-    for n in range(trace.A.shape[1]):  # (L, D, N) at once would be large
+    for n in range(trace.A.shape[1]):  # (l, d, n) at once would be large
         total += np.exp(trace.delta * trace.A[:, n]).mean(1)
     return total / trace.A.shape[1]
 
 
 def norm_by_step(trace: ScanTrace) -> np.ndarray:
-    """(L,) Euclidean norm of a layer's whole state behind each step."""
+    """(l,) Euclidean norm of a layer's complete state after each step."""
     return np.sqrt((trace.norm.astype(np.float64) ** 2).sum(1))
 
 
@@ -60,8 +60,8 @@ class Frequent:
 def extremes(
     values: np.ndarray, labels: list[str], over: np.ndarray | None = None
 ) -> tuple[list[Frequent], list[Frequent]]:
-    """Labels with the highest and the lowest mean of `values` (L,), most extreme first; in a long
-    sequence only those that occur more than once. With `over` (L,), the ratio of both sums."""
+    """Labels with the highest and the lowest mean of `values` (l,), most extreme first; in a long
+    sequence only those that occur more than once. With `over` (l,), the ratio of both sums."""
     over = np.ones(len(values)) if over is None else over
     where: dict[str, list[int]] = {}
     for step, label in enumerate(labels):
@@ -140,7 +140,7 @@ def attention_received(trace: AttentionTrace, sequence: InspectedSequence) -> At
 
 
 def _expected_by_distance(weights: np.ndarray) -> np.ndarray:
-    """(L,) what each column of (L, L) gets if a weight depends on the distance q - k alone.
+    """(l,) what each column of (l, l) gets if a weight depends on the distance q - k alone.
 
     These weights are f(q - k), scaled so that rows sum to 1; f is fitted so that every distance
     gets in sum what it really does (iterative proportional fitting).

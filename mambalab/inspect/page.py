@@ -36,7 +36,7 @@ def write(sequence: InspectedSequence, layers: list[LayerTrace], target: Path) -
 
 
 def render(sequence: InspectedSequence, layers: list[LayerTrace]) -> str:
-    """The page as HTML. Text of the user's or of the run stands in its JSON only, where `<` is
+    """The page as HTML. Text of the user's or of the run is in its JSON only, where `<` is
     written as an escape, and in the title, escaped."""
     template = (_FOLDER / "page.html").read_text(encoding="utf-8")
     parts = {
@@ -164,6 +164,6 @@ def _floats(values: np.ndarray) -> list[float | None]:
 
 
 def _script_json(data: dict[str, Any]) -> str:
-    """JSON that can stand inside a script element."""
+    """JSON that is safe inside a script element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -67,7 +67,7 @@ def _log_colours(values: np.ndarray) -> "tuple[float, float]":
 
 def _delta(sequence: InspectedSequence, scans: list[ScanTrace]) -> "Figure":
     """Layers by steps, mean of the channels, relative to the layer's own mean: layers may differ
-    more than steps do. Texts stand below, in lines; of a long one only the beginning."""
+    more than steps do. Texts are written below, in lines; of a long one only the beginning."""
     from matplotlib.colors import LogNorm
 
     means = [float(scan.delta.mean()) for scan in scans]
@@ -134,7 +134,7 @@ def _lines(axes: "Axes", scans: list[ScanTrace]) -> None:
 
 
 def _memory(scans: list[ScanTrace]) -> "Figure":
-    """Share of channels that remember longer than so many steps."""
+    """Share of channels that remember longer than a number of steps, against that number."""
     from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
     figure = _figure(6.4, 4.2)

@@ -95,5 +95,6 @@ def test_images_bring_the_step_of_each_pixel():
 
 
 def test_a_page_that_cannot_be_written(tmp_path):
+    (tmp_path / "a file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        page.write(text("abcdef"), [scan()], tmp_path / "absent" / "index.html")
+        page.write(text("abcdef"), [scan()], tmp_path / "a file" / "index.html")
