@@ -92,4 +92,4 @@ def model_settings(option: str = "mamba", **changes: Any) -> ModelSettings:
     """
     values = [assignment(f"model.{key}", value, ()) for key, value in changes.items()]
     overrides = prepare("train", [f"model={option}", *values])
-    return config.typed(config.compose("train", overrides)).model
+    return config.compose("train", overrides).model

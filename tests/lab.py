@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from mambalab import config
 from mambalab.cli import main
+from mambalab.cli.verbs import VERBS
 
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over the lazy dog {n}.\n" for n in range(300))
 TINY = [
@@ -30,6 +33,11 @@ def train(*options: str) -> int:
         tuple(options) if any("tracking" in o for o in options) else (*options, "tracking=jsonl")
     )
     return main.main(["train", *TINY, *options])
+
+
+def compose(verb: str, overrides: list[str]) -> Any:
+    """The settings object of a verb, as the command line makes it."""
+    return config.compose(verb, overrides, VERBS[verb].settings_class())
 
 
 def only_run(folder: Path) -> Path:

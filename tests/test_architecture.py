@@ -42,7 +42,7 @@ DOORS = {
         *("bench", "compare", "config", "data", "generation", "inspect", "models", "ops", "plots"),
         *("pretrained", "records", "runs", "sweep", "tasks", "tokenization", "tracking", "train"),
     },
-    "cli": {"__init__", "config", "data", "sweep"},  # the verbs themselves by name, when called
+    "cli": {"__init__", "config", "sweep"},  # the verbs themselves by name, when called
     "__main__": {"cli"},
 }
 ALL = {**GROUND, **{room: doors | set(GROUND) for room, doors in DOORS.items()}}
@@ -59,8 +59,8 @@ HEAVY = {
 # Rooms in which a file as a whole may import heavy modules: the verbs load these rooms only when
 # they run. Everything else must answer --help in an instant.
 LAZY_ROOMS = {
-    *("bench", "commands", "compare", "data", "generate", "generation", "inspect", "models", "ops"),
-    *("plots", "pretrained", "runs", "tasks", "tokenization", "tracking", "train"),
+    *("bench", "compare", "data", "generate", "generation", "inspect", "models", "ops", "plots"),
+    *("pretrained", "runs", "tasks", "tokenization", "train"),
 }
 
 
@@ -80,6 +80,20 @@ def imports(tree: ast.AST, path: Path) -> set[str]:
             module = node.module or ""
             found |= {module} if module != "mambalab" else set()
             found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports_when_loaded(path: Path) -> set[str]:
+    """Full names of what is imported together with a file: not in functions, not for types."""
+    found, queue = set(), [ast.parse(path.read_text())]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= imports(node, path)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            queue += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            queue += ast.iter_child_nodes(node)
     return found
 
 
@@ -137,10 +151,15 @@ def test_light_files_import_nothing_heavy(path):
         return
     if path.relative_to(PACKAGE).as_posix() in ("ops/__init__.py", "utils/tensors.py"):
         return
-    tree = ast.parse(path.read_text())
-    top = ast.Module([n for n in tree.body if not isinstance(n, ast.FunctionDef)], [])
-    heavy = {name.split(".")[0] for name in imports(top, path)} & HEAVY
+    heavy = {name.split(".")[0] for name in imports_when_loaded(path)} & HEAVY
     assert not heavy, f"import {', '.join(sorted(heavy))} inside the function that needs it"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("commands/*.py")), ids=lambda p: p.stem)
+def test_a_verb_opens_its_rooms_when_it_runs(path):
+    """The settings class at the top of a verb's file is read for --help: nothing heavy there."""
+    lazy = rooms(imports_when_loaded(path)) & LAZY_ROOMS
+    assert not lazy, f"import from {', '.join(sorted(lazy))} inside the function that needs it"
 
 
 def test_a_forbidden_import_is_seen():

@@ -83,7 +83,7 @@ def test_a_sweep_says_so(name):
 def test_both_models_have_the_same_number_of_parameters(name):
     counts = []
     for model in ("mamba", "transformer"):
-        cfg = config.typed(config.compose("train", [f"experiment={name}", f"model={model}"]))
+        cfg = config.compose("train", [f"experiment={name}", f"model={model}"])
         spec = ModelSpec(vocab_size=256, seq_len=64, classes=10)
         with torch.device("meta"):
             counts.append(count_parameters(build.build_model(cfg, spec)))

@@ -27,8 +27,8 @@ from mambalab.train import runtime
 
 _GREEDY = Sampling(temperature=0)
 _PROMPT, _NEW = 16, 32  # tokens
-_ROW = 1024  # values; reading by rows is at times faster than by sums, and the other way round
-_WHO = ("ours", "theirs")
+_ROW_VALUES = 1024  # reading by rows is at times faster than by sums, at times slower
+_CONTENDERS = ("ours", "theirs")
 
 
 def measure(
@@ -53,11 +53,12 @@ def measure(
     for precision, dtype in ((Precision.fp32, torch.float32), (Precision.bf16, torch.bfloat16)):
         ours, theirs = ready(wide, precision), theirs.to(device, dtype)
         memory = torch.ones(_bytes_a_token(ours) // 4, device=device)  # written: it is there
-        whole = memory.numel() // _ROW * _ROW
+        whole = memory.numel() // _ROW_VALUES * _ROW_VALUES
+        matrix = memory[:whole].view(-1, _ROW_VALUES)
         calls: dict[str, Callable[[], object]] = {
             "step": turn(ours, ours.initial_state(1, 1), 0, 1, device, precision),
             "reading": memory.sum,
-            "reading rows": partial(torch.mv, memory[:whole].view(-1, _ROW), memory[:_ROW]),
+            "reading rows": partial(torch.mv, matrix, memory[:_ROW_VALUES]),
         }
         for name, new in (("first", 1), ("all", 1 + _NEW)):
             calls[f"ours {name}"] = partial(_ours, ours, prompt, precision, new)
@@ -69,8 +70,8 @@ def measure(
         took = {name: milliseconds(each) for name, each in times.items()}
         bound = 1e3 * min(*times["reading"], *times["reading rows"])
         share = 100 * bound / (took["step"] / TURN)
-        each = {who: (took[f"{who} all"] - took[f"{who} first"]) / _NEW for who in _WHO}
-        for who in _WHO:
+        each = {who: (took[f"{who} all"] - took[f"{who} first"]) / _NEW for who in _CONTENDERS}
+        for who in _CONTENDERS:
             row = {"contender": f"mamba-130m {precision.value}, {who}", "batch": 1}
             row |= {"context": _PROMPT, "ms a token": each[who], "tokens/s": 1e3 / each[who]}
             found["rows"].append(row | ({"% of bound": share} if who == "ours" else {}))

@@ -50,7 +50,7 @@ def _row(name: str, device: torch.device, seconds: float, data_dir: str) -> dict
     budget = f"{name}/{'gpu' if device.type == 'cuda' else 'cpu'}"
     ready = budget in paths.options("experiment")
     overrides = [f"experiment={budget}"] if ready else [f"task={name}"]
-    settings = config.typed(config.compose("train", [*overrides, f"data_dir={data_dir}"]))
+    settings = config.compose("train", [*overrides, f"data_dir={data_dir}"])
     task = build.build_task(settings)
     task.prepare(device)
     runtime.seed_everything(settings.seed)

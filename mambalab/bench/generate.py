@@ -29,7 +29,7 @@ SIZE = (768, 24, 50280)
 """d_model, n_layer and vocab_size of state-spaces/mamba-130m, for the comparison."""
 
 TURN = 16  # tokens a sequence in one timed call: the first finds its weights out of the cache
-_CACHE = 1 << 30  # bytes: key-value caches beyond this are left out
+_MAX_CACHE_BYTES = 1 << 30  # key-value caches beyond this are left out
 
 
 def measure(
@@ -42,7 +42,7 @@ def measure(
     n_layer: int,
     peers: bool,
 ) -> Result:
-    """Time single tokens behind contexts of several lengths, in batches of several sizes.
+    """Time single tokens after contexts of several lengths, in batches of several sizes.
 
     A Mamba reads its contexts; a Transformer's cache is filled with random keys and values, which
     take as long to attend to.
@@ -81,7 +81,7 @@ def measure(
 
 
 def ready(model: Any, precision: Precision) -> LanguageModel:
-    """As `mambalab generate` uses it."""
+    """The model in the form in which `mambalab generate` runs it."""
     model = model.eval()
     return narrowed(model) if precision is Precision.bf16 else model
 
@@ -152,7 +152,7 @@ def _add_batch(
 def _behind(
     model: LanguageModel, context: int, batch: int, device: torch.device, precision: Precision
 ) -> ModelState | None:
-    """The state behind a context; None if it takes too much memory."""
+    """The state after a context; None if it takes too much memory."""
     room = context + TURN
     with torch.inference_mode(), runtime.autocast(device, precision):
         if model.context_limit is None:
@@ -163,7 +163,7 @@ def _behind(
                 state.put(row, one)
             return state
         state = model.initial_state(1, room)
-        if state.bytes() * batch > _CACHE:
+        if state.bytes() * batch > _MAX_CACHE_BYTES:
             return None
         state = model.initial_state(batch, room)
         for layer in state.layers:
@@ -181,7 +181,7 @@ def turn(
     device: torch.device,
     precision: Precision,
 ) -> Callable[[], Tensor]:
-    """A function that adds `TURN` tokens to every sequence, always behind the same context."""
+    """A function that adds `TURN` tokens to every sequence, always after the same context."""
     tokens = torch.randint(VOCABULARY, (batch,), device=device)
     with torch.inference_mode(), runtime.autocast(device, precision):
         step = stepper(model, state, batch)

@@ -30,7 +30,7 @@ class Peer:
 
 
 def mambapy() -> Peer:
-    """mambapy's parallel scan, materialised (B, L, D, N) in plain PyTorch."""
+    """mambapy's parallel scan, materialised (b, l, d, n) in plain PyTorch."""
     try:
         pscan = importlib.import_module("mambapy.pscan").pscan
     except ImportError as error:

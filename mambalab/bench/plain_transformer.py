@@ -37,7 +37,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class PlainTransformer(nn.Module):
-    """(B, L) tokens to (B, L, vocabulary) logits; embedding and output share their weights."""
+    """(b, l) tokens to (b, l, vocabulary) logits; embedding and output share their weights."""
 
     def __init__(self, vocabulary: int, d_model: int, n_layer: int, n_head: int, d_ff: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PlainTransformer(nn.Module):
         self.head_dim = d_model // n_head
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As the class says."""
+        """Map tokens (b, l) to logits (b, l, vocabulary)."""
         step = torch.arange(tokens.shape[1], device=tokens.device)
         power = torch.arange(0, self.head_dim, 2, device=tokens.device) / self.head_dim
         angle = step[:, None] * 10000.0**-power

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.utils.text import table
 
 # Okabe and Ito's colours, with a marker each: told apart with any colour vision.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
@@ -59,24 +60,21 @@ def check_writable(folder: Path) -> None:
 
 
 def _cell(value: Any) -> str:
+    """A value of the table: two decimals below a thousand, none above; `-` for None."""
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
     return "-" if value is None else str(value)
 
 
-def table(result: Result) -> str:
-    """The result for the terminal."""
-    lines = [result.columns, *([_cell(row.get(c)) for c in result.columns] for row in result.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(result.columns))]
-    text = [f"{result.what} on {result.machine}"]
-    text += [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in pairs).rstrip()
-        for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
-    ]
-    text += result.notes
-    text += [f"not measured: {name}: {why}" for name, why in result.missing.items()]
-    text += [f"WRONG: {name}: {why}" for name, why in result.wrong.items()]
-    return "\n".join(text)
+def as_text(result: Result) -> str:
+    """The result for the terminal: machine, table, notes, and who is missing or wrong."""
+    rows = [[_cell(row.get(column)) for column in result.columns] for row in result.rows]
+    lines = [f"{result.what} on {result.machine}"]
+    lines += [table(result.columns, rows, right=result.columns[1:])]
+    lines += result.notes
+    lines += [f"not measured: {name}: {why}" for name, why in result.missing.items()]
+    lines += [f"WRONG: {name}: {why}" for name, why in result.wrong.items()]
+    return "\n".join(lines)
 
 
 def write(result: Result, folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ SHAPES = {
     "cpu": ["16x256x256", "4x784x256", "1x4096x256"],
     "cuda": ["64x256x512", "8x2048x2048", "2x16384x2048", "1x65536x2048"],
 }
-_SLOW = 2**21  # elements u of a shape beyond which what materialises (B, L, D, N) is left out
+_MAX_MATERIALISED = 2**21  # elements of u up to which peers that materialise (b, l, d, n) run
 
 
 _NAMES = ("y", "gradient of u", "of delta", "of A", "of B", "of C", "of D")
@@ -138,7 +138,7 @@ def _compare(
     forward: dict[str, Callable[[], Any]] = {}
     both: dict[str, Callable[[], Any]] = {}
     for name, scan in contenders.items():
-        if name == "mambapy" and inputs[0].numel() > _SLOW:
+        if name == "mambapy" and inputs[0].numel() > _MAX_MATERIALISED:
             continue
         forward[name] = torch.no_grad()(lambda scan=scan: scan(*inputs))
         both[name] = _both(scan, inputs, grad_y)

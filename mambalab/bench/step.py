@@ -54,7 +54,7 @@ def own_model(
     """A model of mambalab and its optimiser, from the presets; without dropout."""
     overrides = [f"model={name}", f"model.d_model={d_model}", f"model.n_layer={n_layer}"]
     overrides += ["task=shakespeare", "dropout=none"]
-    settings = config.typed(config.compose("train", overrides))
+    settings = config.compose("train", overrides)
     torch.manual_seed(0)
     with device:
         model = build.build_model(settings, ModelSpec(vocab_size=VOCABULARY, seq_len=length))

@@ -76,20 +76,20 @@ def measure(device: torch.device, processes: int, metrics: int) -> Result:
 def _row(store: str, count: int, steps: int, pause: float, uri: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mambalab-") as name:
         folder = Path(name, "outputs")
-        told = _run(folder, count, steps, pause, uri)
+        reports = _run(folder, count, steps, pause, uri)
         held = [_points(folder / f"run{n}" / "metrics.jsonl") for n in range(count)]
         stored, twice = _stored(folder / "mlflow.db")
     return {
         "store": store,
         "processes": count,
         "step ms": 1e3 * pause,
-        "share %": 100 * max(t["seconds"] / t["whole"] for t in told),
+        "share %": 100 * max(t["seconds"] / t["whole"] for t in reports),
         "points": count * steps * METRICS,
         "on disk": sum(held),
         "in MLflow": stored,
         "twice": twice,
-        "lines": max(len(t["said"]) for t in told),
-        "finish s": max(t["finish"] for t in told),
+        "lines": max(len(t["said"]) for t in reports),
+        "finish s": max(t["finish"] for t in reports),
     }
 
 
@@ -115,13 +115,13 @@ def _run(
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    told = []
+    reports = []
     for child in children:
         output, _ = child.communicate()
         if child.returncode:
             raise RuntimeError(f"a recording process failed with {child.returncode}")
-        told.append(json.loads(output.splitlines()[-1]))
-    return told
+        reports.append(json.loads(output.splitlines()[-1]))
+    return reports
 
 
 def _points(path: Path) -> int:

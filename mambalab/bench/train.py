@@ -18,7 +18,7 @@ from mambalab.settings.train import Precision
 from mambalab.train import runtime
 
 LENGTHS = (256, 1024, 4096, 16384)
-_PEER_TOKENS = 4096  # mambapy's step materialises (B, L, D, N): at most so many are waited for
+_MAX_PEER_TOKENS = 4096  # of a step of mambapy, which materialises (b, l, d, n)
 
 
 class _Mambapy(nn.Module):
@@ -92,7 +92,7 @@ def measure(
         result.notes.append(f"Mamba's cost of a token varies by {spread:.0f} % over these lengths")
     if device.type == "cpu":
         length = min(speeds)
-        batch = max(1, min(tokens, _PEER_TOKENS) // length)
+        batch = max(1, min(tokens, _MAX_PEER_TOKENS) // length)
         _add_mambapy(result, batch, length, d_model, n_layer, precision, speeds[length])
     return result
 

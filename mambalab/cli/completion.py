@@ -9,7 +9,7 @@ from glob import escape, glob
 from pathlib import Path
 from typing import get_origin
 
-from mambalab.cli.verbs import FLAGS, SHELLS, VERBS
+from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.config.messages import choices, strip_optional
 from mambalab.config.overrides import Known, known
 
@@ -91,28 +91,30 @@ def split(line: str) -> tuple[list[str], str]:
 
 
 def candidates(before: list[str], current: str) -> list[str]:
-    """Whole words that may stand for `current`, after the words `before` (verb first)."""
+    """Complete words that begin with `current` and may follow the words `before` (verb first)."""
     return [word for word in _offers(before, current) if word.startswith(current)]
 
 
 def _offers(before: list[str], current: str) -> list[str]:
+    """Words of every kind that can come after `before`, whatever `current` begins with."""
     if not before:
         return [*FLAGS[:1], "--version"] if current.startswith("-") else list(VERBS)
     verb, *rest = before
+    record = VERBS.get(verb)
     if verb == "help":
         return list(VERBS)
     if verb == "completion":
         return list(SHELLS) if not rest else []
-    if verb not in VERBS:
+    if record is None:
         return []
     if current.startswith("-"):
-        return list(FLAGS) if verb == "train" else list(FLAGS[:2])
+        return list(FLAGS) if record.multirun else list(FLAGS[:2])
     if rest and rest[-1] in ("-c", "--cfg"):
         return ["job"]
-    names = known(verb)
+    names = known(verb, record.settings_class())
     if "=" in current:
         return _values(names, current)
-    return _keys(names, current) + _words(verb, rest, current)
+    return _keys(names, current) + _words(record, names, rest, current)
 
 
 def _keys(names: Known, current: str) -> list[str]:
@@ -127,6 +129,7 @@ def _keys(names: Known, current: str) -> list[str]:
 
 
 def _values(names: Known, current: str) -> list[str]:
+    """Assignments `KEY=VALUE` that `current` may become."""
     key, _, value = current.partition("=")
     if key in names.groups:
         offers = names.groups[key]
@@ -144,20 +147,16 @@ def _values(names: Known, current: str) -> list[str]:
     return [f"{key}={offer}" for offer in offers]
 
 
-def _words(verb: str, rest: list[str], current: str) -> list[str]:
-    plain = [word for word in rest if "=" not in word]
-    if verb in ("sync", "compare"):
+def _words(verb: Verb, names: Known, rest: list[str], current: str) -> list[str]:
+    """Plain words that may come next, by the record of the verb."""
+    if verb.takes_paths:
         return ["latest", *_paths(current, folders=True)]
-    if verb == "data":
-        if not plain:
-            return choices(known("data").options["action"].type)
-        if plain[0] in ("fetch", "verify") and len(plain) == 1:
-            from mambalab.data.catalog import CATALOG
-
-            return [name for name, dataset in CATALOG.items() if dataset.needs_download]
-    if verb == "bench" and not plain:
-        return choices(known("bench").options["what"].type)
-    return []
+    plain = [word for word in rest if "=" not in word]
+    if len(plain) >= len(verb.positional):
+        return []
+    if offered := verb.offered(plain):
+        return offered
+    return choices(names.options[verb.positional[len(plain)]].type)
 
 
 def _paths(start: str, folders: bool) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from mambalab import __version__
-from mambalab.cli.verbs import FLAGS, PATHS, SHELLS, VERBS
+from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import openmp
 
@@ -28,8 +28,6 @@ verbs:
 
 to begin: mambalab train experiment=quickstart"""
 
-FETCHING = ("data", "eval", "generate", "inspect", "bench")
-"""Verbs that may download what they need, and then say so; `train` shows its messages itself."""
 
 
 class UsageError(UserError):
@@ -95,16 +93,16 @@ def dispatch(argv: list[str]) -> int:
         return import_module("mambalab.sweep.worker").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
-    arguments = sort(verb, rest)
-    if verb == "completion":
+    arguments = sort(VERBS[verb], rest)
+    if VERBS[verb].settings is None:
         return completion(arguments)
-    return run(verb, arguments)
+    return run(VERBS[verb], arguments)
 
 
 def overview() -> str:
     """The text of `mambalab --help`."""
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:{width}}  {line}" for verb, line in VERBS.items())
+    verbs = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
     return OVERVIEW.format(version=__version__, verbs=verbs)
 
 
@@ -120,7 +118,7 @@ def unknown_verb(word: str) -> UsageError:
     return UsageError(f"{word}: no such verb{hint} (verbs: {verbs})")
 
 
-def sort(verb: str, rest: list[str]) -> Arguments:
+def sort(verb: Verb, rest: list[str]) -> Arguments:
     """Tell flags, settings and plain words apart."""
     found = Arguments()
     queue = list(rest)
@@ -129,8 +127,9 @@ def sort(verb: str, rest: list[str]) -> Arguments:
         if word in ("-h", "--help"):
             found.help = True
         elif word in ("-m", "--multirun"):
-            if verb != "train":
-                raise UsageError(f"{word}: only mambalab train can run several jobs")
+            if not verb.multirun:
+                able = " and ".join(f"mambalab {v.name}" for v in VERBS.values() if v.multirun)
+                raise UsageError(f"{word}: only {able} can run several jobs")
             found.multirun = True
         elif word in ("-c", "--cfg") or word.startswith("--cfg="):
             kind = word[6:] if "=" in word else queue.pop(0) if queue else ""
@@ -141,9 +140,9 @@ def sort(verb: str, rest: list[str]) -> Arguments:
             from difflib import get_close_matches
 
             near = get_close_matches(word, FLAGS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"mambalab {verb} --help lists all"
+            hint = f"did you mean {near[0]}?" if near else f"mambalab {verb.name} --help lists all"
             raise UsageError(f"{word}: no such flag; {hint}")
-        elif verb in PATHS and os.path.exists(word):  # a sweep's runs have "=" in their names
+        elif verb.takes_paths and os.path.exists(word):  # a sweep's runs have "=" in their names
             found.words.append(word)
         elif "=" in word or word.startswith("~"):
             found.overrides.append(word)
@@ -166,18 +165,27 @@ def completion(arguments: Arguments) -> int:
     return 0
 
 
-def run(verb: str, arguments: Arguments) -> int:
-    """Compose the settings of a verb, then show, explain or use them."""
+def run(verb: Verb, arguments: Arguments) -> int:
+    """Compose the settings of a verb, then show, explain or use them.
+
+    Raises:
+        UsageError: a mistake in the settings.
+        UserError: the verb failed.
+    """
+    plan = settings = None
     try:
         from mambalab import config
-        from mambalab.config.overrides import positional
+        from mambalab.config.overrides import known, positional
 
         if arguments.help:
             from mambalab.cli.help import verb_help
 
-            print(verb_help(verb, VERBS[verb], arguments.overrides))
+            print(verb_help(verb, arguments.overrides))
             return 0
-        overrides = positional(verb, arguments.words) + arguments.overrides
+        cls = verb.settings_class()
+        words = arguments.words
+        overrides = positional(verb.positional, words, known(verb.name, cls)) if words else []
+        overrides += arguments.overrides
         if arguments.multirun:
             from mambalab.sweep import plan as multirun
 
@@ -187,8 +195,7 @@ def run(verb: str, arguments: Arguments) -> int:
                 print("---\n".join(map(config.to_yaml, shown)), end="")
                 return 0
         else:
-            plan = None
-            settings = config.typed(config.compose(verb, overrides))
+            settings = config.compose(verb.name, overrides, cls)
             if arguments.show:
                 print(config.to_yaml(settings), end="")
                 return 0
@@ -196,12 +203,11 @@ def run(verb: str, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
+    from mambalab.utils import console
+
     openmp.limit_openmp_spin()
-    if plan is not None:
-        plan.command = arguments.overrides
-        return import_module("mambalab.sweep.run").run(plan)
-    command = import_module(f"mambalab.commands.{verb}")
-    if verb not in FETCHING:
-        return command.run(settings)
-    with import_module("mambalab.train.session").show_log():
-        return command.run(settings)
+    with console.show_log():
+        if plan is not None:
+            plan.command = arguments.overrides
+            return import_module("mambalab.sweep.run").run(plan)
+        return import_module(verb.module).run(settings)

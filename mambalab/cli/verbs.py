@@ -1,20 +1,181 @@
-"""The words of the command line: its verbs, and what may follow them."""
+"""The registry of verbs: to add one, write a record here and a file `commands/NAME.py`.
 
-VERBS = {
-    "train": "train a model on a task",
-    "runs": "list runs: status, task, model, best metric, path",
-    "compare": "compare runs over seeds: tables, verdicts, pictures",
-    "eval": "score a trained model on a split",
-    "generate": "let a trained language model write",
-    "inspect": "show what a trained model does with a text or an image",
-    "export": "write a trained model for transformers or the original Mamba code",
-    "data": "list, fetch or verify data sets",
-    "bench": "measure scan, training, writing, data or recording",
-    "sync": "send recorded runs to MLflow",
-    "doctor": "check this machine: what works, what is missing",
-    "ui": "look at runs in MLflow's pages",
-    "completion": "print the completion script of a shell",
-}
-PATHS = ("sync", "compare")  # verbs after which paths of runs follow
+That file opens with the verb's settings class and holds its `run(settings) -> int`; the values of
+the settings are in `conf/NAME.yaml`. Help, completion, plain words and dispatch read the record.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+
 SHELLS = ("bash", "zsh", "fish")
 FLAGS = ("--help", "--cfg", "--multirun")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What the command line knows of a verb before it imports the verb's file.
+
+    Attributes:
+        name: the verb; its file is `mambalab/commands/<name>.py`, its values `conf/<name>.yaml`.
+        summary: one line for the overview.
+        settings: name of the settings class in the verb's file; None = no settings, and the
+            command line itself carries the verb out.
+        usage: what may follow the verb, for `--help`.
+        examples: what follows `mambalab`, each a complete command.
+        note: a paragraph below the options.
+        positional: keys that plain words set, in order. A key that ends in "..." takes all the
+            words that are left, as paths of run folders.
+        words: function in the verb's file that offers plain words for completion, given those
+            before; "" = the members of the key's type.
+        multirun: whether `-m` runs several jobs.
+    """
+
+    name: str
+    summary: str
+    settings: str | None
+    usage: str = "[KEY=VALUE ...] [--cfg job]"
+    examples: tuple[str, ...] = ()
+    note: str = ""
+    positional: tuple[str, ...] = ()
+    words: str = ""
+    multirun: bool = False
+
+    @property
+    def module(self) -> str:
+        """Full name of the verb's file."""
+        return f"mambalab.commands.{self.name}"
+
+    @property
+    def takes_paths(self) -> bool:
+        """Whether plain words are paths of run folders."""
+        return any(key.endswith("...") for key in self.positional)
+
+    def settings_class(self) -> type:
+        """The settings class; raises TypeError for a verb without settings."""
+        if self.settings is None:
+            raise TypeError(f"{self.name} has no settings")
+        found = getattr(import_module(self.module), self.settings)
+        assert isinstance(found, type)
+        return found
+
+    def offered(self, words: list[str]) -> list[str]:
+        """Plain words that can follow `words`, as the verb's own function has it."""
+        return getattr(import_module(self.module), self.words)(words) if self.words else []
+
+
+_RECORDS = (
+    Verb(
+        "train",
+        "train a model on a task",
+        "TrainConfig",
+        usage="[-m] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
+        examples=(
+            "train experiment=quickstart",
+            "train task=shakespeare model=mamba dropout=ssm",
+            "train task=text task.path=book.txt optim.lr=1e-3 trainer.max_minutes=5",
+            "train -m model=mamba,transformer seed=1,2,3 hydra/launcher=local",
+        ),
+        note="The same command finds its own run again: a finished one is left alone, a partial "
+        "one goes on. -m runs every combination of values separated by commas, as one sweep that "
+        "the same command takes up again. A folder ./conf adds "
+        "options to the groups or replaces them by name, and may name classes of your own as "
+        "_target_: my_module.MyTask.",
+        multirun=True,
+    ),
+    Verb(
+        "runs",
+        "list runs: status, task, model, best metric, path",
+        "RunsSettings",
+        examples=("runs", "runs output_dir=/data/outputs"),
+    ),
+    Verb(
+        "compare",
+        "compare runs over seeds: tables, verdicts, pictures",
+        "CompareSettings",
+        usage="PATH ... [KEY=VALUE ...]",
+        examples=(
+            "compare latest",
+            "compare outputs/shakespeare/mamba baseline=dropout=none to=1.6",
+            "compare mlflow=shakespeare interval=bootstrap",
+        ),
+        positional=("paths...",),
+    ),
+    Verb(
+        "eval",
+        "score a trained model on a split",
+        "EvalSettings",
+        examples=("eval", "eval run=outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
+    ),
+    Verb(
+        "generate",
+        "let a trained language model write",
+        "GenerateSettings",
+        examples=(
+            'generate prompt="ROMEO:"',
+            "generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
+            "generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
+        ),
+    ),
+    Verb(
+        "inspect",
+        "show what a trained model does with a text or an image",
+        "InspectSettings",
+        examples=(
+            'inspect text="To be, or not to be"',
+            'inspect pretrained=exported text="ROMEO:"',
+            "inspect run=outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
+        ),
+    ),
+    Verb(
+        "export",
+        "write a trained model for transformers or the original Mamba code",
+        "ExportSettings",
+        examples=(
+            "export run=latest out=exported",
+            "export to=original out=exported overwrite=true",
+        ),
+    ),
+    Verb(
+        "data",
+        "list, fetch or verify data sets",
+        "DataSettings",
+        usage="[list | fetch NAME | verify NAME] [KEY=VALUE ...]",
+        examples=("data list", "data fetch shakespeare"),
+        positional=("action", "name"),
+        words="words",
+    ),
+    Verb(
+        "bench",
+        "measure scan, training, writing, data or recording",
+        "BenchSettings",
+        usage="scan|train|generate|data|tracking [KEY=VALUE ...] [--cfg job]",
+        examples=(
+            "bench scan",
+            "bench generate lengths=[256,4096] batches=[1]",
+            "bench data tasks=[mnist]",
+        ),
+        positional=("what",),
+    ),
+    Verb(
+        "sync",
+        "send recorded runs to MLflow",
+        "SyncSettings",
+        usage="RUN ... [KEY=VALUE ...]",
+        examples=("sync latest", "sync outputs/text/mamba/ssm-0f3a9c21-s1"),
+        positional=("runs...",),
+    ),
+    Verb(
+        "doctor",
+        "check this machine: what works, what is missing",
+        "DoctorSettings",
+        examples=("doctor", "doctor data_dir=/data"),
+    ),
+    Verb(
+        "ui",
+        "look at runs in MLflow's pages",
+        "UiSettings",
+        examples=("ui", "ui port=5001"),
+    ),
+    Verb("completion", "print the completion script of a shell", None),
+)
+VERBS = {verb.name: verb for verb in _RECORDS}

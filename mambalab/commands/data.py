@@ -1,19 +1,43 @@
 """`mambalab data`: which data are here, fetch what is missing, verify what is here."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.data.catalog import CATALOG, Dataset
 from mambalab.errors import UserError
-from mambalab.settings.verbs import DataAction
+from mambalab.settings.rules import FOLDER, option
+from mambalab.utils import console, text
 
 if TYPE_CHECKING:
-    from mambalab.settings.verbs import DataSettings
+    from mambalab.data.catalog import Dataset
+
+
+class DataAction(Enum):
+    """What `mambalab data` can do."""
+
+    list = "list"
+    fetch = "fetch"
+    verify = "verify"
+
+
+@dataclass
+class DataSettings:
+    """`mambalab data ACTION [NAME]`."""
+
+    action: DataAction = option("what to do")
+    name: str | None = option("data set to fetch or verify")
+    data_dir: str = option("folder of the data sets", **FOLDER)
+
+    def check_ready(self) -> None:
+        """Raise UserError if a name is needed and missing."""
+        if self.action is not DataAction.list and not self.name:
+            raise UserError(
+                f"data {self.action.value}: which data set? "
+                f"e.g. mambalab data {self.action.value} shakespeare"
+            )
 
 
 def run(cfg: DataSettings) -> int:
@@ -28,20 +52,22 @@ def run(cfg: DataSettings) -> int:
     Raises:
         UserError: an unknown name, a failed download, a missing or a differing file.
     """
+    from mambalab.data.catalog import CATALOG
+
     data_dir = Path(os.path.expanduser(cfg.data_dir))
     if cfg.action is DataAction.list:
         chosen = list(CATALOG.values()) if cfg.name is None else [_dataset(cfg.name)]
-        print(table(chosen, data_dir))
+        console.result(table(chosen, data_dir))
         return 0
     assert cfg.name is not None, "checked with the settings"
     dataset = _dataset(cfg.name)
     if not dataset.needs_download:
-        print(f"{dataset.name}: needs no download")
+        console.result(f"{dataset.name}: needs no download")
     elif cfg.action is DataAction.fetch:
         new = dataset.missing(data_dir)
         for path in dataset.require(data_dir):
-            print(f"{dataset.name}: {path.absolute()}")
-        print(f"{dataset.name}: {'fetched' if new else 'already here'} and checked")
+            console.result(f"{dataset.name}: {path.absolute()}")
+        console.result(f"{dataset.name}: {'fetched' if new else 'already here'} and checked")
     else:
         absent = dataset.missing(data_dir)
         if absent:
@@ -50,25 +76,21 @@ def run(cfg: DataSettings) -> int:
                 f"`mambalab data fetch {dataset.name}` downloads it"
             )
         for line in dataset.report(data_dir):
-            print(f"{dataset.name}: {line}")
+            console.result(f"{dataset.name}: {line}")
     return 0
 
 
-def table(datasets: Sequence[Dataset], data_dir: Path) -> str:
-    """For each file: here or not, size, checksum, licence; below, where it lies and comes from."""
+def table(datasets: "Sequence[Dataset]", data_dir: Path) -> str:
+    """For each file: here or not, size, checksum, licence; below, its path and its source."""
     rows = [("task", "here", "size", "checksum", "licence")]
     below = [("where", "source")]
     for dataset in datasets:
         for here, size, checksum, where, source in dataset.rows(data_dir):
             rows.append((dataset.name, "yes" if here else "no", size, checksum, dataset.licence))
             below.append((_from_here(where), source))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row, places in zip(rows, below, strict=True):
-        cells = zip(row, widths, strict=True)
-        lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-        lines += [f"  {place}" for place in places]
-    return "\n".join(lines)
+    lines = text.table(rows[0], rows[1:]).split("\n")
+    pieces = zip(lines, below, strict=True)
+    return "\n".join("\n  ".join((line, *places)) for line, places in pieces)
 
 
 def _from_here(where: str) -> str:
@@ -77,7 +99,21 @@ def _from_here(where: str) -> str:
     return where.removeprefix(here)
 
 
-def _dataset(name: str) -> Dataset:
+def words(before: list[str]) -> list[str]:
+    """Names for completion: data sets that are downloaded, after `fetch` or `verify`."""
+    from mambalab.data.catalog import CATALOG
+
+    if len(before) != 1 or before[0] not in ("fetch", "verify"):
+        return []
+    return [name for name, dataset in CATALOG.items() if dataset.needs_download]
+
+
+def _dataset(name: str) -> "Dataset":
+    """The data set of a name; raises UserError with a suggestion if there is none."""
+    from difflib import get_close_matches
+
+    from mambalab.data.catalog import CATALOG
+
     if name in CATALOG:
         return CATALOG[name]
     close = get_close_matches(name, CATALOG, n=1)

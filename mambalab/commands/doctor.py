@@ -4,15 +4,27 @@ import importlib.util
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
-from mambalab.settings.verbs import DoctorSettings
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, option
+from mambalab.utils import console
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass
+class DoctorSettings:
+    """`mambalab doctor`."""
+
+    output_dir: str = option("folder where runs go", **FOLDER)
+    data_dir: str = option("folder of the data sets", **FOLDER)
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+
 
 Finding = tuple[str, str, str]
 """Mark (`ok`, `--` for something optional that is absent, `!!`), what was checked, the result."""
@@ -22,7 +34,7 @@ def run(settings: DoctorSettings) -> int:
     """Print one line a check; returns 1 if something that training needs is broken."""
     broken = False
     for mark, what, result in _findings(settings):
-        print(f"{mark}  {what:<12} {result}", flush=True)
+        console.result(f"{mark}  {what:<12} {result}")
         broken |= mark == "!!"
     return 1 if broken else 0
 

@@ -3,18 +3,46 @@
 import dataclasses
 import inspect
 import os
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.plots import tables
-from mambalab.records import reader
-from mambalab.runs import build, user_code
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.task import TaskSettings
-from mambalab.settings.verbs import EvalSettings, Split
-from mambalab.tasks.base import Task
-from mambalab.train import runtime
-from mambalab.train.eval_progress import watching
+from mambalab.utils import console
+
+if TYPE_CHECKING:
+    from mambalab.runs import build
+    from mambalab.tasks.base import Task
+
+
+class Split(Enum):
+    """Parts of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    train_sample = "train_sample"
+
+
+@dataclass
+class EvalSettings:
+    """`mambalab eval`."""
+
+    run: str = option("run folder, or latest", **RUN)
+    split: Split = option("part of the data to score")
+    stateful: bool = option("also score one pass with the state carried across windows (Mamba)")
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    output_dir: str = option("folder in which run=latest looks", **FOLDER)
+    data_dir: str | None = option("folder of the data sets; null = as the run recorded", **FOLDER)
+    path: str | None = option(
+        "what task.path named and lies elsewhere now; null = as trained",
+        match=r"[\s\S]+",
+        hint="the path of a file or folder, or null",
+    )
+    trust: list[str] = option("modules outside mambalab whose classes the run may use")
 
 
 def run(settings: EvalSettings) -> int:
@@ -23,6 +51,12 @@ def run(settings: EvalSettings) -> int:
     Raises:
         UserError: no such run or split, data absent or changed since training.
     """
+    from mambalab.plots import tables
+    from mambalab.records import reader
+    from mambalab.runs import build, user_code
+    from mambalab.train import runtime
+    from mambalab.train.eval_progress import watching
+
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     loaded = build.load_run(path, device=settings.device, trust=settings.trust)
@@ -54,17 +88,17 @@ def run(settings: EvalSettings) -> int:
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}
     width = max(map(len, rows))
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
+    console.result("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
     for shown in filter(None, map(tables.text, found)):
-        print(f"\n{shown}")
+        console.result(f"\n{shown}")
     if os.access(path, os.W_OK):  # it may be somebody else's
         for file in tables.keep(path, settings.split.value, found):
-            print(file)
+            console.result(file)
     return 0
 
 
-def _with_path(settings: EvalSettings, loaded: build.LoadedRun) -> TaskSettings:
-    """The task's settings, with the path at which its file lies now."""
+def _with_path(settings: EvalSettings, loaded: "build.LoadedRun") -> TaskSettings:
+    """The task's settings, with the present path of its file."""
     task = loaded.settings.task
     if settings.path is not None:
         if not hasattr(task, "path"):
@@ -79,7 +113,7 @@ def _with_path(settings: EvalSettings, loaded: build.LoadedRun) -> TaskSettings:
     return task
 
 
-def _check_split(task: Task, split: Split) -> None:
+def _check_split(task: "Task", split: Split) -> None:
     if split.value not in task.splits:
         known = [s.value for s in Split if s.value in task.splits]
         raise UserError(
@@ -87,7 +121,7 @@ def _check_split(task: Task, split: Split) -> None:
         )
 
 
-def _check_stateful(task: Any, loaded: build.LoadedRun) -> None:
+def _check_stateful(task: Any, loaded: "build.LoadedRun") -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

@@ -1,26 +1,83 @@
 """`mambalab generate`: let a trained language model write, as it goes along."""
 
 import json
-import sys
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError, shown
-from mambalab.generation.cpu_decode import narrowed
-from mambalab.generation.decoding import generate, obstacle
-from mambalab.generation.sampling import Sampling
-from mambalab.generation.text_stream import Writer
-from mambalab.models.heads import LanguageModel
-from mambalab.ops import backend as scan_backend
-from mambalab.runs import language_model
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
-from mambalab.settings.verbs import GenerateSettings
-from mambalab.tokenization.tokenizer import Tokenizer
-from mambalab.train import runtime
+from mambalab.utils import console
+
+if TYPE_CHECKING:
+    import torch
+
+    from mambalab.generation.text_stream import Writer
+    from mambalab.tokenization.tokenizer import Tokenizer
+
+LOG = logging.getLogger("mambalab")
+
+
+@dataclass
+class GenerateSettings:
+    """`mambalab generate`."""
+
+    run: str = option("run folder, or latest", **RUN)
+    pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
+    tokenizer: str | None = option(
+        "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
+    )
+    prompt: str | None = option(
+        "text to continue, \\n in it a new line, \\t a tab, \\\\ a backslash; null = a new line"
+    )
+    prompt_file: str | None = option("file with the text to continue, as it stands there", **FOLDER)
+    each_line: bool = option(
+        "every line of prompt_file is a prompt of its own; blank lines are skipped"
+    )
+    max_new_tokens: int = option(
+        "tokens (characters, mostly) to write; beyond the window it was trained on (task.seq_len) "
+        "a Transformer reads the latest half of the text again",
+        ge=1,
+    )
+    num_samples: int = option("texts to write for each prompt", ge=1)
+    batch: int = option("texts written at the same time", ge=1)
+    temperature: float = option("below 1 safer, above 1 wilder; 0 = always the likeliest", ge=0)
+    top_k: int | None = option("choose among the k likeliest tokens; null = all", ge=1)
+    top_p: float | None = option(
+        "choose among the likeliest tokens that share this probability; null = all", gt=0, le=1
+    )
+    min_p: float | None = option(
+        "choose among tokens at least so likely, relative to the likeliest; null = all", ge=0, le=1
+    )
+    repetition_penalty: float = option("above 1: tokens that occurred become less likely", gt=0)
+    stop: list[str] = option(
+        "texts at which writing ends, commas between them, \\n as in prompt: 'stop=\\n\\n,THE END'",
+        match=r"[\s\S]+",
+        hint="texts of at least one character; stop=[] for none",
+    )
+    seed: int = option("the same seed writes the same text", ge=0, lt=2**63)
+    json: bool = option("print a JSON object for each text, nothing else")
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    precision: Precision = option("arithmetic of matrix products; the state stays float32")
+    data_dir: str = option("folder of the data sets and of pretrained models", **FOLDER)
+    output_dir: str = option("folder in which run=latest looks", **FOLDER)
+    trust: list[str] = option("modules outside mambalab whose classes the run may use")
+
+    def check(self) -> None:
+        """Raise UserError for two models or prompts at once, or half of what goes together."""
+        if self.pretrained is not None and self.run != "latest":
+            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
+        if self.tokenizer is not None and self.pretrained is None:
+            raise UserError(
+                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
+            )
+        if self.prompt is not None and self.prompt_file is not None:
+            raise UserError(f"prompt and prompt_file={self.prompt_file}: give one of them")
+        if self.each_line and self.prompt_file is None:
+            raise UserError("each_line=true: there are no lines; this goes with prompt_file=FILE")
 
 
 @dataclass
@@ -42,7 +99,7 @@ class Speed:
         return self.later / self.writing if self.later and self.writing else None
 
     def line(self) -> str:
-        """For people."""
+        """One line that says how much was read and written, and how fast."""
         words = f"read {self.read:,} tokens in {self.reading:.2f} s, wrote {self.written:,}"
         if (rate := self.rate()) is not None:
             words += f", {rate:,.0f} a second after the first"
@@ -55,6 +112,14 @@ def run(settings: GenerateSettings) -> int:
     Raises:
         UserError: no such run, it is no language model, a prompt that it cannot read.
     """
+    import torch
+
+    from mambalab.generation.cpu_decode import narrowed
+    from mambalab.generation.decoding import obstacle
+    from mambalab.models.heads import LanguageModel
+    from mambalab.runs import language_model
+    from mambalab.train import runtime
+
     runtime.prepare_process()
     source = language_model.language_model(
         run=settings.run,
@@ -81,23 +146,24 @@ def run(settings: GenerateSettings) -> int:
     alone = len(wanted) == 1 and not settings.json
     speed = Speed()
     if alone:
-        print(prompts[0], end="", flush=True)
+        console.result(prompts[0], end="")
     for start in range(0, len(wanted), settings.batch):
         rows = wanted[start : start + settings.batch]
         seed = settings.seed + start
-        writers = _write(settings, source, [tokens[b] for b in rows], seed, alone, speed)
+        with torch.inference_mode():
+            writers = _write(settings, source, [tokens[b] for b in rows], seed, alone, speed)
         for number, (b, writer) in enumerate(zip(rows, writers, strict=True)):
             if settings.json:
-                print(json.dumps(_record(prompts[b], writer, seed + number, speed)), flush=True)
+                console.result(json.dumps(_record(prompts[b], writer, seed + number, speed)))
             elif not alone:
-                print(f"--- {start + number + 1} ---\n{prompts[b]}{writer.text}", flush=True)
+                console.result(f"--- {start + number + 1} ---\n{prompts[b]}{writer.text}")
     if alone:
-        print()
-    print(speed.line(), file=sys.stderr)
+        console.result()
+    LOG.info(speed.line())
     return 0
 
 
-def _prompts(settings: GenerateSettings, tokenizer: Tokenizer) -> list[str]:
+def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> list[str]:
     if settings.prompt_file is None:
         if settings.prompt is None:
             return [tokenizer.decode([tokenizer.start_token()])]
@@ -119,8 +185,10 @@ def _prompts(settings: GenerateSettings, tokenizer: Tokenizer) -> list[str]:
     return found
 
 
-def _read(source: Any, prompt: str) -> torch.Tensor:
+def _read(source: Any, prompt: str) -> "torch.Tensor":
     """The tokens of a prompt, on the model's device."""
+    import torch
+
     ids = source.tokenizer.encode(prompt)
     limit = source.model.context_limit
     if not len(ids):
@@ -135,31 +203,40 @@ def _read(source: Any, prompt: str) -> torch.Tensor:
 
 def _warn_of_slowness(source: Any) -> None:
     """Say so if the compiled kernels, which write fast on a CPU, cannot run here."""
+    import torch
+
+    from mambalab.models.heads import LanguageModel
+    from mambalab.ops import backend
+
     ours = source.device.type == "cpu" and isinstance(source.model, LanguageModel)
-    if ours and (why := scan_backend.obstacle("cpu", source.device, torch.float32)):
-        print(f"writing without the compiled CPU kernels: {why}", file=sys.stderr)
+    if ours and (why := backend.obstacle("cpu", source.device, torch.float32)):
+        LOG.warning("writing without the compiled CPU kernels: %s", why)
 
 
-def _warn_of_window(limit: int | None, tokens: list[torch.Tensor], more: int) -> None:
+def _warn_of_window(limit: int | None, tokens: "list[torch.Tensor]", more: int) -> None:
     """Say so if a text can become longer than what the model reads at a time."""
     if limit is not None and max(map(len, tokens)) + more - 1 > limit:
-        print(
-            f"this model was trained on {limit:,} tokens at a time (task.seq_len): whenever a text "
-            "has filled them, its latest half is read again and goes on from there",
-            file=sys.stderr,
+        LOG.warning(
+            "this model was trained on %s tokens at a time (task.seq_len): whenever a text has "
+            "filled them, its latest half is read again and goes on from there",
+            f"{limit:,}",
         )
 
 
-@torch.inference_mode()
 def _write(
     settings: GenerateSettings,
     source: Any,
-    tokens: list[torch.Tensor],
+    tokens: "list[torch.Tensor]",
     seed: int,
     alone: bool,
     speed: Speed,
-) -> list[Writer]:
-    """Let a batch be written to its end."""
+) -> "list[Writer]":
+    """Write a batch of texts to their end; adds its tokens and seconds to `speed`."""
+    from mambalab.generation.decoding import generate
+    from mambalab.generation.sampling import Sampling
+    from mambalab.generation.text_stream import Writer
+    from mambalab.train import runtime
+
     writers = [Writer(source.tokenizer, settings.stop) for _ in tokens]
     rules = Sampling(
         temperature=settings.temperature,
@@ -189,18 +266,18 @@ def _write(
     for writer in writers:
         rest = writer.finish()
         if alone:
-            print(rest, end="", flush=True)
+            console.result(rest, end="")
     return writers
 
 
-def _take(writers: list[Writer], tokens: list[int], alone: bool) -> None:
+def _take(writers: "list[Writer]", tokens: list[int], alone: bool) -> None:
     for writer, token in zip(writers, tokens, strict=True):
         piece = writer.add(token)
         if alone and piece:
-            print(piece, end="", flush=True)
+            console.result(piece, end="")
 
 
-def _record(prompt: str, writer: Writer, seed: int, speed: Speed) -> dict[str, Any]:
+def _record(prompt: str, writer: "Writer", seed: int, speed: Speed) -> dict[str, Any]:
     rate = speed.rate()
     return {
         "prompt": prompt,

@@ -1,18 +1,65 @@
 """`mambalab inspect`: a page and pictures of what a trained model does with one sequence."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.inspect import examples, page, pictures, trace
-from mambalab.records import reader
-from mambalab.runs import build, language_model
-from mambalab.settings.inspect import InspectSettings
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
-from mambalab.train import runtime
+from mambalab.utils import console
+
+if TYPE_CHECKING:
+    from mambalab.inspect.examples import InspectInput
 
 Facts = list[tuple[str, str]]
+
+
+@dataclass
+class InspectSettings:
+    """`mambalab inspect`."""
+
+    run: str = option("run folder, or latest", **RUN)
+    pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
+    tokenizer: str | None = option(
+        "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
+    )
+    text: str | None = option(
+        "what a language model reads, \\n in it a new line; null = a piece of the validation "
+        "split, or a text of ours"
+    )
+    index: int | None = option(
+        "other tasks: which example of the validation split; null = the first (0)", ge=0
+    )
+    layers: list[int] | None = option("numbers of the layers to show; null = all", ge=1)
+    out: str | None = option(
+        "folder for page and pictures; null = inspect/ in the run, or OUTPUT_DIR/inspect/NAME",
+        **FOLDER,
+    )
+    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
+    output_dir: str = option("folder in which run=latest looks", **FOLDER)
+    data_dir: str | None = option(
+        "folder of the data sets and of pretrained models; null = as the run recorded", **FOLDER
+    )
+    trust: list[str] = option("modules outside mambalab whose classes the run may use")
+
+    def check(self) -> None:
+        """Raise UserError if it is not clear what to read, or which model."""
+        if self.pretrained is not None and self.run != "latest":
+            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
+        if self.tokenizer is not None and self.pretrained is None:
+            raise UserError(
+                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
+            )
+        if self.pretrained is not None and self.index is not None:
+            raise UserError("index: a pretrained model reads a text (text=...)")
+        if self.text is not None and self.index is not None:
+            raise UserError("inspect: give text (language models) or index (other tasks), not both")
+        if self.text == "":
+            raise UserError('text is empty: give at least one character, as in text="ROMEO:"')
+        if self.layers == []:
+            raise UserError("layers=[]: name at least one, as in layers=[1,2]")
 
 
 def run(settings: InspectSettings) -> int:
@@ -22,27 +69,34 @@ def run(settings: InspectSettings) -> int:
         UserError: no such run or checkpoint, something that it cannot read, a folder that cannot
             be written.
     """
+    from mambalab.inspect import page, pictures, trace
+    from mambalab.train import runtime
+
     runtime.prepare_process()
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     opened = _of_run(settings) if settings.pretrained is None else _of_checkpoint(settings)
-    model, found, facts, usual = opened
-    subject = found.subject
-    output, layers = trace.record(model, found.inputs, found.lengths, settings.layers)
-    found.answer(output, subject)
-    subject.facts = [*facts, *subject.facts]
-    out = usual if settings.out is None else Path(settings.out).expanduser()
+    model, given, facts, default_folder = opened
+    sequence = given.sequence
+    output, layers = trace.record(model, given.inputs, given.lengths, settings.layers)
+    given.answer(output, sequence)
+    sequence.facts = [*facts, *sequence.facts]
+    out = default_folder if settings.out is None else Path(settings.out).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {out}: {error.strerror}; name another with out=") from error
-    print(page.write(subject, layers, out / "index.html"))
-    for picture in pictures.draw(subject, layers, out):
-        print(picture)
+    console.result(page.write(sequence, layers, out / "index.html"))
+    for picture in pictures.draw(sequence, layers, out):
+        console.result(picture)
     return 0
 
 
-def _of_run(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Path]:
-    """Model, what it reads, facts about it, and the usual folder for the page."""
+def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]":
+    """A run's model, what it reads, facts about it, and the folder for the page by default."""
+    from mambalab.inspect import examples
+    from mambalab.records import reader
+    from mambalab.runs import build
+
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     loaded = build.load_run(path, device=settings.device, trust=settings.trust)
     model = loaded.settings.model
@@ -51,11 +105,15 @@ def _of_run(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Pa
         ("model", f"{model.name}, {model.n_layer} layers of width {model.d_model}"),
         ("weights", f"step {loaded.step:,}"),
     ]
-    return loaded.model, examples.choose(settings, loaded), facts, path / "inspect"
+    given = examples.choose(loaded, settings.text, settings.index, settings.data_dir)
+    return loaded.model, given, facts, path / "inspect"
 
 
-def _of_checkpoint(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Path]:
-    """As `_of_run`, of a checkpoint in a published layout."""
+def _of_checkpoint(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]":
+    """A published checkpoint's model, what it reads, facts, and the folder by default."""
+    from mambalab.inspect import examples
+    from mambalab.runs import language_model
+
     assert settings.pretrained is not None
     source = language_model.language_model(
         run=settings.run,
@@ -67,13 +125,13 @@ def _of_checkpoint(settings: InspectSettings) -> tuple[Any, examples.Reading, Fa
         precision=Precision.fp32,
         trust=settings.trust,
     )
-    reading = examples.of_text(settings.text, "as given", source.tokenizer, source.device)
-    examples.check_length(reading, None, attention=False)
+    given = examples.of_text(settings.text, "as given", source.tokenizer, source.device)
+    examples.check_length(given, None, attention=False)
     backbone = source.model.backbone
     width = backbone.embedding.weight.shape[1]
     facts = [
         ("checkpoint", source.name),
         ("model", f"{len(backbone.layers)} layers of width {width}"),
     ]
-    usual = Path(settings.output_dir, "inspect", Path(source.name).absolute().name)
-    return source.model, reading, facts, usual
+    default_folder = Path(settings.output_dir, "inspect", Path(source.name).absolute().name)
+    return source.model, given, facts, default_folder

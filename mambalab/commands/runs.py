@@ -1,16 +1,26 @@
 """`mambalab runs`: a table of the runs below a folder."""
 
-import sys
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from mambalab.errors import UserError
 from mambalab.records.reader import RunRecord, find_runs, last_activity, read_run
-from mambalab.settings.tracking import RunsSettings
+from mambalab.settings.rules import FOLDER, option
+from mambalab.utils import console
 from mambalab.utils.text import table
 
+LOG = logging.getLogger("mambalab")
 TEST = "test/accuracy"
 HEADER = ("status", "task", "model", "dropout", "seed", "steps", "best", TEST, "minutes", "path")
 _RIGHT = {"seed", "steps", TEST, "minutes"}
+
+
+@dataclass
+class RunsSettings:
+    """`mambalab runs`."""
+
+    output_dir: str = option("folder whose runs are listed", **FOLDER)
 
 
 def run(cfg: RunsSettings) -> int:
@@ -18,7 +28,7 @@ def run(cfg: RunsSettings) -> int:
     folder = Path(cfg.output_dir)
     paths = sorted(find_runs(folder), key=last_activity)
     if not paths:
-        print(f"no runs below {folder} yet: start one with `mambalab train`")
+        console.result(f"no runs below {folder} yet: start one with `mambalab train`")
         return 0
     rows, problems = [], []
     for path in paths:
@@ -30,9 +40,9 @@ def run(cfg: RunsSettings) -> int:
         tested = any(row[HEADER.index(TEST)] != "-" for row in rows)
         kept = [i for i, name in enumerate(HEADER) if tested or name != TEST]
         header, *rows = [tuple(row[i] for i in kept) for row in (HEADER, *rows)]
-        print(table(header, rows, _RIGHT))
+        console.result(table(header, rows, _RIGHT))
     for problem in problems:
-        print(f"cannot read a run: {problem}", file=sys.stderr)
+        LOG.warning("cannot read a run: %s", problem)
     return 1 if problems else 0
 
 

@@ -5,17 +5,32 @@ that, also those that were sent before.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import find_runs, resolve_run
-from mambalab.settings.tracking import SyncSettings
+from mambalab.settings.rules import FOLDER, option
 from mambalab.sweep.mlflow_parent import send_sweep
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_run import Note
 from mambalab.tracking.store_failure import SilentStoreError
 from mambalab.tracking.sync import send_run
+
+
+@dataclass
+class SyncSettings:
+    """`mambalab sync RUN...`."""
+
+    runs: list[str] = option("run folders, or latest")
+    output_dir: str = option("folder of the MLflow store; run=latest looks there", **FOLDER)
+    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+
+    def check_ready(self) -> None:
+        """Raise UserError if no run is named."""
+        if not self.runs:
+            raise UserError("sync: which run? e.g. mambalab sync latest, or paths of run folders")
 
 
 def run(cfg: SyncSettings) -> int:

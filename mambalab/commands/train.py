@@ -1,5 +1,12 @@
 """`mambalab train`: train a model on a task, or report the run that these settings finished."""
 
-from mambalab.runs.training import run
+from mambalab.config.schema import TrainConfig
 
-__all__ = ["run"]
+__all__ = ["TrainConfig", "run"]
+
+
+def run(settings: TrainConfig) -> int:
+    """Train, or report the finished run; returns the exit status. See `runs.training.run`."""
+    from mambalab.runs import training
+
+    return training.run(settings)

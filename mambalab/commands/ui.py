@@ -10,17 +10,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from mambalab.errors import UserError
-from mambalab.settings.tracking import UiSettings
+from mambalab.settings.rules import FOLDER, option
 from mambalab.tracking import mlflow_store
 
 HOST = "127.0.0.1"
 MAX_START_SECONDS = 120.0  # usually 7
 MAX_STOP_SECONDS = 10.0
+
+
+@dataclass
+class UiSettings:
+    """`mambalab ui`."""
+
+    output_dir: str = option("folder of the MLflow store", **FOLDER)
+    port: int = option("port on this machine; if it is taken another one is used", ge=0, le=65535)
 
 
 def run(cfg: UiSettings) -> int:

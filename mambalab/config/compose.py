@@ -21,7 +21,7 @@ from mambalab.config import paths, unused
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
-from mambalab.config.schema import TrainConfig, complete, settings_class, task_settings, walk
+from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
 
@@ -39,43 +39,53 @@ class Composed:
     """What YAML files and overrides amount to.
 
     Attributes:
-        config: of the verb, as `compose` returns it.
-        choices: the option chosen in each group.
+        config: of the verb, resolved and typed, closed to new keys.
+        settings: the settings object of `config`; None if it was not checked.
+        choices: the option chosen in each group; a launcher by its new name.
         sweep, launcher: plain, unchecked values of `sweep` and of `hydra.launcher`; training only.
     """
 
     config: DictConfig
+    settings: Any
     choices: dict[str, str]
     sweep: dict[str, Any]
     launcher: dict[str, Any]
 
 
-def compose(verb: str, overrides: list[str]) -> DictConfig:
-    """The configuration of a verb: typed, resolved, checked, closed to new keys.
+def compose(verb: str, overrides: list[str], settings: type = TrainConfig) -> Any:
+    """The settings object of a verb (`TrainConfig`, ...): resolved, typed and checked.
 
     Args:
-        verb: one of `mambalab.config.schema.VERB_SETTINGS`.
+        verb: name of its YAML file.
         overrides: `key=value` and `group=option`, as on the command line.
+        settings: its settings class.
 
     Raises:
         UserError: one line for whatever is wrong with the overrides or with a YAML file.
     """
-    found = compose_parts(verb, prepare(verb, overrides))
+    prepared = prepare(verb, overrides, settings=settings)
+    found = compose_parts(verb, prepared, settings)
     params = found.sweep.get("params") or {}
     if keys := ", ".join(str(key) for key, values in params.items() if values is not None):
         raise UserError(
             f"this is a sweep (over {keys}): write mambalab train -m {' '.join(overrides)}"
         )
-    return found.config
+    return found.settings
 
 
-def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Composed:
-    """As `compose`, of overrides that `prepare` has seen, with all that is not the run itself.
+def compose_parts(
+    verb: str, prepared: list[str], settings: type = TrainConfig, *, checked: bool = True
+) -> Composed:
+    """Compose a verb's YAML with overrides, and keep what is not the run itself, too.
 
     Args:
-        verb: as in `compose`.
+        verb: name of its YAML file.
         prepared: from `mambalab.config.overrides.prepare`.
+        settings: its settings class.
         checked: False leaves values unchecked, for `--help`.
+
+    Raises:
+        UserError: as `compose`.
     """
     import hydra
     import yaml
@@ -97,37 +107,42 @@ def compose_parts(verb: str, prepared: list[str], checked: bool = True) -> Compo
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_problem(error) + _shadow_hint(verb)) from error
     chosen = raw.hydra.runtime.choices
-    groups = paths.groups() if verb == "train" else {}
+    training = settings is TrainConfig
+    groups = paths.groups() if training else {}
     choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
-    launcher = _plain(raw.hydra.launcher)
+    if (launcher := choices.get(paths.LAUNCHER_GROUP)) in paths.OLD_LAUNCHERS:
+        choices[paths.LAUNCHER_GROUP] = paths.OLD_LAUNCHERS[launcher]
+    launcher_values = _plain(raw.hydra.launcher)
     with open_dict(raw):
         del raw["hydra"]
-        sweep = _plain(raw.pop("sweep", {})) if verb == "train" else {}
+        sweep = _plain(raw.pop("sweep", {})) if training else {}
     try:
-        config = finish(verb, raw, checked)
-        if verb == "train" and checked:
-            _check_sizes(config, prepared)
-            unused.check(prepared, typed(config))
-        return Composed(config, choices, sweep, launcher)
+        config = _merged(settings, _resolved(raw))
+        found = check_typed(config) if checked else None
+        if isinstance(found, TrainConfig):
+            parts = [word.lstrip("+").partition("=") for word in prepared]
+            given = {key: value for key, _, value in parts}
+            _check_sizes(found, given)
+            unused.check(given, found)
+        return Composed(config, found, choices, sweep, launcher_values)
     except UserError as error:
         raise type(error)(str(error) + _shadow_hint(verb)) from error
 
 
-def _check_sizes(config: DictConfig, prepared: list[str]) -> None:
+def _check_sizes(settings: TrainConfig, given: dict[str, str]) -> None:
     """Raise UserError if somebody gives what `model.pretrained` decides."""
-    if config.model.pretrained is None:
+    if settings.model.pretrained is None:
         return
-    for word in prepared:
-        key, _, value = word.lstrip("+").partition("=")
+    for key, value in given.items():
         if key.removeprefix("model.") in DECIDED and key.startswith("model."):
             raise UserError(
-                f"{key}={value}: the checkpoint model.pretrained={config.model.pretrained} decides "
-                "this; leave it out"
+                f"{key}={value}: the checkpoint model.pretrained={settings.model.pretrained} "
+                "decides this; leave it out"
             )
 
 
 def _plain(node: Any) -> dict[str, Any]:
-    """A node as plain values; what is no mapping is none of ours."""
+    """A node as plain values, interpolations resolved; {} for what is no mapping."""
     try:
         value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     except OmegaConfBaseException as error:
@@ -135,51 +150,64 @@ def _plain(node: Any) -> dict[str, Any]:
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
-def finish(verb: str, raw: DictConfig, checked: bool = True) -> DictConfig:
-    """The composed YAML, resolved, merged onto the verb's schema and checked."""
+def _resolved(raw: DictConfig) -> dict[Any, Any]:
+    """The composed YAML as plain values, interpolations resolved."""
     try:
         plain = OmegaConf.to_container(raw, resolve=True)
     except OmegaConfBaseException as error:
         key = error.full_key
         raise UserError(f"{f'{key}: ' if key else ''}{first_line(error)}") from error
     assert isinstance(plain, dict)
-    return merge(verb, plain, checked)
+    return plain
 
 
-def merge(verb: str, plain: dict[Any, Any], checked: bool = True) -> DictConfig:
-    """Plain values on the verb's schema, typed and checked; `${` in a text means itself.
+def from_plain(plain: dict[Any, Any]) -> TrainConfig:
+    """The checked settings of plain values for training; `${` in a text means itself.
 
     Raises:
         UserError: unknown key, wrong type, missing value, value out of bounds.
     """
-    cls = settings_class(verb)
-    replace = {}
-    if cls is TrainConfig:
-        complete(plain)
-        if isinstance(plain.get("task"), dict):
-            replace["task"] = task_settings(plain["task"])
-    return merge_onto(cls, plain, checked=checked, replace=replace)
+    return check_typed(_merged(TrainConfig, plain))
 
 
-def merge_onto(
-    cls: type,
-    plain: dict[Any, Any],
-    *,
-    checked: bool = True,
-    replace: dict[str, type] | None = None,
-    prefix: str = "",
-) -> DictConfig:
-    """As `merge`, for any settings class.
+def merge_onto(cls: type, plain: dict[Any, Any], *, prefix: str = "") -> Any:
+    """The checked settings object of plain values, for any settings class.
 
     Args:
         cls: the settings class.
         plain: its values.
-        checked: False leaves values unchecked.
-        replace: classes that stand at a key instead of the declared ones.
         prefix: what comes before the keys in messages, with its final dot.
+
+    Raises:
+        UserError: as `from_plain`.
     """
+    return check_typed(_merged(cls, plain, prefix), prefix)
+
+
+def check_typed(cfg: DictConfig, prefix: str = "") -> Any:
+    """The settings object of a typed configuration, every value checked.
+
+    Raises:
+        UserError: missing value, value out of bounds, values that do not go together.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(
+            f"{prefix}{missing[0]}: no value; set it in your YAML or on the command line"
+        )
+    settings = OmegaConf.to_object(cfg)
+    check(settings, prefix)
+    return settings
+
+
+def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
+    """Plain values on the schema of a settings class: typed, closed to new keys, not checked."""
+    replace: dict[str, type] = {}
+    if cls is TrainConfig:
+        complete(plain)
+        if isinstance(plain.get("task"), dict):
+            replace["task"] = task_settings(plain["task"])
     schema = OmegaConf.structured(cls)
-    for key, other in (replace or {}).items():
+    for key, other in replace.items():
         schema[key] = OmegaConf.structured(other)
     types = {o.key: o.type for o in walk(cls, replace)}
     try:
@@ -198,19 +226,13 @@ def merge_onto(
             raise UserError(f"{f'{prefix}{key}: ' if key else ''}{first_line(error)}") from error
         raise wrong_type(prefix + key, _select(plain, key), kind) from error
     assert isinstance(cfg, DictConfig)
-    if checked:
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise UserError(
-                f"{prefix}{missing[0]}: no value; set it in your YAML or on the command line"
-            )
-        check(typed(cfg), prefix)
     OmegaConf.set_struct(cfg, True)
     return cfg
 
 
-def typed(cfg: DictConfig) -> Any:
-    """The settings object (`TrainConfig`, `EvalSettings`, ...) of a composed configuration."""
-    return OmegaConf.to_object(cfg)
+def typed(cfg: Any) -> Any:
+    """The settings object of a composed configuration; a settings object as it is."""
+    return OmegaConf.to_object(cfg) if OmegaConf.is_config(cfg) else cfg
 
 
 def register_user_conf() -> None:
@@ -230,6 +252,7 @@ def register_user_conf() -> None:
 
 
 def _escaped(value: Any) -> Any:
+    """Plain values whose texts OmegaConf reads literally, `${` included."""
     if isinstance(value, dict):
         return {k: _escaped(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -258,13 +281,14 @@ def _problem(error: Exception) -> str:
 
 
 def _yaml_problem(error: Any) -> str:
+    """File, line and reason of a syntax error in YAML."""
     mark = error.problem_mark
     where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
     return f"{where}not YAML: {error.problem}"
 
 
 def _shadow_hint(verb: str) -> str:
-    """A file that stands in for mambalab's own is the first suspect when composing fails."""
+    """A clause that names the user's file in place of mambalab's own, the first suspect; or ""."""
     user = paths.user_conf()
     shadow = Path(user, f"{verb}.yaml") if user else None
     return f" ({shadow} replaces mambalab's own)" if shadow and shadow.is_file() else ""

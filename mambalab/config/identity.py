@@ -1,4 +1,4 @@
-"""Which run a configuration means: its YAML, its folder, what may change when it is resumed."""
+"""The identity of a run: its YAML, its folder, what may change when it is resumed."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mambalab.config.schema import CAME_LATER, TrainConfig
+from mambalab.config.schema import NULL_MEANS_ABSENT, TrainConfig
 from mambalab.utils.mapping import flatten
 
 # What does not make another run: where it runs, where it is kept, how it is watched, how far.
@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset(
         "trainer.max_minutes",
     ]
 )
-# What `model.pretrained` decides; a run records what it found there.
+# Keys of `model` that `model.pretrained` decides; a run records what it found there.
 SIZES = (
     "pattern",
     "d_model",
@@ -40,7 +40,7 @@ SIZES = (
     "tie_embeddings",
     "vocab_size",
 )
-# What else means nothing then: how weights would have been drawn.
+# Keys without a meaning then: these, and how weights would have been drawn.
 DECIDED = frozenset([*SIZES, "dt_min", "dt_max", "dt_init_floor"])
 
 
@@ -78,7 +78,7 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     values = {
         key: value
         for key, value in flatten(plain).items()
-        if not (key == "seed" or may_change(key) or (value is None and key in CAME_LATER))
+        if not (key == "seed" or may_change(key) or (value is None and key in NULL_MEANS_ABSENT))
     }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

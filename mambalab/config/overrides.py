@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin
 
 from mambalab.config import paths
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
-from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, settings_class, walk
+from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
@@ -48,14 +48,14 @@ class Known:
         return key in self.options and get_origin(self.options[key].type) is dict
 
     def is_free(self, key: str) -> bool:
-        """Whether a key lies below an open node."""
+        """Whether a key is below an open node."""
         return any(key.startswith(f"{node}.") for node in self.options if self.is_node(node))
 
 
-def known(verb: str) -> Known:
-    """Keys and groups of a verb, a user's own `./conf` included."""
-    options = {o.key: o for o in walk(settings_class(verb))}
-    if verb != "train":
+def known(verb: str, settings: type = TrainConfig) -> Known:
+    """Keys and groups of a verb with this settings class, a user's own `./conf` included."""
+    options = {o.key: o for o in walk(settings)}
+    if settings is not TrainConfig:
         return Known(verb, options, {})
     for cls in TASK_SETTINGS.values():
         options.update((o.key, o) for o in walk(cls, prefix="task."))
@@ -65,17 +65,25 @@ def known(verb: str) -> Known:
     return Known(verb, options, paths.groups())
 
 
-def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str]:
+def prepare(
+    verb: str, overrides: list[str], multirun: bool = False, settings: type = TrainConfig
+) -> list[str]:
     """The overrides as Hydra wants them.
 
     Texts are quoted for the user (a sweep's are not, since there a comma separates values), a
     single text is made a list where a list is wanted, \\n, \\t and \\\\ in the texts of `LITERAL`
     are made what they stand for, keys below `params` may be new.
 
+    Args:
+        verb: name of the verb, for messages.
+        overrides: `key=value` and `group=option`, as on the command line.
+        multirun: whether several values of a key are a sweep.
+        settings: settings class of the verb.
+
     Raises:
         UserError: an override that cannot be read, an unknown key or option, a sweep without -m.
     """
-    names = known(verb)
+    names = known(verb, settings)
     prepared = []
     for text in overrides:
         if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of argv that were no UTF-8
@@ -86,24 +94,28 @@ def prepare(verb: str, overrides: list[str], multirun: bool = False) -> list[str
     return prepared
 
 
-def positional(verb: str, words: list[str]) -> list[str]:
-    """The settings that plain words stand for: `data fetch NAME`, `bench WHAT`, `sync RUN`,
-    `compare PATH`.
+def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
+    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
+
+    Args:
+        keys: the keys that words set, in order; one that ends in "..." takes all that are left.
+        words: the plain words after the verb.
+        names: of the verb, for messages.
 
     Raises:
         UserError: a word that the verb has no use for.
     """
-    if verb == "data" and len(words) <= 2:
-        return [f"{k}={w}" for k, w in zip(("action", "name"), words, strict=False)]
-    if verb == "bench" and len(words) == 1:
-        return [f"what={words[0]}"]
-    if verb == "sync":
-        return [f"runs=[{','.join(map(quoted, words))}]"] if words else []
-    if verb == "compare":
-        return [f"paths=[{','.join(map(quoted, words))}]"] if words else []
-    if words:
-        raise _not_an_override(words[-1], known(verb))
-    return []
+    found, left = [], list(words)
+    for key in keys:
+        if key.endswith("..."):
+            if left:
+                found.append(f"{key[:-3]}=[{','.join(map(quoted, left))}]")
+            left = []
+        elif left:
+            found.append(f"{key}={left.pop(0)}")
+    if left:
+        raise _not_an_override(words[-1], names)
+    return found
 
 
 def axes(prepared: list[str]) -> dict[str, list[str]]:
@@ -156,13 +168,14 @@ def escape(text: str) -> str:
 
 
 def unescaped(text: str, more: str = "") -> str:
-    """`text` with what \\n, \\t and \\\\ in it stand for; a backslash before one of `more`
-    goes, any other stays."""
+    """`text` with the characters that \\n, \\t and \\\\ in it mean; a backslash before one of
+    `more` is dropped, any other stays."""
     known = {**_ESCAPES, **{character: character for character in more}}
     return re.sub(r"\\(.)", lambda m: known.get(m[1], m[0]), text, flags=re.DOTALL)
 
 
 def _rewrite(text: str, names: Known, multirun: bool) -> str:
+    """One override as Hydra wants it; raises UserError for an unknown key."""
     match = OVERRIDE.fullmatch(text)
     if match is None or (match["value"] is None and match["sigil"] != "~"):
         raise _not_an_override(text, names)
@@ -187,7 +200,7 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
 
 
 def _instead(key: str) -> str:
-    """What stands in for a setting of Hydra's own multirun, which mambalab does not use."""
+    """What to write instead of a setting of Hydra's own multirun, which mambalab does not use."""
     if key.startswith(("hydra/sweeper", "hydra.sweeper")):
         return (
             "mambalab searches by itself: sweep.search=tpe (or random), sweep.params, sweep.trials"
@@ -198,6 +211,7 @@ def _instead(key: str) -> str:
 
 
 def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
+    """A value in the quotes or brackets that its type needs in Hydra's grammar."""
     kind, optional = strip_optional(kind)
     if key in PATHS and value.startswith("~/"):
         value = os.path.expanduser(value)
@@ -218,14 +232,14 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
 
 
 def _literal(piece: str, more: str = "") -> str:
-    """A text of `LITERAL`, in quotes or not, as Hydra reads it; `more` as of `unescaped`."""
+    """A text of `LITERAL`, in quotes or not, as Hydra reads it; `more` as in `unescaped`."""
     if QUOTED.fullmatch(piece):
         piece, more = piece[1:-1], piece[0]
     return quoted(escape(unescaped(piece, more)))
 
 
 def _literals(value: str) -> str:
-    """A list of such texts, written with or without brackets."""
+    """A list of texts of `LITERAL`, written with or without brackets."""
     if not value.startswith("["):
         pieces = _PIECE.findall(f"{value},")
         return f"[{','.join(_literal(piece, ',') for piece in pieces)}]"
@@ -238,6 +252,7 @@ def _literals(value: str) -> str:
 
 
 def _parse(line: str) -> Any:
+    """The override as Hydra's grammar reads it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_override(line)
@@ -263,14 +278,16 @@ def _check_readable(text: str, line: str | None = None) -> Any:
 
 
 def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: bool) -> None:
+    """Raise UserError for an override that cannot be read, or an option that does not exist."""
     override = _check_readable(text, line)
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{text}: several values are a sweep; write mambalab train -m ...")
     key = override.key_or_group
     if key not in groups:
         return
+    old = list(paths.OLD_LAUNCHERS) if key == paths.LAUNCHER_GROUP else []
     for value in _values(override):
-        if value is None and key == "experiment":
+        if (value is None and key == "experiment") or value in old:
             continue
         if value == "":
             raise UserError(f"{key}=: choose one of {', '.join(groups[key])}")
@@ -289,6 +306,7 @@ def _values(override: Any) -> list[Any]:
 
 
 def _not_an_override(text: str, names: Known) -> UserError:
+    """The error for a word that is no override, with what was probably meant."""
     word = text.lstrip("-")
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")

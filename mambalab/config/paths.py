@@ -5,6 +5,7 @@ from pathlib import Path
 from mambalab.errors import UserError
 
 LAUNCHER_GROUP = "hydra/launcher"
+OLD_LAUNCHERS = {"joblib": "local"}  # old names of launchers: still accepted, listed nowhere
 
 
 def package_conf() -> Path:
@@ -42,7 +43,8 @@ def options(group: str) -> list[str]:
 
 
 def groups() -> dict[str, list[str]]:
-    """All groups with their options; of Hydra's own groups that of the launchers."""
+    """All groups with their options; of Hydra's own groups the launchers alone."""
     names = {p.name for root in folders() for p in root.iterdir() if p.is_dir()} - {"hydra"}
     found = {name: found for name in sorted(names) if (found := options(name))}
-    return {**found, LAUNCHER_GROUP: ["basic", *options(LAUNCHER_GROUP)]}
+    launchers = [name for name in options(LAUNCHER_GROUP) if name not in OLD_LAUNCHERS]
+    return {**found, LAUNCHER_GROUP: ["basic", *launchers]}

@@ -1,11 +1,11 @@
-"""The typed schema: which settings class stands behind each verb, and behind each task.
+"""The typed schema of training: `TrainConfig`, and the settings class of each task.
 
-Settings classes live beside their consumers (`mambalab/*/settings.py`); here they are only joined.
+The classes of its groups are in `mambalab/settings/`; here they are joined. The settings class of
+any other verb is at the top of the verb's file in `mambalab/commands/`.
 """
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
-from importlib import import_module
 from typing import Any, get_type_hints
 
 from mambalab.errors import NotApplicableError
@@ -46,9 +46,9 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }
 
-# Settings that came after runs had been recorded. Null is what those runs mean by not having them:
-# it makes no other run and no other folder.
-CAME_LATER = frozenset(["model.vocab_size", "model.pretrained", "task.tokenizer"])
+# Settings that older recorded runs do not have. Null in them means the same as their absence: it
+# makes no other run and no other folder.
+NULL_MEANS_ABSENT = frozenset(["model.vocab_size", "model.pretrained", "task.tokenizer"])
 
 
 @dataclass
@@ -81,22 +81,6 @@ class TrainConfig:
             )
 
 
-VERB_SETTINGS = {  # verb -> (module, class) of its settings; imported when the verb is used
-    "train": ("mambalab.config.schema", "TrainConfig"),
-    "runs": ("mambalab.settings.tracking", "RunsSettings"),
-    "compare": ("mambalab.settings.compare", "CompareSettings"),
-    "eval": ("mambalab.settings.verbs", "EvalSettings"),
-    "generate": ("mambalab.settings.verbs", "GenerateSettings"),
-    "inspect": ("mambalab.settings.inspect", "InspectSettings"),
-    "export": ("mambalab.settings.export", "ExportSettings"),
-    "data": ("mambalab.settings.verbs", "DataSettings"),
-    "bench": ("mambalab.settings.bench", "BenchSettings"),
-    "sync": ("mambalab.settings.tracking", "SyncSettings"),
-    "doctor": ("mambalab.settings.verbs", "DoctorSettings"),
-    "ui": ("mambalab.settings.tracking", "UiSettings"),
-}
-
-
 @dataclass(frozen=True)
 class Option:
     """One setting as the command line knows it: dotted key, type, line of help."""
@@ -104,12 +88,6 @@ class Option:
     key: str
     type: Any
     help: str
-
-
-def settings_class(verb: str) -> type:
-    """The settings class of a verb."""
-    module, name = VERB_SETTINGS[verb]
-    return getattr(import_module(module), name)
 
 
 def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
@@ -124,9 +102,12 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
 
 
 def complete(plain: dict[Any, Any]) -> None:
-    """Give a plain configuration for training, an older run's perhaps, the settings of
-    `CAME_LATER` that it can have and lacks."""
-    for key in CAME_LATER:
+    """Add the keys of `NULL_MEANS_ABSENT` that a plain training configuration lacks, as None.
+
+    Args:
+        plain: changed in place; an older run's perhaps.
+    """
+    for key in NULL_MEANS_ABSENT:
         group, _, name = key.partition(".")
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
@@ -141,7 +122,7 @@ def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") ->
 
     Args:
         cls: the settings class.
-        replace: classes that stand at a key instead of the declared ones, e.g. {"task": ...}.
+        replace: classes at a key instead of the declared ones, e.g. {"task": TextSettings}.
         prefix: dotted path of `cls`, with its final dot.
     """
     hints = get_type_hints(cls)

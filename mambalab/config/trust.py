@@ -1,4 +1,4 @@
-"""Classes named in configurations, and run folders that may come from a stranger."""
+"""Classes named in configurations, and configurations of run folders that are not trusted."""
 
 import sys
 import traceback
@@ -8,19 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mambalab.config.compose import merge
+from mambalab.config.compose import from_plain
+from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError, first_line
 from mambalab.settings.model import AUTO
 
-LIMIT = 1_000_000  # bytes; a config.yaml is some three thousand
+MAX_CONFIG_BYTES = 1_000_000  # a config.yaml is some three thousand
 
 
 def resolve_target(target: str) -> type:
     """The class that `_target_: package.module.Class` names.
 
-    A module outside mambalab may also lie in the working directory, which is searched last.
+    A module outside mambalab may also be in the working directory, which is searched last.
 
     Raises:
         UserError: no such module, it fails on import, no such class in it.
@@ -68,7 +67,7 @@ def check_modules(trust: list[str]) -> None:
 
 
 def _search_here() -> None:
-    """Let modules lie in the working directory, too, which is searched last."""
+    """Put the working directory at the end of `sys.path`."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
 
@@ -89,7 +88,7 @@ def _import_problem(module: str, error: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}: {type(error).__name__}: {reason}"
 
 
-def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
+def load_run_config(run_dir: Path, trust: list[str]) -> TrainConfig:
     """The configuration in a run folder, read as data.
 
     Args:
@@ -105,7 +104,7 @@ def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
     path = Path(run_dir, "config.yaml")
     try:
         data = path.read_bytes()
-        if len(data) > LIMIT:
+        if len(data) > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: {len(data)} bytes are too many for a configuration")
         text = data.decode("utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
@@ -124,7 +123,7 @@ def load_run_config(run_dir: Path, trust: list[str]) -> DictConfig:
             raise UserError(f"{path}: {key} holds ${{...}}, which is refused in a run's config")
     _check_trusted(path, plain, trust)
     try:
-        return merge("train", plain)
+        return from_plain(plain)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -4,21 +4,22 @@ Only words of the command line count. An experiment may set `model.bidirectional
 be trained with `model=transformer`, too.
 """
 
+from collections.abc import Collection
+
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError
 from mambalab.settings.model import AUTO
 from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
 
 
-def check(words: list[str], settings: TrainConfig) -> None:
-    """Raise NotApplicableError for the first word that would change nothing.
+def check(given: Collection[str], settings: TrainConfig) -> None:
+    """Raise NotApplicableError for the first key that would change nothing.
 
     Args:
-        words: overrides, as `KEY=VALUE`.
+        given: keys of the command line.
         settings: what they and the YAML files amount to.
     """
     task, model = settings.task, settings.model
-    given = {word.lstrip("+").partition("=")[0] for word in words}
     generated = isinstance(task, SelectiveCopyingSettings | InductionHeadsSettings)
     if "data_fraction" in given and settings.data_fraction < 1 and generated:
         raise NotApplicableError(

@@ -12,82 +12,88 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.errors import UserError, shown
-from mambalab.inspect.subject import Subject
+from mambalab.inspect.sequence import InspectedSequence
 from mambalab.records import reader
-from mambalab.runs import build
-from mambalab.runs import user_code as own
-from mambalab.settings.inspect import InspectSettings
+from mambalab.runs import build, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
 from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
 
-LONGEST = 4_000  # steps that a page can show, of each text of a pair
-LONGEST_SEEN = 1_024  # the same with attention, whose maps grow with the square
-_PIECE = 1_000  # characters of the validation split
-_NEUTRAL = (
+MAX_STEPS = 4_000  # steps that a page can show, of each text of a pair
+MAX_ATTENTION_STEPS = 1_024  # the same with attention, whose maps grow with the square
+_PIECE_CHARACTERS = 1_000  # characters of the validation split
+_NEUTRAL_TEXT = (
     "The old man went down to the river in the morning, and there he found a boat.\n"
     "He looked at it for a long time. Then he said: Who has left this here, and why?\n"
 )
 
 
 @dataclass
-class Reading:
+class InspectInput:
     """What a model is given, and how people see it.
 
     Attributes:
-        inputs: (1, L) or (1, L, input_dim); of pairs with a 2 after the 1.
+        inputs: (1, l) int64 or (1, l, input_dim) float32; of pairs with a 2 after the 1.
         lengths: (1,) or (1, 2) true lengths, or None.
-        subject: all that is known before the model has read it.
-        answer: writes the model's answer, its output, into the subject.
+        sequence: all that is known before the model has read it.
+        answer: writes the model's answer, its output, into the sequence.
     """
 
     inputs: Tensor
     lengths: Tensor | None
-    subject: Subject
-    answer: Callable[[Tensor, Subject], None]
+    sequence: InspectedSequence
+    answer: Callable[[Tensor, InspectedSequence], None]
 
 
-def choose(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
-    """What the settings ask for.
+def choose(
+    loaded: build.LoadedRun, text: str | None, index: int | None, data_dir: str | None
+) -> InspectInput:
+    """What a run is given to read: a text, or an example of its validation split.
+
+    Args:
+        loaded: the run.
+        text: for language models; None = a piece of the validation split, or a text of ours.
+        index: for other tasks, of the example; None = 0.
+        data_dir: folder of the data sets; None = as the run recorded.
 
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
     tokenizer = load_from_run(loaded.path)
     if tokenizer is not None:
-        if settings.index is not None:
+        if index is not None:
             raise UserError(
                 "index: this run is a language model, give it a text to read (text=...)"
             )
-        text, origin = settings.text, "as given"
+        origin = "as given"
         if text is None:
-            room = getattr(loaded.model, "context_limit", None) or _PIECE
-            text, origin = _piece(settings, loaded, tokenizer, min(room, _PIECE))
-        reading = of_text(text, origin, tokenizer, loaded.device)
-    elif settings.text is not None:
+            room = getattr(loaded.model, "context_limit", None) or _PIECE_CHARACTERS
+            text, origin = _piece(loaded, data_dir, tokenizer, min(room, _PIECE_CHARACTERS))
+        found = of_text(text, origin, tokenizer, loaded.device)
+    elif text is not None:
         name = loaded.settings.task.name
         raise UserError(
             f"text: task {name} reads no text; index=N picks an example of its validation split"
         )
     else:
-        reading = _example(settings, loaded)
+        found = _example(loaded, data_dir, index or 0)
     limit = getattr(loaded.model, "context_limit", None)
-    check_length(reading, limit, "A" in loaded.settings.model.layers())
-    return reading
+    check_length(found, limit, "A" in loaded.settings.model.layers())
+    return found
 
 
-def check_length(reading: Reading, limit: int | None, attention: bool) -> None:
+def check_length(given: InspectInput, limit: int | None, attention: bool) -> None:
     """Raise UserError if a sequence is longer than a page can show, or than the model knows.
 
     Args:
-        reading: the sequence.
+        given: the sequence.
         limit: steps that the model was trained on, if it knows no more.
         attention: whether it has attention layers, whose maps take most room.
     """
-    length, most = len(reading.subject.labels), LONGEST
-    if reading.subject.second is not None:
+    length, most = len(given.sequence.labels), MAX_STEPS
+    if given.sequence.second is not None:
         most *= 2
     if length > most:
         raise UserError(f"{length:,} steps are more than inspect shows: at most {most:,}")
@@ -98,13 +104,16 @@ def check_length(reading: Reading, limit: int | None, attention: bool) -> None:
             f"the text has {length:,} tokens, but this model was trained on {limit:,}: "
             "give a shorter one"
         )
-    if length > LONGEST_SEEN:
+    if length > MAX_ATTENTION_STEPS:
         raise UserError(
-            f"{length:,} steps are more than inspect shows of attention: at most {LONGEST_SEEN:,}"
+            f"{length:,} steps are more than inspect shows of attention: "
+            f"at most {MAX_ATTENTION_STEPS:,}"
         )
 
 
-def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.device) -> Reading:
+def of_text(
+    text: str | None, origin: str, tokenizer: Tokenizer, device: torch.device
+) -> InspectInput:
     """A text that a language model reads, each token a step.
 
     Args:
@@ -117,7 +126,7 @@ def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.d
         UserError: something in it has no token, or it has none at all.
     """
     if text is None:
-        text, origin = _known(_NEUTRAL, tokenizer), "ours"
+        text, origin = _known(_NEUTRAL_TEXT, tokenizer), "ours"
     tokens = tokenizer.encode(text)
     if not tokens:
         raise UserError(f"the text {shown(text)} holds no token that this model knows")
@@ -126,32 +135,35 @@ def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.d
     single = labels == list(text)
     unit = "character" if single else "token"
     title = f"{len(text):,} characters" + ("" if single else f", {len(tokens):,} tokens")
-    subject = Subject(title, [("text", origin)], labels=labels, text=True)
+    sequence = InspectedSequence(title, [("text", origin)], labels=labels, text=True)
 
-    def answer(logits: Tensor, subject: Subject) -> None:
+    def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         losses = F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
-        subject.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
+        sequence.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
         likeliest = logits[0, :-1, : tokenizer.vocab_size].argmax(-1).tolist()
-        subject.guesses = ["", *(tokenizer.decode([token]) for token in likeliest)]
+        sequence.guesses = ["", *(tokenizer.decode([token]) for token in likeliest)]
         if len(tokens) > 1:
             mean = f"{float(losses.mean()):.4f} nats per {unit}"
-            subject.facts.append(("loss on this text", mean))
+            sequence.facts.append(("loss on this text", mean))
 
-    return Reading(ids, None, subject, answer)
+    return InspectInput(ids, None, sequence, answer)
 
 
 def _piece(
-    settings: InspectSettings, loaded: build.LoadedRun, tokenizer: Tokenizer, length: int
+    loaded: build.LoadedRun, data_dir: str | None, tokenizer: Tokenizer, length: int
 ) -> tuple[str, str]:
-    """A piece of the validation split and what it is, if the data are where the run found them;
-    nothing is fetched. Else a text of our own, without characters that the model lacks."""
+    """A text of `length` characters at most, and where it is from.
+
+    It is a piece of the validation split if the data are where the run found them; nothing is
+    fetched. Else it is a text of our own, without characters that the model lacks.
+    """
     record = reader.read_run(loaded.path).summary.get("data", {})
     trained, path = loaded.settings, record.get("path")
     if hasattr(trained.task, "path") and path is not None:
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
-        own = build.own_tokenizer(loaded.path, trained)
-        task: Any = build.build_task(trained, data_dir=settings.data_dir, vocabulary=own)
+        vocabulary = build.own_tokenizer(loaded.path, trained)
+        task: Any = build.build_task(trained, data_dir=data_dir, vocabulary=vocabulary)
         if isinstance(task, TextTask):
             try:
                 text, found = task.read()
@@ -159,10 +171,10 @@ def _piece(
                 found, text = {}, ""
             if text and found.get("sha256") == record.get("sha256"):
                 part = text[int(len(text) * (1 - task.settings.val_fraction)) :]
-                start = part.find("\n\n", 0, _PIECE) + 2  # a paragraph's beginning
+                start = part.find("\n\n", 0, _PIECE_CHARACTERS) + 2  # a paragraph's beginning
                 start = start if start > 1 and len(part) - start >= length else 0
                 return part[start : start + length], "a piece of the validation split"
-    known = _known(_NEUTRAL, tokenizer)[:length]
+    known = _known(_NEUTRAL_TEXT, tokenizer)[:length]
     if not known:
         raise UserError("the run's data are not where it found them: give it a text (text=...)")
     return known, "ours: the run's data are not where it found them"
@@ -181,70 +193,72 @@ def _known(text: str, tokenizer: Tokenizer) -> str:
     return "".join(character for character in text if character in found)
 
 
-def _example(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
-    task: Any = build.build_task(loaded.settings, data_dir=settings.data_dir)
-    index = settings.index or 0
+def _example(loaded: build.LoadedRun, data_dir: str | None, index: int) -> InspectInput:
+    """An example of the validation split of a task that is no language modelling."""
+    task: Any = build.build_task(loaded.settings, data_dir=data_dir)
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
-        own.prepare(task, loaded.device)
+        user_code.prepare(task, loaded.device)
         return _question(task, index)
     if not isinstance(task, ClassificationTask):
         raise UserError(
             f"inspect does not know how to show task {task.name}: it can show texts, sequences "
             "with a class, and the synthetic tasks"
         )
-    own.prepare(task, loaded.device)
+    user_code.prepare(task, loaded.device)
     labels = task.labels["val"]
     _check_index(index, len(labels), task.name)
     inputs, lengths = task.inputs("val", np.array([index]), None)
     title = f"{task.name}, example {index:,} of the validation split"
-    subject = Subject(title, [("true class", task.classes[int(labels[index])])], labels=[])
+    sequence = InspectedSequence(
+        title, [("true class", task.classes[int(labels[index])])], labels=[]
+    )
     if isinstance(task, ImageTask):
         pixels = task.pixels["val"][index]
-        subject.image = pixels.permute(1, 2, 0).cpu().numpy()
-        subject.layout = _layout(task, pixels)
+        sequence.image = pixels.permute(1, 2, 0).cpu().numpy()
+        sequence.layout = _layout(task, pixels)
     if task.spec.pair:
-        _show_pair(subject, inputs, lengths)
+        _show_pair(sequence, inputs, lengths)
     else:
         end = inputs.shape[1] if lengths is None else int(lengths[0])
         tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
-        subject.labels = (
+        sequence.labels = (
             [f"step {step}" for step in range(end)]
             if tokens is None
             else [str(token) for token in tokens]
         )
 
-    def answer(logits: Tensor, subject: Subject) -> None:
+    def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         share, taken = logits[0].float().softmax(-1).max(-1)
         name = task.classes[int(taken)]
-        subject.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
+        sequence.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
 
-    return Reading(inputs, lengths, subject, answer)
+    return InspectInput(inputs, lengths, sequence, answer)
 
 
-def _show_pair(subject: Subject, inputs: Tensor, lengths: Tensor | None) -> None:
+def _show_pair(sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None) -> None:
     """Both texts of a pair as characters, a byte each, without padding."""
     ends = [inputs.shape[2]] * 2 if lengths is None else lengths[0].tolist()
     for row, end in zip(inputs[0].tolist(), ends, strict=True):
-        subject.labels += [
+        sequence.labels += [
             chr(byte) if byte < 128 else "\N{REPLACEMENT CHARACTER}" for byte in row[:end]
         ]
-    subject.text, subject.second = True, ends[0]
+    sequence.text, sequence.second = True, ends[0]
 
 
-def _question(task: AnswerTask, index: int) -> Reading:
+def _question(task: AnswerTask, index: int) -> InspectInput:
     length = task.settings.seq_len
     tokens, answers = task.sequences(EVAL_SEED, index, 1, length, f"val {length}")
     expected = answers[0].tolist()
     title = f"{task.name}, example {index:,} of the validation split"
     facts = [("right answer", " ".join(map(str, expected)))]
-    subject = Subject(title, facts, labels=[str(token) for token in tokens[0].tolist()])
+    sequence = InspectedSequence(title, facts, labels=[str(token) for token in tokens[0].tolist()])
 
-    def answer(logits: Tensor, subject: Subject) -> None:
+    def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         last = logits[0, -len(expected) :].argmax(-1).tolist()
-        subject.facts.append(("the model answers", " ".join(map(str, last))))
+        sequence.facts.append(("the model answers", " ".join(map(str, last))))
 
-    return Reading(tokens.to(task.device), None, subject, answer)
+    return InspectInput(tokens.to(task.device), None, sequence, answer)
 
 
 def _layout(task: ImageTask, pixels: Tensor) -> np.ndarray:

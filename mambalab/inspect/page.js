@@ -14,7 +14,7 @@ const QUANTITIES = {
   memory: { name: "memory length", scale: "log", title: "memory length in steps, log scale",
     says: "How long a state would live if every step were like this one, -1 / (delta A). Strong " +
       "colour = long memory; weak colour = this step makes the layer forget." },
-  kept: { name: "share of the state kept", scale: "linear", title: "mean of exp(delta A), 0 to 1",
+  retention: { name: "share of the state kept", scale: "linear", title: "mean of exp(delta A), 0 to 1",
     says: "The share of the old state that is still there behind this step, over all channels " +
       "and states. Weak colour = much is forgotten here." },
   norm: { name: "size of the state", scale: "linear", title: "Euclidean norm of the state",
@@ -25,7 +25,7 @@ const QUANTITIES = {
   attention: { name: "attention", scale: "sqrt", title: "attention weight, square-root scale",
     says: "Where the marked step (in orange) looks: strong colour = much is taken from there. Point at " +
       "another step to see where that one looks; click to hold it, click again to let go." },
-  received: { name: "attention received", scale: "log", title: "over what is usual for the place, log scale",
+  attention_received: { name: "attention received", scale: "log", title: "over what is usual for the place, log scale",
     says: "How much the steps look at this one, mean of the heads: 1 is what it would get for where it " +
       "stands, whatever stood there. Strong colour = the layer takes from here." },
 };
@@ -91,11 +91,11 @@ function describe(step) {
   const shown = values(layer);
   rows.push(`${QUANTITIES[chosen.quantity].name}: ${number(shown[step])}`);
   if (layer.kind === "mamba")
-    for (const key of ["delta", "memory", "kept", "norm"])
+    for (const key of ["delta", "memory", "retention", "norm"])
       if (key !== chosen.quantity || chosen.channel >= 0)
         rows.push(`${QUANTITIES[key].name}, layer: ${number(layer[key][step])}`);
-  if (layer.kind !== "mamba" && chosen.quantity !== "received")
-    rows.push(`attention received: ${number(layer.received[step])}`);
+  if (layer.kind !== "mamba" && chosen.quantity !== "attention_received")
+    rows.push(`attention received: ${number(layer.attention_received[step])}`);
   if (data.loss && data.loss[step] !== null) {
     if (chosen.quantity !== "loss") rows.push(`loss: ${number(data.loss[step])} nats`);
     rows.push(`probability it was given: ${number(100 * Math.exp(-data.loss[step]))} %`);
@@ -207,7 +207,7 @@ function fill(select, pairs, value) {
 function choose(changes) { // a choice was made: set what goes with it, show it
   Object.assign(chosen, changes);
   const layer = data.layers[chosen.layer], mamba = layer.kind === "mamba";
-  const keys = mamba ? ["delta", "memory", "kept", "norm"] : ["attention", "received"];
+  const keys = mamba ? ["delta", "memory", "retention", "norm"] : ["attention", "attention_received"];
   if (data.loss) keys.push("loss");
   if (!keys.includes(chosen.quantity)) chosen.quantity = keys[0];
   if ("layer" in changes) [chosen.channel, chosen.head] = [-1, -1];

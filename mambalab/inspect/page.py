@@ -15,38 +15,38 @@ import numpy as np
 
 from mambalab.errors import UserError
 from mambalab.inspect import measures
-from mambalab.inspect.subject import Subject, visible
+from mambalab.inspect.sequence import InspectedSequence, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
 from mambalab.utils.files import write_text
 
-_BUDGET = 3_400_000  # bytes of quantised arrays in a page, before base64
-_HERE = Path(__file__).parent
+_MAX_ARRAY_BYTES = 3_400_000  # bytes of quantised arrays in a page, before base64
+_FOLDER = Path(__file__).parent
 
 
-def write(subject: Subject, layers: list[LayerTrace], target: Path) -> Path:
+def write(sequence: InspectedSequence, layers: list[LayerTrace], target: Path) -> Path:
     """Write the page; returns its path.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
-        return write_text(target, render(subject, layers))
+        return write_text(target, render(sequence, layers))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
 
 
-def render(subject: Subject, layers: list[LayerTrace]) -> str:
-    """The page as HTML. Text of the user's or of the run stands in its JSON only, where `<` is
+def render(sequence: InspectedSequence, layers: list[LayerTrace]) -> str:
+    """The page as HTML. Text of the user's or of the run is in its JSON only, where `<` is
     written as an escape, and in the title, escaped."""
-    template = (_HERE / "page.html").read_text(encoding="utf-8")
+    template = (_FOLDER / "page.html").read_text(encoding="utf-8")
     parts = {
-        "TITLE": html.escape(subject.title),
-        "STYLE": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "TITLE": html.escape(sequence.title),
+        "STYLE": (_FOLDER / "page.css").read_text(encoding="utf-8"),
         "PROGRAM": "\n".join(
-            (_HERE / name).read_text(encoding="utf-8")
+            (_FOLDER / name).read_text(encoding="utf-8")
             for name in ("draw.js", "panels.js", "page.js")
         ),
-        "DATA": _script_json(content(subject, layers)),
+        "DATA": _script_json(content(sequence, layers)),
     }
     before, *pieces = template.split("{{")
     for piece in pieces:  # one pass: what was put in is not looked at again
@@ -55,39 +55,39 @@ def render(subject: Subject, layers: list[LayerTrace]) -> str:
     return before
 
 
-def content(subject: Subject, layers: list[LayerTrace]) -> dict[str, Any]:
+def content(sequence: InspectedSequence, layers: list[LayerTrace]) -> dict[str, Any]:
     """Everything that the page shows, as JSON."""
-    share = _BUDGET // len(layers)
+    share = _MAX_ARRAY_BYTES // len(layers)
     found: dict[str, Any] = {
-        "title": subject.title,
-        "facts": subject.facts,
-        "text": subject.text,
-        "labels": subject.labels,
-        "loss": None if subject.loss is None else _floats(subject.loss),
-        "guesses": subject.guesses,
-        "second": subject.second,
-        "long": measures.LONG,
+        "title": sequence.title,
+        "facts": sequence.facts,
+        "text": sequence.text,
+        "labels": sequence.labels,
+        "loss": None if sequence.loss is None else _floats(sequence.loss),
+        "guesses": sequence.guesses,
+        "second": sequence.second,
+        "long": measures.LONG_MEMORY_STEPS,
         "layers": [
-            _scan(layer, subject, share)
+            _scan(layer, sequence, share)
             if isinstance(layer, ScanTrace)
-            else _attention(layer, subject, share)
+            else _attention(layer, sequence, share)
             for layer in layers
         ],
     }
-    if subject.image is not None and subject.layout is not None:
+    if sequence.image is not None and sequence.layout is not None:
         found["image"] = {
-            "shape": subject.image.shape,
-            "b64": _base64(subject.image),
-            "steps": subject.layout.reshape(-1).tolist(),
+            "shape": sequence.image.shape,
+            "b64": _base64(sequence.image),
+            "steps": sequence.layout.reshape(-1).tolist(),
         }
     return found
 
 
-def _scan(trace: ScanTrace, subject: Subject, budget: int) -> dict[str, Any]:
+def _scan(trace: ScanTrace, sequence: InspectedSequence, budget: int) -> dict[str, Any]:
     """What is shown of a Mamba layer; of its channels those that vary most, if not all fit."""
     logs = np.log(np.maximum(trace.delta, 1e-12))
     order = np.argsort(-logs.std(0), kind="stable")[: max(1, budget // len(logs))]
-    summary = measures.summarise(trace, subject)
+    summary = measures.summarise(trace, sequence)
     lengths = measures.memory(trace)
     return {
         "kind": "mamba",
@@ -98,33 +98,36 @@ def _scan(trace: ScanTrace, subject: Subject, budget: int) -> dict[str, Any]:
         "channel_delta": quantise(np.ascontiguousarray(trace.delta[:, order].T), "log"),
         "delta": _floats(trace.delta.mean(1)),
         "memory": _floats(measures.memory_by_step(trace)),
-        "kept": _floats(measures.kept(trace)),
+        "retention": _floats(measures.retention(trace)),
         "norm": _floats(measures.norm_by_step(trace)),
         "lengths": _floats(np.sort(lengths.max(1))),
-        "moved": quantise(trace.moved, around_zero=True),
-        "moved_quantiles": [
-            _floats(row) for row in np.quantile(trace.moved, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+        "A_log_shift": quantise(trace.A_log_shift, around_zero=True),
+        "A_log_shift_quantiles": [
+            _floats(row)
+            for row in np.quantile(trace.A_log_shift, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
         ],
         "median": summary.median,
         "shares": summary.shares,
-        "moved_typical": summary.moved,
+        "A_log_shift_median": summary.A_log_shift,
         "highest": _frequent(summary.highest),
         "lowest": _frequent(summary.lowest),
     }
 
 
-def _attention(trace: AttentionTrace, subject: Subject, budget: int) -> dict[str, Any]:
+def _attention(trace: AttentionTrace, sequence: InspectedSequence, budget: int) -> dict[str, Any]:
     """What is shown of an attention layer; only the mean of its heads if not all fit."""
     weights = trace.weights
     whole = weights.size <= budget
-    received = measures.received(trace, subject)
+    received = measures.attention_received(trace, sequence)
     return {
         "kind": "attention",
         "name": trace.name,
         "heads": len(weights),
         "all_heads": whole,
         "distance": _floats(measures.distance(trace)),
-        "received": _floats(received.total / np.maximum(received.usual, 1e-12)),
+        "attention_received": _floats(
+            received.total / np.maximum(received.expected_by_distance, 1e-12)
+        ),
         "highest": _frequent(received.highest),
         "lowest": _frequent(received.lowest),
         "weights": quantise(weights if whole else weights.mean(0, keepdims=True), "sqrt"),
@@ -161,6 +164,6 @@ def _floats(values: np.ndarray) -> list[float | None]:
 
 
 def _script_json(data: dict[str, Any]) -> str:
-    """JSON that can stand inside a script element."""
+    """JSON that is safe inside a script element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -39,7 +39,7 @@ function buildTables() {
       return;
     }
     const shares = l.shares.map((s) => `${Math.round(100 * s)} %`);
-    row(body, [l.name, number(l.median), ...shares, number(l.moved_typical), ...ends], i);
+    row(body, [l.name, number(l.median), ...shares, number(l.A_log_shift_median), ...ends], i);
   });
 }
 
@@ -63,7 +63,7 @@ function stepCanvas(box, rows, height, colourOf, onPoint, onClick) {
 
 function drawOverview() { // a row a layer, each with a scale of its own
   const box = byId("overview"), stops = SEQUENTIAL[theme()];
-  const rows = data.layers.map((l) => l.kind === "mamba" ? l.delta : l.received);
+  const rows = data.layers.map((l) => l.kind === "mamba" ? l.delta : l.attention_received);
   const scales = rows.map((r) => makeScale(r, "log"));
   box.replaceChildren();
   const names = make("div", box, undefined, "names");
@@ -113,28 +113,28 @@ function drawScans() {
   const places = data.labels.map((_, i) => i + 1);
   chart(byId("norms"), { xLabel: "step", yLabel: "norm of the state",
     lines: ordered.map((l) => ({ x: places, y: l.norm, className: style(l) })) });
-  const [q05, q25, q50, q75, q95] = current.moved_quantiles, n = q50.map((_, i) => i + 1);
+  const [q05, q25, q50, q75, q95] = current.A_log_shift_quantiles, n = q50.map((_, i) => i + 1);
   chart(byId("bands"), { xLabel: "state n", yLabel: "change of A_log",
     bands: [{ x: n, low: q05, high: q95 }, { x: n, low: q25, high: q75 }],
     lines: [{ x: n, y: q50, className: "main" }, { x: n, y: n.map(() => 0), className: "other" }] });
   chart(byId("spread"), { xLabel: "change of A_log", yLabel: "share of all states",
     lines: ordered.map((l) => ({ ...histogram(l), className: style(l) })) });
-  const [rows, columns] = current.moved.shape, moved = unpack(current.moved);
-  const scale = makeScale([], "linear", [current.moved.low, current.moved.high]);
-  const box = byId("moved"), stops = DIVERGING[theme()];
+  const [rows, columns] = current.A_log_shift.shape, shift = unpack(current.A_log_shift);
+  const scale = makeScale([], "linear", [current.A_log_shift.low, current.A_log_shift.high]);
+  const box = byId("shift"), stops = DIVERGING[theme()];
   box.replaceChildren();
   const canvas = make("canvas", box);
   canvas.style.cssText = "width: 100%; height: 15rem";
-  paint(canvas, columns, rows, (i) => mixed(stops, scale.place(moved[i])));
-  drawLegend(byId("moved-legend"), stops, scale, "change of A_log");
+  paint(canvas, columns, rows, (i) => mixed(stops, scale.place(shift[i])));
+  drawLegend(byId("shift-legend"), stops, scale, "change of A_log");
 }
 
 function histogram(layer) { // of the change of A_log, on bins common to all layers
-  const bins = 41, most = Math.max(...scans.map((l) => l.moved.high), 1e-6);
-  const counts = new Array(bins).fill(0), moved = unpack(layer.moved);
-  for (const v of moved) counts[Math.min(Math.floor((v / most + 1) / 2 * bins), bins - 1)]++;
+  const bins = 41, most = Math.max(...scans.map((l) => l.A_log_shift.high), 1e-6);
+  const counts = new Array(bins).fill(0), shift = unpack(layer.A_log_shift);
+  for (const v of shift) counts[Math.min(Math.floor((v / most + 1) / 2 * bins), bins - 1)]++;
   return { x: counts.map((_, i) => most * ((2 * i + 1) / bins - 1)),
-    y: counts.map((c) => c / moved.length) };
+    y: counts.map((c) => c / shift.length) };
 }
 
 function drawMap(layer) {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mambalab.inspect import measures
-from mambalab.inspect.subject import Subject, visible
+from mambalab.inspect.sequence import InspectedSequence, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
 from mambalab.plots.style import drawable, save
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAP = "Blues"  # one hue, ordered by lightness: readable with any colour vision; dark is large
-_LINE, _LINES = 100, 6  # steps in a line of a text, and lines that are drawn
-_HEADS = 8  # heads of a layer that are drawn
+_COLOUR_MAP = (
+    "Blues"  # one hue, ordered by lightness: readable with any colour vision; dark is large
+)
+_STEPS_PER_LINE, _MAX_LINES = 100, 6  # steps in a line of a text, and lines that are drawn
+_MAX_HEADS = 8  # heads of a layer that are drawn
 
 
-def draw(subject: Subject, layers: list[LayerTrace], folder: Path) -> list[Path]:
+def draw(sequence: InspectedSequence, layers: list[LayerTrace], folder: Path) -> list[Path]:
     """Draw what there is into `folder`; returns the paths.
 
     Raises:
@@ -29,16 +31,16 @@ def draw(subject: Subject, layers: list[LayerTrace], folder: Path) -> list[Path]
     attentions = [layer for layer in layers if isinstance(layer, AttentionTrace)]
     figures: dict[str, Figure] = {}
     if scans:
-        figures["delta"] = _delta(subject, scans)
+        figures["delta"] = _delta(sequence, scans)
         figures["memory"] = _memory(scans)
-        figures["a_log"] = _moved(scans)
+        figures["a_log"] = _A_log_shift(scans)
         figures["state_norm"] = _norms(scans)
     if attentions:
         figures["attention"] = _attention(attentions)
-    if scans and subject.image is not None and subject.layout is not None:
-        figures["delta_image"] = _on_image(subject.image, subject.layout, scans)
+    if scans and sequence.image is not None and sequence.layout is not None:
+        figures["delta_image"] = _on_image(sequence.image, sequence.layout, scans)
     for figure in figures.values():
-        figure.suptitle(drawable(subject.title, 100), fontsize=10, parse_math=False)
+        figure.suptitle(drawable(sequence.title, 100), fontsize=10, parse_math=False)
     return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -62,17 +64,17 @@ def _log_colours(values: np.ndarray) -> "tuple[float, float]":
     return low / wider, max(high, low) * wider
 
 
-def _delta(subject: Subject, scans: list[ScanTrace]) -> "Figure":
+def _delta(sequence: InspectedSequence, scans: list[ScanTrace]) -> "Figure":
     """Layers by steps, mean of the channels, relative to the layer's own mean: layers may differ
-    more than steps do. Texts stand below, in lines; of a long one only the beginning."""
+    more than steps do. Texts are written below, in lines; of a long one only the beginning."""
     from matplotlib.colors import LogNorm
 
     means = [float(scan.delta.mean()) for scan in scans]
     rows = np.stack([scan.delta.mean(1) / mean for scan, mean in zip(scans, means, strict=True)])
-    steps, lettered = rows.shape[1], subject.image is None
-    line = _LINE if max(map(len, subject.labels)) == 1 else _LINE // 2
+    steps, lettered = rows.shape[1], sequence.image is None
+    line = _STEPS_PER_LINE if max(map(len, sequence.labels)) == 1 else _STEPS_PER_LINE // 2
     width = min(steps, line) if lettered else steps
-    lines = min(-(-steps // width), _LINES)
+    lines = min(-(-steps // width), _MAX_LINES)
     height = 1.3 + (0.75 + 0.17 * len(scans)) * lines
     figure = _figure(min(max(6.0, 2 + 12 * width / line), 14.0), height)
     grid = figure.subplots(lines, squeeze=False)[:, 0]
@@ -81,14 +83,18 @@ def _delta(subject: Subject, scans: list[ScanTrace]) -> "Figure":
     for number, axes in enumerate(grid):
         part = slice(number * width, min((number + 1) * width, steps))
         shown = axes.imshow(
-            rows[:, part], aspect="auto", cmap=_MAP, norm=LogNorm(low, high), interpolation="none"
+            rows[:, part],
+            aspect="auto",
+            cmap=_COLOUR_MAP,
+            norm=LogNorm(low, high),
+            interpolation="none",
         )
         axes.set_xlim(-0.5, width - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
         names = [f"{_short(scan)}: {mean:.2g}" for scan, mean in zip(scans, means, strict=True)]
         axes.set_yticks(range(len(scans)), names, fontsize=7)
         if lettered:
-            labels = [drawable(visible(label)).strip() or " " for label in subject.labels[part]]
+            labels = [drawable(visible(label)).strip() or " " for label in sequence.labels[part]]
             axes.set_xticks(range(len(labels)), labels, fontsize=8, parse_math=False)
             axes.tick_params(axis="x", length=0)
     read = steps if not lettered else min(steps, lines * width)
@@ -127,7 +133,7 @@ def _lines(axes: "Axes", scans: list[ScanTrace]) -> None:
 
 
 def _memory(scans: list[ScanTrace]) -> "Figure":
-    """Share of channels that remember longer than so many steps."""
+    """Share of channels that remember longer than a number of steps, against that number."""
     from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
     figure = _figure(6.4, 4.2)
@@ -137,7 +143,7 @@ def _memory(scans: list[ScanTrace]) -> "Figure":
         share = 1 - np.arange(len(lengths)) / len(lengths)
         style = "--" if scan.backward else "-"
         axes.step(lengths, share, style, color=shade, where="post", label=_short(scan))
-    for mark in measures.LONG:
+    for mark in measures.LONG_MEMORY_STEPS:
         axes.axvline(mark, color="#999999", linestyle=":", linewidth=1)
         axes.annotate(str(mark), (mark, 1.0), (3, 2), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
@@ -160,16 +166,16 @@ def _grid(count: int, width: float, height: float) -> "tuple[Figure, list[Axes]]
     return figure, grid[:count]
 
 
-def _moved(scans: list[ScanTrace]) -> "Figure":
+def _A_log_shift(scans: list[ScanTrace]) -> "Figure":
     """Change of A_log for each state: median, half and 90 % of the channels."""
     from matplotlib.ticker import MaxNLocator
 
     figure, grid = _grid(len(scans), 2.5, 2.2)
     for scan, axes in zip(scans, grid, strict=True):
         low, below, middle, above, high = np.quantile(
-            scan.moved, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0
+            scan.A_log_shift, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0
         )
-        states = np.arange(1, scan.moved.shape[1] + 1)
+        states = np.arange(1, scan.A_log_shift.shape[1] + 1)
         axes.fill_between(states, low, high, color="#0072B2", alpha=0.18, linewidth=0)
         axes.fill_between(states, below, above, color="#0072B2", alpha=0.35, linewidth=0)
         axes.plot(states, middle, color="#0072B2")
@@ -205,7 +211,7 @@ def _attention(layers: list[AttentionTrace]) -> "Figure":
     """A map for each layer (row) and head (column)."""
     from matplotlib.colors import PowerNorm
 
-    heads = min(max(len(layer.weights) for layer in layers), _HEADS)
+    heads = min(max(len(layer.weights) for layer in layers), _MAX_HEADS)
     figure = _figure(max(2.3 * heads + 0.8, 4.8), 2.2 * len(layers) + 0.6)
     grid = figure.subplots(len(layers), heads, sharex=True, sharey=True, squeeze=False)
     most = max(float(layer.weights.max()) for layer in layers)
@@ -217,7 +223,7 @@ def _attention(layers: list[AttentionTrace]) -> "Figure":
                 continue
             norm = PowerNorm(0.5, 0, most)
             shown = axes.imshow(
-                layer.weights[head], cmap=_MAP, norm=norm, interpolation="antialiased"
+                layer.weights[head], cmap=_COLOUR_MAP, norm=norm, interpolation="antialiased"
             )
             axes.set_title(f"layer {layer.layer}, head {head + 1}", fontsize=8)
             axes.tick_params(labelsize=7)
@@ -241,7 +247,7 @@ def _on_image(image: np.ndarray, layout: np.ndarray, scans: list[ScanTrace]) -> 
         values = scan.delta.mean(1)
         low, high = _log_colours(values)
         shown = axes.imshow(
-            values[layout], cmap=_MAP, norm=LogNorm(low, high), interpolation="nearest"
+            values[layout], cmap=_COLOUR_MAP, norm=LogNorm(low, high), interpolation="nearest"
         )
         axes.set_title(f"layer {_short(scan)}", fontsize=9)
         axes.axis("off")

@@ -29,22 +29,22 @@ class ScanTrace:
     Attributes:
         layer: its number, from 1.
         backward: whether it reads the sequence from its end.
-        delta: (L, D) step sizes, after softplus.
-        A: (D, N).
-        moved: (D, N) A_log less its initial value.
-        norm: (L, D) Euclidean norm over N of the state behind each step.
+        delta: (l, d) step sizes, after softplus.
+        A: (d, n) rates, negative.
+        A_log_shift: (d, n) A_log less its initial value.
+        norm: (l, d) Euclidean norm over n of the state after each step.
     """
 
     layer: int
     backward: bool
     delta: np.ndarray
     A: np.ndarray
-    moved: np.ndarray
+    A_log_shift: np.ndarray
     norm: np.ndarray
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The layer as the page names it."""
         return f"layer {self.layer}, Mamba" + (", from the end" if self.backward else "")
 
 
@@ -54,7 +54,7 @@ class AttentionTrace:
 
     Attributes:
         layer: its number, from 1.
-        weights: (n_head, L, L), how much each step (row) takes from each (column); rows sum to 1.
+        weights: (n_head, l, l), how much each step (row) takes from each (column); rows sum to 1.
     """
 
     layer: int
@@ -62,7 +62,7 @@ class AttentionTrace:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The layer as the page names it."""
         return f"layer {self.layer}, attention"
 
 
@@ -80,7 +80,7 @@ def record(
 
     Args:
         model: in evaluation mode, float32.
-        inputs: (1, L) tokens or (1, L, input_dim) vectors; of a pair (1, 2, L) or with input_dim.
+        inputs: (1, l) tokens or (1, l, input_dim) vectors; of a pair (1, 2, l) or with input_dim.
         lengths: (1,) or (1, 2), where sequences end; None: the model is not given any.
         layers: numbers of the layers to look at, from 1; None for all.
 
@@ -136,7 +136,7 @@ def _listening(model: nn.Module) -> Iterator[dict[nn.Module, tuple[Tensor, Tenso
 
 
 def _ends(x: Tensor, lengths: Tensor | None) -> list[int]:
-    """Where each sequence of x (S, L, ...) ends."""
+    """Where each sequence of x (s, l, ...) ends."""
     return [x.shape[1]] * len(x) if lengths is None else lengths.flatten().tolist()
 
 
@@ -148,8 +148,17 @@ def _scan_trace(
     backward: bool,
     lengths: Tensor | None,
 ) -> ScanTrace:
-    """u (S, L, D) and projected (S, L, R + 2 N), as the direction reads them: backwards, a
-    sequence stands in reverse before its padding."""
+    """The trace of one direction of a layer.
+
+    Args:
+        layer: number of the layer, from 1.
+        ssm: the direction's module.
+        u: (s, l, d), input of its scan, in the order in which the direction reads: backwards, a
+            sequence is reversed, before its padding.
+        projected: (s, l, dt_rank + 2 n), output of its x_proj.
+        backward: whether it reads from the end.
+        lengths: true lengths of the s sequences, or None.
+    """
     low_rank, B, C = projected.split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
     delta = softplus(F.linear(low_rank, ssm.dt_proj.weight, ssm.dt_proj.bias).float())
     A_log = ssm.A_log.float()
@@ -160,14 +169,14 @@ def _scan_trace(
         torch.cat([x[s, :end].flip(0) if backward else x[s, :end] for s, end in ends])
         for x in (delta, norm)
     )
-    moved = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
-    return ScanTrace(layer, backward, *map(_numpy, (delta, A, moved, norm)))
+    A_log_shift = A_log - s4d_real_log(ssm.d_inner, ssm.d_state, A_log.device)
+    return ScanTrace(layer, backward, *map(_numpy, (delta, A, A_log_shift, norm)))
 
 
 def _attention_trace(
     layer: int, attention: Attention, qkv: Tensor, lengths: Tensor | None
 ) -> AttentionTrace:
-    """qkv (S, L, 3 * d_model); sequences do not see each other, nor padding."""
+    """The trace of a layer from its qkv (s, l, 3 * d_model): each sequence sees itself alone."""
     ends = _ends(qkv, lengths)
     total = sum(ends)
     weights, start = qkv.new_zeros(attention.n_head, total, total), 0
@@ -180,8 +189,11 @@ def _attention_trace(
 def state_norms(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, backend: str = "auto"
 ) -> Tensor:
-    """Euclidean norm over N of the state behind each step: (B, L, D) of inputs as
-    `selective_scan` takes them, by scanning one step at a time."""
+    """Euclidean norm over n of the state after each step, (b, l, d), by scanning step by step.
+
+    Args:
+        u, delta, A, B, C, backend: as in `selective_scan`; delta after softplus.
+    """
     state, norms = None, []
     for t in range(u.shape[1]):
         now = slice(t, t + 1)
@@ -200,7 +212,7 @@ def state_norms(
 
 
 def attention_weights(attention: Attention, qkv: Tensor) -> Tensor:
-    """Attention probabilities (B, n_head, L, L) of the output of in_proj, (B, L, 3 * d_model)."""
+    """Attention probabilities (b, n_head, l, l) of the output of in_proj, (b, l, 3 * d_model)."""
     batch, length, _ = qkv.shape
     heads = qkv.view(batch, length, 3, attention.n_head, attention.head_dim)
     angles = rotary_angles(0, length, attention.head_dim, attention.rope_theta, qkv.device)
@@ -213,5 +225,5 @@ def attention_weights(attention: Attention, qkv: Tensor) -> Tensor:
 
 
 def _numpy(x: Tensor) -> np.ndarray:
-    """The same as float32."""
+    """A tensor as a float32 array."""
     return x.float().cpu().numpy()

@@ -143,7 +143,7 @@ def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainC
     Raises:
         UserError: somebody chose another size.
     """
-    usual: ModelSettings = config.typed(config.compose("train", ["model=mamba"])).model
+    usual: ModelSettings = config.compose("train", ["model=mamba"]).model
     for key, size in sizes.items():
         if (given := getattr(settings.model, key)) not in (size, getattr(usual, key)):
             raise UserError(

@@ -81,8 +81,8 @@ class LauncherSettings:
 
 
 @dataclass
-class JoblibSettings(LauncherSettings):
-    """`hydra/launcher=joblib`: several jobs at once on this machine."""
+class LocalSettings(LauncherSettings):
+    """`hydra/launcher=local`: several jobs at once on this machine."""
 
     n_jobs: int = option("jobs at once; -1 = as many as there are cores, or GPUs", ge=-1)
     jobs_per_gpu: int = option("jobs that share a GPU", ge=1)
@@ -94,7 +94,7 @@ class JoblibSettings(LauncherSettings):
 
 
 @dataclass
-class SubmititSettings(JoblibSettings):
+class SubmititSettings(LocalSettings):
     """`hydra/launcher=submitit_local|submitit_slurm`: jobs that submitit hands on."""
 
     timeout_min: int = option("minutes after which a job is stopped and queued again", ge=1)
@@ -118,7 +118,7 @@ class SlurmSettings(SubmititSettings):
 
 LAUNCHERS: dict[str, type[LauncherSettings]] = {
     "basic": LauncherSettings,
-    "joblib": JoblibSettings,
+    "local": LocalSettings,
     "submitit_local": SubmititSettings,
     "submitit_slurm": SlurmSettings,
 }

@@ -96,9 +96,9 @@ def plan(overrides: list[str]) -> Plan:
     if "run_dir" in choices:
         raise UserError("run_dir: a sweep names the folders of its jobs; give sweep.dir=FOLDER")
     first = compose_parts("train", [words[0] for words in choices.values()], checked=False)
-    settings = typed(merge_onto(SweepSettings, _with_flat_params(first.sweep), prefix=SWEEP))
+    settings = merge_onto(SweepSettings, _with_flat_params(first.sweep), prefix=SWEEP)
     launcher_name = first.choices.get(paths.LAUNCHER_GROUP, "basic")
-    launcher = typed(_launcher(launcher_name, first.launcher))
+    launcher = _launcher(launcher_name, first.launcher)
     declared = {k: v for k, v in settings.params.items() if k not in choices}
     varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
     order = [*sorted(varying - {"seed"}), "seed"]
@@ -178,7 +178,7 @@ def _job(folder: Path, name: str, config: DictConfig) -> Job:
     return Job(name, config)
 
 
-def _launcher(name: str, plain: dict[str, Any]) -> DictConfig:
+def _launcher(name: str, plain: dict[str, Any]) -> LauncherSettings:
     cls = LAUNCHERS.get(name)
     if cls is None:  # a file in the user's ./conf/hydra/launcher
         known = ", ".join(LAUNCHERS)

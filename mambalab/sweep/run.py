@@ -9,7 +9,7 @@ from mambalab.config.trust import resolve_target
 from mambalab.errors import UserError
 from mambalab.records.reader import is_run, read_run
 from mambalab.runs import resume
-from mambalab.settings.sweep import JoblibSettings, Search, SlurmSettings, SubmititSettings
+from mambalab.settings.sweep import LocalSettings, Search, SlurmSettings, SubmititSettings
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder, note_results
 from mambalab.sweep.mlflow_parent import MlflowParent
@@ -172,7 +172,7 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
 
         known = {n: e.cluster_id for n, e in sweep.jobs.items() if e.cluster_id is not None}
         return ClusterLauncher(sweep, settings, None, known)
-    if not isinstance(settings, JoblibSettings):
+    if not isinstance(settings, LocalSettings):
         return ProcessLauncher(sweep, Slots(1, sweep.threads), on_terminal=True)
     devices = {plan.first.device, *(str(job.config.device) for job in plan.jobs)}
     device = next((name for name in ("auto", "cuda") if name in devices), plan.first.device)

@@ -205,7 +205,7 @@ class ClusterLauncher:
         except RuntimeError as error:  # no srun on this machine
             raise UserError(
                 f"hydra/launcher=submitit_slurm: {first_line(error)}; start it where "
-                "SLURM's commands are, or use hydra/launcher=joblib"
+                "SLURM's commands are, or use hydra/launcher=local"
             ) from error
         self._executor.update_parameters(**_parameters(settings, sweep))
         self._job_class: Any = self._executor._executor.job_class  # AutoExecutor's own is empty

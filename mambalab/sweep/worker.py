@@ -43,10 +43,10 @@ def main(words: list[str]) -> int:
 def _train(job: dict) -> tuple[int, str | None]:
     """Train; returns the exit status of the run, and what went wrong in one line."""
     try:
-        from mambalab.config.compose import merge, typed
+        from mambalab.config.compose import from_plain
         from mambalab.runs import training
 
-        settings = typed(merge("train", job["config"]))
+        settings = from_plain(job["config"])
         return training.run(settings), None
     except UserError as error:
         reason = " ".join(str(error).splitlines())

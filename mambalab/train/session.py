@@ -1,21 +1,15 @@
 """What surrounds a run: the place for its folder, its log file, and being asked to stop."""
 
-import contextlib
-import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from mambalab.errors import UserError
 from mambalab.records import run_folder
-
-LOG = logging.getLogger("mambalab")
+from mambalab.utils.console import log_to as log_to
+from mambalab.utils.console import show_log as show_log
 
 
 def check_writable(run_dir: Path) -> None:
@@ -59,44 +53,6 @@ def set_aside(run_dir: Path) -> Path:
     with run_folder.hold(run_dir):
         run_dir.rename(aside)
     return aside
-
-
-class _Console(logging.Handler):
-    """Prints messages on standard error, above the progress bar if there is one.
-
-    Errors are left out: they end the program, and the command line prints them.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.ERROR:
-            tqdm.write(self.format(record), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _handled_by(handler: logging.Handler) -> Iterator[None]:
-    level, propagate = LOG.level, LOG.propagate
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
-        LOG.setLevel(level)
-        LOG.propagate = propagate
-        handler.close()
-
-
-def show_log() -> contextlib.AbstractContextManager[None]:
-    """Show messages of the logger `mambalab` to the person."""
-    return _handled_by(_Console())
-
-
-def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Write messages of the logger `mambalab` to a file, with the time of day."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return _handled_by(handler)
 
 
 class StopSignals:

@@ -138,7 +138,7 @@ def test_a_peer_that_fails_is_named(monkeypatch, capsys):
 
 
 def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
-    monkeypatch.setattr("mambalab.bench.generate._CACHE", 1000)
+    monkeypatch.setattr("mambalab.bench.generate._MAX_CACHE_BYTES", 1000)
     line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", "peers=false", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0
     assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out

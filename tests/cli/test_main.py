@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +35,7 @@ def command(monkeypatch):
     """A function that puts another `run` behind a verb."""
 
     def replace(verb, run):
-        monkeypatch.setitem(sys.modules, f"mambalab.commands.{verb}", SimpleNamespace(run=run))
+        monkeypatch.setattr(f"mambalab.commands.{verb}.run", run)
 
     return replace
 
@@ -45,16 +44,16 @@ def command(monkeypatch):
 def test_the_overview_lists_every_verb(argv, capsys):
     assert main.main(argv) == 0
     out = capsys.readouterr().out
-    for verb, line in VERBS.items():
+    for verb, record in VERBS.items():
         assert f"  {verb}" in out
-        assert line in out
+        assert record.summary in out
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("form", [["--help"], ["-h"]])
 def test_every_verb_explains_itself(verb, form, capsys):
     assert main.main([verb, *form]) == 0
-    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {VERBS[verb]}")
+    assert capsys.readouterr().out.startswith(f"mambalab {verb}: {VERBS[verb].summary}")
     assert main.main(["help", verb]) == 0
 
 

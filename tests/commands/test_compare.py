@@ -5,9 +5,9 @@ import pytest
 
 from mambalab.cli import main
 from mambalab.commands import compare as compare_verb
+from mambalab.commands.compare import CompareSettings, Interval
 from mambalab.compare.select import compare_folders
 from mambalab.errors import UserError
-from mambalab.settings.compare import CompareSettings, Interval
 from tests.records.example_runs import make_group, make_run
 
 FILES = {"comparison.md", "comparison.csv", "comparison.json", "runs.csv", "curves.png"}

@@ -6,11 +6,11 @@ import pytest
 
 from mambalab.cli.main import main
 from mambalab.commands import data
+from mambalab.commands.data import DataAction, DataSettings
 from mambalab.data import dataset as data_files
 from mambalab.data.catalog import CATALOG
 from mambalab.data.dataset import DataFile, Dataset
 from mambalab.errors import UserError
-from mambalab.settings.verbs import DataAction, DataSettings
 
 CONTENT = b"to be or not to be"
 
@@ -116,7 +116,7 @@ def test_an_unknown_name_is_answered_with_a_likely_one(run):
 def test_listing_needs_no_torch():
     code = (
         "import sys; from mambalab.commands import data;"
-        "from mambalab.settings.verbs import DataAction, DataSettings;"
+        "from mambalab.commands.data import DataAction, DataSettings;"
         "data.run(DataSettings(DataAction.list, None, 'nowhere'));"
         "assert 'torch' not in sys.modules"
     )

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from mambalab import config
 from mambalab.cli import main
-from tests.lab import one_line, only_run, summary, train
+from tests.lab import compose, one_line, only_run, summary, train
 
 
 @pytest.fixture(params=["mamba", "transformer"])
@@ -251,7 +250,7 @@ STOPS = [r"\n", "\n", r'"\n"', r'["\n"]', "['\n']", r"[\n]", r"###,\n", r"[###, 
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_every_way_to_write_a_line_end_as_stop(stop):
-    settings = config.typed(config.compose("generate", [f"stop={stop}"]))
+    settings = compose("generate", [f"stop={stop}"])
     assert settings.stop[-1:] == ["\n"]
     assert settings.stop[:-1] == (["###"] if "#" in stop else [])
 
@@ -273,8 +272,8 @@ def test_every_way_to_write_a_line_end_as_stop(stop):
     ],
 )
 def test_escapes_in_a_prompt(written, meant):
-    assert config.typed(config.compose("generate", [f"prompt={written}"])).prompt == meant
-    assert config.typed(config.compose("inspect", [f"text={written}"])).text == meant
+    assert compose("generate", [f"prompt={written}"]).prompt == meant
+    assert compose("inspect", [f"text={written}"]).text == meant
 
 
 @pytest.mark.parametrize(
@@ -292,7 +291,7 @@ def test_escapes_in_a_prompt(written, meant):
     ],
 )
 def test_stop_strings(written, meant):
-    assert config.typed(config.compose("generate", [f"stop={written}"])).stop == meant
+    assert compose("generate", [f"stop={written}"]).stop == meant
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import json
 
 from mambalab.commands import runs
-from mambalab.settings.tracking import RunsSettings
+from mambalab.commands.runs import RunsSettings
 from mambalab.utils import process
 
 CONFIG = "task: {name: text}\nmodel: {name: mamba}\ndropout: {name: ssm}\nseed: 1\n"

@@ -5,9 +5,9 @@ import socket
 import pytest
 
 from mambalab.commands import sync
+from mambalab.commands.sync import SyncSettings
 from mambalab.errors import UserError
 from mambalab.records import run_folder
-from mambalab.settings.tracking import SyncSettings
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.sweep.folder import SweepFolder
 from mambalab.tracking.recorder import Recorder

@@ -10,14 +10,15 @@ import time
 import pytest
 
 from mambalab.commands import sync, ui
+from mambalab.commands.sync import SyncSettings
+from mambalab.commands.ui import UiSettings
 from mambalab.errors import UserError
-from mambalab.settings.tracking import SyncSettings, UiSettings
 from tests.tracking.stores import points_in_folder, points_in_store
 
 RUN = """
 import sys
 from mambalab.commands import ui
-from mambalab.settings.tracking import UiSettings
+from mambalab.commands.ui import UiSettings
 {patch}
 sys.exit(ui.run(UiSettings(sys.argv[1], int(sys.argv[2]))))
 """

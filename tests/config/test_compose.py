@@ -5,16 +5,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mambalab.config import compose, paths, typed
+from mambalab.cli.verbs import VERBS
+from mambalab.commands.data import DataAction
+from mambalab.commands.eval import Split
+from mambalab.config import paths
 from mambalab.config.compose import compose_parts
 from mambalab.config.overrides import QUOTED, known, prepare
-from mambalab.config.schema import VERB_SETTINGS, TrainConfig, settings_class
+from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError
 from mambalab.settings.model import ScanBackend
 from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Precision, Resume, Schedule, TrackingKind
-from mambalab.settings.verbs import DataAction, Split
+from tests.lab import compose
 
+WITH_SETTINGS = [name for name, verb in VERBS.items() if verb.settings]
 NEEDED = {"sync": ["runs=latest"], "compare": ["paths=latest"]}  # what a verb cannot do without
 YAML = sorted(paths.package_conf().glob("*.yaml"))
 OPTIONS = [
@@ -27,18 +31,18 @@ PARTS = sorted(paths.package_conf().glob("*/_*.yaml"))
 
 
 def test_every_verb_has_its_yaml_and_every_yaml_its_verb():
-    assert {path.stem for path in YAML} == set(VERB_SETTINGS)
+    assert {path.stem for path in YAML} == set(WITH_SETTINGS)
 
 
-@pytest.mark.parametrize("verb", VERB_SETTINGS)
+@pytest.mark.parametrize("verb", WITH_SETTINGS)
 def test_every_verb_composes_to_its_settings(verb):
-    assert isinstance(typed(compose(verb, NEEDED.get(verb, []))), settings_class(verb))
+    assert isinstance(compose(verb, NEEDED.get(verb, [])), VERBS[verb].settings_class())
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids=lambda value: value)
 def test_every_option_composes(group, name):
     needed = ["model.pretrained=somewhere"] if name == "pretrained" else []
-    cfg = typed(compose_parts("train", prepare("train", [f"{group}={name}", *needed])).config)
+    cfg = compose_parts("train", prepare("train", [f"{group}={name}", *needed])).settings
     if group in ("task", "model", "dropout", "optim"):
         assert getattr(cfg, group).name == name
 
@@ -53,7 +57,7 @@ def test_every_file_begins_with_a_comment(path):
     assert path.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("verb", VERB_SETTINGS)
+@pytest.mark.parametrize("verb", WITH_SETTINGS)
 def test_no_value_has_a_second_home_in_the_code(verb):
     """A default in a settings class would be a value that YAML does not show."""
 
@@ -64,16 +68,13 @@ def test_no_value_has_a_second_home_in_the_code(verb):
             else:
                 yield f.default
 
-    assert set(defaults(settings_class(verb))) <= {"???", MISSING}
-    assert all(option.help for option in known(verb).options.values())
+    assert set(defaults(VERBS[verb].settings_class())) <= {"???", MISSING}
+    assert all(option.help for option in known(verb, VERBS[verb].settings_class()).options.values())
 
 
 def test_values_are_typed():
-    cfg = typed(
-        compose(
-            "train",
-            ["optim.lr=1", "precision=bf16", "resume=must", "model.scan_backend=torch"],
-        )
+    cfg = compose(
+        "train", ["optim.lr=1", "precision=bf16", "resume=must", "model.scan_backend=torch"]
     )
     assert isinstance(cfg, TrainConfig)
     assert isinstance(cfg.task, TextSettings)
@@ -87,25 +88,25 @@ def test_values_are_typed():
 
 
 def test_the_composed_config_is_closed():
-    cfg = compose("train", [])
+    cfg = compose_parts("train", []).config
     with pytest.raises(Exception, match="not in"):
         cfg.new = 1
 
 
 def test_quickstart():
-    cfg = typed(compose("train", ["experiment=quickstart"]))
+    cfg = compose("train", ["experiment=quickstart"])
     assert (cfg.task.name, cfg.model.name, cfg.dropout.name) == ("text", "mamba", "ssm")
     assert cfg.trainer.max_minutes <= 2
 
 
 def test_the_command_line_has_the_last_word():
-    cfg = typed(compose("train", ["model=transformer", "dropout=none", "experiment=quickstart"]))
+    cfg = compose("train", ["model=transformer", "dropout=none", "experiment=quickstart"])
     assert (cfg.model.name, cfg.dropout.name, cfg.trainer.eval_every) == ("transformer", "none", 50)
 
 
 def test_both_models_have_the_same_sizes():
     mamba, transformer = (
-        dict(compose("train", [f"model={name}"]).model) for name in ("mamba", "transformer")
+        vars(compose("train", [f"model={name}"]).model) for name in ("mamba", "transformer")
     )
     assert {k for k in mamba if mamba[k] != transformer[k]} == {"name", "pattern"}
 
@@ -132,12 +133,12 @@ def test_a_needless_plus_is_no_mistake():
 @pytest.mark.parametrize("text", ["my_module", "[my_module]", "'my_module'"])
 def test_a_single_text_is_a_list_where_a_list_is_wanted(text):
     wanted = ["my_module"]
-    assert typed(compose("eval", [f"trust={text}"])).trust == wanted
-    assert typed(compose("eval", ["trust=a.b,c"])).trust == ["a.b", "c"]
+    assert compose("eval", [f"trust={text}"]).trust == wanted
+    assert compose("eval", ["trust=a.b,c"]).trust == ["a.b", "c"]
 
 
 def test_free_options_need_no_plus():
-    cfg = typed(compose("train", ["task.params.depth=3", "model.params.a.b=[1,x]"]))
+    cfg = compose("train", ["task.params.depth=3", "model.params.a.b=[1,x]"])
     assert cfg.task.params == {"depth": 3}
     assert cfg.model.params == {"a": {"b": [1, "x"]}}
 
@@ -159,16 +160,16 @@ def test_a_prompt_means_itself(text):
     written = text.replace("\\", "\\\\")
     if QUOTED.fullmatch(written):  # as everywhere in Hydra, quotes round the whole are taken off
         return
-    assert typed(compose("generate", [f"prompt={written}"])).prompt == text
+    assert compose("generate", [f"prompt={written}"]).prompt == text
 
 
 def test_quotes_round_the_whole_value_are_hydras():
-    assert typed(compose("generate", ['prompt="a, b"'])).prompt == "a, b"
+    assert compose("generate", ['prompt="a, b"']).prompt == "a, b"
 
 
 def test_paths_mean_themselves():
-    assert typed(compose("train", ["task.path=/a b/c,d=e.txt"])).task.path == "/a b/c,d=e.txt"
-    assert typed(compose("train", ["task.path=null"])).task.path is None
+    assert compose("train", ["task.path=/a b/c,d=e.txt"]).task.path == "/a b/c,d=e.txt"
+    assert compose("train", ["task.path=null"]).task.path is None
 
 
 def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
@@ -178,8 +179,8 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
 
 
 def test_enums_of_the_other_verbs():
-    assert typed(compose("eval", ["split=test"])).split is Split.test
-    assert typed(compose("data", ["action=fetch", "name=text"])).action is DataAction.fetch
+    assert compose("eval", ["split=test"]).split is Split.test
+    assert compose("data", ["action=fetch", "name=text"]).action is DataAction.fetch
 
 
 MISTAKES = {

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from mambalab.config import compose, differences, load_run_config, recorded, run_dir, to_yaml, typed
+from mambalab.config import compose, differences, load_run_config, recorded, run_dir, to_yaml
+from mambalab.config.compose import compose_parts
 
 PLAIN = ["task=shakespeare", "dropout=ssm"]
 
@@ -48,20 +49,20 @@ def test_output_dir_moves_the_folder_and_run_dir_is_the_folder():
 
 def test_the_folder_does_not_depend_on_the_way_in():
     cfg = compose("train", PLAIN)
-    assert run_dir(typed(cfg)) == run_dir(cfg)
+    assert run_dir(compose_parts("train", PLAIN).config) == run_dir(cfg)
 
 
 def test_yaml_comes_back_as_it_was(workdir):
     cfg = compose("train", [*PLAIN, "optim.eps=1e-12", "task.params.e=1e-9", "task.path=#ü: 'x'"])
     (workdir / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
     back = load_run_config(workdir, [])
-    assert typed(back) == typed(cfg)
+    assert back == cfg
     assert run_dir(back) == run_dir(cfg)
     assert differences(back, cfg) == []
 
 
 def test_what_is_recorded_finds_its_data_from_anywhere(workdir):
-    cfg = typed(compose("train", [*PLAIN, "data_dir=some/data"]))
+    cfg = compose("train", [*PLAIN, "data_dir=some/data"])
     kept = recorded(cfg)
     assert kept.data_dir == str(workdir / "some/data")
     assert run_dir(kept) == run_dir(cfg)
@@ -78,4 +79,4 @@ def test_differences_name_what_may_not_change():
         "task.params: {} -> absent",
         "task.params.x: absent -> 1",
     ]
-    assert differences(typed(before), before) == []
+    assert differences(before, before) == []

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from mambalab.config import compose, paths, resolve_target, typed
+from mambalab.config import compose, paths, resolve_target
 from mambalab.errors import UserError
 from mambalab.settings.task import ClassificationSettings, TaskSettings, TextSettings
 
@@ -11,7 +11,7 @@ TASK = "name: mine\n_target_: my_module.MyTask\nbatch_size: 3\neval_batch_size: 
 
 def test_an_option_of_ones_own(write):
     write("conf/model/small.yaml", "defaults: [mamba, _self_]\nname: small\nd_model: 64\n")
-    cfg = typed(compose("train", ["model=small"]))
+    cfg = compose("train", ["model=small"])
     assert (cfg.model.name, cfg.model.d_model, cfg.model.pattern) == ("small", 64, "M")
     assert paths.options("model") == ["hybrid", "mamba", "pretrained", "small", "transformer"]
 
@@ -33,7 +33,7 @@ def test_an_experiment_in_a_subfolder(write):
 
 def test_a_task_of_ones_own_has_free_options(write):
     write("conf/task/mine.yaml", TASK + "params: {depth: 3}\n")
-    cfg = typed(compose("train", ["task=mine", "task.params.width=4"]))
+    cfg = compose("train", ["task=mine", "task.params.width=4"])
     assert type(cfg.task) is TaskSettings
     assert cfg.task.params == {"depth": 3, "width": 4}
     with pytest.raises(UserError, match=r"task.seq_len: no such key.*go into task.params"):
@@ -42,7 +42,7 @@ def test_a_task_of_ones_own_has_free_options(write):
 
 def test_a_task_of_ones_own_can_build_on_a_given_one(write):
     write("conf/task/mine.yaml", "defaults: [text, _self_]\n_target_: my_module.MyTask\n")
-    cfg = typed(compose("train", ["task=mine", "task.seq_len=77"]))
+    cfg = compose("train", ["task=mine", "task.seq_len=77"])
     assert isinstance(cfg.task, TextSettings)
     assert cfg.task.seq_len == 77
 
@@ -100,9 +100,9 @@ def test_a_vanished_working_directory(tmp_path, monkeypatch):
 def test_a_task_of_ones_own_may_build_on_what_a_kind_of_task_shares(write):
     text = "defaults: [_classification, _self_]\nname: mine\n_target_: my_module.MyTask\n"
     write("conf/task/mine.yaml", text)
-    cfg = typed(compose("train", ["task=mine", "task.label_smoothing=0.1"]))
+    cfg = compose("train", ["task=mine", "task.label_smoothing=0.1"])
     assert isinstance(cfg.task, ClassificationSettings)
     assert cfg.task.label_smoothing == 0.1
     write("conf/task/mine.yaml", text.replace("_classification", "_images") + "val_size: 3\n")
-    cfg = typed(compose("train", ["task=mine", "task.augment.flip=true"]))
+    cfg = compose("train", ["task=mine", "task.augment.flip=true"])
     assert cfg.task.augment.flip

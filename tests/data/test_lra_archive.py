@@ -10,11 +10,11 @@ import pytest
 
 from mambalab.bench import lra_corpus
 from mambalab.commands import data
+from mambalab.commands.data import DataAction, DataSettings
 from mambalab.data import lra_archive as module
 from mambalab.data.catalog import CATALOG
 from mambalab.data.lra_archive import RETRIEVAL, PairFile, extract
 from mambalab.errors import UserError
-from mambalab.settings.verbs import DataAction, DataSettings
 
 ROWS = {"new_aan_pairs.train.tsv": 6, "new_aan_pairs.eval.tsv": 4, "new_aan_pairs.test.tsv": 2}
 INSIDE = "lra_release/lra_release/tsv_data/"

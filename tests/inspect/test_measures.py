@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mambalab.inspect import measures
-from mambalab.inspect.subject import Subject
+from mambalab.inspect.sequence import InspectedSequence
 from mambalab.inspect.trace import AttentionTrace
 from tests.inspect.example_traces import scan
 
@@ -18,7 +18,7 @@ def test_memory_is_the_time_to_one_e_th():
 def test_each_step_alone():
     trace = scan()
     expected = np.exp(trace.delta[:, :, None] * trace.A).mean((1, 2))
-    np.testing.assert_allclose(measures.kept(trace), expected, rtol=1e-5)
+    np.testing.assert_allclose(measures.retention(trace), expected, rtol=1e-5)
     np.testing.assert_allclose(measures.memory_by_step(trace), np.median(1 / trace.delta, axis=1))
     np.testing.assert_allclose(measures.norm_by_step(trace), np.linalg.norm(trace.norm, axis=1))
 
@@ -35,7 +35,7 @@ def test_extreme_characters():
 def test_a_row_of_the_table():
     trace = scan()
     trace.delta[:] = np.array([1, 1 / 100, 1 / 300, 1 / 300], dtype=np.float32)
-    row = measures.summarise(trace, Subject("t", [], list("aabbcc")))
+    row = measures.summarise(trace, InspectedSequence("t", [], list("aabbcc")))
     assert row.shares == [0.75, 0.5]
     assert row.median == pytest.approx(200, rel=1e-5)
 
@@ -49,11 +49,11 @@ def test_attention_received_is_measured_against_the_place():
     def seen(weights):
         weights = weights / weights.sum(-1, keepdims=True)
         trace = AttentionTrace(1, weights[None].astype(np.float32))
-        return measures.received(trace, Subject("t", [], labels))
+        return measures.attention_received(trace, InspectedSequence("t", [], labels))
 
     plain, found = seen(near), seen(near * drawn)
-    np.testing.assert_allclose(plain.total / plain.usual, 1, atol=0.01)
-    assert found.usual.sum() == pytest.approx(40, rel=1e-5)
+    np.testing.assert_allclose(plain.total / plain.expected_by_distance, 1, atol=0.01)
+    assert found.expected_by_distance.sum() == pytest.approx(40, rel=1e-5)
     assert found.highest[0].label == "y"
     assert found.lowest[0].label == "x"
     assert found.highest[0].mean > 3 * found.lowest[0].mean
@@ -62,9 +62,9 @@ def test_attention_received_is_measured_against_the_place():
 def test_texts_of_a_pair_are_measured_apart():
     weights = np.zeros((1, 9, 9), np.float32)
     weights[0, :3, :3], weights[0, 3:, 3:] = 1 / 3, 1 / 6
-    subject = Subject("t", [], list("abcdefghi"), second=3)
-    found = measures.received(AttentionTrace(1, weights), subject)
-    np.testing.assert_allclose(found.total / found.usual, 1, rtol=1e-5)
+    sequence = InspectedSequence("t", [], list("abcdefghi"), second=3)
+    found = measures.attention_received(AttentionTrace(1, weights), sequence)
+    np.testing.assert_allclose(found.total / found.expected_by_distance, 1, rtol=1e-5)
 
 
 def test_distance_of_a_head_that_looks_one_back():

@@ -9,7 +9,7 @@ import pytest
 
 from mambalab.errors import UserError
 from mambalab.inspect import page
-from mambalab.inspect.subject import Subject
+from mambalab.inspect.sequence import InspectedSequence
 from tests.inspect.example_traces import attention, scan, text
 
 EVIL = "<script>alert(1)</script>&\u2028</title>"
@@ -26,10 +26,10 @@ def unpack(packed: dict) -> np.ndarray:
 
 
 def test_strangers_texts_stay_texts():
-    subject = text(EVIL)
-    subject.title = EVIL
-    subject.facts = [(EVIL, EVIL)]
-    html = page.render(subject, [scan(len(EVIL))])
+    sequence = text(EVIL)
+    sequence.title = EVIL
+    sequence.facts = [(EVIL, EVIL)]
+    html = page.render(sequence, [scan(len(EVIL))])
     assert html.count("<script") == 2  # the data and the program
     assert "alert(1)</" not in html
     assert "\u2028" not in html.split('id="data">')[1].split("</script>")[0]
@@ -39,9 +39,9 @@ def test_strangers_texts_stay_texts():
 
 
 def test_placeholders_in_a_text_are_not_filled():
-    subject = text("{{PROGRAM}} {{DATA}}")
-    subject.title = "{{STYLE}}"
-    html = page.render(subject, [scan(20)])
+    sequence = text("{{PROGRAM}} {{DATA}}")
+    sequence.title = "{{STYLE}}"
+    html = page.render(sequence, [scan(20)])
     assert "<title>mambalab inspect: {{STYLE}}</title>" in html
     assert "".join(data(html)["labels"]) == "{{PROGRAM}} {{DATA}}"
 
@@ -60,7 +60,7 @@ def test_arrays_come_back():
     np.testing.assert_allclose(
         unpack(first["channel_delta"]).T, trace.delta[:, first["channels"]], rtol=0.02
     )
-    np.testing.assert_allclose(unpack(first["moved"]), trace.moved, atol=0.002)
+    np.testing.assert_allclose(unpack(first["A_log_shift"]), trace.A_log_shift, atol=0.002)
     np.testing.assert_allclose(unpack(second["weights"]), looks.weights, atol=0.005)
     np.testing.assert_allclose(first["delta"], trace.delta.mean(1), rtol=1e-3)
     assert found["loss"][0] is None
@@ -85,13 +85,16 @@ def test_large_models_stay_below_five_megabytes():
 def test_images_bring_the_step_of_each_pixel():
     image = np.arange(12, dtype=np.uint8).reshape(2, 6, 1)
     layout = np.arange(12).reshape(2, 6) // 2
-    subject = Subject("image", [], [f"step {n}" for n in range(6)], image=image, layout=layout)
-    found = data(page.render(subject, [scan()]))
+    sequence = InspectedSequence(
+        "image", [], [f"step {n}" for n in range(6)], image=image, layout=layout
+    )
+    found = data(page.render(sequence, [scan()]))
     assert found["image"]["steps"] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert base64.b64decode(found["image"]["b64"]) == bytes(range(12))
     assert found["layers"][0]["highest"] == []
 
 
 def test_a_page_that_cannot_be_written(tmp_path):
+    (tmp_path / "a file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        page.write(text("abcdef"), [scan()], tmp_path / "absent" / "index.html")
+        page.write(text("abcdef"), [scan()], tmp_path / "a file" / "index.html")

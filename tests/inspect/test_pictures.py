@@ -3,16 +3,16 @@ import pytest
 from matplotlib import image as pictures_of
 
 from mambalab.inspect import pictures
-from mambalab.inspect.subject import Subject
+from mambalab.inspect.sequence import InspectedSequence
 from tests.inspect.example_traces import attention, scan, text
 
 
 @pytest.mark.parametrize("steps", [1, 30, 500])
 def test_texts(tmp_path, steps):
-    subject = text(("a$_^\n☃" * 100)[:steps])
+    sequence = text(("a$_^\n☃" * 100)[:steps])
     layers = [scan(steps, layer=1), scan(steps, layer=2), attention(steps, layer=3)]
     layers[1].backward = True
-    paths = pictures.draw(subject, layers, tmp_path)
+    paths = pictures.draw(sequence, layers, tmp_path)
     names = ["delta", "memory", "a_log", "state_norm", "attention"]
     assert [path.stem for path in paths] == names
     for path in paths:
@@ -33,5 +33,5 @@ def test_images(tmp_path):
     layout = np.arange(24).reshape(4, 6) // 4
     for channels in (1, 3):
         image = np.zeros((4, 6, channels), np.uint8)
-        subject = Subject("an image", [], ["x"] * 6, image=image, layout=layout)
-        assert "delta_image.png" in [p.name for p in pictures.draw(subject, [scan()], tmp_path)]
+        sequence = InspectedSequence("an image", [], ["x"] * 6, image=image, layout=layout)
+        assert "delta_image.png" in [p.name for p in pictures.draw(sequence, [scan()], tmp_path)]

@@ -44,7 +44,7 @@ def test_delta_and_A_are_what_the_scan_receives(build_model, tokens, received):
     for layer, (delta, A) in zip(layers, received, strict=True):
         np.testing.assert_allclose(layer.delta, delta, rtol=1e-5)
         np.testing.assert_allclose(layer.A, A, rtol=1e-6)
-        assert abs(layer.moved).max() > 0.1
+        assert abs(layer.A_log_shift).max() > 0.1
     torch.testing.assert_close(output, model(tokens[:1]))
 
 
@@ -95,7 +95,7 @@ def test_only_the_layers_asked_for(build_model, tokens):
 
 def test_a_new_model_has_not_moved(build_model, tokens):
     _, layers = record(build_model(), tokens[:1])
-    assert all(abs(layer.moved).max() == 0 for layer in layers)
+    assert all(abs(layer.A_log_shift).max() == 0 for layer in layers)
 
 
 def test_norms_are_those_of_the_reference_states():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mambalab.config import compose, typed
+from mambalab.config import compose
 from mambalab.runs import final_report
 
 SUMMARY = {
@@ -26,7 +26,7 @@ def show(tmp_path, capsys):
         (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
         if note is not None:
             (tmp_path / "mlflow_run.json").write_text(json.dumps(note))
-        final_report.show(typed(compose("train", ["tracking=mlflow", *options])), tmp_path)
+        final_report.show(compose("train", ["tracking=mlflow", *options]), tmp_path)
         return capsys.readouterr().out.splitlines()
 
     return build

@@ -1,7 +1,9 @@
 import pytest
 
+from mambalab.cli import main
+from mambalab.cli.completion import candidates
 from mambalab.errors import NotApplicableError, UserError
-from mambalab.settings.sweep import JoblibSettings, LauncherSettings, SlurmSettings
+from mambalab.settings.sweep import LauncherSettings, LocalSettings, SlurmSettings
 from mambalab.sweep.plan import plan
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -71,7 +73,7 @@ def test_the_folder_says_what_does_not_vary():
     base = folder("dropout=none,ssm", "seed=1,2")
     assert folder("seed=1,2,3,4", "dropout=ssm,none,standard") == base
     assert folder("dropout=none,ssm", "seed=9", "trainer.max_steps=7", "tracking=jsonl") == base
-    assert folder("dropout=none,ssm", "hydra/launcher=joblib", "sweep.on_failure=stop") == base
+    assert folder("dropout=none,ssm", "hydra/launcher=local", "sweep.on_failure=stop") == base
     assert folder("dropout=none,ssm", "optim.lr=0.1") != base
     assert folder("model=mamba,transformer") != base
     assert folder("task=text,shakespeare").startswith("sweep-task-")
@@ -89,11 +91,34 @@ def test_combinations_that_make_no_sense_are_left_out():
 
 def test_launchers():
     assert plan(["seed=1,2"]).launcher == LauncherSettings()
-    found = plan(["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3"])
-    assert found.launcher == JoblibSettings(n_jobs=3, jobs_per_gpu=1)
+    found = plan(["seed=1,2", "hydra/launcher=local", "hydra.launcher.n_jobs=3"])
+    assert found.launcher == LocalSettings(n_jobs=3, jobs_per_gpu=1)
     found = plan(["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"])
     assert isinstance(found.launcher, SlurmSettings)
     assert found.launcher.partition == "gpu"
+
+
+OLD_NAME = "# @package _global_\ndefaults: [override /hydra/launcher: joblib]\n"
+
+
+def test_the_old_name_of_a_launcher_means_the_new_one(workdir, write, capsys):
+    new = plan(["seed=1,2", "hydra/launcher=local", "hydra.launcher.n_jobs=3"])
+    old = plan(["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3"])
+    assert old.launcher == new.launcher
+    assert (old.launcher_name, old.folder) == (new.launcher_name, new.folder)
+    assert [job.name for job in old.jobs] == [job.name for job in new.jobs]
+    write("conf/experiment/mine.yaml", OLD_NAME)
+    assert plan(["seed=1,2", "experiment=mine"]).launcher_name == "local"
+    write("conf/hydra/launcher/joblib.yaml", "# ours\ndefaults: [local, _self_]\nn_jobs: 5\n")
+    assert plan(["seed=1,2", "experiment=mine"]).launcher.n_jobs == 5
+    with pytest.raises(UserError, match="has: basic, local, submitit_local, submitit_slurm"):
+        plan(["seed=1,2", "hydra/launcher=ray"])
+    for words in (["--help"], ["hydra/launcher=joblib", "--help"]):
+        assert main.main(["train", *words]) == 0
+        shown = capsys.readouterr().out
+        assert "joblib" not in shown
+    assert "local*" in shown
+    assert candidates(["train"], "hydra/launcher=j") == []
 
 
 @pytest.mark.parametrize(
@@ -111,8 +136,8 @@ def test_launchers():
         (["sweep.on_failure=stopp"], "expected continue or stop; did you mean stop"),
         (["sweep.trials=0"], "sweep.trials=0: must be at least 1"),
         (["hydra/launcher=ray"], "hydra/launcher=ray: no such option"),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "must be -1 or at least 1"),
-        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=two"], "expected a whole number"),
+        (["hydra/launcher=local", "hydra.launcher.n_jobs=0"], "must be -1 or at least 1"),
+        (["hydra/launcher=local", "hydra.launcher.n_jobs=two"], "expected a whole number"),
         (["hydra.launcher.n_jobs=2"], "hydra.launcher.n_jobs"),
         (["hydra.sweep.dir=x"], "give the folder of the sweep as sweep.dir=FOLDER"),
         (["hydra/sweeper=optuna"], "sweep.search=tpe"),
@@ -135,7 +160,7 @@ def test_a_mistake_in_any_job_stops_all_before_they_start(overrides, message, wo
 def test_settings_of_a_sweep_without_m(workdir):
     from mambalab.config import compose
 
-    for word in ("sweep.trials=3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"):
+    for word in ("sweep.trials=3", "hydra/launcher=local", "hydra.launcher.n_jobs=2"):
         with pytest.raises(UserError, match="mambalab train -m"):
             compose("train", [word])
     (workdir / "conf/experiment").mkdir(parents=True)

@@ -176,7 +176,7 @@ def test_no_squeue_no_knowledge(monkeypatch, tmp_path):
 def test_without_slurm_there_is_one_line(workdir, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     settings = plan(["task=text", "hydra/launcher=submitit_slurm"]).launcher
-    with pytest.raises(UserError, match=r"Could not detect .srun.*use hydra/launcher=joblib"):
+    with pytest.raises(UserError, match=r"Could not detect .srun.*use hydra/launcher=local"):
         ClusterLauncher(SweepFolder(workdir / "sweep"), settings, None, {})
 
 

@@ -53,7 +53,7 @@ def test_a_terminal_that_closes_stops_the_sweep_politely(lab):
 def test_nohup_without_any_stream_and_with_a_stranger_for_random(lab):
     (lab / "random.py").write_text("raise SystemExit('not the real one')\n")
     here = environment() | {"PYTHONSAFEPATH": "1"}
-    line = shlex.join(command("seed=1", "tracking=jsonl", "hydra/launcher=joblib"))
+    line = shlex.join(command("seed=1", "tracking=jsonl", "hydra/launcher=local"))
     script = f"trap '' HUP; kill -HUP $$; exec {line} <&- > out 2>&1"
     done = subprocess.run(["bash", "-c", script], cwd=lab, env=here, timeout=120)
     assert done.returncode == 0, (lab / "out").read_text()
@@ -65,7 +65,7 @@ def test_a_reader_that_has_gone_stops_nothing(lab, stream):
     reader, writer = os.pipe()
     os.close(reader)
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: writer}
-    parent = begin(lab, "seed=1,2", "hydra/launcher=joblib", **streams)
+    parent = begin(lab, "seed=1,2", "hydra/launcher=local", **streams)
     os.close(writer)
     parent.wait(120)
     assert {j["status"] for j in jobs(lab).values()} == {"FINISHED"}
@@ -194,7 +194,7 @@ def test_a_search_survives_values_that_are_wrong_between_right_ends(lab):
 def test_what_cannot_be_written_is_one_line(lab):
     (lab / "here/logs").parent.mkdir()
     (lab / "here/logs").write_text("a file")
-    words = [*TINY, "seed=1,2", "tracking=jsonl", "sweep.dir=here", "hydra/launcher=joblib"]
+    words = [*TINY, "seed=1,2", "tracking=jsonl", "sweep.dir=here", "hydra/launcher=local"]
     with pytest.raises(UserError, match=r"cannot write here/logs/seed=1.log: "):
         sweep_run.run(plan(words))
     (lab / "file").write_text("")

@@ -10,7 +10,7 @@ import pytest
 from tests.sweep.conftest import jobs, numbers, sweep
 from tests.sweep.processes import processes_of, wait_until
 
-TWO = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+TWO = ("hydra/launcher=local", "hydra.launcher.n_jobs=2")
 LONG = ("trainer.max_steps=100000", "trainer.checkpoint_every=1000")
 THREE = ("dropout=none", "seed=1,2,3", *TWO, "tracking=jsonl")
 
@@ -156,7 +156,7 @@ def test_a_search_goes_on_where_it_was(lab):
         "sweep.search=tpe",
         "sweep.prune=false",
         "sweep.params.optim.lr={low: 1e-4, high: 1e-1, log: true}",
-        "hydra/launcher=joblib",
+        "hydra/launcher=local",
         "tracking=jsonl",
     )
     first = sweep(lab, *words, "sweep.trials=1")

@@ -77,8 +77,7 @@ def test_the_end_is_told_in_a_file(tmp_path, monkeypatch, capsys, raises, status
         return 0
 
     monkeypatch.setattr(training, "run", run)
-    monkeypatch.setattr(compose, "merge", lambda verb, plain: plain)
-    monkeypatch.setattr(compose, "typed", lambda plain: plain)
+    monkeypatch.setattr(compose, "from_plain", lambda plain: plain)
     (tmp_path / "a.answer.json").write_text("an older answer")
     assert worker.main([str(order(tmp_path))]) == status
     answer = json.loads((tmp_path / "a.answer.json").read_text())

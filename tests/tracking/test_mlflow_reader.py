@@ -6,11 +6,11 @@ import pytest
 
 from mambalab.commands import compare as compare_verb
 from mambalab.commands import sync
+from mambalab.commands.compare import CompareSettings, Interval
+from mambalab.commands.sync import SyncSettings
 from mambalab.compare.select import compare_folders
 from mambalab.errors import UserError
 from mambalab.records.reader import read_run
-from mambalab.settings.compare import CompareSettings, Interval
-from mambalab.settings.tracking import SyncSettings
 from mambalab.tracking import mlflow_reader, mlflow_store
 from mambalab.tracking.description import params_of
 from mambalab.tracking.mlflow_reader import parse, unflatten

@@ -6,8 +6,8 @@ import numpy as np
 
 
 @dataclass
-class Subject:
-    """One sequence, or two of a pair, one behind the other.
+class InspectedSequence:
+    """One sequence, or two of a pair, one after the other.
 
     Attributes:
         title: one line.
@@ -16,8 +16,8 @@ class Subject:
         text: whether labels are characters that make a text.
         image: (height, width, 1 or 3) uint8, if the sequence is an image.
         layout: (height, width) int64, the step in which each pixel of `image` is read.
-        loss: (L,) nats for each step as the target of those before it, NaN where there is none.
-        guesses: (L,) what the model expected there most, `""` where nothing.
+        loss: (l,) nats for each step as the target of those before it, NaN where there is none.
+        guesses: (l,) what the model expected there most, `""` where nothing.
         second: step at which the second sequence of a pair begins.
     """
 
