@@ -29,7 +29,6 @@ verbs:
 to begin: mambalab train experiment=quickstart"""
 
 
-
 class UsageError(UserError):
     """A mistake in what was typed, found before anything ran."""
 
