@@ -1,1 +1,5 @@
-"""Every option, typed: what it may be and one line of help. Values live in conf/."""
+"""Settings of the groups of `mambalab train` and of sweeps: types, bounds, help.
+
+The values are in conf/. The settings class of any other verb is at the top of the verb's file in
+`mambalab/commands/`.
+"""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mambalab.bench import peers, scan
-from mambalab.bench.report import Result, table
+from mambalab.bench.report import Result, as_text
 from mambalab.bench.timing import in_turns
 from mambalab.cli import main
 
@@ -224,4 +224,4 @@ def test_contenders_take_turns():
 def test_tables_line_up():
     result = Result("scan", "cpu", "here", {}, {}, ["shape", "ms"])
     result.rows = [{"shape": "a", "ms": 1234.5}, {"shape": "long"}]
-    assert table(result).splitlines()[1:] == ["shape     ms", "a      1,234", "long       -"]
+    assert as_text(result).splitlines()[1:] == ["shape     ms", "a      1,234", "long       -"]

@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from mambalab import __version__
 from mambalab.cli import main
 from mambalab.cli.verbs import VERBS
 from mambalab.errors import UserError
+from mambalab.utils import console
 
 ROOT = Path(__file__).parents[2]
 HEAVY = [
@@ -158,6 +160,24 @@ def test_a_bug_keeps_its_traceback(command):
     command("runs", run)
     with pytest.raises(KeyError):
         main.main(["runs"])
+
+
+@pytest.mark.parametrize("verb", ["runs", "train"])
+def test_messages_of_every_verb_are_shown_once(verb, command, capsys):
+    log = logging.getLogger("mambalab")
+
+    def run(cfg):
+        with console.show_log():  # as training does, for programs that call it themselves
+            log.info("it is on its way")
+        log.debug("details")
+        log.error("this ends it, and is printed when it has")
+        return 0
+
+    command(verb, run)
+    assert main.main([verb]) == 0
+    assert capsys.readouterr().err == "it is on its way\n"
+    log.info("nobody listens any more")
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c(command, capsys):

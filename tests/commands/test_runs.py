@@ -2,7 +2,7 @@ import json
 
 from mambalab.commands import runs
 from mambalab.commands.runs import RunsSettings
-from mambalab.utils import process
+from mambalab.utils import console, process
 
 CONFIG = "task: {name: text}\nmodel: {name: mamba}\ndropout: {name: ssm}\nseed: 1\n"
 
@@ -15,7 +15,8 @@ def make_run(folder, *, config=CONFIG, summary=None, rows=()):
 
 
 def run(folder, capsys):
-    status = runs.run(RunsSettings(str(folder)))
+    with console.show_log():
+        status = runs.run(RunsSettings(str(folder)))
     captured = capsys.readouterr()
     return status, captured.out.splitlines(), captured.err
 
