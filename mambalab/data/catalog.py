@@ -1,4 +1,4 @@
-"""Which files each task needs: where they lie, where they come from, how to know them."""
+"""Which files each task needs: where they are, where they come from, how to know them."""
 
 from __future__ import annotations
 

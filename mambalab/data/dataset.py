@@ -1,4 +1,4 @@
-"""What a data set is: files that lie below data_dir, are fetched if absent, and checked.
+"""A data set: files below data_dir, fetched if absent, and checked.
 
 `catalog` lists the data sets; a module that brings a kind of its own takes the classes from here.
 """
@@ -50,16 +50,16 @@ class DataFile:
     size: int
 
     def target(self, data_dir: Path) -> Path:
-        """Where the file is fetched to."""
+        """The path that the file is fetched to."""
         return data_dir / self.path
 
     def find(self, data_dir: Path) -> Path | None:
-        """Where the file lies; None if it is not here."""
+        """The path of the file; None if it is not here."""
         path = data_dir / self.path
         return path if os.path.exists(path) else None
 
     def fault(self, data_dir: Path) -> str | None:
-        """What is wrong with the file that is here, in words; None if it is the published one.
+        """Compare the file that is here with the published one: what is wrong in words, or None.
 
         Raises:
             UserError: it cannot be read.
@@ -74,7 +74,7 @@ class DataFile:
         return _difference(size, sha256, self.size, self.sha256)
 
     def report(self, data_dir: Path) -> str:
-        """What a check of the file that is here has shown, for people.
+        """Check the file that is here more closely; returns what was found, for people.
 
         Raises:
             UserError: it is not what it should be, or cannot be read.
@@ -82,7 +82,7 @@ class DataFile:
         return "checksum ok"
 
     def row(self, data_dir: Path) -> Row:
-        """The file's line in `mambalab data list`."""
+        """Make the file's line in `mambalab data list`."""
         path = self.find(data_dir)
         if path is None:
             where = str(self.target(data_dir).absolute())
@@ -98,7 +98,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class GzipFile(DataFile):
-    """A published .gz file that may lie here compressed, compressed anew, or unzipped.
+    """A published .gz file that may be here compressed, compressed anew, or unzipped.
 
     What counts is its content; `sha256` and `size` are those of the published .gz.
 
@@ -111,7 +111,7 @@ class GzipFile(DataFile):
     content_size: int
 
     def target(self, data_dir: Path) -> Path:
-        """Where the .gz is fetched to."""
+        """The path that the .gz is fetched to."""
         return data_dir / f"{self.path}.gz"
 
     def find(self, data_dir: Path) -> Path | None:
@@ -120,7 +120,7 @@ class GzipFile(DataFile):
         return next((path for path in paths if os.path.exists(path)), None)
 
     def fault(self, data_dir: Path) -> str | None:
-        """What is wrong with the content, in words; None if it is the published one.
+        """Compare the content with the published one: what is wrong in words, or None.
 
         Raises:
             UserError: the file cannot be read.
@@ -171,7 +171,7 @@ class Dataset:
         return bool(self.files)
 
     def missing(self, data_dir: Path) -> list[DataFile]:
-        """The files that are not below `data_dir`."""
+        """The files that are neither below `data_dir` nor found elsewhere."""
         return [file for file in self.files if file.find(data_dir) is None]
 
     def verify(self, data_dir: Path) -> None:
@@ -212,7 +212,7 @@ class Dataset:
                 raise self.failed(file, data_dir, error) from None
 
     def failed(self, file: DataFile, data_dir: Path, reason: object) -> UserError:
-        """The error that `file` cannot be fetched for `reason`, a clause without a full stop."""
+        """Build the error that `file` cannot be fetched because of `reason`, a clause."""
         others = [other for other in self.missing(data_dir) if other != file]
         wanted = []
         for absent in (file, *others):
@@ -225,7 +225,7 @@ class Dataset:
         )
 
     def require(self, data_dir: Path) -> list[Path]:
-        """The paths of the files, in their order, found or fetched, and checked either way.
+        """Find or fetch the files, check them, and return their paths in their order.
 
         Raises:
             UserError: as `fetch` and `verify`.
@@ -235,7 +235,7 @@ class Dataset:
         return [file.find(data_dir) or file.target(data_dir) for file in self.files]
 
     def rows(self, data_dir: Path) -> list[Row]:
-        """The lines in `mambalab data list`, one a file.
+        """Make the lines in `mambalab data list`, one a file.
 
         Raises:
             UserError: a file cannot be read.

@@ -187,10 +187,10 @@ def _copy(
 
 
 def open_url(request: urllib.request.Request, patience: float) -> http.client.HTTPResponse:
-    """The answer to `request` within `patience` seconds, all told.
+    """Open `request` and wait for its answer, no longer than `patience` seconds in all.
 
     A socket's timeout bounds neither the name look-up nor the sum over a host's addresses (each
-    is tried for as long), so the request runs in a thread that is left behind when time is up.
+    is tried for as long), so the request runs in a thread that is abandoned when time is up.
     """
     outcome: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
     abandoned = threading.Event()
@@ -229,7 +229,7 @@ class _TokenStaysAtHome(urllib.request.HTTPRedirectHandler):
 
 
 def reason(error: Exception, url: str, patience: float) -> str:
-    """One line for an exception that kept an answer from coming."""
+    """Say in one line why an exception kept an answer from coming."""
     cause = error
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         cause = error.reason
@@ -265,7 +265,7 @@ def _validator(response: http.client.HTTPResponse) -> str | None:
 
 
 def _range_total(response: http.client.HTTPResponse, offset: int) -> int | None:
-    """Size of the whole file if the answer is the range from `offset` to its end."""
+    """Size of the complete file if the answer is the range from `offset` to its end."""
     match = re.fullmatch(
         r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", "").strip()
     )

@@ -12,7 +12,7 @@ LOG = logging.getLogger("mambalab")
 
 
 def digest(*parts: bytes | np.ndarray) -> int:
-    """64 bits that stand for an example: equal ones have equal digests, others hardly ever."""
+    """Digest an example to 64 bits: equal ones have equal digests, others hardly ever."""
     found = hashlib.blake2b(digest_size=8)
     for part in parts:
         data = part.tobytes() if isinstance(part, np.ndarray) else part

@@ -18,7 +18,7 @@ _MIN_LETTER_SHARE = (
 
 
 def help_topics() -> tuple[str, str]:
-    """The prose of `pydoc_data.topics`, and which Python it came from.
+    """Extract the prose of `pydoc_data.topics`, and say which Python it came from.
 
     Topics in alphabetical order, paragraph by paragraph, with their line breaks but without their
     indentation; a blank line follows each. Left out are code, grammar, tables and headings, and
@@ -37,14 +37,14 @@ def help_topics() -> tuple[str, str]:
             "give a text of your own: task.path=FILE"
         ) from None
     seen: set[str] = set()
-    kept: list[str] = []
+    prose: list[str] = []
     for _, topic in sorted(topics.items()):
         for paragraph in _BLANK_LINES.split(topic.expandtabs()):
             words = " ".join(paragraph.split())
             if words not in seen and _is_prose(words):
                 seen.add(words)
-                kept.append(textwrap.dedent(paragraph).strip("\n"))
-    text = "".join(f"{paragraph}\n\n" for paragraph in kept)
+                prose.append(textwrap.dedent(paragraph).strip("\n"))
+    text = "".join(f"{paragraph}\n\n" for paragraph in prose)
     return text, f"{platform.python_implementation()} {platform.python_version()} pydoc_data.topics"
 
 

@@ -21,6 +21,8 @@ from mambalab.data.download import LOG, PATIENCE_SECONDS, DownloadError, downloa
 from mambalab.errors import UserError
 
 Kind = Literal["model", "dataset"]
+PREFLIGHT_SECONDS = 6.0
+"""Seconds for the hub's first answer: with the start of a command, a dead network shows in ten."""
 
 _REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -78,11 +80,11 @@ def preflight() -> None:
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"HF_ENDPOINT={url} is no http(s) address")
     try:
-        open_url(urllib.request.Request(url, method="HEAD"), PATIENCE_SECONDS).close()
+        open_url(urllib.request.Request(url, method="HEAD"), PREFLIGHT_SECONDS).close()
     except urllib.error.HTTPError as error:
         error.close()  # an answer is an answer
     except Exception as error:
-        raise DownloadError(reason(error, url, PATIENCE_SECONDS)) from None
+        raise DownloadError(reason(error, url, PREFLIGHT_SECONDS)) from None
 
 
 def list_files(name: str, kind: Kind = "model") -> Listing:

@@ -46,12 +46,12 @@ class HubFile(DataFile):
     side: int
 
     def find(self, data_dir: Path) -> Path | None:
-        """Where the file is: below `data_dir`, else in the hub's cache; None if in neither."""
+        """The path below `data_dir`, else in the hub's cache; None if the file is in neither."""
         cached = (folder / self.name for folder in hub.snapshots(self.repository, "dataset"))
         return super().find(data_dir) or next(filter(Path.is_file, cached), None)
 
     def fault(self, data_dir: Path) -> str | None:
-        """What is wrong with columns, number of rows or labels; no image is looked at.
+        """Check columns, number of rows and labels, not the images: what is wrong, or None.
 
         Raises:
             UserError: the file cannot be read.
@@ -59,7 +59,7 @@ class HubFile(DataFile):
         return self.fault_of(self.find(data_dir) or self.target(data_dir))
 
     def fault_of(self, path: Path) -> str | None:
-        """What is wrong with a file at any path, as `fault` says it."""
+        """Check a file at any path as `fault` does."""
         import pyarrow as pa
 
         with _parquet(path) as file:
@@ -164,7 +164,7 @@ class HubDataset(Dataset):
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[pq.ParquetFile | None]:
-    """The open file; None if it is no parquet file.
+    """Open a file; None if it is no parquet file.
 
     Raises:
         UserError: it cannot be read at all.

@@ -34,7 +34,7 @@ _READ_BYTES = 1 << 20
 
 
 def file_name(part: str) -> str:
-    """The name of one of the three files: part is train, eval or test."""
+    """Name one of the three files: `part` is train, eval or test."""
     return f"new_aan_pairs.{part}.tsv"
 
 
@@ -49,7 +49,7 @@ class PairFile(DataFile):
     rows: int
 
     def fault(self, data_dir: Path) -> str | None:
-        """What is wrong with the file that is here, in words; None if it has all rows.
+        """Count the rows of the file that is here: what is wrong in words, or None.
 
         Raises:
             UserError: it cannot be read.
@@ -58,20 +58,20 @@ class PairFile(DataFile):
         return None if rows == self.rows else f"{rows:,} rows instead of {self.rows:,}"
 
     def report(self, data_dir: Path) -> str:
-        """What `fault` has shown, for people."""
+        """Say that the number of rows is right, for people."""
         return f"{self.rows:,} rows, as published (no checksum was)"
 
     def row(self, data_dir: Path) -> Row:
-        """The file's line in `mambalab data list`; before it is here, the archive's size."""
+        """Make the line in `mambalab data list`; with the archive's size until the file is here."""
         found = super().row(data_dir)
         return found if found.here else found._replace(size=f"in {human_bytes(self.size)}")
 
 
 @dataclass(frozen=True)
 class LraArchive(Dataset):
-    """The data of `task=retrieval`: an archive of 7.7 GB of which three files are kept.
+    """The data of `task=retrieval`: an archive of 7.7 GB of which three files remain.
 
-    An archive that lies in the folder already is used and kept; one that was fetched is deleted
+    An archive that is in the folder already is used and stays; one that was fetched is deleted
     when the files are out of it.
     """
 
@@ -203,7 +203,7 @@ def _take(
 
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-    """The next member. The archive has hundreds of thousands, which tarfile would all remember."""
+    """Go to the next member; tarfile would remember all of the hundreds of thousands."""
     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]: public, but in no stub
     try:
         return tar.next()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 MAX_LINE_BYTES = 1 << 26
-"""Bytes of a line; a longer one is no row (it would have to be held in memory whole)."""
+"""Bytes of a line; a longer one is no row (all of it would have to be held in memory)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Layout:
         name: part of the converted store's name.
         columns: what the columns hold, for messages.
         classes: names of the classes in order; None = whatever labels the file has, sorted.
-        labels: what may stand in the label column, and which class it means; empty = anything.
+        labels: what the label column may hold, and which class it means; empty = anything.
     """
 
     name: str
@@ -47,9 +47,10 @@ class BadRow(Exception):
 
 
 def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
-    """The lines of a file without their ends ("\\n" or "\\r\\n"); None for one that is too long.
+    """Yield the lines of a file without their ends; None for one that is too long.
 
-    A byte order mark before the first is dropped. No more than `longest` bytes are held at once.
+    An end is "\\n" or "\\r\\n". A byte order mark before the first line is dropped. No more than
+    `longest` bytes are held at once.
     """
     first = True
     while line := file.readline(longest + 1):
@@ -67,7 +68,7 @@ def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | Non
 
 
 def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
-    """Label, without blanks around it, and both texts of a line of `lines`, whole.
+    """Split a line of `lines` into the label, without blanks around it, and both texts, uncut.
 
     Raises:
         BadRow: too long, another number of columns, a label that is none, a text without anything

@@ -2,9 +2,9 @@
 
 A store is a folder with three files: `documents.bin` (all texts' bytes, cut to `max_bytes`, one
 after another), `index.npz` (where each begins, labels, classes, sha256) and `rejected.txt` (the
-rows that were left out, and why). It lies in `FILE.tsv.store` beside the file if that can be
+rows that were left out, and why). It is in `FILE.tsv.store` beside the file if that can be
 written, else in the user's cache. Its name holds a digest of the file's size and time of change,
-so a changed file has another store, and a store is renamed into place whole.
+so a changed file has another store, and a store is renamed into place when it is complete.
 """
 
 from __future__ import annotations
@@ -86,24 +86,24 @@ class PairStore:
         return len(self.labels)
 
     def digests(self) -> np.ndarray:
-        """(n,) uint64 that stand for the texts of each pair, as cut."""
+        """Read the digests (n,) uint64 of the texts of each pair, as cut."""
         with open(self.folder / "index.npz", "rb") as file, np.load(file) as index:
             return index["digests"]
 
     def documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The texts of some pairs.
+        """Read the texts of some pairs.
 
         Args:
-            rows: (B,) int64, below len(self).
+            rows: (b,) int64, below len(self).
 
         Returns:
-            (B, 2, L) uint8 with L the longest of these texts and zeros behind the others' ends;
-            their lengths in bytes (B, 2) int64.
+            (b, 2, l) uint8 with l the longest of these texts and zeros after the ends of the
+            others; their lengths in bytes (b, 2) int64.
 
         Raises:
             UserError: the disk does not give them.
         """
-        begins = self._offsets[2 * rows[:, None] + np.arange(3)]  # (B, 3): both, and the next's
+        begins = self._offsets[2 * rows[:, None] + np.arange(3)]  # (b, 3): both, and the next's
         lengths = np.diff(begins, axis=1)
         texts = np.zeros((len(rows), 2, int(lengths.max())), dtype=np.uint8)
         for pair, (start, middle, end) in zip(texts, begins.tolist(), strict=True):
@@ -120,7 +120,7 @@ class PairStore:
 
 
 def open_store(path: Path, layout: Layout, max_bytes: int) -> PairStore:
-    """The store of a TSV file; converts the file if that has not been done since it last changed.
+    """Open the store of a TSV file, which is converted if it changed since, or never was.
 
     Processes that start together take turns: the first converts, the others find the store.
     Malformed rows are left out and reported: the first ten and their number as warnings, all of
@@ -160,7 +160,7 @@ def open_store(path: Path, layout: Layout, max_bytes: int) -> PairStore:
 
 
 def count_rows(path: Path) -> int:
-    """Lines of a file, the last one also without its end.
+    """Count the lines of a file, the last one also without its end.
 
     Raises:
         UserError: it cannot be read.
@@ -202,7 +202,7 @@ def _cache_home(path: Path) -> Path:
 
 
 def _load(folder: Path, source: Path) -> PairStore | None:
-    """The store in `folder`; None if there is none that can be used."""
+    """Open the store in `folder`; None if there is none that can be used."""
     if not os.path.isdir(folder):  # also where it may not be looked at
         return None
     try:
@@ -256,7 +256,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
     digest = hashlib.sha256()
     offsets, labels, known = array("q", [0]), array("h"), dict(layout.labels)
     digests = array("Q")
-    kept, end, number = bytearray(), 0, 0
+    buffer, end, number = bytearray(), 0, 0
     with (
         open(folder / "documents.bin", "wb", buffering=0) as documents,
         open(folder / "rejected.txt", "w", encoding="utf-8", errors="backslashreplace") as rejected,
@@ -264,9 +264,9 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
         left_out, reason = 0, None
 
         def flush() -> None:
-            digest.update(kept)
-            _write_all(documents, kept)
-            kept.clear()
+            digest.update(buffer)
+            _write_all(documents, buffer)
+            buffer.clear()
 
         for number, line in enumerate(_read(file, path), 1):
             try:
@@ -288,10 +288,10 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
             labels.append(known[label])
             digests.append(duplicates.digest(first[:max_bytes], second[:max_bytes]))
             for text in (first, second):
-                kept += text[:max_bytes]
+                buffer += text[:max_bytes]
                 end += min(len(text), max_bytes)
                 offsets.append(end)
-            if len(kept) >= _IO_BYTES:
+            if len(buffer) >= _IO_BYTES:
                 flush()
         flush()
         if not labels:
@@ -330,7 +330,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
 
 
 def _read(file: BinaryIO, path: Path) -> Iterator[bytes | None]:
-    """The lines of `file`; a disk that fails becomes a UserError (writing has its own)."""
+    """Yield the lines of `file`; a disk that fails becomes a UserError (writing has its own)."""
     try:
         yield from lines(file)
     except OSError as error:
@@ -338,7 +338,7 @@ def _read(file: BinaryIO, path: Path) -> Iterator[bytes | None]:
 
 
 def _write_all(file: BinaryIO, data: bytearray) -> None:
-    """An unbuffered file may take less than it is given."""
+    """Write all of `data` to an unbuffered file, which may take less than it is given."""
     with memoryview(data) as rest:
         done = 0
         while done < len(rest):

@@ -1,4 +1,4 @@
-"""The unfinished half of a download: locked against other processes, resumable, published whole.
+"""The unfinished part of a download: locked, resumable, published when it is complete.
 
 `FILE.part` holds the bytes so far and carries the lock (the kernel frees it when its holder dies,
 however it dies): the lock is the data, so that it cannot be one of `utils.locks`, nor the file one
@@ -57,7 +57,7 @@ class PartialFile:
             raise _cannot_write(self.path, error) from None
 
     def origin(self, url: str) -> str | None:
-        """The server's mark for the version that the bytes are from; None if unknown."""
+        """The ETag or date of the version that the bytes are from; None if unknown."""
         try:
             content = json.loads(self._origin.read_text(encoding="utf-8"))
             return content["validator"] if content["url"] == url else None
@@ -86,7 +86,7 @@ class PartialFile:
             raise _cannot_write(self.target, error) from None
 
     def close(self) -> None:
-        """Free the lock; leave nothing behind if no byte has come."""
+        """Free the lock; leave no file if no byte has come."""
         try:
             if _is_same(self._descriptor, self.path) and self.size == 0:
                 self.path.unlink()
@@ -97,7 +97,7 @@ class PartialFile:
 
 @contextmanager
 def locked_partial(target: Path) -> Iterator[PartialFile | None]:
-    """The part file of `target`, for one process at a time.
+    """Open and lock the part file of `target`, for one process at a time.
 
     Waits while another process has it; yields None if that one has meanwhile published `target`.
     Folders made for it are removed again if nothing came to be in them.

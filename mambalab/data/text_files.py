@@ -21,7 +21,7 @@ _SAMPLE_BYTES = 4096  # bytes looked at to recognise UTF-16 without a mark
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """The text of a UTF-8 file, and the sha256 of the file as it is.
+    """Read a UTF-8 file: its text, and the sha256 of the file as it is.
 
     A byte order mark is dropped and line ends become "\\n" (CRLF and CR alike), so that a text
     saved on another system has the same characters. Nothing else is changed.
@@ -62,7 +62,7 @@ def _decode(content: bytes, shown: Path) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The codec counts from behind a byte order mark.
+        # The codec counts from after a byte order mark.
         mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
         at = mark + error.start
         where = f"byte 0x{content[at]:02x} at offset {at:,}, line {content.count(10, 0, at) + 1:,}"
@@ -83,7 +83,7 @@ def _convert(shown: Path, encoding: str) -> str:
 
 
 def _wide_encoding(content: bytes) -> str | None:
-    """UTF-16 or UTF-32, known by its mark or by a NUL in every other byte of mostly Latin text."""
+    """Name UTF-16 or UTF-32, known by its mark or, in Latin text, by NULs in every other byte."""
     for mark, name in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return name
@@ -97,7 +97,7 @@ def _wide_encoding(content: bytes) -> str | None:
 
 
 def _legacy_encoding(content: bytes) -> str:
-    """The likeliest single-byte encoding of Western text: 0x80-0x9f are control codes in
+    """Name the likeliest single-byte encoding of Western text: 0x80-0x9f are control codes in
     ISO-8859-1 and quotes and dashes in Windows-1252, so a text that uses them is the latter."""
     windows_only = any(content.find(byte) >= 0 for byte in range(0x80, 0xA0))
     return "WINDOWS-1252" if windows_only else "ISO-8859-1"

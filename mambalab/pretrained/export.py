@@ -39,7 +39,7 @@ def obstacle(model: Any, settings: ModelSettings, layout: Layout) -> str | None:
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Raise UserError if something lies at `out` that is not ours to replace."""
+    """Raise UserError if there is something at `out` that is not ours to replace."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"out={out} is a file or a link: name a new folder")
     there = sorted(path.name for path in out.iterdir()) if out.exists() else []
@@ -73,7 +73,7 @@ def write(
         overwrite: replace an earlier export.
 
     Raises:
-        UserError: the folder cannot be written, or something else lies there.
+        UserError: the folder cannot be written, or something else is there.
     """
     out = out.absolute()
     check_target(out, overwrite)

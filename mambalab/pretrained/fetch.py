@@ -26,7 +26,7 @@ def place(name: str, data_dir: Path) -> Path:
 
 
 def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
-    """The folder of a checkpoint, complete.
+    """Find or fetch a complete checkpoint; returns its folder.
 
     Args:
         name: of a folder, or owner/name on the hub; that one is looked for in

@@ -217,7 +217,7 @@ def _original(values: _Values) -> Description:
 
 
 def _settings(**sizes: Any) -> ModelSettings:
-    """Settings of a stack of Mamba layers, given those that a config states."""
+    """Settings of a stack of Mamba layers; those not in `sizes` do not matter after training."""
     return ModelSettings(
         name="mamba",
         _target_=AUTO,
@@ -235,7 +235,7 @@ def _settings(**sizes: Any) -> ModelSettings:
 def config_of(
     layout: Layout, settings: ModelSettings, rows: int, eos_id: int | None = None
 ) -> dict[str, Any]:
-    """The config.json of a model of ours, which consists of Mamba layers only.
+    """Make the config.json of a model of ours, which consists of Mamba layers only.
 
     Args:
         layout: whose words it uses.

@@ -20,7 +20,7 @@ _SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it
 
 
 def read_description(folder: Path) -> Description:
-    """What the config.json of a checkpoint says of its model.
+    """Read what the config.json of a checkpoint says of its model.
 
     Raises:
         UserError: absent, damaged, or of another architecture.
@@ -35,16 +35,16 @@ def read_description(folder: Path) -> Description:
 
 def fingerprint(folder: Path) -> str:
     """sha256 of a complete checkpoint: of the names and sha256 of its config and weights."""
-    whole = hashlib.sha256()
+    found = hashlib.sha256()
     for path in (folder / CONFIG, *weights.files(folder)):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.name} {digest}\n".encode())
-    return whole.hexdigest()
+        found.update(f"{path.name} {digest}\n".encode())
+    return found.hexdigest()
 
 
 def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description]:
-    """The language model of a folder in either layout, in float32 and evaluation mode.
+    """Load the language model of a folder in either layout, in float32 and evaluation mode.
 
     Raises:
         UserError: another architecture; tensors that are missing, left over, or of other shapes.

@@ -18,7 +18,7 @@ def choose(
     eos_id: int | None,
     key: str = "tokenizer",
 ) -> FileTokenizer:
-    """The tokenizer of a checkpoint.
+    """Choose and load the tokenizer of a checkpoint.
 
     Args:
         named: by the user: a file, a folder, owner/name on the hub; None to look in `folder`, and
@@ -50,7 +50,7 @@ def choose(
 
 
 def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tokenizer.json and the tokenizer_config.json that stand for a tokenizer."""
+    """Write a tokenizer as the contents of tokenizer.json and tokenizer_config.json."""
     if isinstance(tokenizer, Characters):
         return characters(tokenizer.vocabulary.symbols), _CONFIG
     assert isinstance(tokenizer, FileTokenizer), "there is no third kind"
@@ -59,7 +59,7 @@ def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def characters(symbols: str) -> dict[str, Any]:
-    """A tokenizer.json with one token for each of `symbols`, in their order.
+    """Make a tokenizer.json with one token for each of `symbols`, in their order.
 
     It has no token for anything else: the library then refuses the text.
     """

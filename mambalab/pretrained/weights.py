@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint folder: safetensors or PyTorch's pickles, whole or in shards."""
+"""Tensors of a checkpoint folder: safetensors or PyTorch's pickles, in one file or in shards."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ INDEX = ".index.json"  # appended to one of these names: a table of shards
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files that an index names, each once.
+    """Read the names of the files in an index, each once.
 
     Raises:
         UserError: no such index, or a name that leaves its folder.
@@ -34,7 +34,7 @@ def shards(index: Path) -> list[str]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's tensors; an empty list if there is none.
+    """List the files that hold a checkpoint's tensors; an empty list if there is none.
 
     Raises:
         UserError: a shard is missing.
@@ -52,7 +52,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint folder, on the CPU; nothing in it is executed.
+    """Read all tensors of a checkpoint folder, on the CPU; nothing in it is executed.
 
     Raises:
         UserError: no weights, a missing shard, a damaged file, a pickle that holds code.

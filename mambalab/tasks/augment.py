@@ -24,7 +24,7 @@ def augment(images: Tensor, settings: AugmentSettings, seed: int, position: int)
     """Change each image of a training batch at random.
 
     Args:
-        images: (B, channels, height, width) float32, normalised: 0, their mean, fills what comes
+        images: (b, channels, height, width) float32, normalised: 0, their mean, fills what comes
             into view from outside and what is erased.
         settings: what may happen, and how strongly.
         seed, position: of the run and of the batch; they address the random numbers.
@@ -41,12 +41,12 @@ def augment(images: Tensor, settings: AugmentSettings, seed: int, position: int)
         maps = _maps(settings, drawn, height, width)
         images = _warp(images, torch.from_numpy(maps).to(images))
     if settings.erasing:
-        images = images * _kept(settings.erasing, drawn[6:], height, width, images.device)
+        images = images * _outside_erased(settings.erasing, drawn[6:], height, width, images.device)
     return images
 
 
 def _maps(settings: AugmentSettings, drawn: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(B, 3, 3) projective maps from a pixel of the result to where it comes from, in pixels from
+    """Projective maps (b, 3, 3) from a pixel of the result to where it comes from, in pixels from
     the middle of the image."""
     batch = drawn.shape[1]
     signed = 2 * drawn - 1
@@ -82,8 +82,10 @@ def _warp(images: Tensor, maps: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def _kept(p: float, drawn: np.ndarray, height: int, width: int, device: torch.device) -> Tensor:
-    """(B, 1, height, width) zeros inside each image's erased rectangle, ones elsewhere.
+def _outside_erased(
+    p: float, drawn: np.ndarray, height: int, width: int, device: torch.device
+) -> Tensor:
+    """A mask (b, 1, height, width): 0 inside each image's erased rectangle, 1 elsewhere.
 
     Random erasing (arXiv 1708.04896): 2 to 33 % of the area, sides up to 1 : 3.3.
     """

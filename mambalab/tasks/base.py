@@ -110,7 +110,7 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, position: int) -> Batch:
-        """Training batch number `position` (0, 1, 2, ...; micro-batches when gradients accumulate).
+        """Build training batch `position` (0, 1, 2, ...; micro-batches when gradients accumulate).
 
         Must be a pure function of the data, `self.seed` and `position`: a run that resumes at
         position k asks for batch k and gets what the uninterrupted run got. `sampling.draw` gives
@@ -119,7 +119,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean loss of `model` on `batch`: a float32 scalar that can be differentiated."""
+        """Compute the mean loss of `model` on `batch`: a float32 scalar with a gradient."""
 
     @abstractmethod
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
@@ -146,7 +146,7 @@ class Task(ABC):
         return self.settings.batch_size * self.spec.seq_len
 
     def fingerprint(self) -> dict[str, str]:
-        """What identifies the prepared data, for the record of the run.
+        """Identify the prepared data, for the record of the run.
 
         The entry `sha256` is the identity: a run resumes only on data with the same one. Any other
         entry (path, version) tells the reader where the data came from and may differ.
@@ -187,7 +187,7 @@ class Task(ABC):
     def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
-        """What `measure` returns, and tables; override it if the task has any."""
+        """Measure as `measure` does, and make tables; override it if the task has any."""
         return self.measure(model, split), []
 
     @property

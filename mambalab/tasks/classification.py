@@ -1,4 +1,4 @@
-"""What tasks that name a class for a whole sequence share: batches, loss and metrics."""
+"""Base of the tasks that classify sequences: batches, loss and metrics."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class ClassificationTask(Task):
         return shuffled(self.seed, position, count=self.settings.batch_size, total=total)
 
     def batch(self, position: int) -> tuple[Inputs, Tensor]:
-        """Inputs and labels (batch_size,)."""
+        """Build batch `position`: inputs, and labels (b,) int64."""
         rows = self.rows(position)
         labels = self.labels["train"]
         return self.inputs("train", rows, position), labels[_index(rows, labels)]
 
     def loss(self, model: nn.Module, batch: tuple[Inputs, Tensor]) -> Tensor:
-        """Mean cross-entropy in nats, with label smoothing: a float32 scalar."""
+        """Compute the mean cross-entropy in nats, with label smoothing: a float32 scalar."""
         (sequences, lengths), labels = batch
         logits = model(sequences, lengths).float()
         smoothing = getattr(
@@ -76,13 +76,13 @@ class ClassificationTask(Task):
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Loss and accuracy of a whole split."""
+        """Measure loss and accuracy over a split."""
         return self._measure(model, split)[0]
 
     def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
-        """Loss, accuracy, accuracy of each class, and the confusion table."""
+        """Measure loss, accuracy and accuracy of each class, and make the confusion table."""
         metrics, counts = self._measure(model, split)
         names = metric_names(self.classes)
         for name, row, right in zip(names, counts, counts.diagonal(), strict=True):
@@ -92,7 +92,7 @@ class ClassificationTask(Task):
         return metrics, [table | {"classes": list(self.classes), "counts": counts.tolist()}]
 
     def _measure(self, model: nn.Module, split: str) -> tuple[dict[str, float], np.ndarray]:
-        """Loss and accuracy, and how often each class (row) was taken for each (column)."""
+        """Measure loss, accuracy, and counts (classes, classes) of true by predicted class."""
         labels = self.labels[split]
         total, n = 0.0, len(self.classes)
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
@@ -112,7 +112,7 @@ def _index(rows: np.ndarray, like: Tensor) -> Tensor:
 
 
 def metric_names(classes: Sequence[str]) -> list[str]:
-    """Names of classes as parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
+    """Make classes' names parts of metrics' names: what is no letter, digit, `_`, `-` or `.`
     becomes `_`, what is long is cut; where that makes two the same, all get their number."""
     names = ["".join(c if c.isalnum() or c in "_-." else "_" for c in text) for text in classes]
     names = [name[:_MAX_NAME_CHARS] if name.strip(".") else "_" for name in names]

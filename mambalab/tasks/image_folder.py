@@ -32,7 +32,7 @@ class ImageFolderTask(PatchTask):
     settings: FolderSettings
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
-        """As `ImageTask.prepare`; says what was found, and warns of images in two splits."""
+        """Read, split and place the images; log the classes, and warn of images in two splits."""
         super().prepare(device)
         images = ", ".join(f"{len(self.labels[s]):,} {s}" for s in ("train", "val", "test"))
         names = ", ".join(self.classes[:_MAX_CLASSES_NAMED]) + (
@@ -96,7 +96,7 @@ class ImageFolderTask(PatchTask):
         from torchvision.datasets import ImageFolder
 
         class Visible(ImageFolder):
-            """Without the folders that file managers and notebooks leave behind."""
+            """An ImageFolder that passes over folders which file managers and notebooks make."""
 
             def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
                 every, _ = super().find_classes(directory)

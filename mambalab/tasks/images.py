@@ -34,7 +34,7 @@ class Images:
     labels: Tensor
 
     def rows(self, rows: np.ndarray) -> Images:
-        """Some of them, copied."""
+        """Copy the images and labels of some rows."""
         chosen = torch.from_numpy(rows.copy())
         return Images(self.pixels[chosen], self.labels[chosen])
 
@@ -84,7 +84,7 @@ class ImageTask(ClassificationTask):
 
     @abstractmethod
     def sequence(self, images: Tensor) -> Tensor:
-        """(B, channels, height, width) float32 to (B, L, input_dim)."""
+        """Turn images (b, channels, height, width) float32 into sequences (b, l, input_dim)."""
 
     @abstractmethod
     def check_shape(self, height: int, width: int) -> None:
@@ -112,12 +112,12 @@ class ImageTask(ClassificationTask):
             )
         order = permutation(_SPLIT_SEED, 0, total, "split")
         val, rest = order[:held_out], order[held_out:]
-        kept = rest[: int(len(rest) * self.data_fraction)]
-        if not len(kept):
+        used = rest[: int(len(rest) * self.data_fraction)]
+        if not len(used):
             raise UserError(f"data_fraction={self.data_fraction}: no training image is left")
-        parts = {"train": data.train.rows(kept), "test": data.test}
+        parts = {"train": data.train.rows(used), "test": data.test}
         parts["val"] = data.val or data.train.rows(val)
-        sample = min(len(parts["val"].labels), len(kept))
+        sample = min(len(parts["val"].labels), len(used))
         parts["train_sample"] = parts["train"].rows(np.arange(sample))
         self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
         self.labels = {name: part.labels.to(device) for name, part in parts.items()}
@@ -134,7 +134,7 @@ class ImageTask(ClassificationTask):
         return dict(self._fingerprint)
 
     def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
-        """The images' sequences, (B, L, input_dim) float32; none is padded."""
+        """The images' sequences (b, l, input_dim) float32; none is padded."""
         pixels = self.pixels[split]
         chosen = pixels[torch.from_numpy(rows).to(pixels.device)]
         images = (chosen.float() / 255 - self._mean) * self._scale
@@ -157,7 +157,7 @@ class PixelTask(ImageTask):
             )
 
     def sequence(self, images: Tensor) -> Tensor:
-        """(B, 1, height, width) to (B, height * width / input_dim, input_dim)."""
+        """Turn (b, 1, height, width) into (b, height * width / input_dim, input_dim)."""
         pixels = images.flatten(1)
         if self.settings.permute:
             order = permutation(_SPLIT_SEED, 0, pixels.shape[1], "pixels").copy()
@@ -180,7 +180,7 @@ class PatchTask(ImageTask):
             )
 
     def sequence(self, images: Tensor) -> Tensor:
-        """(B, C, height, width) to (B, patches, C * patch_size^2)."""
+        """Turn (b, channels, height, width) into (b, patches, channels * patch_size^2)."""
         side = self.settings.patch_size
         tiles = images.unflatten(2, (-1, side)).unflatten(4, (-1, side))
         return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

@@ -48,8 +48,8 @@ class PairTask(ClassificationTask):
             UserError: the data cannot be had, or do not fit the settings.
         """
         parts = self.read()
-        train, kept = parts["train"]
-        parts["train_sample"] = train, kept[: len(parts["val"][1])]
+        train, rows = parts["train"]
+        parts["train_sample"] = train, rows[: len(parts["val"][1])]
         self._parts = parts
         self.labels = {
             name: torch.from_numpy(store.labels[rows].astype(np.int64)).to(device)
@@ -75,13 +75,13 @@ class PairTask(ClassificationTask):
             for share in (self.settings.val_fraction, self.settings.test_fraction)
         )
         rest = total - val - test
-        kept = int(rest * self.data_fraction)
-        if min(val, test, kept) < 1:
+        used = int(rest * self.data_fraction)
+        if min(val, test, used) < 1:
             raise UserError(
                 f"{store.source}: of {total:,} pairs, task.val_fraction="
                 f"{self.settings.val_fraction:g}, task.test_fraction="
                 f"{self.settings.test_fraction:g} and data_fraction={self.data_fraction:g} leave "
-                f"{max(kept, 0):,} to train, {val:,} for validation and {test:,} for the test; "
+                f"{max(used, 0):,} to train, {val:,} for validation and {test:,} for the test; "
                 "each needs one"
             )
         self._fingerprint = {
@@ -91,7 +91,7 @@ class PairTask(ClassificationTask):
             "rejected": str(store.rejected),
         }
         rows = {
-            "train": order[val + test :][:kept],
+            "train": order[val + test :][:used],
             "val": order[:val],
             "test": order[val : val + test],
         }
@@ -107,8 +107,8 @@ class PairTask(ClassificationTask):
         """Both texts of some pairs.
 
         Returns:
-            (B, 2, L) int64 bytes on the device, L the longest of these texts, 0 behind the others'
-            ends; lengths (B, 2) int64, or None if all have the same.
+            (b, 2, l) int64 bytes on the device, l the longest of these texts, 0 after the ends of
+            the others; lengths (b, 2) int64, or None if all have the same.
         """
         store, chosen = self._parts[split]
         texts, lengths = store.documents(chosen[rows])
@@ -124,7 +124,7 @@ class PairTask(ClassificationTask):
         return self.settings.batch_size * 2 * self.settings.max_bytes
 
     def _check_classes(self, store: PairStore) -> None:
-        """There must be two classes; one that a single row has is probably a slip."""
+        """Refuse a single class; warn of classes that a single row has, probably by a slip."""
         counts = np.bincount(store.labels, minlength=len(store.classes))
         if len(counts) < 2:
             raise UserError(
@@ -170,12 +170,12 @@ class RetrievalTask(PairTask):
             for part, split in (("train", "train"), ("eval", "val"), ("test", "test"))
         }
         total = len(stores["train"])
-        kept = permutation(_SPLIT_SEED, 0, total, "split")[: int(total * self.data_fraction)]
-        if not len(kept):
+        used = permutation(_SPLIT_SEED, 0, total, "split")[: int(total * self.data_fraction)]
+        if not len(used):
             raise UserError(f"data_fraction={self.data_fraction}: no training pair is left")
         self._fingerprint = self._describe(folder, stores)
         parts = {split: (store, np.arange(len(store))) for split, store in stores.items()}
-        return parts | {"train": (stores["train"], kept)}
+        return parts | {"train": (stores["train"], used)}
 
     def _folder(self) -> Path:
         if self.settings.path is None:

@@ -9,7 +9,7 @@ _WORD = 2**64
 
 
 def draw(seed: int, position: int, *, count: int, bound: int, stream: str = "batch") -> np.ndarray:
-    """`count` integers in [0, bound), int64, that depend on nothing but the arguments.
+    """Draw `count` integers in [0, bound), int64, that depend on nothing but the arguments.
 
     Philox 4x64-10 is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as
     easy as 1, 2, 3"): `seed` and `stream` are its key and `position` the second word of its
@@ -30,20 +30,20 @@ def draw(seed: int, position: int, *, count: int, bound: int, stream: str = "bat
 
 
 def uniform(seed: int, position: int, *, count: int, stream: str) -> np.ndarray:
-    """`count` numbers in [0, 1), float64, addressed as in `draw`."""
+    """Draw `count` numbers in [0, 1), float64, addressed as in `draw`."""
     return (_words(seed, position, count, stream) >> np.uint64(11)) * 2.0**-53
 
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, position: int, count: int, stream: str = "order") -> np.ndarray:
-    """The numbers 0 .. count - 1 in random order, int64, addressed as in `draw`; read-only."""
+    """Permute 0 .. count - 1: int64, read-only, addressed as in `draw`."""
     order = np.argsort(_words(seed, position, count, stream), kind="stable")
     order.setflags(write=False)
     return order
 
 
 def shuffled(seed: int, position: int, *, count: int, total: int) -> np.ndarray:
-    """Rows of batch `position` when `total` rows are gone through in a new order each time.
+    """Choose the rows of batch `position` when `total` rows are visited in a new order each round.
 
     Args:
         seed: any integer.

@@ -15,7 +15,7 @@ from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import draw, uniform
 
 Sequences = tuple[Tensor, Tensor]
-"""Tokens (B, L) int64 and the answers (B, answers) expected at the last steps."""
+"""Tokens (b, l) int64 and the answers (b, answers) expected at the last steps."""
 
 EVAL_SEED = 7  # evaluations ask every run the same questions
 _MAX_EVAL_BATCH_TOKENS = (
@@ -46,24 +46,24 @@ class AnswerTask(Task):
         """`count` sequences of `length` steps, and their answers."""
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
-        """Nothing is read."""
+        """Set `spec`; no data are read."""
         self.device = torch.device(device)
         length = self.sequences(0, 0, 1, self.settings.seq_len, "shape")[0].shape[1]
         self.spec = ModelSpec(vocab_size=self.settings.vocab_size, seq_len=length)
 
     def batch(self, position: int) -> Sequences:
-        """Batch `position`, on the device."""
+        """Generate training batch `position` on the device."""
         count, length = self.settings.batch_size, self.settings.seq_len
         tokens, answers = self.sequences(self.seed, position, count, length, "batch")
         return tokens.to(self.device), answers.to(self.device)
 
     def loss(self, model: nn.Module, batch: Sequences) -> Tensor:
-        """Mean nats an answer, a float32 scalar."""
+        """Compute the mean cross-entropy of the answers in nats: a float32 scalar."""
         tokens, answers = batch
         return F.cross_entropy(_answering(model, tokens, answers), answers.flatten())
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Loss and accuracy at the training length."""
+        """Measure loss and accuracy at the training length."""
         ((loss, accuracy),) = self.score(model, [(split, self.settings.seq_len)])
         return {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
 
@@ -119,7 +119,7 @@ class SelectiveCopyingTask(AnswerTask):
 class InductionHeadsTask(AnswerTask):
     """Recall what followed the special token when it comes again (section 4.1.2).
 
-    Token 0 is special: it stands once at a random place of a random sequence, and once more at the
+    Token 0 is special: it occurs once at a random place of a random sequence, and once more at the
     end; the answer there is the token that followed it the first time.
 
     The `test` split asks for more than was trained: sequences 2, 4, ... up to `longest` times as
@@ -153,7 +153,7 @@ class InductionHeadsTask(AnswerTask):
         return found
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """At the training length, or (`test`) at all longer ones."""
+        """Measure at the training length, or (`test`) at all longer ones."""
         if split != "test":
             return super().measure(model, split)
         lengths = self.lengths()
@@ -162,7 +162,7 @@ class InductionHeadsTask(AnswerTask):
     def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
-        """And, for `test`, accuracy against length."""
+        """Measure as `measure` does; for `test` also draw accuracy against length."""
         if split != "test":
             return self.measure(model, split), []
         lengths = [self.settings.seq_len, *self.lengths()]
@@ -187,5 +187,5 @@ def _summed(lengths: list[int], scores: list[tuple[float, float]]) -> dict[str, 
 
 
 def _answering(model: nn.Module, tokens: Tensor, answers: Tensor) -> Tensor:
-    """Logits (B * answers, V) float32 at the steps where answers are expected: the last ones."""
+    """Logits (b * answers, vocab_size) float32 at the last steps, where answers are expected."""
     return model(tokens)[:, -answers.shape[1] :].float().flatten(0, 1)

@@ -66,7 +66,7 @@ class TextTask(Task):
     loss_unit = "nats per character"
 
     def read(self) -> tuple[str, dict[str, str]]:
-        """The whole text and its fingerprint; override it for a text of your own.
+        """Read the text and its fingerprint; override it for a text of your own.
 
         Raises:
             UserError: the text cannot be had.
@@ -125,19 +125,19 @@ class TextTask(Task):
         return self.tokenizer.assets()
 
     def batch(self, position: int) -> TextBatch:
-        """Inputs and targets, int64 (batch_size, seq_len) each; targets are one token ahead."""
+        """Draw inputs and targets (b, l) int64 of batch `position`; targets are one token ahead."""
         every = self._data["train"].unfold(0, self.settings.seq_len + 1, 1)  # a view, no copy
         starts = draw(self.seed, position, count=self.settings.batch_size, bound=len(every))
         windows = every[torch.from_numpy(starts).to(every.device)].long()
         return windows[:, :-1], windows[:, 1:]
 
     def loss(self, model: nn.Module, batch: TextBatch) -> Tensor:
-        """Mean nats per token, a float32 scalar."""
+        """Compute the mean cross-entropy in nats per token: a float32 scalar."""
         inputs, targets = batch
         return _cross_entropy(model(inputs), targets, "mean")
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """`<split>/loss` in mean nats per predicted token, and `<split>/bits_per_char`."""
+        """Measure `<split>/loss`, mean nats per predicted token, and `<split>/bits_per_char`."""
         data = self._data[split]
         total = 0.0
         for inputs, targets in self._windows(data):
@@ -146,7 +146,7 @@ class TextTask(Task):
         return {f"{split}/loss": total / (len(data) - 1), f"{split}/bits_per_char": bits}
 
     def evaluate(self, model: nn.Module, split: str, *, stateful: bool = False) -> dict[str, float]:
-        """As `Task.evaluate`; `stateful` adds `<split>/loss_stateful`.
+        """Measure a split; `stateful` adds `<split>/loss_stateful`.
 
         That is the same mean over the same tokens, but each predicted from all before it: one
         pass over the whole split, the model's state carried across pieces of
@@ -219,7 +219,7 @@ class TextTask(Task):
         return int((characters - self._validation_characters(characters)) * self.data_fraction)
 
     def _check_length(self, characters: int) -> None:
-        """Both splits must hold a window and the character after it."""
+        """Raise UserError unless both splits hold a window and the character after it."""
         window = self.settings.seq_len + 1
 
         def fits(total: int) -> bool:
@@ -248,7 +248,7 @@ class TextTask(Task):
         )
 
     def _check_tokens(self, split: str, tokens: int) -> None:
-        """As `_check_length`, of a split that has become tokens."""
+        """Raise UserError unless a split that has become tokens holds a window and one more."""
         if tokens > self.settings.seq_len or split == "train_sample":
             return
         remedy = "give a longer text"
@@ -314,7 +314,7 @@ class ShakespeareTask(TextTask):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    """Of (B, L, V) logits and (B, L) targets, in float32 whatever autocast did before."""
+    """Cross-entropy of logits (b, l, v) and targets (b, l), in float32 whatever autocast did."""
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
 
 

@@ -33,19 +33,19 @@ class Tokenizer(Protocol):
     eos_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt; raises UserError for what it cannot express."""
+        """Tokenize a prompt; raises UserError for what it cannot express."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some tokens."""
+        """Join tokens to their text."""
         ...
 
     def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
-        """The tokens (n,) of a text to learn from, nothing added; raises as `encode`."""
+        """Tokenize a text to learn from, (n,), nothing added; raises UserError as `encode`."""
         ...
 
     def start_token(self) -> int:
-        """A token for a text to begin with: a new line, if there is one."""
+        """The token that a generated text begins with: a new line, if there is one."""
         ...
 
     def assets(self) -> dict[str, str]:
@@ -63,19 +63,19 @@ class Characters:
         self.vocab_size = len(vocabulary)
 
     def encode(self, text: str) -> list[int]:
-        """One token a character."""
+        """Tokenize a prompt, one token a character."""
         return self.vocabulary.encode(text).tolist()
 
     def decode(self, ids: list[int]) -> str:
-        """One character a token."""
+        """Join tokens to their text, one character a token."""
         return self.vocabulary.decode(ids)
 
     def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
-        """One token a character, (len(text),)."""
+        """Tokenize a text to learn from, one token a character: (len(text),)."""
         return self.vocabulary.encode(text, dtype)
 
     def start_token(self) -> int:
-        """A new line, if the text had any."""
+        """The new line, if the text had any; else the first token."""
         return max(0, self.vocabulary.symbols.find("\n"))
 
     def assets(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class FileTokenizer:
         return self._tokenizer.token_to_id(name) if isinstance(name, str) else None
 
     def sha256(self) -> str:
-        """What the file says, however it is laid out."""
+        """SHA-256 of the file's content, whatever its layout."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()
 
     def end(self) -> str | None:
@@ -144,7 +144,7 @@ class FileTokenizer:
         return None if self.eos_id is None else self._tokenizer.id_to_token(self.eos_id)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt, with what the tokenizer puts around every text.
+        """Tokenize a prompt, with what the tokenizer puts around every text.
 
         Raises:
             UserError: a character that it has no token for.
@@ -152,17 +152,17 @@ class FileTokenizer:
         return self._encode(text, text, True)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some tokens, special ones included."""
+        """Join tokens to their text, special ones included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
-        """The tokens (n,) of a text to learn from, cut behind the last line end of each piece of
-        about a million characters; raises as `encode`."""
+        """Tokenize a text to learn from, (n,), cut after the last line end of each piece of about a
+        million characters; raises UserError as `encode`."""
         parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in _pieces(text)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
     def start_token(self) -> int:
-        """A new line, else the token that ends a text, else the first."""
+        """The new line, else the token that ends a text, else the first token."""
         try:
             return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
         except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
@@ -191,7 +191,7 @@ class FileTokenizer:
         return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
 
     def _unknown(self, text: str) -> str | None:
-        """What the first character is that has no token, or None if it is not that."""
+        """Describe the first character that has no token; None if all have one."""
         for character in dict.fromkeys(text):
             try:
                 self._tokenizer.encode(character)
@@ -205,7 +205,7 @@ class FileTokenizer:
 
 
 def load_from_run(folder: Path) -> Tokenizer | None:
-    """The tokenizer whose `assets` lie in a run folder; None if there are none.
+    """Load the tokenizer whose `assets` are in a run folder; None if there are none.
 
     Raises:
         UserError: they are damaged.
@@ -240,7 +240,7 @@ def place(name: str, data_dir: Path) -> Path:
 
 
 def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
-    """The path of the tokenizer.json that a name stands for.
+    """Find or fetch the tokenizer.json that a name stands for; returns its path.
 
     Args:
         name: a file, a folder that has it, or owner/name on the hub, which is looked for in

@@ -108,13 +108,13 @@ class TestPreflight:
         assert os.listdir(tmp_path) == []
 
     def test_a_mute_host_is_given_up(self, dataset, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
+        monkeypatch.setattr(module, "PREFLIGHT_SECONDS", 0.3)
         with socket.create_server(("127.0.0.1", 0)) as mute:
             monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
             assert "no answer from 127.0.0.1 within 0.3 s" in refused(dataset, tmp_path)
 
     def test_the_patience_is_short(self):
-        assert module.PATIENCE_SECONDS <= 8
+        assert module.PREFLIGHT_SECONDS <= 6
 
     @pytest.mark.parametrize("name", module._OFFLINE)
     def test_offline_mode_is_respected(self, dataset, tmp_path, monkeypatch, name):
