@@ -9,12 +9,13 @@ from typing import Any
 from mambalab.errors import UserError
 from mambalab.plots import tables
 from mambalab.records import reader
-from mambalab.runs import build, user_code
+from mambalab.runs import load, user_code
+from mambalab.runs.build import build_task
 from mambalab.settings.task import TaskSettings
 from mambalab.settings.verbs import EvalSettings, Split
 from mambalab.tasks.base import Task
 from mambalab.train import runtime
-from mambalab.train.eval_progress import watching
+from mambalab.train.progress import watching
 
 
 def run(settings: EvalSettings) -> int:
@@ -25,13 +26,13 @@ def run(settings: EvalSettings) -> int:
     """
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
+    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
     trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    vocabulary = build.own_tokenizer(path, loaded.settings)
-    task = build.build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
+    vocabulary = load.own_tokenizer(path, loaded.settings)
+    task = build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
     _check_split(task, settings.split)
     user_code.prepare(task, loaded.device)
-    trained_on = reader.read_run(path).summary.get("data", {})
+    trained_on = loaded.summary.data or {}
     if trained_on.get("sha256") != task.fingerprint().get("sha256"):
         raise UserError(
             f"the data of task {task.name} are not those {path} was trained on: "
@@ -42,7 +43,7 @@ def run(settings: EvalSettings) -> int:
         _check_stateful(task, loaded)
         options["stateful"] = True
     with (
-        user_code.named(task=type(task), model=type(loaded.model)),
+        user_code.one_line_errors(task=type(task), model=type(loaded.model)),
         runtime.autocast(loaded.device, loaded.precision),
         watching(task, "evaluating"),
     ):
@@ -63,7 +64,7 @@ def run(settings: EvalSettings) -> int:
     return 0
 
 
-def _with_path(settings: EvalSettings, loaded: build.LoadedRun) -> TaskSettings:
+def _with_path(settings: EvalSettings, loaded: load.LoadedRun) -> TaskSettings:
     """The task's settings, with the path at which its file lies now."""
     task = loaded.settings.task
     if settings.path is not None:
@@ -87,7 +88,7 @@ def _check_split(task: Task, split: Split) -> None:
         )
 
 
-def _check_stateful(task: Any, loaded: build.LoadedRun) -> None:
+def _check_stateful(task: Any, loaded: load.LoadedRun) -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

@@ -11,11 +11,10 @@ from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.pretrained import export
 from mambalab.pretrained.layout import Layout
-from mambalab.records import reader, run_folder
-from mambalab.runs import build
+from mambalab.records import reader
+from mambalab.runs import load
 from mambalab.settings.export import ExportSettings
-from mambalab.tokenization.tokenizer import Characters, Tokenizer, of_run
-from mambalab.utils.files import read_json
+from mambalab.tokenization.tokenizer import VOCABULARY, Characters, Tokenizer, of_run
 
 _CARD = """\
 ---
@@ -75,11 +74,11 @@ def run(settings: ExportSettings) -> int:
     out, layout = Path(settings.out).expanduser(), Layout(settings.to.value)
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     export.check_target(out, settings.overwrite)
-    loaded = build.load_run(path, device="cpu", trust=settings.trust)
+    loaded = load.load_run(path, device="cpu", trust=settings.trust)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
     if (tokenizer := of_run(path)) is None:
-        raise UserError(f"{path} cannot be exported: it has no {build.VOCABULARY}")
+        raise UserError(f"{path} cannot be exported: it has no {VOCABULARY}")
     card = _card(loaded, layout, tokenizer)
     model = loaded.settings.model
     export.write(
@@ -95,9 +94,9 @@ def run(settings: ExportSettings) -> int:
     return 0
 
 
-def _card(loaded: build.LoadedRun, layout: Layout, tokenizer: Tokenizer) -> str:
+def _card(loaded: load.LoadedRun, layout: Layout, tokenizer: Tokenizer) -> str:
     """The model card: data, how it was trained, what was measured, by which code."""
-    summary = read_json(loaded.path / run_folder.SUMMARY)
+    summary = loaded.summary.to_json()
     plain: dict[str, Any] = config.to_plain(loaded.settings)
     parts = {key: plain[key] for key in _PARTS}
     source, begun = parts["task"].get("path"), parts["model"].get("pretrained")

@@ -7,7 +7,7 @@ from typing import Any
 from mambalab.errors import UserError
 from mambalab.inspect import examples, page, pictures, trace
 from mambalab.records import reader
-from mambalab.runs import build, language_model
+from mambalab.runs import language_model, load
 from mambalab.settings.inspect import InspectSettings
 from mambalab.settings.train import Precision
 from mambalab.train import runtime
@@ -44,7 +44,7 @@ def run(settings: InspectSettings) -> int:
 def _of_run(settings: InspectSettings) -> tuple[Any, examples.Reading, Facts, Path]:
     """Model, what it reads, facts about it, and the usual folder for the page."""
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
+    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
     model = loaded.settings.model
     facts = [
         ("run", str(path)),

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mambalab.errors import UserError, shown
 from mambalab.inspect.subject import Subject
-from mambalab.records import reader
-from mambalab.runs import build
+from mambalab.runs import build, load
 from mambalab.runs import user_code as own
 from mambalab.settings.inspect import InspectSettings
 from mambalab.tasks.classification import ClassificationTask
@@ -49,7 +48,7 @@ class Reading:
     answer: Callable[[Tensor, Subject], None]
 
 
-def choose(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
+def choose(settings: InspectSettings, loaded: load.LoadedRun) -> Reading:
     """What the settings ask for.
 
     Raises:
@@ -141,16 +140,16 @@ def of_text(text: str | None, origin: str, tokenizer: Tokenizer, device: torch.d
 
 
 def _piece(
-    settings: InspectSettings, loaded: build.LoadedRun, tokenizer: Tokenizer, length: int
+    settings: InspectSettings, loaded: load.LoadedRun, tokenizer: Tokenizer, length: int
 ) -> tuple[str, str]:
     """A piece of the validation split and what it is, if the data are where the run found them;
     nothing is fetched. Else a text of our own, without characters that the model lacks."""
-    record = reader.read_run(loaded.path).summary.get("data", {})
+    record = loaded.summary.data or {}
     trained, path = loaded.settings, record.get("path")
     if hasattr(trained.task, "path") and path is not None:
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
-        own = build.own_tokenizer(loaded.path, trained)
+        own = load.own_tokenizer(loaded.path, trained)
         task: Any = build.build_task(trained, data_dir=settings.data_dir, vocabulary=own)
         if isinstance(task, TextTask):
             try:
@@ -181,7 +180,7 @@ def _known(text: str, tokenizer: Tokenizer) -> str:
     return "".join(character for character in text if character in found)
 
 
-def _example(settings: InspectSettings, loaded: build.LoadedRun) -> Reading:
+def _example(settings: InspectSettings, loaded: load.LoadedRun) -> Reading:
     task: Any = build.build_task(loaded.settings, data_dir=settings.data_dir)
     index = settings.index or 0
     if isinstance(task, AnswerTask):

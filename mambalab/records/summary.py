@@ -210,6 +210,10 @@ class RunSummary:
                 found[key] = value.value if isinstance(value, Enum) else value
         return {**found, **{k: v for k, v in self.other.items() if k not in found}}
 
+    def updated(self, newer: "RunSummary") -> Self:
+        """A copy in which whatever `newer` says takes the place of what this one says."""
+        return type(self).from_json({**self.to_json(), **newer.to_json()})
+
     def sign(self) -> None:
         """Note this process as the one that writes the summary."""
         identity = process.identity()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mambalab.config import compose, typed
+from mambalab.records.run_folder import RunFolder
 from mambalab.runs import final_report
 
 SUMMARY = {
@@ -26,7 +27,9 @@ def show(tmp_path, capsys):
         (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
         if note is not None:
             (tmp_path / "mlflow_run.json").write_text(json.dumps(note))
-        final_report.show(typed(compose("train", ["tracking=mlflow", *options])), tmp_path)
+        settings = typed(compose("train", ["tracking=mlflow", *options]))
+        folder = RunFolder(tmp_path)
+        final_report.show(settings, folder, folder.summary())
         return capsys.readouterr().out.splitlines()
 
     return build
