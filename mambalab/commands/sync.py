@@ -19,7 +19,6 @@ from mambalab.sweep.tracking import description
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_mirror import SILENT, reason
 from mambalab.tracking.mlflow_run import SECONDS, MlflowRun, Note, attachments, flatten
-from mambalab.utils import process
 
 # Entries of summary.json that a run's MLflow tags show.
 _TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
@@ -103,7 +102,7 @@ def send(run_dir: Path, uri: str, output_dir: Path) -> Sent:
             not answer.
     """
     record = read_run(run_dir)
-    if record.status == "RUNNING" and process.alive(record.summary):
+    if record.status == "RUNNING" and record.summary.writer_alive():
         raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
     if not (run_dir / run_folder.METRICS).exists():
         raise UserError(
@@ -172,12 +171,12 @@ def _experiment(record: RunRecord) -> str:
 
 
 def _send(record: RunRecord, mlflow_run: MlflowRun) -> int:
-    started = record.summary.get("started")
-    if not isinstance(started, (int, float)):
+    started = record.summary.started
+    if started is None:
         started = (record.path / run_folder.CONFIG).stat().st_mtime
     about = {
         "params": flatten(record.config),
-        "tags": {key: str(record.summary[key]) for key in _TAGS if record.summary.get(key)},
+        "tags": {k: str(v) for k in _TAGS if (v := getattr(record.summary, k))},
         "start_ms": round(1000 * started),
     }
     return _send_all(mlflow_run, about, _status(record), 60 * (record.minutes or 0.0))

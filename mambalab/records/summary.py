@@ -66,26 +66,31 @@ class FinalTestResult:
     """Metrics of the test split, measured once with the weights that validation chose.
 
     Attributes:
-        step: optimiser steps after which these weights were saved.
-        times: how many times the run measured its test split; more than once only if it was
-            trained further and other weights became the best.
+        step: optimiser steps after which these weights were saved; None if not noted.
+        times: how many times the run measured its test split, None if not noted; more than once
+            only if it was trained further and other weights became the best.
         metrics: values by name, e.g. `test/accuracy`.
     """
 
-    step: int
-    times: int
+    step: int | None
+    times: int | None
     metrics: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, step and times first."""
-        return {"step": self.step, "times": self.times, **self.metrics}
+        facts = {"step": self.step, "times": self.times}
+        return {**{k: v for k, v in facts.items() if v is not None}, **self.metrics}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Read what `to_json` returned; raises TypeError or KeyError for anything else."""
+        """Read what `to_json` returned; raises TypeError for anything else."""
         metrics = _numbers(value)
-        step, times = _whole(metrics.pop("step")), _whole(metrics.pop("times", 0))
-        return cls(step, times, metrics)
+        step, times = metrics.pop("step", None), metrics.pop("times", None)
+        return cls(
+            step=None if step is None else _whole(step),
+            times=None if times is None else _whole(times),
+            metrics=metrics,
+        )
 
 
 @dataclass
@@ -221,7 +226,7 @@ class RunSummary:
 
     def writer_alive(self) -> bool | None:
         """Whether the process that signed still lives; None if that cannot be known here."""
-        return process.alive({"host": self.host, "pid": self.pid, "born": self.born})
+        return process.alive(self.to_json())  # a pid may be text, if MLflow kept it
 
 
 def _numbers(value: Any) -> dict[str, float]:

@@ -180,8 +180,8 @@ class FinalTest(Callback):
         self.recorder.metrics(best.step, metrics)
         for file in tables.keep(path, "test", found):
             self.recorder.artifact(file)
-        times = self.test.times if self.test is not None else 0
-        self.test = FinalTestResult(best.step, times + 1, metrics)
+        times = self.test.times if self.test is not None else None
+        self.test = FinalTestResult(best.step, (times or 0) + 1, metrics)
 
 
 class LossPicture(Callback):

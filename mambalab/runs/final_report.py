@@ -42,7 +42,7 @@ def _metrics(summary: RunSummary) -> list[tuple[str, str]]:
         rows.append(("last", _listed(summary.last)))
     if (test := summary.test) is not None:
         overall = {k: v for k, v in test.metrics.items() if k.count("/") == 1}
-        rows.append(("test", f"{_listed(overall)}, weights of step {test.step:,}"))
+        rows.append(("test", f"{_listed(overall)}, weights of step {test.step or 0:,}"))
     return rows
 
 

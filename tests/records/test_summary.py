@@ -84,3 +84,9 @@ def test_the_process_that_signed_is_known_again():
     assert summary.pid is not None
     summary.pid = 2**22 + 1
     assert RunSummary.from_json(summary.to_json()).writer_alive() is False
+
+
+def test_a_test_result_of_an_early_version_lacks_step_and_times():
+    summary = RunSummary.from_json({"test": {"test/accuracy": 0.5}})
+    assert summary.test == FinalTestResult(None, None, {"test/accuracy": 0.5})
+    assert summary.to_json() == {"test": {"test/accuracy": 0.5}}
