@@ -65,7 +65,7 @@ def run(settings: EvalSettings) -> int:
 
 
 def _with_path(settings: EvalSettings, loaded: load.LoadedRun) -> TaskSettings:
-    """The task's settings, with the path at which its file lies now."""
+    """Return the task's settings with the path at which its file is now."""
     task = loaded.settings.task
     if settings.path is not None:
         if not hasattr(task, "path"):

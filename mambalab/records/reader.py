@@ -1,4 +1,4 @@
-"""Reading run folders: which there are, what they were, what they measured. No torch here."""
+"""Finds and reads run folders: their settings, summary and curves. Imports no torch."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ class Best:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says.
+    """Everything that a run folder says about its run.
 
     Attributes:
         path: the folder.
@@ -61,15 +61,15 @@ class RunRecord:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """metrics.jsonl by metric; raises UserError if the file is damaged."""
+        """Points of metrics.jsonl by metric; raises UserError if the file is damaged."""
         return read_curves(self.path)
 
     @property
     def status(self) -> str:
-        """FINISHED, FAILED, KILLED, RUNNING or UNKNOWN.
+        """State of the run: FINISHED, FAILED, KILLED, RUNNING or UNKNOWN.
 
-        RUNNING is what a process wrote at its start: if it is dead, the run was killed. On
-        another machine that cannot be known and RUNNING stands.
+        RUNNING is what a process wrote at its start: if it is dead, the run was killed. For a
+        process of another machine that cannot be known and RUNNING remains.
         """
         if self.summary.status is Status.RUNNING and self.summary.writer_alive() is False:
             return Status.KILLED.value
@@ -126,7 +126,7 @@ class RunRecord:
 
 
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:
-    """The best finite point of a curve, the earliest of equals; None if there is none."""
+    """Find the best finite point of a curve, the earliest of equals; None if there is none."""
     finite = [(value, step) for step, value in points if value is not None]
     if not finite:
         return None
@@ -135,7 +135,7 @@ def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | Non
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
-    """metrics.jsonl as (step, value) pairs by metric, sorted by step; None = was not finite.
+    """Read metrics.jsonl as (step, value) pairs by metric, sorted by step; None = not finite.
 
     A last line that is still being written is left out; a (key, step) that a foreign file holds
     twice counts once, the first.
@@ -152,7 +152,7 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """What a run folder says; metrics are read when asked for.
+    """Read a run folder; its metrics are read when they are asked for.
 
     Raises:
         UserError: if it is no run folder, or one of its files is damaged.
@@ -175,7 +175,7 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """All run folders in a folder and below it, sorted by path; none if it does not exist."""
+    """Find the run folders in a folder and below it, sorted by path; none if it does not exist."""
     found = []
     for name, below, _ in os.walk(folder):
         path = Path(name)
@@ -193,7 +193,7 @@ def last_activity(run_dir: Path) -> float:
 
 
 def latest(output_dir: Path, *, trained: bool = False) -> Path:
-    """The run below a folder that was trained last.
+    """Find the run below a folder that was trained last.
 
     Args:
         output_dir: the folder.
@@ -219,12 +219,12 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:
-    """The folder that `run=` means: a path, or `latest`.
+    """Find the folder that `run=` means: a path, or `latest`.
 
     Args:
         run: as given; a path counts from the working directory, else from `output_dir`.
         output_dir: where `latest` looks.
-        trained: as of `latest`.
+        trained: for `latest`: pass over runs without a checkpoint.
 
     Raises:
         UserError: if it is no run folder; the message names runs that may have been meant.

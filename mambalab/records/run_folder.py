@@ -1,4 +1,4 @@
-"""What a run folder is: the names of its files, who may write to it, the format of metrics.jsonl.
+"""Names of the files in a run folder, its lock, and the format of metrics.jsonl.
 
 `RunFolder` gives the paths; summary.json is described in `records.summary`.
 
@@ -53,18 +53,18 @@ def name_problem(name: str) -> str | None:
 
 
 def finite(value: Any) -> float | None:
-    """A number as it stands in metrics.jsonl: a float, or None if it is not finite."""
+    """Convert a number to what metrics.jsonl holds: a float, or None if it is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
 
 
 def encode(step: int, values: Mapping[str, float | None]) -> bytes:
-    """One line of metrics.jsonl, newline included; `values` went through `finite`."""
+    """Write one line of metrics.jsonl, newline included; `values` went through `finite`."""
     return _encode({"step": step, **values}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Row:
-    """Step and values of one line; raises ValueError if it is not what `encode` writes."""
+    """Read step and values of one line; raises ValueError if it is not what `encode` writes."""
     try:
         data = json.loads(line, parse_constant=lambda _: None)
     except RecursionError as error:
@@ -83,7 +83,7 @@ def decode(line: bytes) -> Row:
 
 
 def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
-    """The complete lines of a metrics.jsonl from byte `start` on.
+    """Read the complete lines of a metrics.jsonl from byte `start` on.
 
     Args:
         path: the file; one that does not exist is empty.
@@ -117,7 +117,7 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder: the places of what it holds. Nothing need be there yet.
+    """Paths of what a run folder holds; it need not exist yet.
 
     Attributes:
         path: the folder itself.
@@ -130,32 +130,32 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The run's settings, resolved, as YAML."""
+        """Path of config.yaml: the run's resolved settings."""
         return self.path / CONFIG
 
     @property
     def metrics(self) -> Path:
-        """The curve of the run, one JSON object a line."""
+        """Path of metrics.jsonl: the run's curves, one JSON object a line."""
         return self.path / METRICS
 
     @property
     def summary_file(self) -> Path:
-        """What `summary` reads."""
+        """Path of summary.json, which `summary` reads."""
         return self.path / SUMMARY
 
     @property
     def spec(self) -> Path:
-        """Shapes of the task's inputs and outputs, so that the model can be built without data."""
+        """Path of spec.json: shapes of the task, to build the model without its data."""
         return self.path / SPEC
 
     @property
     def log(self) -> Path:
-        """Messages of training, with the time of day."""
+        """Path of train.log: messages of training, with the time of day."""
         return self.path / LOG
 
     @property
     def mlflow(self) -> Path:
-        """Which run of an MLflow store mirrors this one."""
+        """Path of mlflow_run.json: which run of an MLflow store mirrors this one."""
         return self.path / MLFLOW
 
     @property

@@ -1,4 +1,4 @@
-"""What summary.json of a run folder says, typed: how a run was made, how far it came, how it ended.
+"""Typed contents of summary.json: how a run was made, how far it came, how it ended.
 
 The file is a flat JSON object, one key for each field of `RunSummary`. A key that the file lacks is
 None here. What a field cannot hold (a key of another version, a value of another type) is kept in
@@ -51,7 +51,7 @@ class Evaluation:
     metrics: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object, the step first."""
+        """Flatten to one JSON object, the step first."""
         return {"step": self.step, **self.metrics}
 
     @classmethod
@@ -77,7 +77,7 @@ class FinalTestResult:
     metrics: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object, step and times first."""
+        """Flatten to one JSON object, step and times first."""
         facts = {"step": self.step, "times": self.times}
         return {**{k: v for k, v in facts.items() if v is not None}, **self.metrics}
 
@@ -205,7 +205,7 @@ class RunSummary:
         return summary
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is written: fields in their order, then `other`."""
+        """Make the JSON object that is written: fields in their order, then `other`."""
         found: dict[str, Any] = {}
         for key in _PARSERS:
             value = getattr(self, key)
@@ -216,7 +216,7 @@ class RunSummary:
         return {**found, **{k: v for k, v in self.other.items() if k not in found}}
 
     def updated(self, newer: "RunSummary") -> Self:
-        """A copy in which whatever `newer` says takes the place of what this one says."""
+        """Return a copy in which what `newer` says takes the place of what this one says."""
         return type(self).from_json({**self.to_json(), **newer.to_json()})
 
     def sign(self) -> None:
@@ -230,7 +230,7 @@ class RunSummary:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    """A copy of an object whose values are numbers; raises TypeError for anything else."""
+    """Copy an object whose values are numbers; raises TypeError for anything else."""
     if not isinstance(value, dict) or not all(_is_number(v) for v in value.values()):
         raise TypeError("no numbers by name")
     return dict(value)
@@ -271,7 +271,7 @@ def _truth(value: Any) -> bool:
 
 
 def _parser(kind: Any) -> Callable[[Any], Any]:
-    """The function that reads a value of a field's type from JSON."""
+    """Choose the function that reads a value of a field's type from JSON."""
     if isinstance(kind, types.UnionType):
         (kind,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
     simple = {str: _text, int: _whole, float: _number, bool: _truth}

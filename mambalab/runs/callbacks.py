@@ -1,4 +1,4 @@
-"""What `mambalab train` does after evaluations and at the end: samples, pictures, the final test.
+"""Callbacks of `mambalab train`: text samples, pictures, the final test.
 
 One class each; `train.callbacks` says when they are called. A new one goes into the list in
 `training.TrainingRun`.
@@ -43,7 +43,7 @@ class TrackingShare(Callback):
         self.share: float | None = None
 
     def on_end(self, result: Result) -> None:
-        """Take the time."""
+        """Compute the share, before other callbacks take their time."""
         self.share = round(self.recorder.seconds / (time.monotonic() - self.began), 6)
 
 
@@ -54,7 +54,7 @@ class ScoreBeforeTraining(Callback):
         self.metric = metric
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Say it once."""
+        """Log the metric of the evaluation at step 0."""
         if step == 0:
             LOG.info("before training: %s", f"{self.metric} {metrics[self.metric]:.4f}")
 
@@ -93,7 +93,7 @@ class TextSample(Callback):
         self.recorder = recorder
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one text."""
+        """Generate one text and write it."""
         if obstacle(self.model) is None:
             path = self.folder.samples / f"step-{step:08d}.txt"
             self.recorder.artifact(write_text(path, self._sample()))
@@ -127,7 +127,7 @@ class FinalTest(Callback):
         previous: what an earlier session measured.
         device, precision: where and how to compute.
         folder, recorder: where numbers, tables and pictures go.
-        stop_requested: returns the name of a signal once the person wants the run to stop.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
 
     Attributes:
         test: what the summary will say: what was measured now, else `previous`.
@@ -155,7 +155,7 @@ class FinalTest(Callback):
         self.stop_requested = stop_requested
 
     def on_end(self, result: Result) -> None:
-        """Measure, if training is complete; a signal meanwhile makes the run KILLED."""
+        """Measure the test split if training is complete; a signal makes the run KILLED."""
         if result.status is not Status.FINISHED or "test" not in self.task.splits:
             return
         try:
@@ -199,12 +199,12 @@ class LossPicture(Callback):
         self.drawn = time.monotonic()
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Draw, unless that was done a moment ago."""
+        """Draw the picture, unless that was done less than `PICTURE_SECONDS` ago."""
         if time.monotonic() - self.drawn > PICTURE_SECONDS:
             self._draw()
 
     def on_end(self, result: Result) -> None:
-        """Draw."""
+        """Draw the picture a last time."""
         self._draw()
 
     def _draw(self) -> None:

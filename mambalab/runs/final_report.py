@@ -1,4 +1,4 @@
-"""What `mambalab train` prints when a run is over."""
+"""Prints the report of `mambalab train` when a run is over."""
 
 from mambalab import config
 from mambalab.records.run_folder import RunFolder

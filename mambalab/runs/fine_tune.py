@@ -64,7 +64,7 @@ class ResolvedStart:
 
 
 def resolve_start(
-    settings: config.TrainConfig, folder: RunFolder, summary: RunSummary, source: Checkpoint | None
+    settings: config.TrainConfig, folder: RunFolder, summary: RunSummary, resumed: Checkpoint | None
 ) -> ResolvedStart:
     """Find out what a run starts from; the checkpoint is fetched if need be.
 
@@ -72,16 +72,16 @@ def resolve_start(
         settings: as composed.
         folder: of the run.
         summary: of the run.
-        source: its own checkpoint from which it goes on, or None.
+        resumed: checkpoint of the run itself from which it goes on, or None.
 
     Raises:
         UserError: the checkpoint cannot be had, or does not go with these settings.
     """
     name = settings.model.pretrained
-    if source is not None:
+    if resumed is not None:
         if name is not None:
-            noted = resume.recorded(settings, folder.path).model
-            settings = _sized(settings, {key: getattr(noted, key) for key in config.SIZES})
+            recorded = resume.recorded(settings, folder.path).model
+            settings = _sized(settings, {key: getattr(recorded, key) for key in config.SIZES})
         own = own_tokenizer(folder.path, settings)
         return ResolvedStart(settings, own, checkpoint=summary.checkpoint or None)
     if name is None:
@@ -126,7 +126,7 @@ def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: Ru
 
 
 def _check(settings: config.TrainConfig) -> None:
-    """Raise UserError if nothing can be made of a checkpoint here."""
+    """Raise UserError if this task or model cannot start from a checkpoint."""
     name = settings.model.pretrained
     if not hasattr(settings.task, "tokenizer"):
         raise UserError(
@@ -139,7 +139,7 @@ def _check(settings: config.TrainConfig) -> None:
 
 
 def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainConfig:
-    """With the checkpoint's sizes.
+    """Return the settings with the checkpoint's sizes.
 
     Raises:
         UserError: somebody chose another size.
@@ -155,7 +155,7 @@ def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainC
 
 
 def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -> Path:
-    """The tokenizer to learn with: the one named, else the checkpoint's."""
+    """Choose the tokenizer to train with: the one named, else the checkpoint's."""
     task: Any = settings.task
     named, name = task.tokenizer, settings.model.pretrained
     if named == CHARACTERS:

@@ -55,7 +55,7 @@ def language_model(
         tokenizer: of `pretrained`; None looks beside it and then for that of gpt-neox-20b.
         data_dir: where what comes from the hub is kept.
         device: as in the settings.
-        precision: `auto` is the run's own, or bf16 for `pretrained`, where the processor is fast
+        precision: `auto` is that of the run, or bf16 for `pretrained`, where the processor is fast
             at it.
         trust: modules outside mambalab whose classes the run may use.
 

@@ -1,4 +1,4 @@
-"""Finds out, once and before anything is created, all that a session of training needs to know.
+"""Resolves settings into a run: everything a training session needs, before anything is created.
 
 Here the run folder is asked: is there a run, does it belong to these settings, is it finished, from
 which checkpoint does it go on, with which arithmetic? Everything later uses the answer.
@@ -66,7 +66,7 @@ class ResolvedRun:
         return self.start.settings
 
     def is_current(self) -> bool:
-        """Whether the folder is still as it was found, for one who holds its lock by now."""
+        """Whether summary.json is still the one that was read; ask under the folder's lock."""
         return file_version(self.folder.summary_file) == self.summary_version
 
 
@@ -99,7 +99,7 @@ def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
 
 
 def file_version(path: Path) -> FileVersion | None:
-    """What changes whenever a file is replaced or written; None if there is no such file."""
+    """Identify the present content of a file by its stat; None if there is no such file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def file_version(path: Path) -> FileVersion | None:
 
 
 def _precision(requested: Precision, summary: RunSummary, device: torch.device) -> Precision:
-    """As requested; on `auto` a resumed run keeps the arithmetic it began with."""
+    """Choose the precision: on `auto` a resumed run keeps the arithmetic it began with."""
     if requested is Precision.auto and summary.precision:
         return Precision(summary.precision)
     return runtime.choose_precision(requested, device)

@@ -68,14 +68,17 @@ def _user_modules(settings: config.TrainConfig) -> list[str]:
 
 
 def finished(settings: config.TrainConfig, run_dir: Path) -> str | None:
-    """What `end_of` says of the run in a folder; None under resume=never, which reads nothing."""
+    """Describe what ended the finished run in a folder; None if it is not finished.
+
+    None also under resume=never: the folder is not read then.
+    """
     if settings.resume is Resume.never:
         return None
     return end_of(settings, RunFolder(run_dir).summary())
 
 
 def end_of(settings: config.TrainConfig, summary: RunSummary) -> str | None:
-    """What ended a finished run and how it could go on, for people; None if it is not finished."""
+    """Describe what ended a finished run and how it could go on; None if it is not finished."""
     if summary.status is not Status.FINISHED:
         return None
     limits = settings.trainer

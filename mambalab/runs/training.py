@@ -113,7 +113,7 @@ class TrainingRun:
         )
 
     def run(self) -> RunSummary:
-        """Train to the end.
+        """Train until a limit, a signal or an error ends the session.
 
         Returns:
             The summary that was written: how it ended.
@@ -155,7 +155,7 @@ class TrainingRun:
     # -- before the loop ----------------------------------------------------------------------
 
     def _facts(self) -> RunSummary:
-        """What the summary says of the circumstances."""
+        """Collect what the summary says of code, machine and model."""
         settings, device = self.settings, self.device
         dtype = torch.bfloat16 if self.precision is Precision.bf16 else torch.float32
         facts = RunSummary(
@@ -220,7 +220,7 @@ class TrainingRun:
             raise
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        """Take the folder's lock, and write down what this run is.
+        """Acquire the folder's lock, and record what this run is.
 
         Raises:
             UserError: another process holds the folder, or trained the run since it was resolved.

@@ -1,4 +1,4 @@
-"""What may happen after evaluations and at the end of training, without a change to the loop.
+"""Callbacks: what happens after evaluations and at the end of training.
 
 A callback is a subclass of `Callback` in the list that `Trainer(callbacks=...)` gets; those of
 `mambalab train` are in `runs/callbacks.py`. They are called in the order of the list. What one
@@ -17,7 +17,7 @@ class Result:
     Attributes:
         status: FINISHED, or KILLED when asked to stop.
         ended_by: the limit that was reached, or the signal.
-        reason: one line for the person: what ended it.
+        reason: what ended it, one line for people.
         step: optimiser steps done.
         best: the best evaluation; None if there was none.
         last: metrics of the latest evaluation; empty if there was none.
@@ -40,7 +40,7 @@ class Result:
 
 
 class Callback:
-    """Called by the training loop; does nothing itself.
+    """Base class of callbacks: methods that the training loop calls; they do nothing here.
 
     A method may use the model: it is in training mode in `on_evaluated`, where it must be left in
     training mode, its weights and the generators of random numbers as they were; otherwise a
@@ -48,7 +48,7 @@ class Callback:
     """
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """After an evaluation was recorded, and before the checkpoint that follows it.
+        """React to an evaluation that was recorded, before the checkpoint that follows it.
 
         Args:
             step: optimiser steps done; 0 before the first, if the weights are not new.
@@ -56,7 +56,9 @@ class Callback:
         """
 
     def on_end(self, result: Result) -> None:
-        """After the last checkpoint, when a limit or a signal ended training; not after an error.
+        """React to the end of training by a limit or a signal, after the last checkpoint.
+
+        It is not called after an error.
 
         Args:
             result: how training ended; may be changed, it is what the run's summary will say.

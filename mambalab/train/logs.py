@@ -1,4 +1,4 @@
-"""Where messages of the logger `mambalab` go while a run trains: the terminal, train.log."""
+"""Sends messages of the logger `mambalab` to the terminal and to train.log."""
 
 import contextlib
 import logging
@@ -38,7 +38,7 @@ def _handled_by(handler: logging.Handler) -> Iterator[None]:
 
 
 def show_log() -> contextlib.AbstractContextManager[None]:
-    """Show messages of the logger `mambalab` to the person."""
+    """Print messages of the logger `mambalab` on standard error."""
     return _handled_by(_Console())
 
 

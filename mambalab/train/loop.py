@@ -32,7 +32,7 @@ from mambalab.train.state import TrainState
 
 
 class Trainer:
-    """One run of one model on one task.
+    """Trains one model on one task, resumable from its checkpoints.
 
     Args:
         model: maps a batch's inputs to outputs the task understands; already on `device`.
@@ -41,7 +41,7 @@ class Trainer:
         run_dir: checkpoints go below it.
         recorder: receives every metric.
         device, precision: where and how to compute (`precision` is not `auto` any more).
-        stop_requested: returns the name of a signal once the person wants the run to stop.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
         callbacks: called after each evaluation and at the end, in this order.
         evaluate_first: evaluate, and keep a checkpoint, before the first step: the model is not
             new.
@@ -83,10 +83,10 @@ class Trainer:
         self.state = TrainState(build_optimizer(model, optim), device)
         self.saved_step = -1  # of the newest checkpoint
 
-    # -- where the run stands ---------------------------------------------------------------
+    # -- how far the run is -------------------------------------------------------------------
 
     def progress(self) -> float:
-        """Share of the run done: by steps or by time, whichever is further."""
+        """Share of the run that is done, in [0, 1]: by steps or by time, whichever is further."""
         shares = [0.0]
         if self.settings.max_steps is not None:
             shares.append(self.state.step / self.settings.max_steps)
@@ -109,11 +109,13 @@ class Trainer:
     # -- one step -----------------------------------------------------------------------------
 
     def _loss(self, position: int) -> Tensor:
+        """Compute the loss of batch number `position`, a float32 scalar."""
         batch = self.task.batch(position)  # outside autocast: data are the same in any precision
         with runtime.autocast(self.device, self.precision):
             return self.task.loss(self.compute, batch)
 
     def _train_step(self) -> None:
+        """Do one optimiser step, over `grad_accum` batches; log every `log_every` steps."""
         state = self.state
         rate = learning_rate(self.optim, state.step, self.progress())
         for group in state.optimizer.param_groups:
@@ -140,6 +142,7 @@ class Trainer:
             self._log(rate, norm)
 
     def _log(self, rate: float, norm: Tensor) -> None:
+        """Record the mean training loss since the last point; waits for the device."""
         state = self.state
         self._refuse_bad_step()
         state.latest_loss = float(state.loss_sum) / state.loss_count
@@ -177,6 +180,7 @@ class Trainer:
     # -- looking back -------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
+        """Measure the validation split, keep the weights if they are the best, call callbacks."""
         state = self.state
         watched = watching(self.task, "validating", self.stop_requested)
         with runtime.autocast(self.device, self.precision), watched:
@@ -196,7 +200,10 @@ class Trainer:
             callback.on_evaluated(state.step, metrics)
 
     def _merit(self, metrics: dict[str, float]) -> tuple[float, float]:
-        """More is better; of equal accuracies, which small splits often give, the lower loss."""
+        """Key by which evaluations are compared, more is better: the metric, then the lower loss.
+
+        Small splits often give equal accuracies. NaN is worse than everything.
+        """
         value = metrics[self.task.metric]
         if math.isnan(value):
             return -math.inf, 0.0
@@ -245,7 +252,7 @@ class Trainer:
         self._adopt_newer_best()
 
     def _adopt_newer_best(self) -> None:
-        """A best written after the checkpoint, before a kill, still stands if it is better."""
+        """Adopt a best checkpoint that was written after the restored one, before a kill."""
         found = checkpoint.find(self.run_dir, "best")
         if found is None or (self.state.best and found.step <= self.state.best.step):
             return

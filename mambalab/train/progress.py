@@ -1,6 +1,6 @@
-"""The live view of training and of measuring: a tqdm bar on a terminal, plain lines elsewhere.
+"""Shows how far training and evaluations are: a tqdm bar on a terminal, plain lines elsewhere.
 
-Between the batches of a measurement is also where it ends early, when somebody asks for it.
+`watching` also ends an evaluation early, between two batches, when a signal asked for it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ QUIET_SECONDS = 2.0  # a measurement shorter than this shows nothing
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `42s`, `3m 05s` or `2h 07m`."""
+    """Format seconds as `42s`, `3m 05s` or `2h 07m`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -95,7 +95,7 @@ class Progress:
 
 
 class StoppedError(Exception):
-    """The person wants the run to stop.
+    """Raised within an evaluation or before a step when a signal asked the run to stop.
 
     Attributes:
         signal: name of the signal that asked for it.
@@ -111,7 +111,7 @@ class Watch:
 
     Args:
         doing: what is done, for people: `testing`.
-        stop_requested: returns the name of a signal once the person wants the run to stop.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
         stream: where to write; standard error by default.
     """
 
@@ -129,7 +129,7 @@ class Watch:
         """Show that `done` of `total` batches are measured.
 
         Raises:
-            StoppedError: the person wants the run to stop.
+            StoppedError: `stop_requested` names a signal.
         """
         if name := self.stop_requested():
             raise StoppedError(name)
@@ -163,12 +163,12 @@ class Watch:
 def watching(
     task: Watchable, doing: str, stop_requested: Callable[[], str | None] = lambda: None
 ) -> Iterator[None]:
-    """While the block runs, what `task` measures is shown, and ends when the person asks for it.
+    """Show what `task` measures while the block runs; end it when `stop_requested` says so.
 
     Args:
         task: calls its `watch` between the batches of a measurement.
         doing: what is done, for people: `testing`.
-        stop_requested: as of `Watch`.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
 
     Raises:
         StoppedError: from within the measurement, when `stop_requested` names a signal.

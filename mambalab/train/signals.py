@@ -1,4 +1,4 @@
-"""Being asked to stop: the first SIGINT or SIGTERM is a request, the second acts at once."""
+"""Handles SIGINT and SIGTERM while a run trains."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Everything a training run is at one moment, weights aside, in the form a checkpoint keeps."""
+"""State of the training loop, weights aside, and the form in which a checkpoint keeps it."""
 
 import time
 from dataclasses import dataclass, field
@@ -80,8 +80,11 @@ class TrainState:
         self.loss_sum = torch.zeros((), device=self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """What trainer.pt of a checkpoint holds: tensors and plain values, loadable with
-        `weights_only=True`. The step is not among them: the checkpoint is named by it."""
+        """Return what trainer.pt of a checkpoint holds.
+
+        Tensors and plain values, loadable with `weights_only=True`. The step is not among them: the
+        checkpoint is named by it.
+        """
         best = {"step": self.best.step, "metrics": self.best.metrics} if self.best else None
         return {
             "position": self.position,
