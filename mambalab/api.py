@@ -1,4 +1,4 @@
-"""What `from mambalab import ...` offers to a program of the user's own."""
+"""What `from mambalab import ...` offers to other programs."""
 
 import os
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Any
 from mambalab import config
 from mambalab.config.overrides import assignment, prepare
 from mambalab.errors import UserError
-from mambalab.records import run_folder
-from mambalab.runs.language_model import Source, language_model
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs.language_model import LoadedLanguageModel, language_model
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.train import Precision
 
@@ -23,8 +23,8 @@ def load(
     output_dir: str | os.PathLike[str] = "outputs",
     data_dir: str | os.PathLike[str] | None = None,
     trust: Sequence[str] = (),
-) -> Source:
-    """A language model with its tokenizer: a run of mambalab's, or a published Mamba-1.
+) -> LoadedLanguageModel:
+    """Load a language model with its tokenizer: a run of mambalab's, or a published Mamba-1.
 
     >>> from mambalab import load
     >>> source = load("state-spaces/mamba-130m-hf")  # doctest: +SKIP
@@ -37,7 +37,7 @@ def load(
             MambaForCausalLM or of the original code), or owner/name on the Hugging Face hub.
         tokenizer: of a checkpoint that has none: tokenizer.json, a folder, or owner/name.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16; what `Source.precision` is, weights are float32.
+        precision: auto, fp32 or bf16; what `LoadedLanguageModel.precision` is, weights are float32.
         output_dir: where `latest` looks.
         data_dir: where what comes from the hub is kept; None = $MAMBALAB_DATA_DIR, else ./data.
         trust: modules outside mambalab whose classes a run may use.
@@ -48,7 +48,7 @@ def load(
     if precision not in Precision.__members__:
         raise UserError(f"precision={precision}: choose one of {', '.join(Precision.__members__)}")
     name = os.fspath(name)
-    is_run = name == "latest" or (Path(name).expanduser() / run_folder.CONFIG).is_file()
+    is_run = name == "latest" or RunFolder(Path(name).expanduser()).config.is_file()
     if is_run and tokenizer is not None:
         raise UserError(f"tokenizer={tokenizer}: {name} is a run and has its own")
     data_dir = data_dir or os.environ.get("MAMBALAB_DATA_DIR") or "data"
@@ -65,7 +65,7 @@ def load(
 
 
 def model_settings(option: str = "mamba", **changes: Any) -> ModelSettings:
-    """The settings of a model as `mambalab train model=OPTION model.KEY=VALUE ...` has them.
+    """Make the settings of a model as `mambalab train model=OPTION model.KEY=VALUE ...` has them.
 
     >>> import torch
     >>> from mambalab import model_settings

@@ -174,7 +174,7 @@ def _data(settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def _outputs(settings: DoctorSettings) -> Iterator[Finding]:
-    from mambalab.train.session import obstacle
+    from mambalab.utils.files import obstacle
 
     if why := obstacle(Path(settings.output_dir)):
         raise UserError(f"output_dir={settings.output_dir}: {why}; choose another folder")

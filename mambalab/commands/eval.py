@@ -14,7 +14,7 @@ from mambalab.settings.task import TaskSettings
 from mambalab.utils import console
 
 if TYPE_CHECKING:
-    from mambalab.runs import build
+    from mambalab.runs import load
     from mambalab.tasks.base import Task
 
 
@@ -53,19 +53,20 @@ def run(settings: EvalSettings) -> int:
     """
     from mambalab.plots import tables
     from mambalab.records import reader
-    from mambalab.runs import build, user_code
+    from mambalab.runs import load, user_code
+    from mambalab.runs.build import build_task
     from mambalab.train import runtime
-    from mambalab.train.eval_progress import watching
+    from mambalab.train.progress import watching
 
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
+    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
     trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    vocabulary = build.own_tokenizer(path, loaded.settings)
-    task = build.build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
+    vocabulary = load.own_tokenizer(path, loaded.settings)
+    task = build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
     _check_split(task, settings.split)
     user_code.prepare(task, loaded.device)
-    trained_on = reader.read_run(path).summary.get("data", {})
+    trained_on = loaded.summary.data or {}
     if trained_on.get("sha256") != task.fingerprint().get("sha256"):
         raise UserError(
             f"the data of task {task.name} are not those {path} was trained on: "
@@ -76,7 +77,7 @@ def run(settings: EvalSettings) -> int:
         _check_stateful(task, loaded)
         options["stateful"] = True
     with (
-        user_code.named(task=type(task), model=type(loaded.model)),
+        user_code.one_line_errors(task=type(task), model=type(loaded.model)),
         runtime.autocast(loaded.device, loaded.precision),
         watching(task, "evaluating"),
     ):
@@ -97,8 +98,8 @@ def run(settings: EvalSettings) -> int:
     return 0
 
 
-def _with_path(settings: EvalSettings, loaded: "build.LoadedRun") -> TaskSettings:
-    """The task's settings, with the present path of its file."""
+def _with_path(settings: EvalSettings, loaded: "load.LoadedRun") -> TaskSettings:
+    """Return the task's settings with the path at which its file is now."""
     task = loaded.settings.task
     if settings.path is not None:
         if not hasattr(task, "path"):
@@ -121,7 +122,7 @@ def _check_split(task: "Task", split: Split) -> None:
         )
 
 
-def _check_stateful(task: Any, loaded: "build.LoadedRun") -> None:
+def _check_stateful(task: Any, loaded: "load.LoadedRun") -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

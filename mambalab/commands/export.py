@@ -43,24 +43,23 @@ def run(settings: ExportSettings) -> int:
     from mambalab.models.heads import count_parameters
     from mambalab.pretrained import export, model_card
     from mambalab.pretrained.layout import Layout
-    from mambalab.records import reader, run_folder
-    from mambalab.runs import build
-    from mambalab.tokenization.tokenizer import load_from_run
-    from mambalab.utils.files import read_json
+    from mambalab.records import reader
+    from mambalab.runs import load
+    from mambalab.tokenization.tokenizer import VOCABULARY, load_from_run
 
     assert settings.out is not None, "checked before"
     out, layout = Path(settings.out).expanduser(), Layout(settings.to.value)
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     export.check_target(out, settings.overwrite)
-    loaded = build.load_run(path, device="cpu", trust=settings.trust)
+    loaded = load.load_run(path, device="cpu", trust=settings.trust)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
     if (tokenizer := load_from_run(path)) is None:
-        raise UserError(f"{path} cannot be exported: it has no {build.VOCABULARY}")
+        raise UserError(f"{path} cannot be exported: it has no {VOCABULARY}")
     parameters = count_parameters(loaded.model)
     card = model_card.text(
         to_plain(loaded.settings),
-        read_json(loaded.path / run_folder.SUMMARY),
+        loaded.summary.to_json(),
         step=loaded.step,
         parameters=parameters,
         layout=layout,

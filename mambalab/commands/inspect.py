@@ -95,10 +95,10 @@ def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]
     """A run's model, what it reads, facts about it, and the folder for the page by default."""
     from mambalab.inspect import examples
     from mambalab.records import reader
-    from mambalab.runs import build
+    from mambalab.runs import load
 
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = build.load_run(path, device=settings.device, trust=settings.trust)
+    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
     model = loaded.settings.model
     facts = [
         ("run", str(path)),

@@ -50,8 +50,8 @@ def row(record: RunRecord) -> tuple[str, ...]:
     """One run as text, in the order of HEADER; `-` for what it does not say."""
     best = record.best
     step, minutes = record.step, record.minutes
-    test = record.summary.get("test")
-    accuracy = test.get(TEST) if isinstance(test, dict) else None
+    test = record.summary.test
+    accuracy = test.metrics.get(TEST) if test is not None else None
     names = [record.setting(k) for k in ("task.name", "model.name", "dropout.name", "seed")]
     return (
         record.status,

@@ -78,12 +78,12 @@ def _obstacle(first: RunRecord, second: RunRecord) -> str | None:
     """
     facts: list[tuple[str, Callable[[RunRecord], Any]]] = [
         ("their data (sha256)", _data),
-        ("precision", lambda r: r.summary.get("precision")),
-        ("number of parameters", lambda r: r.summary.get("parameters")),
+        ("precision", lambda r: r.summary.precision),
+        ("number of parameters", lambda r: r.summary.parameters),
         ("tokenizer", _tokenizer),
         ("the checkpoint they began with (sha256)", _checkpoint),
     ]
-    if all(r.summary.get("ended_by") == "max_steps" for r in (first, second)):
+    if all(r.summary.ended_by == "max_steps" for r in (first, second)):
         facts.append(("steps", lambda r: r.step))
     for name, fact in facts:
         a, b = fact(first), fact(second)
@@ -93,18 +93,18 @@ def _obstacle(first: RunRecord, second: RunRecord) -> str | None:
 
 
 def _data(record: RunRecord) -> Any:
-    data = record.summary.get("data")
+    data = record.summary.data
     return str(data["sha256"]) if isinstance(data, dict) and data.get("sha256") else None
 
 
 def _tokenizer(record: RunRecord) -> str | None:
     """Return what makes the tokens of a text: characters, or a hash; None if not noted."""
-    data = record.summary.get("data")
+    data = record.summary.data
     return str(data.get("tokenizer", "characters")) if isinstance(data, dict) and data else None
 
 
 def _checkpoint(record: RunRecord) -> Any:
-    noted = record.summary.get("checkpoint")
+    noted = record.summary.checkpoint
     return noted.get("sha256") if isinstance(noted, dict) else None
 
 
@@ -112,9 +112,9 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     """List differences that do not forbid a comparison but belong beside it, a line each."""
     everything = [record for group in groups for record in group.records]
     facts: list[tuple[str, Callable[[RunRecord], Any]]] = [
-        ("device", lambda r: r.summary.get("device")),
+        ("device", lambda r: r.summary.device),
         ("version of torch", _torch),
-        ("git revision", lambda r: r.summary.get("git_revision")),
+        ("git revision", lambda r: r.summary.git_revision),
     ]
     lines = []
     for name, fact in facts:
@@ -145,7 +145,7 @@ def _changes_the_task(key: str) -> bool:
 
 
 def _torch(record: RunRecord) -> Any:
-    packages = record.summary.get("packages")
+    packages = record.summary.packages
     return packages.get("torch") if isinstance(packages, dict) else None
 
 

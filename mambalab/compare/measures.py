@@ -84,11 +84,11 @@ def measure(record: RunRecord, metric: Metric) -> Measured | None:
         last_loss=last_loss,
         gap=_gap(record, last_loss),
         rise=last_loss - loss[0] if loss and last_loss is not None else None,
-        parameters=_number(record.summary.get("parameters")),
+        parameters=_number(record.summary.parameters),
         steps=record.step,
         minutes=record.minutes,
-        tokens_per_second=_number(record.summary.get("tokens_per_second")),
-        tokens_per_step=_number(record.summary.get("tokens_per_step")),
+        tokens_per_second=_number(record.summary.tokens_per_second),
+        tokens_per_step=_number(record.summary.tokens_per_step),
     )
 
 
@@ -109,8 +109,7 @@ def last_value(record: RunRecord, metric: str) -> float | None:
     """Return the value of a metric at the last evaluation; None if that was not finite."""
     if metric in record.curves:
         return record.curves[metric][-1][1]
-    last = record.summary.get("last")
-    return _number(last.get(metric)) if isinstance(last, dict) else None
+    return _number((record.summary.last or {}).get(metric))
 
 
 def _gap(record: RunRecord, last_loss: float | None) -> float | None:
@@ -139,7 +138,7 @@ def reached(record: RunRecord, metric: Metric, goal: float) -> dict[str, Any]:
     )
     if step is None:
         return {"goal_step": None, "goal_seconds": None, "goal_tokens": None}
-    tokens = _number(record.summary.get("tokens_per_step"))
+    tokens = _number(record.summary.tokens_per_step)
     return {
         "goal_step": step,
         "goal_seconds": _value_at(record.curves.get(SECONDS, []), step),

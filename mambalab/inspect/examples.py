@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mambalab.errors import UserError, shown
 from mambalab.inspect.sequence import InspectedSequence
-from mambalab.records import reader
-from mambalab.runs import build, user_code
+from mambalab.runs import build, load, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
@@ -48,7 +47,7 @@ class InspectInput:
 
 
 def choose(
-    loaded: build.LoadedRun, text: str | None, index: int | None, data_dir: str | None
+    loaded: load.LoadedRun, text: str | None, index: int | None, data_dir: str | None
 ) -> InspectInput:
     """What a run is given to read: a text, or an example of its validation split.
 
@@ -150,19 +149,19 @@ def of_text(
 
 
 def _piece(
-    loaded: build.LoadedRun, data_dir: str | None, tokenizer: Tokenizer, length: int
+    loaded: load.LoadedRun, data_dir: str | None, tokenizer: Tokenizer, length: int
 ) -> tuple[str, str]:
     """A text of `length` characters at most, and where it is from.
 
     It is a piece of the validation split if the data are where the run found them; nothing is
     fetched. Else it is a text of our own, without characters that the model lacks.
     """
-    record = reader.read_run(loaded.path).summary.get("data", {})
+    record = loaded.summary.data or {}
     trained, path = loaded.settings, record.get("path")
     if hasattr(trained.task, "path") and path is not None:
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
-        vocabulary = build.own_tokenizer(loaded.path, trained)
+        vocabulary = load.own_tokenizer(loaded.path, trained)
         task: Any = build.build_task(trained, data_dir=data_dir, vocabulary=vocabulary)
         if isinstance(task, TextTask):
             try:
@@ -193,7 +192,7 @@ def _known(text: str, tokenizer: Tokenizer) -> str:
     return "".join(character for character in text if character in found)
 
 
-def _example(loaded: build.LoadedRun, data_dir: str | None, index: int) -> InspectInput:
+def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> InspectInput:
     """An example of the validation split of a task that is no language modelling."""
     task: Any = build.build_task(loaded.settings, data_dir=data_dir)
     if isinstance(task, AnswerTask):

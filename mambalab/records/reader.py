@@ -1,4 +1,4 @@
-"""Reading run folders: which there are, what they were, what they measured. No torch here."""
+"""Finds and reads run folders: their settings, summary and curves. Imports no torch."""
 
 import logging
 import os
@@ -11,16 +11,23 @@ import yaml
 
 from mambalab.errors import UserError, first_line
 from mambalab.records import run_folder
-from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY
-from mambalab.utils import process
-from mambalab.utils.files import read_json
+from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY, RunFolder
+from mambalab.records.summary import RunSummary, Status
 
 LOG = logging.getLogger("mambalab")
 
 Curve = list[tuple[int, float | None]]
 
-# Folders in which no run lies; MLflow's copies of run files would look like runs.
-_SKIPPED = {"mlartifacts", "checkpoints", "plots", "samples", "tables", "multirun", "__pycache__"}
+# Folders that hold no run; MLflow's copies of run files would look like runs.
+_FOLDERS_WITHOUT_RUNS = {
+    "mlartifacts",
+    "checkpoints",
+    "plots",
+    "samples",
+    "tables",
+    "multirun",
+    "__pycache__",
+}
 
 
 @dataclass(frozen=True)
@@ -40,71 +47,72 @@ class Best:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says.
+    """Everything that a run folder says about its run.
 
     Attributes:
         path: the folder.
         config: config.yaml as plain data; nothing in it is resolved or imported.
-        summary: summary.json; empty if there is none.
+        summary: summary.json; all None if there is none.
     """
 
     path: Path
     config: dict[str, Any]
-    summary: dict[str, Any]
+    summary: RunSummary
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """metrics.jsonl by metric; raises UserError if the file is damaged."""
+        """Points of metrics.jsonl by metric; raises UserError if the file is damaged."""
         return read_curves(self.path)
 
     @property
     def status(self) -> str:
-        """FINISHED, FAILED, KILLED, RUNNING or UNKNOWN.
+        """State of the run: FINISHED, FAILED, KILLED, RUNNING or UNKNOWN.
 
-        RUNNING is what a process wrote at its start: if it is dead, the run was killed. On
-        another machine that cannot be known and RUNNING stands.
+        RUNNING is what a process wrote at its start: if it is dead, the run was killed. For a
+        process of another machine that cannot be known and RUNNING remains.
         """
-        status = str(self.summary.get("status", "UNKNOWN"))
-        if status == "RUNNING" and process.alive(self.summary) is False:
-            return "KILLED"
-        return status
+        if self.summary.status is Status.RUNNING and self.summary.writer_alive() is False:
+            return Status.KILLED.value
+        status = self.summary.status or self.summary.other.get("status", "UNKNOWN")
+        return str(status)
 
     @property
     def metric(self) -> str:
         """Name of the metric the run is judged by: `val/loss` unless the summary names another."""
-        return str(self.summary.get("metric", "val/loss"))
+        return self.summary.metric or "val/loss"
 
     @property
     def maximize(self) -> bool:
         """Whether more of the metric is better."""
-        return bool(self.summary.get("maximize", False))
+        return bool(self.summary.maximize)
 
     @property
     def best(self) -> Best | None:
         """The best finite value of the metric in metrics.jsonl, else the summary's, or None."""
-        summary, noted = self.summary.get("best"), None
-        if isinstance(summary, dict) and {self.metric, "step"} <= summary.keys():
-            noted = Best(self.metric, summary[self.metric], summary["step"])
+        of_summary, chosen = self.summary.best, None
+        if of_summary is not None and self.metric in of_summary.metrics:
+            chosen = Best(self.metric, of_summary.metrics[self.metric], of_summary.step)
         if self.metric not in self.curves:  # a run that kept no metrics.jsonl
-            return noted
+            return chosen
         found = best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
         # Of equal values training may have preferred a later one, with a lower loss.
-        return noted if found and noted and noted.value == found.value else found
+        return chosen if found and chosen and chosen.value == found.value else found
 
     @property
     def step(self) -> int | None:
         """The last step done, by metrics.jsonl or the summary, or None."""
         steps = [points[-1][0] for points in self.curves.values()]
-        if isinstance(noted := self.summary.get("step"), int):
-            steps.append(noted)  # metrics come every log_every steps only
+        if self.summary.step is not None:
+            steps.append(self.summary.step)  # metrics come every log_every steps only
         return max(steps, default=None)
 
     @property
     def minutes(self) -> float | None:
         """Training time so far, by the last `time/seconds` or the summary, or None."""
         seconds = [v for _, v in self.curves.get("time/seconds", []) if v is not None]
-        if isinstance(noted := self.summary.get("seconds"), (int, float)):
-            seconds.append(noted)  # of the last sitting's end: later than the last point, or older
+        if self.summary.seconds is not None:
+            # Of the last session's end: later than the last point, or older.
+            seconds.append(self.summary.seconds)
         return max(seconds) / 60 if seconds else None
 
     def setting(self, name: str) -> Any:
@@ -118,7 +126,7 @@ class RunRecord:
 
 
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:
-    """The best finite point of a curve, the earliest of equals; None if there is none."""
+    """Find the best finite point of a curve, the earliest of equals; None if there is none."""
     finite = [(value, step) for step, value in points if value is not None]
     if not finite:
         return None
@@ -127,7 +135,7 @@ def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | Non
 
 
 def read_curves(run_dir: Path) -> dict[str, Curve]:
-    """metrics.jsonl as (step, value) pairs by metric, sorted by step; None = was not finite.
+    """Read metrics.jsonl as (step, value) pairs by metric, sorted by step; None = not finite.
 
     A last line that is still being written is left out; a (key, step) that a foreign file holds
     twice counts once, the first.
@@ -144,7 +152,7 @@ def read_curves(run_dir: Path) -> dict[str, Curve]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """What a run folder says; metrics are read when asked for.
+    """Read a run folder; its metrics are read when they are asked for.
 
     Raises:
         UserError: if it is no run folder, or one of its files is damaged.
@@ -158,7 +166,7 @@ def read_run(path: Path) -> RunRecord:
         raise UserError(f"{path / CONFIG} is damaged ({reason}): mend it") from error
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG} is damaged (no settings in it): mend it")
-    return RunRecord(path, config, read_json(path / SUMMARY))
+    return RunRecord(path, config, RunFolder(path).summary())
 
 
 def is_run(path: Path) -> bool:
@@ -167,14 +175,14 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """All run folders in a folder and below it, sorted by path; none if it does not exist."""
+    """Find the run folders in a folder and below it, sorted by path; none if it does not exist."""
     found = []
     for name, below, _ in os.walk(folder):
         path = Path(name)
         if is_run(path):
             found.append(path)
             below.clear()
-        below[:] = [d for d in below if d not in _SKIPPED and not d.startswith(".")]
+        below[:] = [d for d in below if d not in _FOLDERS_WITHOUT_RUNS and not d.startswith(".")]
     return sorted(found)
 
 
@@ -185,7 +193,7 @@ def last_activity(run_dir: Path) -> float:
 
 
 def latest(output_dir: Path, *, trained: bool = False) -> Path:
-    """The run below a folder that was trained last.
+    """Find the run below a folder that was trained last.
 
     Args:
         output_dir: the folder.
@@ -206,17 +214,17 @@ def latest(output_dir: Path, *, trained: bool = False) -> Path:
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run folder holds weights."""
-    folder = run_dir / "checkpoints"
+    folder = RunFolder(run_dir).checkpoints
     return any(path.is_dir() for kind in ("best", "last") for path in folder.glob(f"{kind}-*"))
 
 
 def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:
-    """The folder that `run=` means: a path, or `latest`.
+    """Find the folder that `run=` means: a path, or `latest`.
 
     Args:
         run: as given; a path counts from the working directory, else from `output_dir`.
         output_dir: where `latest` looks.
-        trained: as of `latest`.
+        trained: for `latest`: pass over runs without a checkpoint.
 
     Raises:
         UserError: if it is no run folder; the message names runs that may have been meant.

@@ -1,4 +1,6 @@
-"""What a run folder is: the names of its files, who may write to it, the format of metrics.jsonl.
+"""Names of the files in a run folder, its lock, and the format of metrics.jsonl.
+
+`RunFolder` gives the paths; summary.json is described in `records.summary`.
 
 `metrics.jsonl` holds one JSON object a line: `{"step": 10, "train/loss": 3.1, "val/loss": 3.2}`.
 Several lines may share a step, but no (key, step) pair appears twice. A value is a finite number,
@@ -11,17 +13,21 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mambalab.errors import UserError
+from mambalab.records.summary import RunSummary
+from mambalab.utils.files import obstacle
 from mambalab.utils.locks import LOCK, InUseError, locked
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MLFLOW = "mlflow_run.json"
+SPEC = "spec.json"
 LOG = "train.log"
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
@@ -43,18 +49,18 @@ def name_problem(name: str) -> str | None:
 
 
 def finite(value: Any) -> float | None:
-    """A number as it stands in metrics.jsonl: a float, or None if it is not finite."""
+    """Convert a number to what metrics.jsonl holds: a float, or None if it is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
 
 
 def encode(step: int, values: Mapping[str, float | None]) -> bytes:
-    """One line of metrics.jsonl, newline included; `values` went through `finite`."""
+    """Write one line of metrics.jsonl, newline included; `values` went through `finite`."""
     return _encode({"step": step, **values}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Row:
-    """Step and values of one line; raises ValueError if it is not what `encode` writes."""
+    """Read step and values of one line; raises ValueError if it is not what `encode` writes."""
     try:
         data = json.loads(line, parse_constant=lambda _: None)
     except RecursionError as error:
@@ -73,7 +79,7 @@ def decode(line: bytes) -> Row:
 
 
 def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
-    """The complete lines of a metrics.jsonl from byte `start` on.
+    """Read the complete lines of a metrics.jsonl from byte `start` on.
 
     Args:
         path: the file; one that does not exist is empty.
@@ -103,6 +109,120 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
             ) from error
         position += len(line) + 1
     return rows, position
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of what a run folder holds; it need not exist yet.
+
+    Attributes:
+        path: the folder itself.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """Path of config.yaml: the run's resolved settings."""
+        return self.path / CONFIG
+
+    @property
+    def metrics(self) -> Path:
+        """Path of metrics.jsonl: the run's curves, one JSON object a line."""
+        return self.path / METRICS
+
+    @property
+    def summary_file(self) -> Path:
+        """Path of summary.json, which `summary` reads."""
+        return self.path / SUMMARY
+
+    @property
+    def spec(self) -> Path:
+        """Path of spec.json: shapes of the task, to build the model without its data."""
+        return self.path / SPEC
+
+    @property
+    def log(self) -> Path:
+        """Path of train.log: messages of training, with the time of day."""
+        return self.path / LOG
+
+    @property
+    def mlflow(self) -> Path:
+        """Path of mlflow_run.json: which run of an MLflow store mirrors this one."""
+        return self.path / MLFLOW
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; see `train.checkpoint`."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of the texts written after each evaluation, `step-<step>.txt`."""
+        return self.path / "samples"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of results that are more than a number, `<split>_<kind>.json`."""
+        return self.path / "tables"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the pictures."""
+        return self.path / "plots"
+
+    @property
+    def loss_plot(self) -> Path:
+        """Picture of the loss curves."""
+        return self.plots / "loss.png"
+
+    def summary(self) -> RunSummary:
+        """Read summary.json; its fields are None if there is none, UserError if it is damaged."""
+        return RunSummary.read(self.summary_file)
+
+    def is_begun(self) -> bool:
+        """Whether a run was begun here: it has a summary."""
+        return self.summary_file.exists()
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Lock the folder, as the function `hold`."""
+        return hold(self.path)
+
+    def check_free(self) -> None:
+        """Raise UserError if another process records or sends the run."""
+        with self.hold():
+            pass
+
+    def check_writable(self) -> None:
+        """Raise UserError if the folder could not be made or written; makes nothing."""
+        if why := obstacle(self.path):
+            raise UserError(
+                f"cannot make the run folder {self.path}: {why}; "
+                f"choose another place with output_dir=FOLDER"
+            )
+
+    def make(self) -> None:
+        """Make the folder with its parents; raises UserError if that fails."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+
+    def set_aside(self) -> Self:
+        """Rename the run out of the way; returns where it is now.
+
+        Raises:
+            UserError: another process still works in it.
+        """
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+            number += 1
+        with self.hold():
+            self.path.rename(aside)
+        return type(self)(aside)
 
 
 @contextmanager

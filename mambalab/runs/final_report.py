@@ -1,60 +1,58 @@
-"""What `mambalab train` prints when a run is over."""
-
-from pathlib import Path
-from typing import Any
+"""Prints the report of `mambalab train` when a run is over."""
 
 from mambalab import config
-from mambalab.records import run_folder
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.train import TrackingKind
 from mambalab.tracking import mlflow_store
 from mambalab.train.progress import duration
 from mambalab.utils.files import read_json
 
-PICTURE = "plots/loss.png"
 
-
-def show(settings: config.TrainConfig, run_dir: Path) -> None:
+def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Print what a person wants to see of a run that is over, on standard output."""
-    summary = read_json(run_dir / run_folder.SUMMARY)
-    rows = [("status", f"{summary['status']}: {summary['reason']}")]
-    rows.append(("trained", f"{summary['step']:,} steps in {duration(summary['seconds'])}"))
-    if summary["tokens_per_second"]:
-        rows.append(("speed", f"{summary['tokens_per_second']:,.0f} tokens/s"))
+    step = f"{summary.step or 0:,}"
+    rows = [("status", f"{summary.status}: {summary.reason}")]
+    rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
+    if summary.tokens_per_second:
+        rows.append(("speed", f"{summary.tokens_per_second:,.0f} tokens/s"))
     rows += _metrics(summary)
-    if samples := sorted((run_dir / "samples").glob("*.txt")):
+    if samples := sorted(folder.samples.glob("*.txt")):
         text = samples[-1].read_text(encoding="utf-8").strip()
         rows.append(("sample", "\n" + "\n".join(f"    {line}" for line in text.splitlines())))
-    rows.append(("folder", str(run_dir)))
-    if (run_dir / PICTURE).exists():
-        rows.append(("picture", str(run_dir / PICTURE)))
-    rows += [("picture", str(path)) for path in sorted((run_dir / "plots").glob("test_*.png"))]
-    if place := _mlflow(settings, run_dir):
+    rows.append(("folder", str(folder)))
+    if folder.loss_plot.exists():
+        rows.append(("picture", str(folder.loss_plot)))
+    rows += [("picture", str(path)) for path in sorted(folder.plots.glob("test_*.png"))]
+    if place := _mlflow(settings, folder):
         rows.append(("mlflow", place))
-    if summary["status"] == "KILLED":
-        goes_on = f"goes on from step {summary['step']:,}"
-        if summary.get("left") == "test":
+    if summary.status is Status.KILLED:
+        goes_on = f"goes on from step {step}"
+        if summary.left == "test":
             goes_on = "measures the test, from its beginning"
         rows.append(("next", f"the same command {goes_on}"))
     print("\n".join(f"{name:<8} {text}" for name, text in rows))
 
 
-def _metrics(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _metrics(summary: RunSummary) -> list[tuple[str, str]]:
     rows = []
-    for name, values in (("best", summary["best"]), ("last", summary["last"])):
-        if values:
-            metrics = ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "step")
-            rows.append(
-                (name, metrics + (f" at step {values['step']:,}" if name == "best" else ""))
-            )
-    if test := summary.get("test"):
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k.count("/") == 1)
-        rows.append(("test", f"{shown}, weights of step {test['step']:,}"))
+    if (best := summary.best) is not None:
+        rows.append(("best", f"{_listed(best.metrics)} at step {best.step:,}"))
+    if summary.last:
+        rows.append(("last", _listed(summary.last)))
+    if (test := summary.test) is not None:
+        overall = {k: v for k, v in test.metrics.items() if k.count("/") == 1}
+        rows.append(("test", f"{_listed(overall)}, weights of step {test.step or 0:,}"))
     return rows
 
 
-def _mlflow(settings: config.TrainConfig, run_dir: Path) -> str | None:
+def _listed(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _mlflow(settings: config.TrainConfig, folder: RunFolder) -> str | None:
     """Where to look at the run in MLflow; None if it never arrived there."""
-    note = read_json(run_dir / run_folder.MLFLOW)
+    note = read_json(folder.mlflow)
     if settings.tracking.kind is not TrackingKind.mlflow or not note.get("run_id"):
         return None
     if settings.tracking.uri is not None:

@@ -1,7 +1,7 @@
-"""Fine-tuning: what a run takes from the checkpoint that `model.pretrained` names.
+"""Resolves what a run starts from: fresh weights, or the checkpoint `model.pretrained` names.
 
-That is its sizes, its tokenizer and, once, its weights. All three are then in the run folder, with
-the checkpoint's hash, and the checkpoint is not needed again.
+From a checkpoint it takes the sizes, the tokenizer and, once, the weights. All three are then in
+the run folder, with the checkpoint's hash, and the checkpoint is not needed again.
 """
 
 import dataclasses
@@ -17,36 +17,37 @@ from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
 from mambalab.pretrained import fetch, load, tokens
 from mambalab.pretrained.layout import Description
-from mambalab.records import run_folder
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import RunSummary
 from mambalab.runs import build, resume
+from mambalab.runs.load import own_tokenizer
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.train import Resume
 from mambalab.tasks.text import CHARACTERS
 from mambalab.tokenization.tokenizer import FILE, FileTokenizer, place
 from mambalab.train.checkpoint import Checkpoint, restore_weights
-from mambalab.utils import files
 
 LOG = logging.getLogger("mambalab")
 KEY = "model.pretrained"
-NOTED = "checkpoint"  # in a run's summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
-    """A run's settings, made whole, and where it begins.
+class ResolvedStart:
+    """What a run starts from, and its settings made complete by it.
 
     Attributes:
         settings: with the sizes of the checkpoint.
         tokenizer: a tokenizer.json that stands in for what task.tokenizer says, or None.
-        folder: of the checkpoint whose weights the run begins with; None if it begins anew, or
+        folder: of the checkpoint whose weights the run starts with; None if they are fresh, or it
             goes on from a checkpoint of its own.
-        facts: for the summary: `checkpoint`, the path and sha256 of what the run began with.
+        checkpoint: `path` and `sha256` of what the run started with, for its summary; None if its
+            first weights were fresh.
     """
 
     settings: config.TrainConfig
-    tokenizer: Path | None
-    folder: Path | None
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer: Path | None = None
+    folder: Path | None = None
+    checkpoint: dict[str, str] | None = None
 
     def fill(self, model: nn.Module) -> None:
         """Put the checkpoint's weights into a fresh model; does nothing without a checkpoint.
@@ -62,70 +63,70 @@ class Beginning:
         LOG.info("the weights are those of %s", self.folder)
 
 
-def begin(settings: config.TrainConfig, run_dir: Path, source: Checkpoint | None) -> Beginning:
-    """What the settings of a run amount to; the checkpoint is fetched if need be.
+def resolve_start(
+    settings: config.TrainConfig, folder: RunFolder, summary: RunSummary, resumed: Checkpoint | None
+) -> ResolvedStart:
+    """Find out what a run starts from; the checkpoint is fetched if need be.
 
     Args:
         settings: as composed.
-        run_dir: of the run.
-        source: its own checkpoint from which it goes on, or None.
+        folder: of the run.
+        summary: of the run.
+        resumed: checkpoint of the run itself from which it goes on, or None.
 
     Raises:
         UserError: the checkpoint cannot be had, or does not go with these settings.
     """
     name = settings.model.pretrained
-    if source is not None:
+    if resumed is not None:
         if name is not None:
-            noted = resume.recorded(settings, run_dir).model
-            settings = _sized(settings, {key: getattr(noted, key) for key in config.SIZES})
-        own, facts = build.own_tokenizer(run_dir, settings), _recorded(run_dir)
-        return Beginning(settings, own, None, {NOTED: facts} if facts else {})
+            recorded = resume.recorded(settings, folder.path).model
+            settings = _sized(settings, {key: getattr(recorded, key) for key in config.SIZES})
+        own = own_tokenizer(folder.path, settings)
+        return ResolvedStart(settings, own, checkpoint=summary.checkpoint or None)
     if name is None:
-        return Beginning(settings, None, None)
+        return ResolvedStart(settings)
     _check(settings)
     data_dir = Path(settings.data_dir).expanduser()
-    folder = fetch.checkpoint(name, data_dir, KEY)
-    if (folder / run_folder.CONFIG).is_file():
+    found_at = fetch.checkpoint(name, data_dir, KEY)
+    if RunFolder(found_at).config.is_file():
         raise UserError(f"{KEY}={name} is a run: export it first (mambalab export run={name} ...)")
-    found = load.read_description(folder)
+    found = load.read_description(found_at)
     sizes = {key: getattr(found.settings, key) for key in config.SIZES}
     settings = _sized(settings, {**sizes, "vocab_size": found.rows})
-    chosen = _tokenizer(settings, folder, found)
-    noted = {"path": str(folder.absolute()), "sha256": load.fingerprint(folder)}
-    return Beginning(settings, chosen, folder, {NOTED: noted})
+    chosen = _tokenizer(settings, found_at, found)
+    identity = {"path": str(found_at.absolute()), "sha256": load.fingerprint(found_at)}
+    return ResolvedStart(settings, chosen, found_at, identity)
 
 
-def check_unchanged(settings: config.TrainConfig, run_dir: Path) -> None:
-    """Raise UserError if what a run began with is still there, but is another thing now.
+def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
+    """Raise UserError if what a run started with is still there, but is another thing now.
 
-    A checkpoint or tokenizer that is gone is no obstacle: the run has its own.
+    A checkpoint or tokenizer that is gone is no obstacle: the run has its own. Does nothing under
+    resume=never.
     """
-    noted = {} if settings.resume is Resume.never else _recorded(run_dir)
+    if settings.resume is Resume.never:
+        return
     remedy = "bring the old one back, give a new run_dir, or start again with resume=never"
     data_dir = Path(settings.data_dir).expanduser()
     named = getattr(settings.task, "tokenizer", None)
-    if noted and settings.model.pretrained is not None:
-        folder = fetch.place(settings.model.pretrained, data_dir)
-        if not fetch.is_complete(folder):
-            LOG.info("%s is gone; the run has what it took from there", folder)
-        elif load.fingerprint(folder) != noted["sha256"]:
-            raise UserError(f"the checkpoint {folder} changed since {run_dir} began: {remedy}")
-        named = named or str(folder)
-    own = run_dir / FILE
-    if settings.resume is Resume.never or named is None or not own.is_file():
+    if summary.checkpoint and settings.model.pretrained is not None:
+        origin = fetch.place(settings.model.pretrained, data_dir)
+        if not fetch.is_complete(origin):
+            LOG.info("%s is gone; the run has what it took from there", origin)
+        elif load.fingerprint(origin) != summary.checkpoint["sha256"]:
+            raise UserError(f"the checkpoint {origin} changed since {folder} began: {remedy}")
+        named = named or str(origin)
+    own = folder.path / FILE
+    if named is None or not own.is_file():
         return
     source = place(named, data_dir)
     if source.is_file() and read_json(source) != read_json(own):
-        raise UserError(f"the tokenizer {source} changed since {run_dir} began: {remedy}")
-
-
-def _recorded(run_dir: Path) -> dict[str, Any]:
-    """What a run began with, of its summary; empty if nothing is noted."""
-    return files.read_json(run_dir / run_folder.SUMMARY).get(NOTED) or {}
+        raise UserError(f"the tokenizer {source} changed since {folder} began: {remedy}")
 
 
 def _check(settings: config.TrainConfig) -> None:
-    """Raise UserError if nothing can be made of a checkpoint here."""
+    """Raise UserError if this task or model cannot start from a checkpoint."""
     name = settings.model.pretrained
     if not hasattr(settings.task, "tokenizer"):
         raise UserError(
@@ -138,7 +139,7 @@ def _check(settings: config.TrainConfig) -> None:
 
 
 def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainConfig:
-    """With the checkpoint's sizes.
+    """Return the settings with the checkpoint's sizes.
 
     Raises:
         UserError: somebody chose another size.
@@ -154,7 +155,7 @@ def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainC
 
 
 def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -> Path:
-    """The tokenizer to learn with: the one named, else the checkpoint's."""
+    """Choose the tokenizer to train with: the one named, else the checkpoint's."""
     task: Any = settings.task
     named, name = task.tokenizer, settings.model.pretrained
     if named == CHARACTERS:

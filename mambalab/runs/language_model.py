@@ -1,4 +1,4 @@
-"""A trained language model with what turns text into its tokens and back."""
+"""Loads a trained language model with what turns text into its tokens and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,17 @@ import torch
 from mambalab.errors import UserError
 from mambalab.pretrained import fetch, tokens
 from mambalab.pretrained import load as checkpoints
-from mambalab.records import reader, run_folder
-from mambalab.runs import build
+from mambalab.records import reader
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs.load import load_run
 from mambalab.settings.train import Precision
-from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
+from mambalab.tokenization.tokenizer import VOCABULARY, Tokenizer, load_from_run
 from mambalab.train import runtime
 
 
 @dataclass
-class Source:
-    """A language model that is ready to write.
+class LoadedLanguageModel:
+    """A language model that is ready to generate.
 
     Attributes:
         model: in evaluation mode, on `device`.
@@ -44,8 +45,8 @@ def language_model(
     device: str,
     precision: Precision,
     trust: list[str],
-) -> Source:
-    """The language model of a run, or a published one.
+) -> LoadedLanguageModel:
+    """Load the language model of a run, or a published one.
 
     Args:
         run: run folder, or `latest`.
@@ -54,7 +55,7 @@ def language_model(
         tokenizer: of `pretrained`; None looks beside it and then for that of gpt-neox-20b.
         data_dir: where what comes from the hub is kept.
         device: as in the settings.
-        precision: `auto` is the run's own, or bf16 for `pretrained`, where the processor is fast
+        precision: `auto` is that of the run, or bf16 for `pretrained`, where the processor is fast
             at it.
         trust: modules outside mambalab whose classes the run may use.
 
@@ -64,26 +65,27 @@ def language_model(
     if pretrained is not None:
         return _published(pretrained, tokenizer, data_dir, device, precision)
     path = reader.resolve_run(run, output_dir)
-    loaded = build.load_run(path, device=device, trust=trust)
+    loaded = load_run(path, device=device, trust=trust)
     if (text := load_from_run(path)) is None:
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
-            f"({build.VOCABULARY})"
+            f"({VOCABULARY})"
         )
     chosen = loaded.precision
     if precision is not Precision.auto:
         chosen = runtime.choose_precision(precision, loaded.device)
-    return Source(loaded.model, text, loaded.device, chosen, str(path))
+    return LoadedLanguageModel(loaded.model, text, loaded.device, chosen, str(path))
 
 
 def _published(
     name: str, tokenizer: str | None, data_dir: Path, device: str, precision: Precision
-) -> Source:
-    """A checkpoint in the layout of transformers or of the original code, with its tokenizer."""
+) -> LoadedLanguageModel:
+    """Load a checkpoint in the layout of transformers or of the original code."""
     place = runtime.choose_device(device)
     folder = fetch.checkpoint(name, data_dir)
-    if (folder / run_folder.CONFIG).is_file():
+    if RunFolder(folder).config.is_file():
         raise UserError(f"pretrained={name} is a run, no checkpoint: give it as run={name}")
     model, found = checkpoints.load(folder, place)
     text = tokens.choose(tokenizer, folder, data_dir, rows=found.rows, eos_id=found.eos_id)
-    return Source(model, text, place, runtime.choose_precision(precision, place), str(folder))
+    chosen = runtime.choose_precision(precision, place)
+    return LoadedLanguageModel(model, text, place, chosen, str(folder))

@@ -1,7 +1,7 @@
-"""What `mambalab train` finds in the folder of its run: nothing, a run to go on with, a whole one.
+"""Decides what to do with the folder of a run: begin, go on from a checkpoint, or leave it alone.
 
 Also checks, before anything is built, that the run belongs to this configuration and that no other
-process works on it.
+process works on it. No torch here: a sweep asks this of every job.
 """
 
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records import run_folder
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.settings.train import Resume
-from mambalab.utils.files import read_json
 
 if TYPE_CHECKING:
     from mambalab.train import checkpoint
@@ -27,15 +28,16 @@ def check(settings: config.TrainConfig, run_dir: Path, setting: str = "run_dir")
     """
     if settings.resume is Resume.never:
         return
-    if not (run_dir / run_folder.SUMMARY).exists():
+    folder = RunFolder(run_dir)
+    if not folder.is_begun():
         if settings.resume is Resume.must:
             raise UserError(f"resume=must: there is no run in {run_dir}")
         if not run_dir.is_dir() or not any(run_dir.iterdir()):
             return
-        if not _half_born(run_dir):
+        if not _died_before_training(folder):
             raise UserError(f"{run_dir} is not empty and holds no run: choose another {setting}")
-        check_free(run_dir)
-        if not (run_dir / run_folder.CONFIG).exists():
+        folder.check_free()
+        if not folder.config.exists():
             return
     if changed := config.differences(recorded(settings, run_dir), settings):
         raise UserError(
@@ -44,12 +46,13 @@ def check(settings: config.TrainConfig, run_dir: Path, setting: str = "run_dir")
         )
 
 
-def _half_born(run_dir: Path) -> bool:
+def _died_before_training(folder: RunFolder) -> bool:
     """Whether a run was killed here before it had trained anything: it may begin anew."""
-    metrics = run_dir / run_folder.METRICS
-    if (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size):
+    if folder.checkpoints.exists():
         return False
-    names = {path.name for path in run_dir.iterdir()}
+    if folder.metrics.exists() and folder.metrics.stat().st_size:
+        return False
+    names = {path.name for path in folder.path.iterdir()}
     if run_folder.CONFIG in names:
         return True
     # Unfinished files have the finished one's name between a dot and a number.
@@ -59,60 +62,63 @@ def _half_born(run_dir: Path) -> bool:
 
 
 def recorded(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
-    """The configuration of the run in a folder; raises UserError if it cannot be read."""
-    trust = [*_own_modules(settings), *settings.trust]
+    """Read the configuration of the run in a folder; raises UserError if that fails."""
+    trust = [*_user_modules(settings), *settings.trust]
     return config.typed(config.load_run_config(run_dir, trust))
 
 
-def _own_modules(settings: config.TrainConfig) -> list[str]:
-    """The user's own modules, named on the command line or in ./conf, are trusted by naming."""
+def _user_modules(settings: config.TrainConfig) -> list[str]:
+    """Modules outside mambalab that the command line or ./conf names: naming them is trust."""
     names = (settings.task._target_, settings.model._target_)
     return [n.rpartition(".")[0] for n in names if "." in n and not n.startswith("mambalab.")]
 
 
 def finished(settings: config.TrainConfig, run_dir: Path) -> str | None:
-    """What ended a finished run and how it could go on, for people; None if it is not finished."""
+    """Describe what ended the finished run in a folder; None if it is not finished.
+
+    None also under resume=never: the folder is not read then.
+    """
     if settings.resume is Resume.never:
         return None
-    summary = read_json(run_dir / run_folder.SUMMARY)
-    if summary.get("status") != "FINISHED":
+    return end_of(settings, RunFolder(run_dir).summary())
+
+
+def end_of(settings: config.TrainConfig, summary: RunSummary) -> str | None:
+    """Describe what ended a finished run and how it could go on; None if it is not finished."""
+    if summary.status is not Status.FINISHED:
         return None
     limits = settings.trainer
-    if summary["ended_by"] == "patience":
+    if summary.ended_by is EndedBy.patience:
         return (
             f"no improvement in trainer.patience={limits.patience} evaluations; another "
             f"trainer.patience=... or seed=... makes another run"
         )
     reached = []
-    if limits.max_steps is not None and summary["step"] >= limits.max_steps:
+    if limits.max_steps is not None and (summary.step or 0) >= limits.max_steps:
         reached.append(f"trainer.max_steps={limits.max_steps}")
-    if limits.max_minutes is not None and summary["seconds"] >= 60 * limits.max_minutes:
+    if limits.max_minutes is not None and (summary.seconds or 0.0) >= 60 * limits.max_minutes:
         reached.append(f"trainer.max_minutes={limits.max_minutes:g}")
     if not reached:
         return None
     return f"{' and '.join(reached)} reached; give more to go on, or seed=... for another run"
 
 
-def source(settings: config.TrainConfig, run_dir: Path) -> "checkpoint.Checkpoint | None":
-    """The checkpoint to go on from, once it is sure that nobody else replaces it meanwhile.
+def resume_checkpoint(
+    settings: config.TrainConfig, folder: RunFolder
+) -> "checkpoint.Checkpoint | None":
+    """Find the checkpoint to go on from, once it is sure that nobody else replaces it meanwhile.
 
     Raises:
-        UserError: another process has hold of the folder, or resume=must finds no checkpoint.
+        UserError: another process holds the folder, or resume=must finds no checkpoint.
     """
     from mambalab.train import checkpoint  # torch: a sweep asks `finished` without it
 
-    if not (run_dir / run_folder.SUMMARY).exists():
+    if not folder.is_begun():
         return None
-    check_free(run_dir)
+    folder.check_free()
     if settings.resume is Resume.never:
         return None
-    found = checkpoint.find(run_dir, "last")
+    found = checkpoint.find(folder.path, "last")
     if found is None and settings.resume is Resume.must:
-        raise UserError(f"resume=must: the run in {run_dir} has no checkpoint yet")
+        raise UserError(f"resume=must: the run in {folder} has no checkpoint yet")
     return found
-
-
-def check_free(run_dir: Path) -> None:
-    """Raise UserError if another process records or sends the run."""
-    with run_folder.hold(run_dir):
-        pass

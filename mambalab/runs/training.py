@@ -1,8 +1,9 @@
-"""`mambalab train`: find or begin the run, train it, and leave everything worth looking at."""
+"""`mambalab train`: resolve what the settings mean, train it, and report how it ended."""
 
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,31 @@ import torch
 
 from mambalab import config
 from mambalab.errors import UserError
-from mambalab.generation.decoding import generate, obstacle
-from mambalab.generation.sampling import Sampling
+from mambalab.models.heads import count_parameters
 from mambalab.ops import backend as scan_backend
-from mambalab.plots import curves, tables
 from mambalab.records import run_folder
-from mambalab.runs import build, final_report, fine_tune, resume, user_code
+from mambalab.records.summary import EndedBy, RunSummary, Status
+from mambalab.runs import build, final_report, load, user_code
+from mambalab.runs.callbacks import (
+    FinalTest,
+    LossPicture,
+    ScoreBeforeTraining,
+    TextSample,
+    TrackingShare,
+)
+from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Precision, Resume, TrackingKind
 from mambalab.tracking import recorder
 from mambalab.tracking.description import tags_of
-from mambalab.train import checkpoint, runtime, session
-from mambalab.train.eval_progress import StoppedError, watching
-from mambalab.train.loop import Result, Trainer
-from mambalab.utils import process
-from mambalab.utils.files import read_json, write_json, write_text
+from mambalab.train import checkpoint, runtime, signals
+from mambalab.train.callbacks import Callback, Result
+from mambalab.train.loop import Trainer
+from mambalab.utils import console
+from mambalab.utils.files import write_text
 
 LOG = logging.getLogger("mambalab")
-PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
+# As shells number signals; 0 for everything else.
+EXIT_STATUS: dict[EndedBy | None, int] = {EndedBy.SIGINT: 130, EndedBy.SIGTERM: 143}
 
 
 def run(settings: config.TrainConfig) -> int:
@@ -36,306 +45,273 @@ def run(settings: config.TrainConfig) -> int:
         0 if the run reached its end, 130 or 143 if a signal stopped it.
 
     Raises:
-        UserError: anything the user can mend; nothing half-written stays behind.
+        UserError: anything the user can mend; nothing half-written is left over.
     """
     runtime.prepare_process()
-    run_dir = config.run_dir(settings)
-    with session.show_log():
-        config.check_modules(settings.trust)
-        if not (run_dir / run_folder.SUMMARY).exists():
-            session.check_writable(run_dir)
-        resume.check(settings, run_dir)
-        fine_tune.check_unchanged(settings, run_dir)
-        if how := resume.finished(settings, run_dir):
-            LOG.info("this run is finished already: %s", how)
-            final_report.show(settings, run_dir)
+    with console.show_log():
+        resolved = resolve(settings)
+        if isinstance(resolved, FinishedRun):
+            LOG.info("this run is finished already: %s", resolved.reason)
+            final_report.show(resolved.settings, resolved.folder, resolved.summary)
             return 0
-        source = resume.source(settings, run_dir)
-        device = runtime.choose_device(settings.device)
-        precision = _precision(settings, run_dir, device)
-        beginning = fine_tune.begin(settings, run_dir, source)
-        settings = beginning.settings
-        task = build.build_task(settings, vocabulary=beginning.tokenizer)
-        user_code.prepare(task, device)
-        runtime.seed_everything(settings.seed)
-        model = build.build_model(settings, task.spec).to(device)
-        beginning.fill(model)
-        user_code.check_answer(model, task, device)
-        facts = {**_facts(settings, model, device, precision), **beginning.facts}
-        recorder.check(settings.tracking, output_dir=Path(settings.output_dir))
-        if settings.resume is Resume.never and run_dir.exists():
-            LOG.info("the earlier run was moved to %s", session.set_aside(run_dir))
-        sitting = _Sitting(settings, run_dir, task, model, device, precision, facts)
-        if source is not None:
-            sitting.restore(source)
-        sitting.train(source)
-        ended_by = read_json(run_dir / run_folder.SUMMARY)["ended_by"]
-        final_report.show(settings, run_dir)
-        return {"SIGINT": 130, "SIGTERM": 143}.get(ended_by, 0)
+        summary = TrainingRun(resolved).run()
+        final_report.show(resolved.settings, resolved.folder, summary)
+        return EXIT_STATUS.get(summary.ended_by, 0)
 
 
-def _precision(settings: config.TrainConfig, run_dir: Path, device: torch.device) -> Precision:
-    """As chosen; a resumed run keeps the arithmetic it began with."""
-    if settings.precision is Precision.auto and settings.resume is not Resume.never:
-        recorded = read_json(run_dir / run_folder.SUMMARY).get("precision")
-        if recorded:
-            return Precision(recorded)
-    return runtime.choose_precision(settings.precision, device)
+class TrainingRun:
+    """One training session of a run: acquires the folder's lock, trains, records, releases it.
 
+    Making it builds task and model; nothing is created on disk before `run`.
 
-def _facts(
-    settings: config.TrainConfig, model: torch.nn.Module, device: torch.device, precision: Precision
-) -> dict[str, Any]:
-    """What the record says of the circumstances."""
-    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    facts: dict[str, Any] = {
-        "task": settings.task.name,
-        "model": settings.model.name,
-        "dropout": settings.dropout.name,
-        "seed": settings.seed,
-        "parameters": build.count_parameters(model),
-        "device": runtime.device_name(device),
-        "precision": precision.value,
-        "git_revision": runtime.git_revision(),
-        "packages": runtime.package_versions(),
-    }
-    if build.is_ours(settings.model._target_) and "M" in settings.model.layers():
-        choice = scan_backend.describe(settings.model.scan_backend.value, device, dtype)
-        facts["backend"] = choice.backend
-        facts["passed_over"] = choice.passed_over
-    ours = build.is_ours(settings.model._target_) and device.type == "cpu"
-    if ours and (why := scan_backend.obstacle("cpu", device, dtype)):
-        facts.setdefault("passed_over", {})["cpu"] = why  # the norms of every model use them
-    return facts
+    Args:
+        resolved: what to train.
+        callbacks: called after those that every run has.
 
+    Raises:
+        UserError: the data are absent, user code fails, or the record cannot be kept as asked.
+    """
 
-class _Sitting:
-    """One sitting of a run, from taking hold of its folder to letting go."""
-
-    def __init__(
-        self,
-        settings: config.TrainConfig,
-        run_dir: Path,
-        task: Any,
-        model: torch.nn.Module,
-        device: torch.device,
-        precision: Precision,
-        facts: dict[str, Any],
-    ) -> None:
-        self.settings = settings
+    def __init__(self, resolved: ResolvedRun, callbacks: Sequence[Callback] = ()) -> None:
+        self.resolved = resolved
+        self.settings = settings = resolved.settings
         self.recorded = config.recorded(settings)
-        self.run_dir = run_dir
-        self.task = task
-        self.model = model
-        self.device = device
-        self.precision = precision
-        self.facts = facts
+        self.folder = folder = resolved.folder
+        self.device, self.precision = resolved.device, resolved.precision
+        self.task: Any = build.build_task(settings, vocabulary=resolved.start.tokenizer)
+        user_code.prepare(self.task, self.device)
+        runtime.seed_everything(settings.seed)
+        self.model = build.build_model(settings, self.task.spec).to(self.device)
+        resolved.start.fill(self.model)
+        user_code.check_classifier_output(self.model, self.task, self.device)
+        self.summary = self._facts()
+        output_dir = Path(settings.output_dir)
+        recorder.check(settings.tracking, output_dir=output_dir)
         self.recorder = recorder.Recorder(
-            run_dir, settings.tracking, output_dir=Path(settings.output_dir), announce=LOG.warning
+            folder.path, settings.tracking, output_dir=output_dir, announce=LOG.warning
         )
-        self.drawn = self.began = time.monotonic()
-        self.signals = session.StopSignals()
+        self.signals = signals.StopSignals()
+        self.tracking_share = TrackingShare(self.recorder)
+        self.final_test = self._final_test()
         self.trainer = Trainer(
-            model,
-            task,
+            self.model,
+            self.task,
             optim=settings.optim,
             settings=settings.trainer,
-            run_dir=run_dir,
+            run_dir=folder.path,
             recorder=self.recorder,
-            device=device,
-            precision=precision,
-            evaluated=self._evaluated,
+            device=self.device,
+            precision=self.precision,
             stop_requested=self.signals.requested,
-            look_first=settings.model.pretrained is not None,
+            callbacks=[
+                self.tracking_share,
+                ScoreBeforeTraining(self.task.metric),
+                *self._text_sample(),
+                self.final_test,
+                LossPicture(folder, self.recorder, unit=self.task.loss_unit),
+                *callbacks,
+            ],
+            evaluate_first=settings.model.pretrained is not None,
         )
 
-    def restore(self, source: checkpoint.Checkpoint) -> None:
-        """Go back to a checkpoint; raises UserError if it cannot be read or another holds it."""
-        try:
-            self.trainer.restore(source)
-        except UserError:
-            resume.check_free(self.run_dir)  # replaced by another process: that is the reason
-            raise
+    def run(self) -> RunSummary:
+        """Train until a limit, a signal or an error ends the session.
 
-    def train(self, source: checkpoint.Checkpoint | None) -> None:
-        """Train to the end; the summary says how it ended.
+        Returns:
+            The summary that was written: how it ended.
 
-        Args:
-            source: the checkpoint that `trainer` was restored from, if any.
+        Raises:
+            UserError: another process works in the folder, a checkpoint cannot be read or
+                written, the numbers broke, or user code failed.
         """
+        source = self.resolved.checkpoint
+        if self.settings.resume is Resume.never and self.folder.path.exists():
+            LOG.info("the earlier run was moved to %s", self.folder.set_aside())
+        if source is not None:
+            self._restore(source)
         recording = self.settings.tracking.kind is not TrackingKind.none
-        lacks_curve = recording and not (self.run_dir / run_folder.METRICS).exists()
+        lacks_curve = recording and not self.folder.metrics.exists()
         with contextlib.ExitStack() as stack:
             self._open(stack)
-            if source != checkpoint.find(self.run_dir, "last"):
-                raise UserError(f"{self.run_dir} was trained further meanwhile: start again")
             if source is not None:
-                LOG.info("going on from step %s of %s", f"{source.step:,}", self.run_dir)
+                LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
             if source is not None and source.step and lacks_curve:
                 LOG.warning(
                     "there was no %s: the curve begins at step %s",
-                    self.run_dir / run_folder.METRICS,
+                    self.folder.metrics,
                     f"{source.step:,}",
                 )
             stack.enter_context(self.signals)
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
-                line = user_code.told(error, task=type(self.task), model=type(self.model))
+                line = user_code.describe_user_error(
+                    error, task=type(self.task), model=type(self.model)
+                )
                 self._failed(error, line)
                 if line is None:
                     raise
-                log = self.run_dir / run_folder.LOG
-                raise UserError(f"{line}; its traceback is in {log}") from error
+                raise UserError(f"{line}; its traceback is in {self.folder.log}") from error
+        return self.summary
+
+    # -- before the loop ----------------------------------------------------------------------
+
+    def _facts(self) -> RunSummary:
+        """Collect what the summary says of code, machine and model."""
+        settings, device = self.settings, self.device
+        dtype = torch.bfloat16 if self.precision is Precision.bf16 else torch.float32
+        facts = RunSummary(
+            task=settings.task.name,
+            model=settings.model.name,
+            dropout=settings.dropout.name,
+            seed=settings.seed,
+            parameters=count_parameters(self.model),
+            device=runtime.device_name(device),
+            precision=self.precision.value,
+            git_revision=runtime.git_revision(),
+            packages=runtime.package_versions(),
+            checkpoint=self.resolved.start.checkpoint,
+            other=dict(self.resolved.summary.other),
+            nulls={"git_revision"},
+        )
+        ours = build.is_ours(settings.model._target_)
+        if ours and "M" in settings.model.layers():
+            choice = scan_backend.describe(settings.model.scan_backend.value, device, dtype)
+            facts.backend = choice.backend
+            facts.passed_over = choice.passed_over
+        if ours and device.type == "cpu" and (why := scan_backend.obstacle("cpu", device, dtype)):
+            # The norms of every model use these kernels.
+            facts.passed_over = {**(facts.passed_over or {}), "cpu": why}
+        return facts
+
+    def _text_sample(self) -> list[Callback]:
+        length = self.settings.trainer.sample_chars
+        if not length or not hasattr(self.task, "tokenizer"):
+            return []
+        return [
+            TextSample(
+                self.model,
+                self.task,
+                length=length,
+                seed=self.settings.seed,
+                device=self.device,
+                precision=self.precision,
+                folder=self.folder,
+                recorder=self.recorder,
+            )
+        ]
+
+    def _final_test(self) -> FinalTest:
+        return FinalTest(
+            self.model,
+            self.task,
+            previous=self.resolved.summary.test,
+            device=self.device,
+            precision=self.precision,
+            folder=self.folder,
+            recorder=self.recorder,
+            stop_requested=self.signals.requested,
+        )
+
+    def _restore(self, source: checkpoint.Checkpoint) -> None:
+        """Go back to a checkpoint; raises UserError if it cannot be read or another holds it."""
+        try:
+            self.trainer.restore(source)
+        except UserError:
+            self.folder.check_free()  # replaced by another process: that is the reason
+            raise
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        """Take hold of the folder, and write down what this run is."""
-        summary = self.run_dir / run_folder.SUMMARY
-        resumed = summary.exists()
+        """Acquire the folder's lock, and record what this run is.
+
+        Raises:
+            UserError: another process holds the folder, or trained the run since it was resolved.
+        """
+        folder, previous = self.folder, self.resolved.summary
+        resumed = folder.is_begun()
         if self.settings.tracking.kind is TrackingKind.none:
-            session.make_folder(self.run_dir)
-            stack.enter_context(run_folder.hold(self.run_dir))
+            folder.make()
+            stack.enter_context(run_folder.hold(folder.path))
         stack.enter_context(self.recorder)
         self.recorder.start(
             params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
         )
-        stack.enter_context(session.log_to(self.run_dir / run_folder.LOG))
-        write_text(self.run_dir / run_folder.CONFIG, config.to_yaml(self.recorded))
-        build.write_spec(self.run_dir, self.task.spec)
+        moved_on = self.resolved.checkpoint != checkpoint.find(folder.path, "last")
+        if moved_on or not self.resolved.is_current():
+            raise UserError(f"{folder} was trained further meanwhile: start again")
+        stack.enter_context(console.log_to(folder.log))
+        write_text(folder.config, config.to_yaml(self.recorded))
+        load.write_spec(folder.path, self.task.spec)
         for name, text in self.task.assets().items():
-            write_text(self.run_dir / name, text)
-        noted = read_json(summary)
-        self.facts["metric"] = self.task.metric
-        self.facts["maximize"] = self.task.maximize
-        self.facts["data"] = self.task.fingerprint()
-        self.facts["started"] = noted.get("started", round(time.time(), 3))
-        if "test" in noted:  # stays, however this sitting ends, until other weights are tested
-            self.facts["test"] = noted["test"]
-        started = {**noted, **self.facts, "status": "RUNNING"}
-        started.pop("reason", None)
-        write_json(summary, {**started, **process.identity()})
-        self.recorder.artifact(self.run_dir / run_folder.CONFIG)
+            write_text(folder.path / name, text)
+        self.summary.metric = self.task.metric
+        self.summary.maximize = self.task.maximize
+        self.summary.data = self.task.fingerprint()
+        self.summary.started = previous.started
+        if previous.started is None:
+            self.summary.started = round(time.time(), 3)
+        self.summary.test = previous.test  # until other weights are tested
+        running = previous.updated(self.summary)  # how far it came is still true
+        running.status, running.reason = Status.RUNNING, None
+        running.nulls.discard("reason")
+        running.sign()
+        running.write(folder.summary_file)
+        self.recorder.artifact(folder.config)
         for line in self._headlines():
             LOG.info(line)
 
     def _tags(self) -> dict[str, str]:
-        return tags_of(self.facts)
+        return tags_of(self.summary.to_json())
 
     def _headlines(self) -> list[str]:
-        facts = self.facts
+        summary = self.summary
         lines = [build.counts_line(self.settings, self.task.spec, self.model)]
-        scan = f", scan {facts['backend']}" if "backend" in facts else ""
-        lines.append(f"device: {facts['device']}, {facts['precision']}{scan}")
-        for name, why in facts.get("passed_over", {}).items():
+        scan = f", scan {summary.backend}" if summary.backend is not None else ""
+        lines.append(f"device: {summary.device}, {summary.precision}{scan}")
+        for name, why in (summary.passed_over or {}).items():
             lines.append(f"slower than it could be: the {name} kernels are not used: {why}")
-        lines.append(f"run: {self.run_dir}")
+        lines.append(f"run: {self.folder}")
         return lines
 
-    # -- milestones ---------------------------------------------------------------------------
-
-    def _evaluated(self, step: int) -> None:
-        """After each evaluation: a sample of text, and now and then the picture."""
-        if step == 0:
-            LOG.info("before training: %s", self.trainer.validation_text())
-        length = self.settings.trainer.sample_chars
-        if length and hasattr(self.task, "tokenizer") and obstacle(self.model) is None:
-            path = self.run_dir / "samples" / f"step-{step:08d}.txt"
-            self.recorder.artifact(write_text(path, self._sample(length)))
-        if time.monotonic() - self.drawn > PICTURE_SECONDS:
-            self._draw()
-
-    def _sample(self, length: int) -> str:
-        tokenizer = self.task.tokenizer
-        prompt = torch.tensor([[tokenizer.start_token()]], device=self.device)
-        self.model.eval()
-        with runtime.autocast(self.device, self.precision):
-            new = generate(
-                self.model,  # pyright: ignore[reportArgumentType]
-                list(prompt),
-                max_new_tokens=length,
-                rules=Sampling(temperature=0.8, allowed=tokenizer.vocab_size),
-                seed=self.settings.seed,
-            )
-            text = tokenizer.decode([int(token) for token in new])
-        self.model.train()
-        return text + "\n"
-
-    def _draw(self) -> None:
-        self.drawn = time.monotonic()
-        metrics = self.run_dir / run_folder.METRICS
-        if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
-            return
-        self.recorder.artifact(curves.loss_picture(self.run_dir, unit=self.task.loss_unit))
-
-    # -- the end ------------------------------------------------------------------------------
+    # -- after the loop -----------------------------------------------------------------------
 
     def _ended(self, result: Result) -> None:
-        facts = {
-            "status": result.status,
-            "ended_by": result.ended_by,
-            "reason": result.reason,
-            "step": result.step,
-            **_best_and_last(result),
-            "tokens_per_second": round(result.tokens_per_second, 1),
-            "seconds": round(result.seconds, 2),
-            "tokens_per_step": self.task.items_per_batch * self.settings.trainer.grad_accum,
-            # Of this sitting's time, spent by the training thread in recording.
-            "tracking_share": round(self.recorder.seconds / (time.monotonic() - self.began), 6),
-            "peak_memory_bytes": runtime.peak_memory_bytes(self.device),
-        }
-        if result.status == "FINISHED" and "test" in self.task.splits:
-            try:
-                facts["test"] = self._final_test()
-            except StoppedError as stopped:
-                reason = f"stopped by {stopped.signal} in the final test, training is complete"
-                facts |= {"status": "KILLED", "ended_by": stopped.signal, "reason": reason}
-                facts["left"] = "test"
-        self._draw()
-        self._write_summary(facts)
-        LOG.info("%s: %s", facts["status"].lower(), facts["reason"])
-        self.recorder.finish(facts["status"])
-
-    def _final_test(self) -> dict[str, Any]:
-        """The test split's metrics, measured once, with the weights that validation chose.
-
-        A run that was finished, tested and then trained further is tested again only if other
-        weights are the best now; `times` counts. A test that was stopped has given no numbers and
-        counts for nothing.
-        """
-        noted = read_json(self.run_dir / run_folder.SUMMARY).get("test", {})
-        # Somebody may have deleted a damaged best: then it is the last weights that are used.
-        best = checkpoint.find(self.run_dir, "best") or checkpoint.find(self.run_dir, "last")
-        assert best is not None, "a finished run was saved"
-        if noted.get("step") == best.step:
-            return noted
-        weights, _, _ = checkpoint.load(best, self.device)
-        checkpoint.restore_weights(self.model, weights, best.path)
-        watched = watching(self.task, "testing", self.signals.requested)
-        with runtime.autocast(self.device, self.precision), watched:
-            metrics, found = self.task.evaluate_detailed(self.model, "test")
-        self.recorder.metrics(best.step, metrics)
-        for path in tables.keep(self.run_dir, "test", found):
-            self.recorder.artifact(path)
-        return {"step": best.step, "times": noted.get("times", 0) + 1, **metrics}
+        """Record how training ended; a limit or a signal ended it."""
+        summary = self.summary
+        summary.status = result.status
+        summary.ended_by = result.ended_by
+        summary.reason = result.reason
+        summary.tokens_per_second = round(result.tokens_per_second, 1)
+        summary.seconds = round(result.seconds, 2)
+        summary.tokens_per_step = self.task.items_per_batch * self.settings.trainer.grad_accum
+        summary.tracking_share = self.tracking_share.share
+        summary.peak_memory_bytes = result.peak_memory_bytes
+        summary.left = result.left
+        summary.test = self.final_test.test
+        self._write_summary()
+        LOG.info("%s: %s", result.status.lower(), result.reason)
+        self.recorder.finish(result.status)
 
     def _failed(self, error: BaseException, line: str | None) -> None:
         """Record how the run failed; `line` says it better than the error itself, if given."""
         gone = isinstance(error, BrokenPipeError)  # mambalab train | head: not the run's fault
-        status = "FAILED" if isinstance(error, Exception) and not gone else "KILLED"
+        status = Status.FAILED if isinstance(error, Exception) and not gone else Status.KILLED
         reason = line or " ".join(str(error).split()) or type(error).__name__
         if gone:
             reason = "nobody reads the output any more (broken pipe)"
         expected = gone or isinstance(error, UserError)
         LOG.error("%s: %s", status, reason, exc_info=not expected)
-        facts = {"status": status, "ended_by": "error", "reason": reason, "step": self.trainer.step}
+        summary = self.summary
+        summary.status = status
+        summary.ended_by = EndedBy.error
+        summary.reason = reason
         with contextlib.suppress(OSError):  # a full disk, perhaps; the first error is shown
-            self._write_summary({**facts, **_best_and_last(self.trainer)})
+            self._write_summary()
         self.recorder.finish(status)
 
-    def _write_summary(self, facts: dict[str, Any]) -> None:
-        write_json(self.run_dir / run_folder.SUMMARY, {**self.facts, **facts, **process.identity()})
-
-
-def _best_and_last(source: Result | Trainer) -> dict[str, Any]:
-    best = {"step": source.best.step, **source.best.metrics} if source.best else None
-    return {"best": best, "last": source.last}
+    def _write_summary(self) -> None:
+        summary, state = self.summary, self.trainer.state
+        summary.step, summary.best, summary.last = state.step, state.best, state.last
+        summary.nulls.add("best")
+        summary.sign()
+        summary.write(self.folder.summary_file)

@@ -1,4 +1,4 @@
-"""Classes of the user's own: what they raise and what they leave behind, each told in one line."""
+"""Checks classes that come from outside mambalab, and describes what they raise in one line."""
 
 import contextlib
 import inspect
@@ -21,13 +21,13 @@ from mambalab.train import runtime
 _OURS = Path(__file__).parents[1]
 
 
-def is_own(cls: type) -> bool:
+def is_user_class(cls: type) -> bool:
     """Whether a class comes from outside mambalab."""
     return cls.__module__.partition(".")[0] != "mambalab"
 
 
-def told(error: BaseException, **classes: type) -> str | None:
-    """What the user's own code raised, in one line; None if it was not raised there.
+def describe_user_error(error: BaseException, **classes: type) -> str | None:
+    """Describe in one line an exception raised in user code; None if it was raised elsewhere.
 
     Args:
         error: as it was caught.
@@ -51,8 +51,8 @@ def told(error: BaseException, **classes: type) -> str | None:
 
 
 @contextlib.contextmanager
-def named(**classes: type) -> Iterator[None]:
-    """Turn what the user's own code raises inside the block into one line; see `told`.
+def one_line_errors(**classes: type) -> Iterator[None]:
+    """Turn what user code raises inside the block into one line; see `describe_user_error`.
 
     Raises:
         UserError: that line.
@@ -60,15 +60,15 @@ def named(**classes: type) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if line := told(error, **classes):
+        if line := describe_user_error(error, **classes):
             raise UserError(line) from error
         raise
 
 
 def _files(cls: type) -> set[str]:
-    """The files in which a class and those it derives from were written, the user's own only."""
-    own = [c for c in cls.__mro__ if is_own(c) and not _is_library(c)]
-    return {file for c in own if (file := getattr(sys.modules[c.__module__], "__file__", None))}
+    """Source files of a class and of the user classes that it derives from."""
+    classes = [c for c in cls.__mro__ if is_user_class(c) and not _is_library(c)]
+    return {file for c in classes if (file := getattr(sys.modules[c.__module__], "__file__", None))}
 
 
 def _is_library(cls: type) -> bool:
@@ -81,15 +81,15 @@ def _name(group: str, cls: type) -> str:
 
 
 def prepare(task: Task, device: torch.device) -> None:
-    """Prepare a task; one of the user's own is checked afterwards.
+    """Prepare a task; a user's task is checked afterwards.
 
     Raises:
-        UserError: as `Task.prepare`; the user's own code fails, or leaves something out.
+        UserError: as `Task.prepare`; user code fails, or leaves something out.
     """
     cls = type(task)
-    with named(task=cls):
+    with one_line_errors(task=cls):
         task.prepare(device)
-        if not is_own(cls):
+        if not is_user_class(cls):
             return
         problem = None
         if not isinstance(getattr(task, "spec", None), ModelSpec):
@@ -170,16 +170,18 @@ def _shape(value: Any) -> str:
     return type(value).__name__
 
 
-def check_answer(model: nn.Module, task: Task, device: torch.device) -> None:
-    """Let a model of the user's own classify one example, before anything is created.
+def check_classifier_output(model: nn.Module, task: Task, device: torch.device) -> None:
+    """Let a user's model classify one example, before anything is created.
 
-    Random numbers are afterwards where they were before.
+    Does nothing for models of mambalab and for tasks without classes. Leaves the generators of
+    random numbers as they were.
 
     Raises:
-        UserError: it cannot be called as a classifier is, fails, or answers in another shape.
+        UserError: it cannot be called as a classifier is, fails, or returns another shape than
+            (1, classes).
     """
     cls = type(model)
-    if not is_own(cls) or not isinstance(task, ClassificationTask):
+    if not is_user_class(cls) or not isinstance(task, ClassificationTask):
         return
     try:
         inspect.signature(model.forward).bind(None, None)
@@ -189,7 +191,7 @@ def check_answer(model: nn.Module, task: Task, device: torch.device) -> None:
             f"forward(x, lengths): {error}"
         ) from error
     random = runtime.random_state(device)
-    with named(task=type(task), model=cls), evaluating(model):
+    with one_line_errors(task=type(task), model=cls), evaluating(model):
         logits: Any = model(*task.inputs("val", np.array([0]), None))
     runtime.restore_random_state(random, device)
     wanted = (1, task.spec.classes)

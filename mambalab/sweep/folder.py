@@ -11,13 +11,15 @@ mlflow_run.json the MLflow run under which those of the jobs hang
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord, is_run, read_run
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import EndedBy, Status
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
@@ -167,7 +169,7 @@ class SweepFolder:
         elif answer["status"] == 0:
             entry.status, entry.reason = FINISHED, None
         elif answer["status"] in (130, 143):
-            noted = record.summary.get("reason") if record else answer["reason"]
+            noted = record.summary.reason if record else answer["reason"]
             entry.status, entry.reason = KILLED, noted
             if asked is not None:
                 entry.status, entry.reason = asked.outcome, asked.reason
@@ -205,10 +207,8 @@ def _killed_by(status: int | None) -> str:
 
 def _mark_killed(record: RunRecord, reason: str) -> None:
     """Say in the run's summary what its process could not say any more."""
-    if record.summary.get("status") != RUNNING:
+    if record.summary.status is not Status.RUNNING:
         return
     with contextlib.suppress(UserError), run_folder.hold(record.path):
-        facts = {**record.summary, "status": KILLED, "ended_by": "error", "reason": reason}
-        if (step := record.step) is not None:
-            facts["step"] = step
-        write_json(record.path / run_folder.SUMMARY, facts)
+        summary = replace(record.summary, status=Status.KILLED, reason=reason, step=record.step)
+        replace(summary, ended_by=EndedBy.error).write(RunFolder(record.path).summary_file)

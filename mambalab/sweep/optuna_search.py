@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
+from mambalab.records.run_folder import RunFolder
 from mambalab.settings.sweep import Search
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry
@@ -196,7 +197,7 @@ class SearchSource:
 
     def _new_values(self, job: Job, trial: Trial) -> list[tuple[int, float]]:
         """Read finite values of the metric that a running job has written since the last look."""
-        path = job.run_dir / run_folder.METRICS
+        path = RunFolder(job.run_dir).metrics
         try:
             rows, self._read[job.name] = run_folder.read_rows(path, self._read[job.name])
         except UserError:  # damaged: the job itself will say so

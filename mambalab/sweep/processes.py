@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mambalab.config import to_plain
 from mambalab.errors import UserError
-from mambalab.records import run_folder
+from mambalab.records.run_folder import RunFolder
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
@@ -159,7 +159,8 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
 def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
     """Delete what a job left that was killed as it began: it holds no run, and is in the way."""
     worker = read_json(sweep.process_file(job.name))
-    begun = any((job.run_dir / name).exists() for name in (run_folder.SUMMARY, "checkpoints"))
+    folder = RunFolder(job.run_dir)
+    begun = folder.is_begun() or folder.checkpoints.exists()
     if worker and process.alive(worker) is False and not begun:
         shutil.rmtree(job.run_dir, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import Handle, Launcher
-from mambalab.train.session import StopSignals
+from mambalab.train.signals import StopSignals
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import Curve, RunRecord
+from mambalab.records.summary import RunSummary
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_run import RESUMED
 from mambalab.tracking.store_failure import failure_of
@@ -95,7 +96,7 @@ def _record(client: "MlflowClient", run: "Run") -> StoredRun:
     return StoredRun(
         path=Path(f"{run.info.run_name or 'run'} ({run_id[:8]})"),
         config=unflatten({**run.data.params, **changed}),
-        summary={**summary, "status": status},
+        summary=RunSummary.from_json({**summary, "status": status}),
         points={key: _curve(client, run_id, key) for key in run.data.metrics},
     )
 

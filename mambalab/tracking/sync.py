@@ -10,7 +10,6 @@ from mambalab.tracking import mlflow_store
 from mambalab.tracking.description import Description, experiment_name, params_of, tags_of
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.store_failure import SilentStoreError, failure_of
-from mambalab.utils import process
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
         SilentStoreError: the store does not answer.
     """
     record = read_run(run_dir)
-    if record.status == "RUNNING" and process.alive(record.summary):
+    if record.status == "RUNNING" and record.summary.writer_alive():
         raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
     if not (run_dir / run_folder.METRICS).exists():
         raise UserError(
@@ -57,13 +56,13 @@ def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
 
 def describe(record: RunRecord) -> Description:
     """Describe a run by its folder."""
-    started = record.summary.get("started")
-    if not isinstance(started, (int, float)):
+    started = record.summary.started
+    if started is None:
         started = (record.path / run_folder.CONFIG).stat().st_mtime
     return Description(
         experiment_of(record),
         params_of(record.config),
-        tags_of(record.summary),
+        tags_of(record.summary.to_json()),
         start_ms=round(1000 * started),
     )
 

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that appear whole or not at all, checked when they are read.
+"""Writes and reads checkpoints: folders that appear complete or not at all, with checksums.
 
 `checkpoints/last-00001200/` holds everything to go on exactly from step 1200 (weights as
 safetensors; optimiser, random state and data position beside them). `checkpoints/best-00000800/`
@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 def find(run_dir: Path, kind: str) -> Checkpoint | None:
-    """The newest checkpoint of a kind (`last` or `best`), or None."""
+    """Find the newest checkpoint of a kind (`last` or `best`), or None."""
     found = []
     folder = run_dir / "checkpoints"
     for path in folder.glob(f"{kind}-*") if folder.is_dir() else ():
@@ -107,7 +107,7 @@ def save(
 def load(
     checkpoint: Checkpoint, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    """Weights, facts and trainer state of a checkpoint (the last empty for `best`).
+    """Read weights, facts and trainer state of a checkpoint (the last is empty for `best`).
 
     Nothing in it is executed: weights are safetensors, the rest is read with `weights_only`.
 
@@ -167,6 +167,6 @@ def _first_alias(state: dict[str, torch.Tensor], name: str) -> str:
 
 
 def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous CPU tensors, tied ones only under their first name."""
+    """Copy to contiguous CPU tensors, tied ones only under their first name."""
     kept = {n: t for n, t in weights.items() if _first_alias(weights, n) == n}
     return {n: t.detach().cpu().contiguous() for n, t in kept.items()}

@@ -1,4 +1,4 @@
-"""AdamW with the right groups, and the learning rate as a pure function of progress."""
+"""Builds AdamW with its parameter groups; computes the learning rate from step and progress."""
 
 import math
 
@@ -15,7 +15,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """AdamW over the model's trainable parameters, in a decayed and an undecayed group."""
+    """Build AdamW over the trainable parameters, in a decayed and an undecayed group."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     decayed = [p for n, p in named if decays(n, p)]
     others = [p for n, p in named if not decays(n, p)]
@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Ad
 
 
 def learning_rate(settings: OptimSettings, step: int, progress: float) -> float:
-    """Learning rate of step `step` (from 0) at `progress` in [0, 1] through the run.
+    """Compute the learning rate of step `step` (from 0) at `progress` in [0, 1] of the run.
 
     Linear warm-up over `warmup_steps`, times the schedule: cosine or exponential from 1 down to
     `min_lr_ratio` at the end, or constant.

@@ -1,4 +1,4 @@
-"""What training needs of a task and of the outside world; it imports neither."""
+"""Protocols: what the training loop needs of a task and of a recorder; it imports neither."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Watchable(Protocol):
-    """Whoever measures for long."""
+    """Anything whose measurements take long enough to be watched."""
 
     on_eval_batch: Callable[[int, int], None] | None  # batches done, and in all; may raise
 
@@ -36,7 +36,7 @@ class TrainableTask(Watchable, Protocol):
         ...
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Metrics over a whole split."""
+        """Metrics of a complete split."""
         ...
 
 

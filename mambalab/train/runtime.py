@@ -1,4 +1,4 @@
-"""The machine a run meets: device, precision, random numbers, memory, and what to record of it."""
+"""Adapts to the machine: device, precision, random numbers, memory, and what to record of it."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,11 @@ def prepare_process() -> None:
 
 
 def choose_device(requested: str) -> torch.device:
-    """`auto` takes CUDA if it works, else the CPU; raises UserError for a device not there."""
+    """Choose the device: `auto` takes CUDA if it works, else the CPU.
+
+    Raises:
+        UserError: the requested device is not there.
+    """
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(requested)
@@ -59,14 +63,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Precision:
-    """`auto` is bf16 where the processor has it in hardware, else fp32."""
+    """Choose the precision: `auto` is bf16 where the processor has it in hardware, else fp32."""
     if requested is not Precision.auto:
         return requested
     return Precision.bf16 if has_fast_bf16(device) else Precision.fp32
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager:
-    """The context in which models compute: bf16 matrix products, or plain float32."""
+    """Return the context in which models compute: bf16 matrix products, or plain float32."""
     if precision is Precision.bf16:
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
@@ -134,7 +138,7 @@ def _cpu_name() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what the numbers of a run depend on."""
+    """Versions of Python and the packages that the numbers of a run depend on, by name."""
     names = ("mambalab", "torch", "triton", "numba", "numpy", "mlflow")
     versions = {"python": platform.python_version()}
     for name in names:

@@ -65,6 +65,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def obstacle(folder: Path) -> str | None:
+    """Why a folder could not be made or written, a clause, or None; makes nothing."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} is not writable"
+    return None
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -5,11 +5,12 @@ import yaml
 
 from mambalab.compare.groups import split
 from mambalab.records.reader import RunRecord
+from mambalab.records.summary import RunSummary
 from tests.records.example_runs import config
 
 
 def record(seed=1, **settings) -> RunRecord:
-    return RunRecord(Path(f"run{seed}"), config(seed=seed, **settings), {})
+    return RunRecord(Path(f"run{seed}"), config(seed=seed, **settings), RunSummary())
 
 
 def ignore(key: str) -> bool:
@@ -67,7 +68,7 @@ def test_every_setting_that_differs_is_kept_with_the_group():
 def test_a_setting_that_a_run_lacks_is_a_difference():
     old = config()
     del old["optim"]
-    assert labels(record(), RunRecord(Path("old"), old, {})) == [
+    assert labels(record(), RunRecord(Path("old"), old, RunSummary())) == [
         "optim.lr=0.001",
         "optim.lr=absent",
     ]
@@ -87,7 +88,7 @@ def test_long_and_hostile_values():
 
 def test_a_config_that_holds_itself_is_still_read():
     loop = yaml.safe_load("a: &a {b: *a, c: 1}")
-    first, second = RunRecord(Path("x"), loop, {}), record()
+    first, second = RunRecord(Path("x"), loop, RunSummary()), record()
     assert len(split([first, second], ignore)) == 2
 
 

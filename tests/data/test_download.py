@@ -14,7 +14,7 @@ import pytest
 from mambalab.data import download as module
 from mambalab.data.download import DownloadError, download
 from mambalab.errors import UserError
-from mambalab.train.session import show_log
+from mambalab.utils.console import show_log
 from tests.data.hub_server import COMMIT, Hub
 
 FETCH = (

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mambalab.config import compose
+from mambalab.records.run_folder import RunFolder
 from mambalab.runs import final_report
 
 SUMMARY = {
@@ -26,7 +27,9 @@ def show(tmp_path, capsys):
         (tmp_path / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
         if note is not None:
             (tmp_path / "mlflow_run.json").write_text(json.dumps(note))
-        final_report.show(compose("train", ["tracking=mlflow", *options]), tmp_path)
+        folder = RunFolder(tmp_path)
+        settings = compose("train", ["tracking=mlflow", *options])
+        final_report.show(settings, folder, folder.summary())
         return capsys.readouterr().out.splitlines()
 
     return build

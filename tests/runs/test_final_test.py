@@ -7,7 +7,7 @@ import pytest
 
 from mambalab.cli import main
 from mambalab.errors import UserError
-from mambalab.train import session
+from mambalab.train import signals
 from tests.lab import only_run, rows, summary
 
 DIGITS = [
@@ -82,11 +82,11 @@ def test_training_further_tests_only_other_weights():
     assert facts["test"]["times"] == 2
 
 
-def test_a_test_result_survives_a_sitting_that_is_stopped(monkeypatch):
+def test_a_test_result_survives_a_session_that_is_stopped(monkeypatch):
     run_dir = train("trainer.max_steps=8")
     before = summary(run_dir)["test"]
     with monkeypatch.context() as patch:
-        patch.setattr(session.StopSignals, "requested", lambda _: "SIGTERM")
+        patch.setattr(signals.StopSignals, "requested", lambda _: "SIGTERM")
         assert main.main(["train", *DIGITS, "trainer.max_steps=24"]) == 143
     assert summary(run_dir)["test"] == before
     train("trainer.max_steps=24")
@@ -124,12 +124,12 @@ def test_a_test_that_is_stopped_is_measured_by_the_same_command(monkeypatch, cap
     measured = []
     with monkeypatch.context() as patch:
 
-        def requested(signals):
-            measured.append(signals)
+        def requested(asked):
+            measured.append(asked)
             return "SIGINT" if len(measured) == 8 + 2 * 4 + 5 + 1 else None
 
         # Eight steps, two evaluations of four batches, and the sixth batch of the test.
-        patch.setattr(session.StopSignals, "requested", requested)
+        patch.setattr(signals.StopSignals, "requested", requested)
         assert main.main(["train", *options]) == 130
     run_dir = only_run(Path.cwd())
     facts = summary(run_dir)
@@ -148,7 +148,7 @@ def test_a_test_that_is_stopped_is_measured_by_the_same_command(monkeypatch, cap
 
 
 def test_a_run_that_was_stopped_is_not_tested(monkeypatch):
-    monkeypatch.setattr(session.StopSignals, "requested", lambda _: "SIGTERM")
+    monkeypatch.setattr(signals.StopSignals, "requested", lambda _: "SIGTERM")
     assert main.main(["train", *DIGITS, "trainer.max_steps=8"]) == 143
     run_dir = only_run(Path.cwd())
     assert of_the_test(run_dir) == []
@@ -182,7 +182,7 @@ def test_stopped_and_resumed_images_equal_never_stopped(monkeypatch):
     assert main.main(["train", *options, "run_dir=whole"]) == 0
     asked = iter([None] * 6 + ["SIGTERM"])  # before each step, and in the evaluation of step 4
     with monkeypatch.context() as patch:
-        patch.setattr(session.StopSignals, "requested", lambda _: next(asked))
+        patch.setattr(signals.StopSignals, "requested", lambda _: next(asked))
         assert main.main(["train", *options, "run_dir=parts"]) == 143
     assert summary(Path("parts"))["step"] == 5
     assert main.main(["train", *options, "run_dir=parts"]) == 0

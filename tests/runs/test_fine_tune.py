@@ -153,7 +153,7 @@ def test_killed_at_any_step_and_resumed_equals_never_killed(checkpoint, monkeypa
         place = f"run_dir=cut{killed_after}"
 
         def stop(self, killed_after=killed_after):
-            if self.step == killed_after:
+            if self.state.step == killed_after:
                 raise Killed
             step(self)
 

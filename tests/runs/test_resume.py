@@ -127,8 +127,8 @@ def test_a_run_killed_while_its_folder_was_made_begins_again(folder, monkeypatch
         raise Killed
 
     early = {
-        "mambalab.train.session.log_to": {".lock", "metrics.jsonl"},
-        "mambalab.runs.build.write_spec": {"config.yaml", "train.log"},
+        "mambalab.utils.console.log_to": {".lock", "metrics.jsonl"},
+        "mambalab.runs.load.write_spec": {"config.yaml", "train.log"},
         "mambalab.utils.process.identity": {"config.yaml", "vocabulary.json"},
     }
     for place, found in early.items():

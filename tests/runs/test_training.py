@@ -83,7 +83,7 @@ def interrupted(folder: Path, action: str, *options: str) -> subprocess.Complete
         "step = Trainer._train_step\n"
         "def stop(self):\n"
         "    step(self)\n"
-        "    if self.step == 7:\n"
+        "    if self.state.step == 7:\n"
         f"        {action}\n"
         "Trainer._train_step = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"

@@ -89,7 +89,7 @@ def test_a_run_without_artifacts_speaks_by_its_tags(store, client, tmp_path):
         client.log_metric(run_id, "val/loss", step / 2, step=step)
     client.set_terminated(run_id, "FINISHED")
     (found,) = read(tmp_path, "bare")
-    assert found.summary == {"device": "a GPU", "status": "FINISHED"}
+    assert found.summary.to_json() == {"device": "a GPU", "status": "FINISHED"}
     assert found.curves == {"val/loss": [(1, 0.5), (2, 1.0)]}
     assert found.setting("trainer.max_steps") == 80
     assert str(found.path) == f"x/y ({run_id[:8]})"

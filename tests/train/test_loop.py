@@ -10,8 +10,20 @@ import torch
 from mambalab.errors import UserError
 from mambalab.settings.train import Schedule
 from mambalab.train import checkpoint, runtime
+from mambalab.train.callbacks import Callback
 from mambalab.train.nonfinite import NonFiniteError
 from tests.train.toy import OPTIM, ToyTask, model, trainer
+
+
+class CrashAt(Callback):
+    """Fails after the evaluation of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_evaluated(self, step, metrics):
+        if step == self.step:
+            raise ZeroDivisionError
 
 
 def weights_of(run):
@@ -82,7 +94,8 @@ def test_stopped_in_an_evaluation_and_resumed_equals_never_stopped(tmp_path):
             run.restore(source)
 
         def stop(run=run, asked=asked):
-            return "SIGINT" if run.task.on_eval_batch is not None and run.step == asked else None
+            waiting = run.task.on_eval_batch is not None and run.state.step == asked
+            return "SIGINT" if waiting else None
 
         run.stop_requested = stop
         result = run.run()
@@ -102,7 +115,7 @@ def test_stopped_in_an_evaluation_and_resumed_equals_never_stopped(tmp_path):
 def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
     _, lines, expected = whole_run(tmp_path / "whole")
     crashed, before = trainer(tmp_path / "cut")
-    crashed.evaluated = lambda step: 1 / 0 if step == 15 else None
+    crashed.callbacks = [CrashAt(15)]
     with pytest.raises(ZeroDivisionError):
         crashed.run()
     source = checkpoint.find(tmp_path / "cut", "last")
@@ -205,7 +218,7 @@ def test_patience_ends_a_killed_run_at_the_same_step(tmp_path):
     whole, _ = trainer(tmp_path / "whole", task=Scripted(*values), **limits)
     assert whole.run().step == 50
     crashed, _ = trainer(tmp_path / "cut", task=Scripted(*values), **limits)
-    crashed.evaluated = lambda step: 1 / 0 if step == 25 else None
+    crashed.callbacks = [CrashAt(25)]
     with pytest.raises(ZeroDivisionError):
         crashed.run()
     again, _ = trainer(tmp_path / "cut", task=Scripted(*values[4:]), **limits)

@@ -1,15 +1,65 @@
-"""The line that shows where a run stands."""
+"""The line that shows where a run stands; what is shown of a long measurement, and its end."""
 
 import io
 
-from mambalab.train.progress import Progress
+import pytest
+
+from mambalab.train import progress
+from mambalab.train.progress import Progress, StoppedError, Watch, watching
+from tests.train.toy import ToyTask
 
 
 def test_a_loss_that_was_not_logged_yet_is_not_shown():
     stream = io.StringIO()
-    progress = Progress(stream=stream)
-    progress.update(0.1, 1, float("nan"), "val/loss 2.5000", 0.0, milestone=True)
-    progress.update(0.2, 2, 2.25, "", 0.0, milestone=True)
+    live = Progress(stream=stream)
+    live.update(0.1, 1, float("nan"), "val/loss 2.5000", 0.0, milestone=True)
+    live.update(0.2, 2, 2.25, "", 0.0, milestone=True)
     first, second = stream.getvalue().splitlines()
     assert first.startswith(" 10%  step 1  val/loss 2.5000  ")
     assert second.startswith(" 20%  step 2  loss 2.2500  ")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose only entry is the time."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_long_measurement_says_now_and_then_how_far_it_is(clock):
+    stream = io.StringIO()
+    seen = Watch("testing", lambda: None, stream)
+    for done in range(30):
+        seen(done, 64)
+        clock[0] += 1
+    assert stream.getvalue() == "testing 2/64 ...\ntesting 17/64 ...\n"
+
+
+def test_a_terminal_shows_a_bar_and_takes_it_away(clock):
+    stream = Terminal()
+    seen = Watch("testing", lambda: None, stream)
+    seen(0, 64)
+    assert stream.getvalue() == ""
+    for done in (5, 12):
+        clock[0] += 10
+        seen(done, 64)
+    assert "testing 12/64 |" in stream.getvalue()
+    seen.close()
+    assert stream.getvalue().endswith("\r")
+
+
+def test_a_signal_ends_what_is_measured():
+    task = ToyTask()
+    with (
+        pytest.raises(StoppedError, match="SIGTERM") as stopped,
+        watching(task, "x", lambda: "SIGTERM"),
+    ):
+        task.evaluate(None, "val")
+    assert stopped.value.signal == "SIGTERM"
+    assert task.on_eval_batch is None

@@ -102,7 +102,7 @@ def trainer(
     built: list[Trainer] = []
 
     def stop() -> str | None:
-        return "SIGTERM" if stop_after is not None and built[0].step >= stop_after else None
+        return "SIGTERM" if stop_after is not None and built[0].state.step >= stop_after else None
 
     runner = Trainer(
         model(),
@@ -113,7 +113,6 @@ def trainer(
         recorder=lines,
         device=torch.device("cpu"),
         precision=Precision.fp32,
-        evaluated=lambda step: None,
         stop_requested=stop,
     )
     built.append(runner)

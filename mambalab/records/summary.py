@@ -1,0 +1,289 @@
+"""Typed contents of summary.json: how a run was made, how far it came, how it ended.
+
+The file is a flat JSON object, one key for each field of `RunSummary`. A key that the file lacks is
+None here. What a field cannot hold (a key of another version, a value of another type) is kept in
+`other` and written back.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from mambalab.utils import process
+from mambalab.utils.files import read_json, write_json
+
+
+class Status(StrEnum):
+    """State of a run."""
+
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+class EndedBy(StrEnum):
+    """What ended a run: a limit of the settings, a signal, or an error."""
+
+    max_steps = "max_steps"
+    max_minutes = "max_minutes"
+    patience = "patience"
+    SIGINT = "SIGINT"
+    SIGTERM = "SIGTERM"
+    error = "error"
+
+
+@dataclass
+class Evaluation:
+    """Metrics of the validation split at one step.
+
+    Attributes:
+        step: optimiser steps done.
+        metrics: values by name, e.g. `val/loss`.
+    """
+
+    step: int
+    metrics: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Flatten to one JSON object, the step first."""
+        return {"step": self.step, **self.metrics}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read what `to_json` returned; raises TypeError or KeyError for anything else."""
+        metrics = _numbers(value)
+        return cls(step=_whole(metrics.pop("step")), metrics=metrics)
+
+
+@dataclass
+class FinalTestResult:
+    """Metrics of the test split, measured once with the weights that validation chose.
+
+    Attributes:
+        step: optimiser steps after which these weights were saved; None if not noted.
+        times: how many times the run measured its test split, None if not noted; more than once
+            only if it was trained further and other weights became the best.
+        metrics: values by name, e.g. `test/accuracy`.
+    """
+
+    step: int | None
+    times: int | None
+    metrics: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Flatten to one JSON object, step and times first."""
+        facts = {"step": self.step, "times": self.times}
+        return {**{k: v for k, v in facts.items() if v is not None}, **self.metrics}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read what `to_json` returned; raises TypeError for anything else."""
+        metrics = _numbers(value)
+        step, times = metrics.pop("step", None), metrics.pop("times", None)
+        return cls(
+            step=None if step is None else _whole(step),
+            times=None if times is None else _whole(times),
+            metrics=metrics,
+        )
+
+
+@dataclass
+class RunSummary:
+    """Everything that summary.json holds, in the order in which it is written.
+
+    Attributes:
+        task: name of the task, `task.name`.
+        model: name of the model, `model.name`.
+        dropout: name of the dropout preset, `dropout.name`.
+        seed: the run's seed.
+        parameters: number of the model's parameters, tied ones counted once.
+        device: name of the processor and its threads, or of the GPU, for people.
+        precision: `fp32` or `bf16`, the arithmetic of matrix products; a resumed run keeps it.
+        git_revision: commit of the code, with `+changes` if the tree was dirty; None outside git.
+        packages: versions by package name, that of Python among them.
+        backend: kernels of the selective scan: cpu, triton, torch or reference; None if no layer
+            has a scan.
+        passed_over: by backend that would be faster, why it cannot run here.
+        checkpoint: `path` and `sha256` of the checkpoint that the run began with; None if it
+            began with fresh weights.
+        metric: name of the metric by which weights are chosen, e.g. `val/loss`.
+        maximize: whether more of the metric is better.
+        data: where the data came from; `sha256` is their identity.
+        started: Unix time in seconds at which the first session began.
+        status: state of the run, as its last session left it.
+        ended_by: what ended the last session.
+        reason: how it ended, one line for people.
+        step: optimiser steps done.
+        best: the evaluation that did best on `metric`; None if there was none.
+        last: metrics of the latest evaluation; empty if there was none.
+        tokens_per_second: training speed of the last session after warm-up, evaluations left out;
+            0 if it was too short to tell.
+        seconds: training time of all sessions, evaluations included.
+        tokens_per_step: tokens (for images: examples) that one optimiser step sees.
+        tracking_share: share in [0, 1] of the last session's time that its training thread spent
+            in recording.
+        peak_memory_bytes: most memory held in training: of the GPU's allocator, or resident.
+        left: `test` if the run was stopped in its final test; training is complete then.
+        test: metrics of the test split.
+        host: name of the machine on which the last session ran.
+        pid: process id of the last session.
+        born: start of that process, which tells reused process ids apart; see `utils.process`.
+        other: what no field can hold, by key; written back as it was.
+        nulls: names of fields that are written as null when they are None; all others are left
+            out then.
+    """
+
+    task: str | None = None
+    model: str | None = None
+    dropout: str | None = None
+    seed: int | None = None
+    parameters: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    git_revision: str | None = None
+    packages: dict[str, str] | None = None
+    backend: str | None = None
+    passed_over: dict[str, str] | None = None
+    checkpoint: dict[str, str] | None = None
+    metric: str | None = None
+    maximize: bool | None = None
+    data: dict[str, str] | None = None
+    started: float | None = None
+    status: Status | None = None
+    ended_by: EndedBy | None = None
+    reason: str | None = None
+    step: int | None = None
+    best: Evaluation | None = None
+    last: dict[str, float] | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    tokens_per_step: int | None = None
+    tracking_share: float | None = None
+    peak_memory_bytes: int | None = None
+    left: str | None = None
+    test: FinalTestResult | None = None
+    host: str | None = None
+    pid: int | None = None
+    born: str | None = None
+    other: dict[str, Any] = field(default_factory=dict)
+    nulls: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a summary.json; every field is None if there is no such file.
+
+        Raises:
+            UserError: the file is damaged: it is no JSON object.
+        """
+        return cls.from_json(read_json(path))
+
+    def write(self, path: Path) -> None:
+        """Write the file in one step; raises OSError if that fails, the old file stays then."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Sort the keys of a JSON object into fields and `other`; never fails."""
+        summary = cls()
+        for key, value in data.items():
+            parse = _PARSERS.get(key)
+            if parse is not None and value is None:
+                summary.nulls.add(key)
+                continue
+            try:
+                if parse is None:
+                    raise KeyError(key)
+                setattr(summary, key, parse(value))
+            except (TypeError, ValueError, KeyError):
+                summary.other[key] = value
+        return summary
+
+    def to_json(self) -> dict[str, Any]:
+        """Make the JSON object that is written: fields in their order, then `other`."""
+        found: dict[str, Any] = {}
+        for key in _PARSERS:
+            value = getattr(self, key)
+            if isinstance(value, (Evaluation, FinalTestResult)):
+                found[key] = value.to_json()
+            elif value is not None or key in self.nulls:
+                found[key] = value.value if isinstance(value, Enum) else value
+        return {**found, **{k: v for k, v in self.other.items() if k not in found}}
+
+    def updated(self, newer: "RunSummary") -> Self:
+        """Return a copy in which what `newer` says takes the place of what this one says."""
+        return type(self).from_json({**self.to_json(), **newer.to_json()})
+
+    def sign(self) -> None:
+        """Note this process as the one that writes the summary."""
+        identity = process.identity()
+        self.host, self.pid, self.born = identity["host"], identity["pid"], identity["born"]
+
+    def writer_alive(self) -> bool | None:
+        """Whether the process that signed still lives; None if that cannot be known here."""
+        return process.alive(self.to_json())  # a pid may be text, if MLflow kept it
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    """Copy an object whose values are numbers; raises TypeError for anything else."""
+    if not isinstance(value, dict) or not all(_is_number(v) for v in value.values()):
+        raise TypeError("no numbers by name")
+    return dict(value)
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):  # a user's own task may put other things than texts in it
+        raise TypeError("no object")
+    return dict(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("no whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not _is_number(value):
+        raise TypeError("no number")
+    return value  # as it was read: 3 stays 3
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+def _parser(kind: Any) -> Callable[[Any], Any]:
+    """Choose the function that reads a value of a field's type from JSON."""
+    if isinstance(kind, types.UnionType):
+        (kind,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
+    simple = {str: _text, int: _whole, float: _number, bool: _truth}
+    simple |= {dict[str, float]: _numbers, dict[str, str]: _texts}
+    if kind in simple:
+        return simple[kind]
+    return kind if issubclass(kind, Enum) else kind.from_json
+
+
+_TYPES = typing.get_type_hints(RunSummary)
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    f.name: _parser(_TYPES[f.name])
+    for f in dataclasses.fields(RunSummary)
+    if f.name not in ("other", "nulls")
+}

@@ -1,0 +1,215 @@
+"""Callbacks of `mambalab train`: text samples, pictures, the final test.
+
+One class each; `train.callbacks` says when they are called. A new one goes into the list in
+`training.TrainingRun`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from mambalab.generation.decoding import generate, obstacle
+from mambalab.generation.sampling import Sampling
+from mambalab.plots import curves, tables
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import EndedBy, FinalTestResult, Status
+from mambalab.settings.train import Precision
+from mambalab.tasks.base import Task
+from mambalab.tasks.text import TextTask
+from mambalab.tracking.recorder import Recorder
+from mambalab.train import checkpoint, runtime
+from mambalab.train.callbacks import Callback, Result
+from mambalab.train.progress import StoppedError, watching
+from mambalab.utils.files import write_text
+
+LOG = logging.getLogger("mambalab")
+PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
+SAMPLE_TEMPERATURE = 0.8
+
+
+class TrackingShare(Callback):
+    """Measures how much of the session's time its training thread spends in recording.
+
+    Attributes:
+        share: in [0, 1]; None until the end.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.began = time.monotonic()
+        self.share: float | None = None
+
+    def on_end(self, result: Result) -> None:
+        """Compute the share, before other callbacks take their time."""
+        self.share = round(self.recorder.seconds / (time.monotonic() - self.began), 6)
+
+
+class ScoreBeforeTraining(Callback):
+    """Says how good weights from a checkpoint are before they are trained."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metric of the evaluation at step 0."""
+        if step == 0:
+            LOG.info("before training: %s", f"{self.metric} {metrics[self.metric]:.4f}")
+
+
+class TextSample(Callback):
+    """Writes a text after each evaluation, to `samples/step-<step>.txt`.
+
+    Args:
+        model: of the run; one that cannot generate is passed over.
+        task: with the tokenizer.
+        length: tokens to generate.
+        seed: of the sampling: texts differ by the weights alone.
+        device, precision: where and how to compute.
+        folder, recorder: where the text goes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: TextTask,
+        *,
+        length: int,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+        folder: RunFolder,
+        recorder: Recorder,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.length = length
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.folder = folder
+        self.recorder = recorder
+
+    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Generate one text and write it."""
+        if obstacle(self.model) is None:
+            path = self.folder.samples / f"step-{step:08d}.txt"
+            self.recorder.artifact(write_text(path, self._sample()))
+
+    def _sample(self) -> str:
+        tokenizer = self.task.tokenizer
+        prompt = torch.tensor([[tokenizer.start_token()]], device=self.device)
+        self.model.eval()
+        with runtime.autocast(self.device, self.precision):
+            new = generate(
+                self.model,  # pyright: ignore[reportArgumentType]
+                list(prompt),
+                max_new_tokens=self.length,
+                rules=Sampling(temperature=SAMPLE_TEMPERATURE, allowed=tokenizer.vocab_size),
+                seed=self.seed,
+            )
+            text = tokenizer.decode([int(token) for token in new])
+        self.model.train()
+        return text + "\n"
+
+
+class FinalTest(Callback):
+    """Measures the test split once, at the end, with the weights that validation chose.
+
+    A run that was finished, tested and then trained further is tested again only if other weights
+    are the best now. A test that was stopped has given no numbers and counts for nothing.
+
+    Args:
+        model: of the run; holds the chosen weights afterwards.
+        task: measures; nothing is done if it has no test split.
+        previous: what an earlier session measured.
+        device, precision: where and how to compute.
+        folder, recorder: where numbers, tables and pictures go.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
+
+    Attributes:
+        test: what the summary will say: what was measured now, else `previous`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        previous: FinalTestResult | None,
+        device: torch.device,
+        precision: Precision,
+        folder: RunFolder,
+        recorder: Recorder,
+        stop_requested: Callable[[], str | None],
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.test = previous
+        self.device = device
+        self.precision = precision
+        self.folder = folder
+        self.recorder = recorder
+        self.stop_requested = stop_requested
+
+    def on_end(self, result: Result) -> None:
+        """Measure the test split if training is complete; a signal makes the run KILLED."""
+        if result.status is not Status.FINISHED or "test" not in self.task.splits:
+            return
+        try:
+            self._measure()
+        except StoppedError as stopped:
+            result.status, result.ended_by = Status.KILLED, EndedBy(stopped.signal)
+            result.reason = f"stopped by {stopped.signal} in the final test, training is complete"
+            result.left = "test"
+
+    def _measure(self) -> None:
+        path = self.folder.path
+        # Somebody may have deleted a damaged best: then it is the last weights that are used.
+        best = checkpoint.find(path, "best") or checkpoint.find(path, "last")
+        assert best is not None, "a finished run was saved"
+        if self.test is not None and self.test.step == best.step:
+            return
+        weights, _, _ = checkpoint.load(best, self.device)
+        checkpoint.restore_weights(self.model, weights, best.path)
+        watched = watching(self.task, "testing", self.stop_requested)
+        with runtime.autocast(self.device, self.precision), watched:
+            metrics, found = self.task.evaluate_detailed(self.model, "test")
+        self.recorder.metrics(best.step, metrics)
+        for file in tables.keep(path, "test", found):
+            self.recorder.artifact(file)
+        times = self.test.times if self.test is not None else None
+        self.test = FinalTestResult(best.step, (times or 0) + 1, metrics)
+
+
+class LossPicture(Callback):
+    """Draws `plots/loss.png` now and then, and at the end.
+
+    Args:
+        folder, recorder: where the picture goes.
+        unit: of the loss, for the axis.
+    """
+
+    def __init__(self, folder: RunFolder, recorder: Recorder, unit: str) -> None:
+        self.folder = folder
+        self.recorder = recorder
+        self.unit = unit
+        self.drawn = time.monotonic()
+
+    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Draw the picture, unless that was done less than `PICTURE_SECONDS` ago."""
+        if time.monotonic() - self.drawn > PICTURE_SECONDS:
+            self._draw()
+
+    def on_end(self, result: Result) -> None:
+        """Draw the picture a last time."""
+        self._draw()
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        metrics = self.folder.metrics
+        if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
+            return
+        self.recorder.artifact(curves.loss_picture(self.folder.path, unit=self.unit))

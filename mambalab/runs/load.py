@@ -1,0 +1,97 @@
+"""Reads runs back from their folders: settings, model, weights, tokenizer."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mambalab import config
+from mambalab.errors import UserError
+from mambalab.records.run_folder import RunFolder
+from mambalab.records.summary import RunSummary
+from mambalab.runs.build import build_model
+from mambalab.settings.train import Precision
+from mambalab.spec import ModelSpec
+from mambalab.tasks.text import CHARACTERS
+from mambalab.tokenization.tokenizer import FILE
+from mambalab.train import checkpoint, runtime
+from mambalab.utils.files import read_json, write_json
+
+
+def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:
+    """Path of the tokenizer.json that a run keeps; None if its tokens are characters, or it has
+    none.
+
+    Raises:
+        UserError: it should be there and is not.
+    """
+    path = run_dir / FILE
+    if path.exists():
+        return path
+    named = getattr(settings.task, "tokenizer", None)
+    if settings.model.pretrained is not None or named not in (None, CHARACTERS):
+        raise UserError(f"{path} is missing: bring the run's own tokenizer back")
+    return None
+
+
+def write_spec(run_dir: Path, spec: ModelSpec) -> None:
+    """Keep the shape of the task, so that the model can be rebuilt without the data."""
+    write_json(RunFolder(run_dir).spec, dataclasses.asdict(spec))
+
+
+def read_spec(run_dir: Path) -> ModelSpec:
+    """Read what `write_spec` wrote; raises UserError if it is missing or damaged."""
+    path = RunFolder(run_dir).spec
+    fields = read_json(path)
+    try:
+        return ModelSpec(**fields)
+    except TypeError:
+        raise UserError(f"{path} is missing or damaged: this run cannot be rebuilt") from None
+
+
+@dataclass
+class LoadedRun:
+    """A run read back from its folder.
+
+    Attributes:
+        path: the run folder.
+        settings: as the run was trained.
+        model: with the best weights (the last ones if none was evaluated), in evaluation mode.
+        step: optimiser steps after which these weights were saved.
+        device, precision: where it computes now, and as it was trained.
+        summary: what the run says of itself.
+    """
+
+    path: Path
+    settings: config.TrainConfig
+    model: Any
+    step: int
+    device: torch.device
+    precision: Precision
+    summary: RunSummary
+
+
+def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
+    """Rebuild the model of a run from its folder alone; the data are not needed.
+
+    Raises:
+        UserError: the folder holds no checkpoint, is damaged, or names code from outside
+            mambalab that `trust` does not cover.
+    """
+    settings = config.typed(config.load_run_config(path, trust))
+    spec = read_spec(path)
+    source = checkpoint.find(path, "best") or checkpoint.find(path, "last")
+    if source is None:
+        raise UserError(f"{path} holds no checkpoint yet: train it first")
+    place = runtime.choose_device(device)
+    weights, _, _ = checkpoint.load(source, place)
+    with place:
+        model = build_model(settings, spec)
+    checkpoint.restore_weights(model, weights, source.path)
+    summary = RunFolder(path).summary()
+    precision = Precision(summary.precision or "fp32")
+    if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
+        precision = Precision.fp32
+    return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary)
