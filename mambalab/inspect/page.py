@@ -17,7 +17,7 @@ from mambalab.errors import UserError
 from mambalab.inspect import measures
 from mambalab.inspect.sequence import InspectedSequence, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
-from mambalab.utils.files import write_text
+from mambalab.utils.files import replacing
 
 _MAX_ARRAY_BYTES = 3_400_000  # bytes of quantised arrays in a page, before base64
 _FOLDER = Path(__file__).parent
@@ -30,9 +30,11 @@ def write(sequence: InspectedSequence, layers: list[LayerTrace], target: Path) -
         UserError: if it cannot be written.
     """
     try:
-        return write_text(target, render(sequence, layers))
+        with replacing(target) as partial:
+            partial.write_text(render(sequence, layers), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
+    return target
 
 
 def render(sequence: InspectedSequence, layers: list[LayerTrace]) -> str:

@@ -9,11 +9,6 @@ import yaml
 from tests import test_architecture
 from tests.docs import pages
 
-# Pages that arrive with other branches; delete each here when it is there.
-ARRIVING = {
-    *("kernels", "library", "tasks", "pretrained", "configuration", "inspect", "benchmarks"),
-    *("sweeps", "tracking", "results"),
-}
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
 
 
@@ -31,8 +26,6 @@ def test_links_lead_somewhere(page):
     for link in LINK.findall(page.prose):
         path, _, anchor = link.partition("#")
         target = (page.path.parent / path).resolve() if path else page.path
-        if target.parent == pages.ROOT / "docs" and target.stem in ARRIVING:
-            continue
         assert target.exists(), f"{page.name}: {link}"
         assert target.is_relative_to(pages.ROOT), f"{page.name}: {link} leaves the repository"
         if anchor:
@@ -50,8 +43,7 @@ def test_the_contents_of_the_site_list_every_page():
     listed = list(files(site["nav"]))
     assert len(listed) == len(set(listed))
     here = {path.name for path in (pages.ROOT / "docs").glob("*.md")}
-    assert here <= set(listed)
-    assert set(listed) - here - {"CONTRIBUTING.md"} <= {f"{name}.md" for name in ARRIVING}
+    assert set(listed) == here | {"CONTRIBUTING.md"}
 
 
 def test_the_readme_is_short():
@@ -61,8 +53,7 @@ def test_the_readme_is_short():
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda p: p.name)
 def test_files_named_on_a_page_exist(page):
     named = re.findall(r"`((?:mambalab|conf|tests|experiments|docs)/[\w./-]*)`", page.prose)
-    arriving = {f"docs/{name}.md" for name in ARRIVING}
-    named = [name for name in named if "NAME" not in name and name not in arriving]
+    named = [name for name in named if "NAME" not in name]
     assert [name for name in named if not (pages.ROOT / name).exists()] == []
 
 
