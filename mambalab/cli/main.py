@@ -93,7 +93,7 @@ def dispatch(argv: list[str]) -> int:
     if verb not in VERBS:
         raise unknown_verb(verb)
     arguments = sort(VERBS[verb], rest)
-    if VERBS[verb].settings is None:
+    if verb == "completion":
         return completion(arguments)
     return run(VERBS[verb], arguments)
 

@@ -18,8 +18,8 @@ class Verb:
     Attributes:
         name: the verb; its file is `mambalab/commands/<name>.py`, its values `conf/<name>.yaml`.
         summary: one line for the overview.
-        settings: name of the settings class in the verb's file; None = no settings, and the
-            command line itself carries the verb out.
+        settings: name of the settings class in the verb's file; None for `completion` alone, which
+            the command line itself carries out.
         usage: what may follow the verb, for `--help`.
         examples: what follows `mambalab`, each a complete command.
         note: a paragraph below the options.

@@ -75,8 +75,21 @@ class ClassificationTask(Task):
         )  # a task of one's own may lack it
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
+    def batch_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float | Tensor]:
+        """Compute further metrics of one batch of a split; a subclass overrides this.
+
+        Args:
+            logits: (b, classes) float32.
+            labels: (b,) int64.
+
+        Returns:
+            Means over the b examples by name, e.g. `accuracy_top3`; over the split they are
+            recorded as `val/accuracy_top3` and `test/accuracy_top3`.
+        """
+        return {}
+
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Measure loss and accuracy over a split."""
+        """Measure loss, accuracy and what `batch_metrics` adds over a split."""
         return self._measure(model, split)[0]
 
     def measure_detailed(
@@ -95,6 +108,7 @@ class ClassificationTask(Task):
         """Measure loss, accuracy, and counts (classes, classes) of true by predicted class."""
         labels = self.labels[split]
         total, n = 0.0, len(self.classes)
+        sums: dict[str, float] = {}
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
         for start in self.eval_batches(range(0, len(labels), self.settings.eval_batch_size)):
             rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
@@ -102,9 +116,12 @@ class ClassificationTask(Task):
             logits = model(*self.inputs(split, rows, None)).float()
             total += float(F.cross_entropy(logits, true, reduction="sum"))
             counts += torch.bincount(true * n + logits.argmax(-1), minlength=n * n)
+            for name, mean in self.batch_metrics(logits, true).items():
+                sums[name] = sums.get(name, 0.0) + float(mean) * len(rows)
         table = counts.view(n, n).cpu().numpy()
         right = float(table.diagonal().sum() / len(labels))
-        return {f"{split}/loss": total / len(labels), f"{split}/accuracy": right}, table
+        more = {f"{split}/{name}": value / len(labels) for name, value in sums.items()}
+        return {f"{split}/loss": total / len(labels), f"{split}/accuracy": right, **more}, table
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:

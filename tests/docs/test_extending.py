@@ -40,6 +40,16 @@ def test_a_classification_is_tested_at_the_end(place, capsys):
     assert "true, taken for" in capsys.readouterr().out
 
 
+def test_a_classification_has_a_metric_of_its_own(place, capsys):
+    words = ["task=digits_top3", "task.batch_size=8", "task.eval_batch_size=200"]
+    assert main.main(["train", *words, *[w for w in SMALL if "task." not in w]]) == 0
+    out = capsys.readouterr().out
+    assert "val/accuracy_top3" in out.partition("best ")[2].splitlines()[0]
+    assert "test/accuracy_top3" in out
+    assert main.main(["eval", "split=val", "trust=my_top3"]) == 0
+    assert "val/accuracy_top3" in capsys.readouterr().out
+
+
 def test_a_model_is_trained(place, capsys):
     words = ["train", "task=text", "task.path=notes.txt", "task.seq_len=16", "model=mine"]
     assert main.main([*words, "trainer=smoke", "tracking=jsonl", "device=cpu"]) == 0

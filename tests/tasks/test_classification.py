@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from mambalab.settings.task import ClassificationSettings
 from mambalab.spec import ModelSpec
@@ -62,6 +62,24 @@ def test_scores_are_averages_over_examples_however_they_are_batched(make, split,
         ),
         f"{split}/accuracy": pytest.approx(accuracy_score(labels, logits.argmax(-1))),
     }
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 1000])
+def test_metrics_of_a_subclass_are_averages_over_examples(make, eval_batch_size, monkeypatch):
+    def top2(self, logits, labels):
+        assert logits.dtype == torch.float32
+        assert logits.shape == (len(labels), 4)
+        return {"accuracy_top2": (logits.topk(2).indices == labels[:, None]).any(1).float().mean()}
+
+    task = make(eval_batch_size=eval_batch_size)
+    plain = task.evaluate(Echo(), "val")
+    monkeypatch.setattr(Guesses, "batch_metrics", top2)
+    metrics, _ = task.evaluate_detailed(Echo(), "val")
+    expected = top_k_accuracy_score(
+        task.labels["val"], task.logits["val"][:, 0].numpy(), k=2, labels=range(4)
+    )
+    assert metrics["val/accuracy_top2"] == pytest.approx(expected)
+    assert task.evaluate(Echo(), "val") == {**plain, "val/accuracy_top2": pytest.approx(expected)}
 
 
 def test_the_confusion_table_is_sklearns(make):
