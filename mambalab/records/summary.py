@@ -125,7 +125,8 @@ class RunSummary:
         tokens_per_second: training speed of the last session after warm-up, evaluations left out;
             0 if it was too short to tell.
         seconds: training time of all sessions, evaluations included.
-        tokens_per_step: tokens (for images: examples) that one optimiser step sees.
+        tokens_per_step: tokens that one optimiser step sees: steps of all sequences, those of both
+            texts of a pair; a step of an image is some of its pixels.
         tracking_share: share in [0, 1] of the last session's time that its training thread spent
             in recording.
         peak_memory_bytes: most memory held in training: of the GPU's allocator, or resident.

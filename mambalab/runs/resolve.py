@@ -1,7 +1,8 @@
-"""Resolves settings into a run: everything a training session needs, before anything is created.
+"""Resolves settings into a run: everything a training session needs, before it is built.
 
 Here the run folder is asked: is there a run, does it belong to these settings, is it finished, from
-which checkpoint does it go on, with which arithmetic? Everything later uses the answer.
+which checkpoint does it go on, with which arithmetic? Everything later uses the answer. Nothing is
+written in the folder but its lock; a checkpoint to fine-tune may be fetched.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class ResolvedRun:
 
 
 def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
-    """Find out everything that a session of training needs; creates nothing in the run folder.
+    """Find out everything that a session of training needs; writes only the run folder's lock.
 
     Under resume=never a run in the folder is not read at all: it may be damaged.
 

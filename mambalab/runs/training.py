@@ -62,7 +62,8 @@ def run(settings: config.TrainConfig) -> int:
 class TrainingRun:
     """One training session of a run: acquires the folder's lock, trains, records, releases it.
 
-    Making it builds task and model; nothing is created on disk before `run`.
+    Making it builds task and model. Before `run` nothing is written in the run folder but its lock;
+    data may be fetched.
 
     Args:
         resolved: what to train.
