@@ -50,7 +50,7 @@ class ResolvedRun:
         device: where to compute.
         precision: fp32 or bf16.
         checkpoint: of the run itself, from which it goes on; None if it begins.
-        start: what its first weights are, its tokenizer, and its settings made complete by them.
+        initial_weights: where they come from, with the tokenizer and the settings that they decide.
     """
 
     folder: RunFolder
@@ -59,12 +59,12 @@ class ResolvedRun:
     device: torch.device
     precision: Precision
     checkpoint: Checkpoint | None
-    start: ResolvedStart
+    initial_weights: ResolvedStart
 
     @property
     def settings(self) -> config.TrainConfig:
         """The settings, with the sizes of the checkpoint that the run started with."""
-        return self.start.settings
+        return self.initial_weights.settings
 
     def is_current(self) -> bool:
         """Whether summary.json is still the one that was read; ask under the folder's lock."""
