@@ -81,7 +81,7 @@ def measure(
     """Time forward, and forward and backward, of all that is here; our ratio to each peer."""
     default = "float32" if device.type == "cpu" else "bfloat16"
     kind: torch.dtype = getattr(torch, dtype or default)
-    chosen = backend.describe("auto", device, kind)
+    chosen = backend.choose("auto", device, kind)
     result = Result(
         what="scan",
         device=device.type,

@@ -93,7 +93,7 @@ def run(settings: EvalSettings) -> int:
     for shown in filter(None, map(tables.text, found)):
         console.result(f"\n{shown}")
     if os.access(path, os.W_OK):  # it may be somebody else's
-        for file in tables.keep(path, settings.split.value, found):
+        for file in tables.write(path, settings.split.value, found):
             console.result(file)
     return 0
 

@@ -9,7 +9,7 @@ from mambalab.records.reader import RunRecord
 from mambalab.utils.mapping import flatten
 from mambalab.utils.text import printable, short
 
-ABSENT = "absent"  # how a setting shows that a run, of an older version perhaps, does not have
+ABSENT = "absent"  # shown for a setting that a run lacks (an older version made it, perhaps)
 MAX_VALUE_CHARS = 40  # of a value that a label shows
 MAX_DEPTH = 9  # parts of a dotted name; YAML that nests deeper (in itself, perhaps) is one value
 

@@ -59,7 +59,7 @@ def to_yaml(cfg: Any) -> str:
     return yaml.safe_dump(to_plain(cfg), sort_keys=False, allow_unicode=True, width=100)
 
 
-def recorded(cfg: TrainConfig) -> TrainConfig:
+def as_recorded(cfg: TrainConfig) -> TrainConfig:
     """The configuration as a run folder keeps it: its data are found from anywhere."""
     data_dir = os.path.abspath(os.path.expanduser(cfg.data_dir))
     return dataclasses.replace(cfg, data_dir=data_dir)

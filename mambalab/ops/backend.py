@@ -1,6 +1,6 @@
 """Backend choice: a pure function of the request, the device and the dtype.
 
-Nothing falls back silently. `auto` takes the fastest backend that can run, and `describe` says why
+Nothing falls back silently. `auto` takes the fastest backend that can run, and `choose` says why
 a faster one was passed over, so that a run can print and record it. A backend that was asked for
 by name and cannot run is an error that gives the reason.
 """
@@ -102,7 +102,7 @@ def obstacle(backend: str, device: torch.device, dtype: torch.dtype) -> str | No
     return find(device, dtype) if find else None
 
 
-def describe(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
+def choose(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
     """Choose the backend for tensors of `dtype` on `device`; say why no faster one was taken.
 
     A backend that is made for another kind of device is not among those passed over.
@@ -136,4 +136,4 @@ def resolve(requested: str, device: torch.device, dtype: torch.dtype) -> str:
     Raises:
         UserError: `requested` is no backend, or cannot run here.
     """
-    return describe(requested, device, dtype).backend
+    return choose(requested, device, dtype).backend

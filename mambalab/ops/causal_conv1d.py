@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mambalab.ops.backend import resolve
 from mambalab.ops.dispatch import can_bypass_dispatcher
-from mambalab.ops.interface import ConvBackend
+from mambalab.ops.interface import ConvImplementation
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
 
@@ -123,7 +123,7 @@ def _check(
             raise ValueError(f"{name} is on {tensor.device} but x on {x.device}")
 
 
-# Modules that provide what `ConvBackend` says.
+# Modules that provide what `ConvImplementation` says, by backend; `torch` is in the folder `eager`.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.conv",
     "cpu": "mambalab.ops.cpu.conv",
@@ -131,11 +131,11 @@ _IMPLEMENTATIONS = {
 }
 
 
-def _implementation(backend: str, x: Tensor) -> ConvBackend:
+def _implementation(backend: str, x: Tensor) -> ConvImplementation:
     """Import the module of the backend for x; an empty tensor takes the torch backend."""
     chosen = resolve(backend, x.device, x.dtype)
     module = importlib.import_module(_IMPLEMENTATIONS[chosen if x.numel() else "torch"])
-    return cast("ConvBackend", module)
+    return cast("ConvImplementation", module)
 
 
 def _run(

@@ -38,7 +38,7 @@ class ConvGradients(NamedTuple):
     initial_state: Tensor | None
 
 
-class ScanBackend(Protocol):
+class ScanImplementation(Protocol):
     """A module that computes the selective scan (arXiv 2312.00752, Algorithm 2)."""
 
     def states_shape(
@@ -90,7 +90,7 @@ class ScanBackend(Protocol):
         ...
 
 
-class ConvBackend(Protocol):
+class ConvImplementation(Protocol):
     """A module that computes the depthwise causal convolution."""
 
     def forward(

@@ -9,10 +9,10 @@ from torch import Tensor
 from mambalab.ops.backend import resolve
 from mambalab.ops.common import group_count
 from mambalab.ops.dispatch import can_bypass_dispatcher
-from mambalab.ops.interface import ScanBackend
+from mambalab.ops.interface import ScanImplementation
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
-# Modules that provide what `ScanBackend` says.
+# Modules that provide what `ScanImplementation` says, by backend; `torch` is in the folder `eager`.
 _IMPLEMENTATIONS = {
     "triton": "mambalab.ops.triton.scan",
     "cpu": "mambalab.ops.cpu.scan",
@@ -167,11 +167,11 @@ def _check(
         raise ValueError(f"A is on {A.device} but u on {u.device}")
 
 
-def _implementation(backend: str, u: Tensor) -> ScanBackend:
+def _implementation(backend: str, u: Tensor) -> ScanImplementation:
     """Import the module of the backend for u; an empty tensor takes the torch backend."""
     chosen = resolve(backend, u.device, u.dtype)
     module = importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
-    return cast("ScanBackend", module)
+    return cast("ScanImplementation", module)
 
 
 def _run(

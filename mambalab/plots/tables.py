@@ -45,7 +45,7 @@ def picture(table: dict[str, Any], target: Path, above: str = "") -> Path:
     return save(figure, target)
 
 
-def keep(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
+def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
     """Write `tables/<split>_<kind>.json` and `plots/<split>_<kind>.png` for each table.
 
     Returns:

@@ -125,18 +125,21 @@ class RunSummary:
         tokens_per_second: training speed of the last session after warm-up, evaluations left out;
             0 if it was too short to tell.
         seconds: training time of all sessions, evaluations included.
-        tokens_per_step: tokens (for images: examples) that one optimiser step sees.
+        tokens_per_step: tokens that one optimiser step sees: steps of all sequences, those of both
+            texts of a pair; a step of an image is some of its pixels.
         tracking_share: share in [0, 1] of the last session's time that its training thread spent
             in recording.
         peak_memory_bytes: most memory held in training: of the GPU's allocator, or resident.
-        left: `test` if the run was stopped in its final test; training is complete then.
+        left: what is left to do: `test` if training is complete and the run was stopped in its
+            final test; None otherwise.
         test: metrics of the test split.
         host: name of the machine on which the last session ran.
         pid: process id of the last session.
-        born: start of that process, which tells reused process ids apart; see `utils.process`.
+        born: when that process started, in clock ticks since boot; empty where that is unknown.
+            It tells the process from a later one with the same id.
         other: what no field can hold, by key; written back as it was.
-        nulls: names of fields that are written as null when they are None; all others are left
-            out then.
+        nulls: names of the fields that are None and written all the same, as `key: null`; other
+            fields that are None are left out of the file.
     """
 
     task: str | None = None
@@ -220,7 +223,7 @@ class RunSummary:
         return type(self).from_json({**self.to_json(), **newer.to_json()})
 
     def sign(self) -> None:
-        """Note this process as the one that writes the summary."""
+        """Set `host`, `pid` and `born` to those of this process, which writes the summary."""
         identity = process.identity()
         self.host, self.pid, self.born = identity["host"], identity["pid"], identity["born"]
 

@@ -178,7 +178,7 @@ class FinalTest(Callback):
         with runtime.autocast(self.device, self.precision), watched:
             metrics, found = self.task.evaluate_detailed(self.model, "test")
         self.recorder.metrics(best.step, metrics)
-        for file in tables.keep(path, "test", found):
+        for file in tables.write(path, "test", found):
             self.recorder.artifact(file)
         times = self.test.times if self.test is not None else None
         self.test = FinalTestResult(best.step, (times or 0) + 1, metrics)

@@ -80,7 +80,7 @@ def resolve_start(
     name = settings.model.pretrained
     if resumed is not None:
         if name is not None:
-            recorded = resume.recorded(settings, folder.path).model
+            recorded = resume.read_recorded_config(settings, folder.path).model
             settings = _sized(settings, {key: getattr(recorded, key) for key in config.SIZES})
         own = own_tokenizer(folder.path, settings)
         return ResolvedStart(settings, own, checkpoint=summary.checkpoint or None)

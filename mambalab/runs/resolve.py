@@ -1,7 +1,8 @@
-"""Resolves settings into a run: everything a training session needs, before anything is created.
+"""Resolves settings into a run: everything a training session needs, before it is built.
 
 Here the run folder is asked: is there a run, does it belong to these settings, is it finished, from
-which checkpoint does it go on, with which arithmetic? Everything later uses the answer.
+which checkpoint does it go on, with which arithmetic? Everything later uses the answer. Nothing is
+written in the folder but its lock; a checkpoint to fine-tune may be fetched.
 """
 
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class ResolvedRun:
         device: where to compute.
         precision: fp32 or bf16.
         checkpoint: of the run itself, from which it goes on; None if it begins.
-        start: what its first weights are, its tokenizer, and its settings made complete by them.
+        initial_weights: where they come from, with the tokenizer and the settings that they decide.
     """
 
     folder: RunFolder
@@ -58,12 +59,12 @@ class ResolvedRun:
     device: torch.device
     precision: Precision
     checkpoint: Checkpoint | None
-    start: ResolvedStart
+    initial_weights: ResolvedStart
 
     @property
     def settings(self) -> config.TrainConfig:
         """The settings, with the sizes of the checkpoint that the run started with."""
-        return self.start.settings
+        return self.initial_weights.settings
 
     def is_current(self) -> bool:
         """Whether summary.json is still the one that was read; ask under the folder's lock."""
@@ -71,7 +72,7 @@ class ResolvedRun:
 
 
 def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
-    """Find out everything that a session of training needs; creates nothing in the run folder.
+    """Find out everything that a session of training needs; writes only the run folder's lock.
 
     Under resume=never a run in the folder is not read at all: it may be damaged.
 

@@ -39,7 +39,7 @@ def check(settings: config.TrainConfig, run_dir: Path, setting: str = "run_dir")
         folder.check_free()
         if not folder.config.exists():
             return
-    if changed := config.differences(recorded(settings, run_dir), settings):
+    if changed := config.differences(read_recorded_config(settings, run_dir), settings):
         raise UserError(
             f"the run in {run_dir} was made with other settings ({'; '.join(changed)}): "
             f"choose another {setting}, or resume=never to start again"
@@ -61,7 +61,7 @@ def _died_before_training(folder: RunFolder) -> bool:
     return run_folder.LOCK in names and names <= early
 
 
-def recorded(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
+def read_recorded_config(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
     """Read the configuration of the run in a folder; raises UserError if that fails."""
     trust = [*_user_modules(settings), *settings.trust]
     return config.typed(config.load_run_config(run_dir, trust))

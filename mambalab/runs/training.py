@@ -62,7 +62,8 @@ def run(settings: config.TrainConfig) -> int:
 class TrainingRun:
     """One training session of a run: acquires the folder's lock, trains, records, releases it.
 
-    Making it builds task and model; nothing is created on disk before `run`.
+    Making it builds task and model. Before `run` nothing is written in the run folder but its lock;
+    data may be fetched.
 
     Args:
         resolved: what to train.
@@ -75,14 +76,14 @@ class TrainingRun:
     def __init__(self, resolved: ResolvedRun, callbacks: Sequence[Callback] = ()) -> None:
         self.resolved = resolved
         self.settings = settings = resolved.settings
-        self.recorded = config.recorded(settings)
+        self.recorded = config.as_recorded(settings)
         self.folder = folder = resolved.folder
         self.device, self.precision = resolved.device, resolved.precision
-        self.task: Any = build.build_task(settings, vocabulary=resolved.start.tokenizer)
+        self.task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
         user_code.prepare(self.task, self.device)
         runtime.seed_everything(settings.seed)
         self.model = build.build_model(settings, self.task.spec).to(self.device)
-        resolved.start.fill(self.model)
+        resolved.initial_weights.fill(self.model)
         user_code.check_classifier_output(self.model, self.task, self.device)
         self.summary = self._facts()
         output_dir = Path(settings.output_dir)
@@ -170,13 +171,13 @@ class TrainingRun:
             precision=self.precision.value,
             git_revision=runtime.git_revision(),
             packages=runtime.package_versions(),
-            checkpoint=self.resolved.start.checkpoint,
+            checkpoint=self.resolved.initial_weights.checkpoint,
             other=dict(self.resolved.summary.other),
             nulls={"git_revision"},
         )
         ours = build.is_ours(settings.model._target_)
         if ours and "M" in settings.model.layers():
-            choice = scan_backend.describe(settings.model.scan_backend.value, device, dtype)
+            choice = scan_backend.choose(settings.model.scan_backend.value, device, dtype)
             facts.backend = choice.backend
             facts.passed_over = choice.passed_over
         if ours and device.type == "cpu" and (why := scan_backend.obstacle("cpu", device, dtype)):

@@ -78,7 +78,7 @@ class TrainerSettings:
     )
     grad_accum: int = option("micro-batches added up for one optimiser step", ge=1)
     compile: bool = option("torch.compile the model")
-    sample_chars: int = option("length of the text sample at each evaluation; 0 = none", ge=0)
+    sample_chars: int = option("tokens of the text sample at each evaluation; 0 = none", ge=0)
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""

@@ -27,7 +27,7 @@ from mambalab.tracking.description import (
     params_of,
 )
 from mambalab.tracking.mlflow_mirror import MlflowMirror
-from mambalab.tracking.mlflow_run import SECONDS
+from mambalab.tracking.mlflow_run import SECONDS_METRIC
 from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.sync import Receipt, experiment_of, send
 
@@ -81,7 +81,7 @@ class MlflowParent:
         values = {f"jobs/{status.lower()}": float(sum(e.status == status for e in ended))
                   for status in (states.FINISHED, states.FAILED, states.PRUNED)}  # fmt: skip
         path = self.sweep.path / run_folder.METRICS
-        values[SECONDS] = round(time.time() - self.sweep.began, 3)
+        values[SECONDS_METRIC] = round(time.time() - self.sweep.began, 3)
         with suppress(OSError):  # a full disk: the counts are in sweep.json, too
             rows, end = run_folder.read_rows(path)
             with path.open("ab") as file:
@@ -171,4 +171,4 @@ def send_sweep(folder: Path, uri: str, output_dir: Path) -> Receipt:
 def _last_job_end(folder: Path) -> float:
     """Return the seconds after which the last job of a sweep had ended."""
     rows, _ = run_folder.read_rows(folder / run_folder.METRICS)
-    return max((values.get(SECONDS) or 0.0 for _, values in rows), default=0.0)
+    return max((values.get(SECONDS_METRIC) or 0.0 for _, values in rows), default=0.0)

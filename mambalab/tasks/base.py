@@ -57,6 +57,9 @@ what that kind holds. `confusion`: `classes` (names), `counts[true][predicted]`.
 class Task(ABC):
     """Data, loss and metrics of one benchmark.
 
+    Override `measure` and `measure_detailed`; call `evaluate` and `evaluate_detailed`: they
+    put the model into evaluation mode, without gradients, and call the former.
+
     Attributes:
         settings: the options of the config group `task`.
         seed: of the run; everything random in the training data follows from it.

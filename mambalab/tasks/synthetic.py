@@ -157,7 +157,7 @@ class InductionHeadsTask(AnswerTask):
         if split != "test":
             return super().measure(model, split)
         lengths = self.lengths()
-        return _summed(lengths, self.score(model, [("test", length) for length in lengths]))
+        return _over_lengths(lengths, self.score(model, [("test", length) for length in lengths]))
 
     def measure_detailed(
         self, model: nn.Module, split: str
@@ -168,15 +168,15 @@ class InductionHeadsTask(AnswerTask):
         lengths = [self.settings.seq_len, *self.lengths()]
         asked = [("val", lengths[0]), *(("test", length) for length in lengths[1:])]
         scores = self.score(model, asked)
-        metrics = _summed(lengths[1:], scores[1:])
+        metrics = _over_lengths(lengths[1:], scores[1:])
         accuracy = [right for _, right in scores]
         table = {"kind": "curve", "title": f"{self.name}: trained at {lengths[0]:,} steps"}
         table |= {"x": lengths, "y": accuracy, "marked": lengths[0]}
         return metrics, [table | {"x_label": "sequence length L (steps)", "y_label": "accuracy"}]
 
 
-def _summed(lengths: list[int], scores: list[tuple[float, float]]) -> dict[str, float]:
-    """Metrics of a test at several lengths: the accuracy is that of the worst of them."""
+def _over_lengths(lengths: list[int], scores: list[tuple[float, float]]) -> dict[str, float]:
+    """Metrics of a test at several lengths: the least accuracy and the mean loss."""
     accuracies = [right for _, right in scores]
     metrics = {
         f"test/accuracy_at/{length}": right

@@ -15,10 +15,10 @@ from mambalab.tracking.description import Description
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.store_failure import NO_ANSWER, TOO_SLOW, StoreFailure, failure_of
 
-PERIOD = 1.0  # seconds between batches
-PAUSES = (5.0, 15.0, 60.0)  # seconds between attempts to reach a store that failed
-REMOTE_PATIENCE = 5.0  # seconds without any progress after which `finish` gives up a server,
-LOCAL_PATIENCE = 30.0  # or a store on this machine, which may have to be created first
+PERIOD_SECONDS = 1.0  # between batches
+PAUSE_SECONDS = (5.0, 15.0, 60.0)  # between attempts to reach a store that failed
+REMOTE_PATIENCE_SECONDS = 5.0  # without any progress, after which `finish` gives up a server,
+LOCAL_PATIENCE_SECONDS = 30.0  # or a store on this machine, which may have to be created first
 MAX_FINISH_SECONDS = 60.0
 
 
@@ -99,7 +99,9 @@ class MlflowMirror:
         A store that does not answer is given up after a few seconds; a message says so.
         """
         self._end = (status, _now_ms())
-        patience = REMOTE_PATIENCE if store.is_remote(self._run.uri) else LOCAL_PATIENCE
+        patience = (
+            REMOTE_PATIENCE_SECONDS if store.is_remote(self._run.uri) else LOCAL_PATIENCE_SECONDS
+        )
         asked = time.monotonic()
         self._closing.set()
         while self._thread.is_alive():
@@ -139,8 +141,8 @@ class MlflowMirror:
         if not self._run.is_open and not self._failures:
             return 0.0
         if not self._failures:
-            return PERIOD
-        return PAUSES[min(self._failures, len(PAUSES)) - 1]
+            return PERIOD_SECONDS
+        return PAUSE_SECONDS[min(self._failures, len(PAUSE_SECONDS)) - 1]
 
     def _advance(self) -> None:
         """Do one round: open if need be, send points and files, and the end if it was asked for."""

@@ -24,7 +24,7 @@ from mambalab.utils.files import read_json, write_json
 METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
 PARAMS_PER_BATCH = 100
 MAX_TAG_CHARS = 8000
-SECONDS = "time/seconds"
+SECONDS_METRIC = "time/seconds"
 RESUMED = "resumed."  # prefix of tags: settings that a later session changed
 
 
@@ -254,7 +254,7 @@ class MlflowRun:
         points: list[Any] = []
         conflicts = 0
         for step, values in rows:
-            self._seconds = values.get(SECONDS) or self._seconds
+            self._seconds = values.get(SECONDS_METRIC) or self._seconds
             stamp = self.start_ms + round(1000 * self._seconds)
             for key, value in values.items():
                 if (key, step) in known:

@@ -43,8 +43,8 @@ class Trainer:
         device, precision: where and how to compute (`precision` is not `auto` any more).
         stop_requested: returns the name of a signal once the user asked the run to stop.
         callbacks: called after each evaluation and at the end, in this order.
-        evaluate_first: evaluate, and keep a checkpoint, before the first step: the model is not
-            new.
+        evaluate_first: evaluate, and keep a checkpoint, before the first step: for weights that
+            come from a checkpoint.
 
     Attributes:
         state: all that a checkpoint holds besides the weights.
@@ -94,8 +94,8 @@ class Trainer:
             shares.append(self.state.clock.elapsed() / (60 * self.settings.max_minutes))
         return max(shares)
 
-    def _end(self) -> tuple[EndedBy, str] | None:
-        """What ended the run and how to say it, or None."""
+    def _reached_limit(self) -> tuple[EndedBy, str] | None:
+        """The limit that ends the run and how to say it, or None."""
         state, limits = self.state, self.settings
         if limits.max_steps is not None and state.step >= limits.max_steps:
             return EndedBy.max_steps, f"max_steps={limits.max_steps} reached"
@@ -150,7 +150,7 @@ class Trainer:
         state.loss_count = 0
         values = {"train/loss": state.latest_loss, "train/lr": rate, "train/grad_norm": float(norm)}
         values["time/seconds"] = state.clock.elapsed()
-        if state.clock.measured:
+        if state.clock.timed_steps:
             values["time/tokens_per_second"] = self.tokens_per_second()
         self.recorder.metrics(state.step, values)
 
@@ -172,9 +172,9 @@ class Trainer:
     def tokens_per_second(self) -> float:
         """Training speed of this session after warm-up, evaluations left out; 0 if unknown."""
         clock = self.state.clock
-        if not clock.measured:
+        if not clock.timed_steps:
             return 0.0
-        items = self.task.items_per_batch * self.settings.grad_accum * clock.measured
+        items = self.task.items_per_batch * self.settings.grad_accum * clock.timed_steps
         return items / clock.step_seconds
 
     # -- looking back -------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Trainer:
         self.model.train()
         state.last = metrics
         state.evaluated_step = state.step
-        if state.best is None or self._merit(metrics) > self._merit(state.best.metrics):
+        if state.best is None or self._ranking_key(metrics) > self._ranking_key(state.best.metrics):
             state.best = Evaluation(state.step, metrics)
             state.evaluations_since_best = 0
             facts = {"metrics": metrics, "metric": self.task.metric}
@@ -199,7 +199,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_evaluated(state.step, metrics)
 
-    def _merit(self, metrics: dict[str, float]) -> tuple[float, float]:
+    def _ranking_key(self, metrics: dict[str, float]) -> tuple[float, float]:
         """Key by which evaluations are compared, more is better: the metric, then the lower loss.
 
         Small splits often give equal accuracies. NaN is worse than everything.
@@ -269,17 +269,17 @@ class Trainer:
             NonFiniteError: the numbers broke; earlier checkpoints stay.
         """
         self.model.train()
-        progress = Progress(self.progress())
+        display = Progress(self.progress())
         status = Status.FINISHED
         try:
-            ended_by, reason = self._run(progress)
+            ended_by, reason = self._run(display)
         except StoppedError as stopped:
             self.model.train()
             self.save()
             status, ended_by = Status.KILLED, EndedBy(stopped.signal)
             reason = f"stopped by {stopped.signal} after step {self.state.step}"
         finally:
-            progress.close()
+            display.close()
         result = Result(
             status,
             ended_by,
@@ -295,14 +295,14 @@ class Trainer:
             callback.on_end(result)
         return result
 
-    def _run(self, progress: Progress) -> tuple[EndedBy, str]:
+    def _run(self, display: Progress) -> tuple[EndedBy, str]:
         """What ended the run, and how to say it; raises StoppedError when a signal did."""
         state, limits = self.state, self.settings
         due = self.evaluate_first if state.step == 0 else state.step % limits.eval_every == 0
         if due and state.evaluated_step != state.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
-        while (end := self._end()) is None:
+        while (end := self._reached_limit()) is None:
             if signal_name := self.stop_requested():
                 raise StoppedError(signal_name)
             started = time.monotonic()
@@ -314,7 +314,7 @@ class Trainer:
             if state.step % limits.checkpoint_every == 0:
                 self.save()
             if milestone or state.step % limits.log_every == 0:
-                progress.update(
+                display.update(
                     self.progress(),
                     state.step,
                     state.latest_loss,

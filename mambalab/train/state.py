@@ -22,14 +22,14 @@ class Clock:
         started: `time.monotonic()` at which this session began.
         steps: steps of this session.
         step_seconds: time of those after warm-up.
-        measured: number of those after warm-up.
+        timed_steps: number of those after warm-up.
     """
 
     used: float = 0.0
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     step_seconds: float = 0.0
-    measured: int = 0
+    timed_steps: int = 0
 
     def elapsed(self) -> float:
         """Seconds of training, earlier sessions included."""
@@ -40,7 +40,7 @@ class Clock:
         self.steps += 1
         if self.steps > WARM_UP_STEPS:
             self.step_seconds += seconds
-            self.measured += 1
+            self.timed_steps += 1
 
 
 @dataclass

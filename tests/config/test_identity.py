@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mambalab.config import compose, differences, load_run_config, recorded, run_dir, to_yaml
+from mambalab.config import as_recorded, compose, differences, load_run_config, run_dir, to_yaml
 from mambalab.config.compose import compose_parts
 
 PLAIN = ["task=shakespeare", "dropout=ssm"]
@@ -63,7 +63,7 @@ def test_yaml_comes_back_as_it_was(workdir):
 
 def test_what_is_recorded_finds_its_data_from_anywhere(workdir):
     cfg = compose("train", [*PLAIN, "data_dir=some/data"])
-    kept = recorded(cfg)
+    kept = as_recorded(cfg)
     assert kept.data_dir == str(workdir / "some/data")
     assert run_dir(kept) == run_dir(cfg)
     assert differences(kept, cfg) == []

@@ -3,7 +3,7 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.ops import backend
-from mambalab.ops.backend import describe, resolve
+from mambalab.ops.backend import choose, resolve
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
@@ -31,16 +31,16 @@ def test_auto_takes_the_fastest_that_runs(monkeypatch):
     assert resolve("auto", CPU, torch.float64) == "torch"
     assert resolve("auto", CUDA, torch.float32) == "triton"
     assert resolve("auto", MPS, torch.float32) == "torch"
-    assert describe("auto", MPS, torch.float32).passed_over == {}
+    assert choose("auto", MPS, torch.float32).passed_over == {}
 
 
 def test_auto_says_why_a_faster_one_was_passed_over(monkeypatch):
     monkeypatch.setattr(backend, "_numba_obstacle", lambda: "numba cannot be imported (no wheel)")
-    choice = describe("auto", CPU, torch.float32)
+    choice = choose("auto", CPU, torch.float32)
     assert choice.backend == "torch"
     assert str(choice) == "torch (cpu: numba cannot be imported (no wheel))"
     monkeypatch.setattr(backend, "_triton_obstacle", lambda: "no kernels")
-    assert str(describe("auto", CUDA, torch.float32)) == "torch (triton: no kernels)"
+    assert str(choose("auto", CUDA, torch.float32)) == "torch (triton: no kernels)"
 
 
 def test_a_broken_numba_is_reported_in_one_line(monkeypatch):

@@ -5,9 +5,9 @@ from importlib import import_module
 
 import pytest
 
-from mambalab.ops.interface import ConvBackend, ScanBackend
+from mambalab.ops.interface import ConvImplementation, ScanImplementation
 
-OPERATORS = {"selective_scan": ScanBackend, "causal_conv1d": ConvBackend}
+OPERATORS = {"selective_scan": ScanImplementation, "causal_conv1d": ConvImplementation}
 CASES = [
     (operator, backend)
     for operator in OPERATORS

@@ -148,7 +148,7 @@ def finished(name, *more):
 
     (it,) = [it for it in plan([*WORDS, *more]).jobs if it.name == name]
     run_of(it.run_dir, ended_by="max_steps", step=10, seconds=3.0)
-    recorded = config.recorded(config.typed(it.config))
+    recorded = config.as_recorded(config.typed(it.config))
     (it.run_dir / "config.yaml").write_text(config.to_yaml(recorded))
 
 

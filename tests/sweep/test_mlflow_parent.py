@@ -132,7 +132,7 @@ def test_nothing_is_recorded_where_the_jobs_are_not(workdir):
 def black_hole(monkeypatch):
     """A server that takes connections and never answers."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE", 1.0)
+    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)

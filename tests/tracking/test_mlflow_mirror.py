@@ -20,9 +20,9 @@ PARAMS = {"task": {"name": "toy"}, "trainer": {"max_steps": 100}}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Batches, attempts and patience as in a fast-forward; no proxy between us and 127.0.0.1."""
-    monkeypatch.setattr(mlflow_mirror, "PERIOD", 0.05)
-    monkeypatch.setattr(mlflow_mirror, "PAUSES", (0.1,))
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE", 1.5)
+    monkeypatch.setattr(mlflow_mirror, "PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_mirror, "PAUSE_SECONDS", (0.1,))
+    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 1.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -157,7 +157,7 @@ from pathlib import Path
 from mambalab.tracking import mlflow_mirror
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking.recorder import Recorder
-mlflow_mirror.PERIOD = 0.05
+mlflow_mirror.PERIOD_SECONDS = 0.05
 mlflow_mirror.MlflowMirror._tick = lambda self: time.sleep(0.5)  # time to be killed in the middle
 folder = Path(sys.argv[1])
 it = Recorder(folder / "toy" / "run", TrackingSettings(TrackingKind.mlflow, None, None),
@@ -228,7 +228,7 @@ def test_a_dead_server_costs_one_line_and_nothing_else(recorder, tmp_path, said,
 def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, monkeypatch):
     """Even if the user has asked MLflow itself to be patient."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE", 0.2)
+    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

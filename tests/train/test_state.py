@@ -46,7 +46,7 @@ def test_a_state_comes_back_from_a_file_that_holds_nothing_executable():
     for name in (*names, "evaluated_step", "evaluations_since_best"):
         assert getattr(again, name) == getattr(state, name), name
     assert 60.0 <= again.clock.used < 61.0
-    assert again.clock.measured == 0
+    assert again.clock.timed_steps == 0
     old, new = state.optimizer.state_dict(), again.optimizer.state_dict()
     assert old["param_groups"] == new["param_groups"]
     for index, moments in old["state"].items():

@@ -2,7 +2,7 @@
 
 float32 or bfloat16 rows whose last dimension is contiguous are read in place; all arithmetic is
 float32. Nothing but the inputs is saved for the backward. The functions are those of
-`interface.ConvBackend`.
+`interface.ConvImplementation`.
 """
 
 import torch

@@ -2,7 +2,7 @@
 
 float32 or bfloat16 tensors whose last dimension is contiguous are read in place, whatever their
 other strides; all arithmetic is float32. Saved for the backward: d_state float32 a channel for each
-`CHUNK` steps. The functions are those of `interface.ScanBackend`.
+`CHUNK` steps. The functions are those of `interface.ScanImplementation`.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Causal convolution in plain PyTorch, one tap after the other: any device, any floating dtype.
 
 Nothing but the inputs is saved for the backward. The functions are those of
-`interface.ConvBackend`.
+`interface.ConvImplementation`.
 """
 
 import torch

@@ -5,7 +5,7 @@ fused multiply-add over all channels and states a step) runs on (b, t, d, n) ten
 at the start of each chunk is saved for the backward, which recomputes the rest chunk by chunk, so
 nothing of size (b, l, d, n) ever exists.
 
-The functions are those of `interface.ScanBackend`; all arithmetic has the dtype of
+The functions are those of `interface.ScanImplementation`; all arithmetic has the dtype of
 `reference.compute_dtype`. Inside, d is split into (g, p): g groups of p channels that share a row
 of B and of C.
 """

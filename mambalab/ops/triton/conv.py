@@ -6,7 +6,7 @@ A program computes one tile (BLOCK_T, BLOCK_D) of outputs and reads its inputs o
 from cache after the first. The backward goes twice over the data: first the gradient before SiLU
 and, for each tile, its part of the gradients of weight and bias; then the gradient of the input. No
 atomics: parts are added up in a fixed order, so results are bitwise reproducible. The functions are
-those of `interface.ConvBackend`.
+those of `interface.ConvImplementation`.
 """
 
 from typing import Any
