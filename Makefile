@@ -24,8 +24,8 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/mkdocs build --strict
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there.
@@ -50,9 +50,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --editable '.[docs]'
+# An environment of its own: small, and nothing changes below a run that is training.
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install $$($(PYTHON) -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(VENV)-docs site

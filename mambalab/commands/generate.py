@@ -134,7 +134,7 @@ def run(settings: GenerateSettings) -> int:
     if why := obstacle(source.model):
         raise UserError(
             f"{source.name} cannot generate: its model {type(source.model).__name__} {why} "
-            f"(see mambalab.generate.Generator)"
+            f"(see mambalab.generation.decoding.Generator)"
         )
     if source.precision is Precision.bf16 and isinstance(source.model, LanguageModel):
         source.model = narrowed(source.model)

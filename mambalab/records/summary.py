@@ -6,6 +6,7 @@ None here. What a field cannot hold (a key of another version, a value of anothe
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -233,8 +234,11 @@ class RunSummary:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    """Copy an object whose values are numbers; raises TypeError for anything else."""
-    if not isinstance(value, dict) or not all(_is_number(v) for v in value.values()):
+    """Copy an object of numbers by name; raises TypeError for anything but an object.
+
+    A task of the user's own may have put other values among its metrics: they stay as they are.
+    """
+    if not isinstance(value, dict):
         raise TypeError("no numbers by name")
     return dict(value)
 
@@ -250,9 +254,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not _is_number(value) or not math.isfinite(value) or int(value) != value:
         raise TypeError("no whole number")
-    return value
+    return int(value)  # another program may have written 20 as 20.0
 
 
 def _number(value: Any) -> float:
@@ -268,9 +272,9 @@ def _text(value: Any) -> str:
 
 
 def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
+    if value not in (True, False):
         raise TypeError("neither true nor false")
-    return value
+    return bool(value)  # another program may have written 1
 
 
 def _parser(kind: Any) -> Callable[[Any], Any]:

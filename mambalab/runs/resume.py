@@ -13,6 +13,7 @@ from mambalab.records import run_folder
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.settings.train import Resume
+from mambalab.utils.files import is_partial
 
 if TYPE_CHECKING:
     from mambalab.train import checkpoint
@@ -55,8 +56,7 @@ def _died_before_training(folder: RunFolder) -> bool:
     names = {path.name for path in folder.path.iterdir()}
     if run_folder.CONFIG in names:
         return True
-    # Unfinished files have the finished one's name between a dot and a number.
-    names = {n for n in names if not n.startswith(f".{run_folder.CONFIG}.")}
+    names = {name for name in names if not is_partial(name, run_folder.CONFIG)}
     early = {run_folder.LOCK, run_folder.METRICS, run_folder.MLFLOW, run_folder.LOG}
     return run_folder.LOCK in names and names <= early
 

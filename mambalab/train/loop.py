@@ -24,6 +24,7 @@ from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback, Result
+from mambalab.train.checks import check_loss, check_metrics
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
@@ -123,7 +124,9 @@ class Trainer:
         parts = self.settings.grad_accum
         total = torch.zeros((), device=self.device)
         for part in range(parts):
-            loss = self._loss(state.position + part) / parts
+            loss = self._loss(state.position + part)
+            check_loss(loss)
+            loss = loss / parts
             loss.backward()
             total += loss.detach()
         limit = self.optim.grad_clip if self.optim.grad_clip is not None else float("inf")
@@ -185,6 +188,7 @@ class Trainer:
         watched = watching(self.task, "validating", self.stop_requested)
         with runtime.autocast(self.device, self.precision), watched:
             metrics = self.task.evaluate(self.compute, "val")
+        check_metrics(metrics, self.task.metric)
         self.model.train()
         state.last = metrics
         state.evaluated_step = state.step

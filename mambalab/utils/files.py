@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
 
 
+def is_partial(name: str, target: str) -> bool:
+    """Whether `name` is that of an unfinished `target`, as `replacing` or older versions name it.
+
+    One that is left over belongs to a process that was killed while it wrote.
+    """
+    stem, suffix = re.escape(Path(target).stem), re.escape(Path(target).suffix)
+    return re.fullmatch(rf"\.{stem}(\.\d+{suffix}|{suffix}\.\d+)", name) is not None
+
+
 def write_text(target: Path, text: str) -> Path:
     """Write a text file as UTF-8 in one step, its folder made if need be; returns its path.
 
@@ -44,8 +54,13 @@ def write_text(target: Path, text: str) -> Path:
 
 
 def write_json(target: Path, data: Mapping[str, Any]) -> None:
-    """Write a small JSON object in one step; raises OSError as `write_text`."""
-    write_text(target, json.dumps(data, indent=1) + "\n")
+    """Write a small JSON object in one step, into a folder that exists.
+
+    Raises:
+        OSError: it cannot be written; an older file stays as it was.
+    """
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

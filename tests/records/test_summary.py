@@ -90,3 +90,24 @@ def test_a_test_result_of_an_early_version_lacks_step_and_times():
     summary = RunSummary.from_json({"test": {"test/accuracy": 0.5}})
     assert summary.test == FinalTestResult(None, None, {"test/accuracy": 0.5})
     assert summary.to_json() == {"test": {"test/accuracy": 0.5}}
+
+
+def test_other_values_among_the_metrics_of_ones_own_task_stay(tmp_path):
+    path = tmp_path / "summary.json"
+    said = {"best": {"step": 3, "val/loss": 1.5, "val/ok": True, "val/none": None}}
+    path.write_text(json.dumps(said))
+    summary = RunSummary.read(path)
+    assert summary.best is not None
+    assert (summary.best.step, summary.best.metrics["val/loss"]) == (3, 1.5)
+    assert summary.to_json() == said
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [({"step": 20.0}, 20), ({"maximize": 1}, True), ({"step": 2.5}, None), ({"step": 1e999}, None)],
+)
+def test_numbers_as_other_programs_write_them(said, meant):
+    (key,) = said
+    summary = RunSummary.from_json(said)
+    assert getattr(summary, key) == meant
+    assert (key in summary.other) == (meant is None)

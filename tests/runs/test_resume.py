@@ -139,6 +139,17 @@ def test_a_run_killed_while_its_folder_was_made_begins_again(folder, monkeypatch
         cut = folder / "cut"
         assert found <= {path.name for path in cut.iterdir()}, place
         assert not (cut / "summary.json").exists()
+    # In the midst of writing a file, too; the second name is that of older versions.
+    (cut / "config.yaml").unlink()
+    for name in (".config.14824.yaml", ".config.yaml.14824"):
+        (cut / name).write_text("task:")
+    for path in cut.iterdir():
+        if path.name not in (".lock", "metrics.jsonl", "train.log") and "config" not in path.name:
+            path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("mambalab.runs.load.write_spec", killed)
+        with pytest.raises(Killed):
+            train("run_dir=cut")
     capsys.readouterr()
     with run_folder.hold(cut):
         assert train("run_dir=cut") == 1
