@@ -12,6 +12,7 @@ from mambalab.errors import UserError
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.task import TaskSettings
 from mambalab.utils import console
+from mambalab.utils.renamed import current
 
 if TYPE_CHECKING:
     from mambalab.runs import load
@@ -84,7 +85,9 @@ def run(settings: EvalSettings) -> int:
         if options:
             metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
         else:
-            metrics, found = task.evaluate_detailed(loaded.model, settings.split.value)
+            metrics, found = current(task, "evaluate_detailed", "examine")(
+                loaded.model, settings.split.value
+            )
     rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}

@@ -11,6 +11,7 @@ from mambalab.errors import UserError, shown
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
+from mambalab.utils.renamed import current
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +167,7 @@ def run(settings: GenerateSettings) -> int:
 def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> list[str]:
     if settings.prompt_file is None:
         if settings.prompt is None:
-            return [tokenizer.decode([tokenizer.start_token()])]
+            return [tokenizer.decode([current(tokenizer, "start_token", "opening")()])]
         if not settings.prompt:
             raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
         return [settings.prompt]

@@ -24,6 +24,7 @@ from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.progress import StoppedError, watching
 from mambalab.utils.files import write_text
+from mambalab.utils.renamed import current
 
 LOG = logging.getLogger("mambalab")
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
@@ -100,7 +101,9 @@ class TextSample(Callback):
 
     def _sample(self) -> str:
         tokenizer = self.task.tokenizer
-        prompt = torch.tensor([[tokenizer.start_token()]], device=self.device)
+        prompt = torch.tensor(
+            [[current(tokenizer, "start_token", "opening")()]], device=self.device
+        )
         self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
@@ -176,7 +179,7 @@ class FinalTest(Callback):
         checkpoint.restore_weights(self.model, weights, best.path)
         watched = watching(self.task, "testing", self.stop_requested)
         with runtime.autocast(self.device, self.precision), watched:
-            metrics, found = self.task.evaluate_detailed(self.model, "test")
+            metrics, found = current(self.task, "evaluate_detailed", "examine")(self.model, "test")
         self.recorder.metrics(best.step, metrics)
         for file in tables.write(path, "test", found):
             self.recorder.artifact(file)

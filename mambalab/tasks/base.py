@@ -41,7 +41,7 @@ from mambalab.errors import UserError
 from mambalab.settings.rules import check
 from mambalab.settings.task import TaskSettings
 from mambalab.spec import ModelSpec
-from mambalab.utils.renamed import keep_old_names, warn
+from mambalab.utils.renamed import current, keep_old_names
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Task(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        keep_old_names(cls, _OLD_NAMES)
+        keep_old_names(cls, Task, _OLD_METHODS, _OLD_ATTRIBUTES)
 
     def __init__(
         self, settings: TaskSettings, *, seed: int, data_dir: Path, data_fraction: float
@@ -139,8 +139,9 @@ class Task(ABC):
         Between two of them it is shown how far the measurement is, and the run can be stopped.
         """
         for number, batch in enumerate(batches):
-            if self.on_eval_batch is not None:
-                self.on_eval_batch(number, len(batches))
+            watch = current(self, "on_eval_batch", "watch")
+            if watch is not None:
+                watch(number, len(batches))
             yield batch
 
     @property
@@ -185,24 +186,13 @@ class Task(ABC):
         """
         self._check_split(split)
         with evaluating(model):
-            return self.measure_detailed(model, split)
+            return current(self, "measure_detailed", "measure_in_detail")(model, split)
 
     def measure_detailed(
         self, model: nn.Module, split: str
     ) -> tuple[dict[str, float], list[Table]]:
         """Measure as `measure` does, and make tables; override it if the task has any."""
         return self.measure(model, split), []
-
-    @property
-    def watch(self) -> Callable[[int, int], None] | None:
-        """The old name of `on_eval_batch`."""
-        warn("Task.watch", "on_eval_batch")
-        return self.on_eval_batch
-
-    @watch.setter
-    def watch(self, value: Callable[[int, int], None] | None) -> None:
-        warn("Task.watch", "on_eval_batch")
-        self.on_eval_batch = value
 
     def _check_split(self, split: str) -> None:
         if split not in self.splits:
@@ -211,12 +201,13 @@ class Task(ABC):
             )
 
 
-_OLD_NAMES = {
+_OLD_METHODS = {
     "each": "eval_batches",
     "examine": "evaluate_detailed",
     "measure_in_detail": "measure_detailed",
 }
-keep_old_names(Task, _OLD_NAMES)
+_OLD_ATTRIBUTES = {"watch": "on_eval_batch"}
+keep_old_names(Task, Task, _OLD_METHODS, _OLD_ATTRIBUTES)
 
 
 @contextmanager

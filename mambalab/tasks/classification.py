@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mambalab.settings.task import ClassificationSettings
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
+from mambalab.utils.renamed import current
 
 _MAX_NAME_CHARS = 80  # characters of a class's name in a metric's
 
@@ -110,7 +111,9 @@ class ClassificationTask(Task):
         total, n = 0.0, len(self.classes)
         sums: dict[str, float] = {}
         counts = torch.zeros(n * n, dtype=torch.int64, device=labels.device)
-        for start in self.eval_batches(range(0, len(labels), self.settings.eval_batch_size)):
+        for start in current(self, "eval_batches", "each")(
+            range(0, len(labels), self.settings.eval_batch_size)
+        ):
             rows = np.arange(start, min(start + self.settings.eval_batch_size, len(labels)))
             true = labels[start : start + len(rows)]
             logits = model(*self.inputs(split, rows, None)).float()

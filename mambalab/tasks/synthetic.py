@@ -13,6 +13,7 @@ from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSetti
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import draw, uniform
+from mambalab.utils.renamed import current
 
 Sequences = tuple[Tensor, Tensor]
 """Tokens (b, l) int64 and the answers (b, answers) expected at the last steps."""
@@ -70,7 +71,7 @@ class AnswerTask(Task):
     def score(self, model: nn.Module, asked: list[tuple[str, int]]) -> list[tuple[float, float]]:
         """For each (split, length): mean loss and accuracy over `eval_sequences` sequences."""
         totals = [[0.0, 0, 0] for _ in asked]  # loss, right answers, answers
-        for number, numbers in self.eval_batches(self._batches(asked)):
+        for number, numbers in current(self, "eval_batches", "each")(self._batches(asked)):
             split, length = asked[number]
             # One at a time: the questions do not depend on how many are asked at once.
             pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]

@@ -25,6 +25,7 @@ from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.sampling import draw
 from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
 from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.utils.renamed import current
 
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
@@ -173,7 +174,7 @@ class TextTask(Task):
         state = model.initial_state(1, predicted)  # pyright: ignore[reportCallIssue]
         piece = self.settings.eval_batch_size * self.settings.seq_len
         total = 0.0
-        for start in self.eval_batches(range(0, predicted, piece)):
+        for start in current(self, "eval_batches", "each")(range(0, predicted, piece)):
             window = data[start : start + piece + 1].long()[None]
             logits = model(window[:, :-1], state=state)
             total += float(_cross_entropy(logits, window[:, 1:], "sum"))
@@ -186,7 +187,9 @@ class TextTask(Task):
         full = (len(data) - 1) // length
         inputs = data[: full * length].view(full, length)
         targets = data[1 : full * length + 1].view(full, length)
-        for rows in self.eval_batches(range(0, full, self.settings.eval_batch_size)):
+        for rows in current(self, "eval_batches", "each")(
+            range(0, full, self.settings.eval_batch_size)
+        ):
             chosen = slice(rows, rows + self.settings.eval_batch_size)
             yield inputs[chosen].long(), targets[chosen].long()
         rest = data[full * length :].long()[None]

@@ -19,6 +19,7 @@ CONFIG = "tokenizer_config.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
 END = "<|endoftext|>"
 _PIECE_CHARS = 1 << 20  # characters tokenized at a time: bounds the memory of the library
+_OLD_METHODS = {"opening": "start_token"}
 
 
 class Tokenizer(Protocol):
@@ -57,6 +58,10 @@ class Characters:
     """A `Tokenizer` with a token for each character of a vocabulary."""
 
     eos_id: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_old_names(cls, Characters, _OLD_METHODS)
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -100,6 +105,10 @@ class FileTokenizer:
     Raises:
         UserError: no such file, or it is none of the library's.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_old_names(cls, FileTokenizer, _OLD_METHODS)
 
     def __init__(self, path: Path, eos_id: int | None = None) -> None:
         from tokenizers import Tokenizer
@@ -217,7 +226,7 @@ def load_from_run(folder: Path) -> Tokenizer | None:
 
 of_run = alias(load_from_run, "of_run", "load_from_run")
 for _class in (Characters, FileTokenizer):
-    keep_old_names(_class, {"opening": "start_token"})
+    keep_old_names(_class, _class, _OLD_METHODS)
 
 
 def place(name: str, data_dir: Path) -> Path:

@@ -205,3 +205,80 @@ def test_task_and_model_of_ones_own_may_lie_in_two_modules(own, folder, capsys):
     assert main.main(["eval"]) == 1
     assert "add trust=[own_two_tasks,own_two_models]" in one_line(capsys)
     assert main.main(["eval", "trust=[own_two_tasks,own_two_models]"]) == 0
+
+
+OLD_TOKENIZER = """
+from mambalab.tasks.text import TextTask
+
+class Letters:
+    eos_id = None
+
+    def __init__(self, inner):
+        self.inner, self.vocab_size = inner, inner.vocab_size
+
+    def encode(self, text):
+        return self.inner.encode(text)
+
+    def decode(self, ids):
+        return self.inner.decode(ids)
+
+    def opening(self):
+        return self.inner.encode("L")[0]
+
+    def assets(self):
+        return self.inner.assets()
+
+class Own(TextTask):
+    def prepare(self, device="cpu"):
+        super().prepare(device)
+        self.tokenizer = Letters(self.tokenizer)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.* the old name goes:DeprecationWarning")
+def test_a_tokenizer_with_the_old_name_writes_samples(own, folder):
+    own("own_old_tokenizer", OLD_TOKENIZER)
+    with pytest.warns(DeprecationWarning, match=r"Letters\.opening is called start_token now"):
+        assert train("task=own", "model=mamba") == 0
+    assert len(list((only_run(folder) / "samples").iterdir())) == 2
+
+
+OLD_TASK = PARITY.replace('("train", "val")', '("train", "val", "test")').replace(
+    "class Own(Class",
+    """class Extra:
+    def measure_in_detail(self, model, split):
+        metrics, tables = super().measure_in_detail(model, split)
+        return metrics | {f"{split}/extra": 1.5}, tables
+
+    def each(self, batches):
+        for batch in super().each(batches):
+            self.count = getattr(self, "count", 0) + 1
+            yield batch
+
+class Own(Extra, Class""",
+)
+LATE = """
+    def loss(self, model, batch):
+        return super().loss(model, batch)
+
+def examine(self, model, split):
+    metrics, tables = ClassificationTask.examine(self, model, split)
+    return metrics | {f"{split}/count": float(self.count), f"{split}/late": 2.5}, tables
+
+Own.examine = examine
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.* the old name goes:DeprecationWarning")
+def test_a_task_with_old_names_in_a_mixin_and_set_afterwards_is_tested_by_them(own, folder):
+    own("own_old_task", OLD_TASK + LATE)
+    option = "defaults: [_classification]\nname: own\n_target_: own_old_task.Own\n"
+    (folder / "conf/task/own.yaml").write_text(option)
+    words = [word for word in TINY if not word.startswith("task")]
+    with pytest.warns(DeprecationWarning, match=r"Own\.examine is called evaluate_detailed now"):
+        assert main.main(["train", "task=own", *words, "tracking=jsonl"]) == 0
+    test = summary(only_run(folder))["test"]
+    assert (test["test/extra"], test["test/late"]) == (1.5, 2.5)
+    assert test["test/count"] >= 3  # two validations and the test
+    with pytest.warns(DeprecationWarning, match=r"Own\.examine is called evaluate_detailed now"):
+        assert main.main(["eval", "trust=own_old_task", "split=val"]) == 0

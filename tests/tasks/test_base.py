@@ -10,6 +10,7 @@ from mambalab.errors import UserError
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task
 from mambalab.tasks.sampling import draw
+from mambalab.utils.renamed import current
 
 
 class Squares(Task):
@@ -152,3 +153,129 @@ class TestOldNames:
         with pytest.warns(DeprecationWarning, match="watch is called"):
             assert task.watch is task.on_eval_batch
         assert seen == [(0, 2), (1, 2)]
+
+    def test_a_mixin_and_a_class_in_between_are_called(self, settings):
+        with pytest.warns(DeprecationWarning, match=r"Extra\.measure_in_detail is called"):
+            Between, Leaf, Extra = between()
+        for kind, tables in ((Between, ["extra"]), (Leaf, ["extra", "leaf"])):
+            task = prepared(kind, settings)
+            with warnings.catch_warnings(record=True):
+                warnings.simplefilter("always")
+                assert task.evaluate_detailed(Model(), "val")[1] == tables
+        # A mixin that comes after the task is overridden by it, as ever.
+        after = prepared(type("After", (Squares, Extra), {}), settings)
+        assert after.evaluate_detailed(Model(), "val")[1] == []
+
+    @pytest.mark.parametrize("old", ["measure_in_detail", "examine"])
+    def test_one_set_on_the_instance_is_called(self, task, old):
+        with pytest.warns(DeprecationWarning, match=f"Task.{old} is called"):
+            given = getattr(task, old)
+
+        def mine(model, split):
+            metrics, tables = given(model, split)
+            return metrics, [*tables, "mine"]
+
+        setattr(task, old, mine)
+        new = {"measure_in_detail": "measure_detailed", "examine": "evaluate_detailed"}[old]
+        with pytest.warns(DeprecationWarning, match=f"Squares.{old} is called {new} now"):
+            found = current(task, "evaluate_detailed", "examine")(Model(), "val")
+        assert found[1] == ["mine"]
+        assert getattr(task, old) is mine
+
+    @pytest.mark.filterwarnings("ignore:.* the old name goes:DeprecationWarning")
+    @pytest.mark.parametrize("own", [{}, {"measure_detailed": lambda self, model, split: 1}])
+    def test_one_set_on_a_class_afterwards_is_called(self, build, settings, monkeypatch, own):
+        task, _ = build(**own)
+        model = Model()
+        before = task.evaluate_detailed(model, "val")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(task), "measure_in_detail", lambda self, model, split: "late")
+            with pytest.warns(DeprecationWarning, match=r"Mine\.measure_in_detail is called"):
+                assert task.evaluate_detailed(Model(), "val") == "late"
+            below = prepared(type("Below", (type(task),), {}), settings)
+            with pytest.warns(DeprecationWarning, match=r"Mine\.measure_in_detail is called"):
+                assert below.evaluate_detailed(Model(), "val") == "late"
+        assert task.evaluate_detailed(model, "val") == before
+        monkeypatch.setattr(Task, "examine", lambda self, model, split: "patched")
+        with pytest.warns(DeprecationWarning, match=r"Task\.examine is called"):
+            assert current(task, "evaluate_detailed", "examine")(Model(), "val") == "patched"
+
+    def test_each_is_called_by_the_measurements_of_ours(self, settings):
+        seen = []
+
+        class Counting:
+            def each(self, batches):
+                seen.append(len(batches))
+                with pytest.warns(DeprecationWarning, match="each is called eval_batches now"):
+                    old = super().each
+                yield from old(batches)
+
+        with pytest.warns(DeprecationWarning, match=r"Counting\.each is called eval_batches now"):
+
+            class Mine(Counting, Squares):
+                pass
+
+        assert list(prepared(Mine, settings).eval_batches("ab")) == ["a", "b"]
+        task = prepared(Squares, settings)
+        task.each = lambda batches: seen.append("mine") or iter(batches)
+        with pytest.warns(DeprecationWarning, match=r"Squares\.each is called eval_batches now"):
+            assert list(current(task, "eval_batches", "each")("ab")) == ["a", "b"]
+        assert seen == [2, "mine"]
+
+    @pytest.mark.parametrize("value", [None, lambda self, done, total: None])
+    def test_a_watch_redeclared_in_a_subclass_is_set_and_read(self, build, value):
+        task, said = build(watch=value)
+        assert said[0].startswith("Mine.watch is called on_eval_batch now")
+        seen = []
+        task.on_eval_batch = watch = lambda done, total: seen.append((done, total))
+        with pytest.warns(DeprecationWarning, match=r"Mine\.watch is called on_eval_batch now"):
+            assert task.watch is watch
+        assert list(task.eval_batches("a")) == ["a"]
+        with pytest.warns(DeprecationWarning, match=r"Mine\.watch is called"):
+            task.watch = None
+        assert list(task.eval_batches("a")) == ["a"]
+        assert (task.on_eval_batch, seen) == (None, [(0, 1)])
+
+    def test_a_class_with_both_names_is_called_by_the_new_one(self, build, settings):
+        def old(self, model, split):
+            return self.measure_detailed(model, split)
+
+        body = {"measure_in_detail": old, "measure_detailed": lambda self, model, split: "new"}
+        task, said = build(**body)
+        assert said == []
+        assert task.evaluate_detailed(Model(), "val") == "new"
+        mixed = type("Mixed", (type("Shim", (), body), Squares), {})
+        assert prepared(mixed, settings).evaluate_detailed(Model(), "val") == "new"
+
+    def test_who_uses_the_new_names_is_told_nothing(self, task):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            type("New", (Squares,), {"eval_batches": Squares.eval_batches, "on_eval_batch": None})
+            task.on_eval_batch = None
+            assert list(current(task, "eval_batches", "each")("a")) == ["a"]
+            current(task, "evaluate_detailed", "examine")(Model(), "val")
+
+
+def between():
+    """A class with a mixin of the old name, one below it with the new name, and the mixin."""
+
+    class Extra:
+        def measure_in_detail(self, model, split):
+            metrics, tables = super().measure_in_detail(model, split)
+            return metrics, [*tables, "extra"]
+
+    class Between(Extra, Squares):
+        pass
+
+    class Leaf(Between):
+        def measure_detailed(self, model, split):
+            metrics, tables = super().measure_detailed(model, split)
+            return metrics, [*tables, "leaf"]
+
+    return Between, Leaf, Extra
+
+
+def prepared(kind, settings):
+    task = kind(settings(), seed=0, data_dir=Path("data"), data_fraction=1.0)
+    task.prepare()
+    return task

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mambalab.tasks.text import TextTask
 from mambalab.tokenization import tokenizer as tokenizers
 from mambalab.tokenization.tokenizer import Characters, FileTokenizer, find, load_from_run, place
 from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.utils.renamed import current
 from tests.pretrained.test_tokens import bpe
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nNa\u00efve \u2603 the fox.\n" * 20
@@ -197,3 +199,50 @@ def test_old_names_work_and_name_the_new_ones(tmp_path):
     bpe(tmp_path / "t.json")
     with pytest.warns(DeprecationWarning, match=r"FileTokenizer\.opening is called"):
         assert FileTokenizer(tmp_path / "t.json").opening() >= 0
+
+
+class Plain:
+    """A tokenizer written for the first version."""
+
+    vocab_size = 3
+
+    def opening(self):
+        return 2
+
+
+class Passing:
+    """One that passes everything on to another."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def started(tokenizer) -> int:
+    with pytest.warns(DeprecationWarning, match=r"opening is called start_token now"):
+        return current(tokenizer, "start_token", "opening")()
+
+
+def test_a_tokenizer_of_ones_own_with_the_old_name_is_asked_by_it(tmp_path, monkeypatch):
+    assert started(Plain()) == started(Passing(Plain())) == 2
+    assert started(SimpleNamespace(opening=lambda: 1)) == 1
+    with pytest.raises(AttributeError, match="start_token"):
+        current(object(), "start_token", "opening")
+    bpe(tmp_path / "t.json")
+    for base, argument in ((Characters, Vocabulary("\nab")), (FileTokenizer, tmp_path / "t.json")):
+        with pytest.warns(DeprecationWarning, match=r"Own\.opening is called start_token now"):
+            own = type("Own", (base,), {"opening": lambda self: 7})(argument)
+        assert own.start_token() == current(own, "start_token", "opening")() == 7
+        extra = type("Extra", (), {"opening": lambda self: 8})
+        with pytest.warns(DeprecationWarning, match=r"Extra\.opening is called start_token now"):
+            mixed = type("Mixed", (extra, base), {})(argument)
+        assert mixed.start_token() == 8
+        late = type("Late", (base,), {})(argument)
+        given = late.start_token()
+        assert current(late, "start_token", "opening")() == given
+        type(late).opening = lambda self: 5
+        assert started(late) == 5
+        late.opening = lambda: 6
+        assert started(late) == 6
