@@ -319,7 +319,7 @@ def test_a_checkout_that_is_not_installed_fetches_too(server, target, monkeypatc
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setattr(metadata, "distribution", absent)
     download(server.url, target)
     assert target.read_bytes() == server.content
 

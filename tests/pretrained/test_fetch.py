@@ -54,7 +54,7 @@ def test_a_checkout_that_is_not_installed_fetches_too(hub, tmp_path, monkeypatch
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setattr(metadata, "distribution", absent)
     hub.files = {name: name.encode() for name in WHOLE}
     assert names(fetch.checkpoint(NAME, tmp_path)) == sorted(WHOLE)
 
