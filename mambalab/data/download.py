@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 from mambalab.data.partial_file import DownloadError, PartialFile, locked_partial
 from mambalab.data.progress import Progress, human_bytes
 from mambalab.utils import files
+from mambalab.utils.version import package_version
 
 LOG = logging.getLogger("mambalab")
 PATIENCE_SECONDS = 8.0
@@ -119,7 +119,7 @@ def _transfer(source: _Source, part: PartialFile, patience: float) -> None:
 def _attempt(source: _Source, part: PartialFile, patience: float) -> None:
     """One connection: continue the part file if the server still has that version, else anew."""
     url, size = source.url, source.size
-    headers = {"User-Agent": f"mambalab/{version('mambalab')}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": f"mambalab/{package_version()}", "Accept-Encoding": "identity"}
     validator = part.origin(url)
     offset = part.size if validator is not None else 0
     if offset and validator is not None:
@@ -194,11 +194,10 @@ def open_url(request: urllib.request.Request, patience: float) -> http.client.HT
     """
     outcome: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
     abandoned = threading.Event()
-    opener = urllib.request.build_opener(_TokenStaysAtHome)
 
     def ask() -> None:
         try:
-            answer = opener.open(request, timeout=patience)
+            answer = _opener().open(request, timeout=patience)
         except Exception as error:  # handed to the caller, who knows what to make of it
             outcome.put(error)
             return
@@ -216,6 +215,20 @@ def open_url(request: urllib.request.Request, patience: float) -> http.client.HT
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Build urllib's usual handlers, with certificates also where Python itself has none (the macOS
+    installer's Python, slim images)."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is not None or paths.capath is not None:
+        return urllib.request.build_opener(_TokenStaysAtHome)
+    import certifi  # comes with mlflow
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    https = urllib.request.HTTPSHandler(context=context)
+    return urllib.request.build_opener(_TokenStaysAtHome, https)
 
 
 class _TokenStaysAtHome(urllib.request.HTTPRedirectHandler):

@@ -12,13 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from mambalab.data.download import LOG, PATIENCE_SECONDS, DownloadError, download, open_url, reason
 from mambalab.errors import UserError
+from mambalab.utils.version import package_version
 
 Kind = Literal["model", "dataset"]
 PREFLIGHT_SECONDS = 6.0
@@ -99,7 +99,7 @@ def list_files(name: str, kind: Kind = "model") -> Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import build_hf_headers
 
-    api = HfApi(endpoint(), library_name="mambalab", library_version=version("mambalab"))
+    api = HfApi(endpoint(), library_name="mambalab", library_version=package_version())
     ask = api.model_info if kind == "model" else api.dataset_info
     address = f"{endpoint()}/{'' if kind == 'model' else 'datasets/'}{name}"
     authorization = build_hf_headers().get("authorization")

@@ -16,13 +16,24 @@ def place(name: str, data_dir: Path) -> Path:
     One below `data_dir` comes before the cache of Hugging Face's libraries, and is where a
     checkpoint goes that is in neither.
     """
+    folder = place_outside_cache(name, data_dir)
+    return folder if is_complete(folder) else next(iter(cached(name)), folder)
+
+
+def place_outside_cache(name: str, data_dir: Path) -> Path:
+    """The folder that a name means, there or not: the user's own, or the one below `data_dir`."""
     path = Path(name).expanduser()
     if path.is_dir() or not hub.is_repository(name):
         return path
-    folder = (data_dir / "pretrained" / name).absolute()
-    if is_complete(folder):
-        return folder
-    return next(filter(is_complete, hub.snapshots(name)), folder)
+    return (data_dir / "pretrained" / name).absolute()
+
+
+def cached(name: str) -> list[Path]:
+    """List the complete revisions of a repository in the hub's cache, the most likely one first;
+    none if the name is that of a folder."""
+    if Path(name).expanduser().is_dir() or not hub.is_repository(name):
+        return []
+    return [folder for folder in hub.snapshots(name) if is_complete(folder)]
 
 
 def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:

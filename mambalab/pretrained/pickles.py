@@ -1,15 +1,26 @@
-"""PyTorch's pickles: read only as far as they are tables of tensors; nothing in them is called."""
+"""PyTorch's pickles: read only as far as they are tables of tensors; nothing in them is called.
+
+What a refused file would call is found by hand: torch.serialization's
+`get_unsafe_globals_in_checkpoint` reads neither files older than PyTorch 1.6, nor bare pickles, nor
+other protocols than 2 and 3, which are those that code comes in.
+"""
 
 import pickle
+import pickletools
 import struct
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from mambalab.errors import UserError
 
+# What PyTorch's own pickles of tensors call.
+_HARMLESS = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
 _ELSEWHERE = "take the model.safetensors of this model, or convert it where you trust it"
 AGAIN = "delete it and fetch it again"
 
@@ -34,6 +45,8 @@ def read(path: Path) -> dict[str, Tensor]:
         LookupError,
         TypeError,
         AttributeError,
+        ArithmeticError,
+        AssertionError,
         struct.error,
     ):
         raise UserError(f"{path} is damaged or cut short: {AGAIN}") from None
@@ -44,19 +57,53 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _refusal(path: Path) -> UserError:
     """Why torch does not read a file without running what it holds."""
-    unreadable = UserError(
+    names, ended = _called(path)
+    if code := [name for name in names if not name.startswith(_HARMLESS)]:
+        first = code[0] if code[0].isprintable() else ascii(code[0])
+        return UserError(f"{path} holds code ({first}), which is not run here: {_ELSEWHERE}")
+    if not names and not zipfile.is_zipfile(path):
+        return UserError(f"{path} is damaged, or no file of PyTorch's: {AGAIN}")
+    if not ended:
+        return UserError(f"{path} is damaged or cut short: {AGAIN}")
+    return UserError(
         f"{path} is pickled in a way that cannot be read without running it: {_ELSEWHERE}"
     )
+
+
+def _called(path: Path) -> tuple[list[str], bool]:
+    """Full names of the functions and classes that a file wants to call, as far as it can be read,
+    and whether a pickle that wants any came to its end."""
+    names: list[str] = []
+    ended = False
     try:
-        code = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except pickle.UnpicklingError:  # of a protocol that torch.save does not write by itself
-        return unreadable
-    except ValueError:  # no zip file: an old one of PyTorch's, a bare pickle, or anything
-        with path.open("rb") as file:
-            start = file.read(3)
-        if len(start) == 3 and start[:1] == pickle.PROTO:
-            return unreadable
-        return UserError(f"{path} is damaged, or no file of PyTorch's: {AGAIN}")
-    if not code:
-        return unreadable
-    return UserError(f"{path} holds code ({code[0]}), which is not run here: {_ELSEWHERE}")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as whole:
+                inside = next(n for n in whole.namelist() if n.endswith("data.pkl"))
+                with whole.open(inside) as file:
+                    names.extend(_names(file))
+            ended = True
+        else:
+            with path.open("rb") as file:
+                while True:  # older files: several pickles, one after the other, then bytes
+                    names.extend(_names(file))
+                    ended = bool(names)
+    except Exception:  # the end of what can be told: damaged bytes fail in every way there is
+        pass
+    return names, ended
+
+
+def _names(file: IO[bytes]) -> Iterator[str]:
+    """Of one pickle, as they are met; see the table of opcodes in pickletools."""
+    texts: list[str] = [""] * 2  # as they were put on the stack
+    memo: dict[int, str] = {}
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".")
+        elif code.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif "PUT" in code.name or code.name == "MEMOIZE":
+            memo[len(memo) if argument is None else int(argument)] = texts[-1]
+        elif "GET" in code.name:
+            texts.append(memo.get(int(argument or 0), ""))
+        elif isinstance(argument, str):
+            texts.append(argument)

@@ -24,7 +24,8 @@ from mambalab.runs.load import own_tokenizer
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.train import Resume
 from mambalab.tasks.text import CHARACTERS
-from mambalab.tokenization.tokenizer import FILE, FileTokenizer, place
+from mambalab.tokenization import tokenizer as tokenizers
+from mambalab.tokenization.tokenizer import FILE, FileTokenizer
 from mambalab.train.checkpoint import Checkpoint, restore_weights
 
 LOG = logging.getLogger("mambalab")
@@ -102,8 +103,9 @@ def resolve_start(
 def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Raise UserError if what a run started with is still there, but is another thing now.
 
-    A checkpoint or tokenizer that is gone is no obstacle: the run has its own. Does nothing under
-    resume=never.
+    A checkpoint or tokenizer that is gone is no obstacle: the run has its own. In the hub's cache
+    revisions come and go, so another one there means only that the old one is gone. Does nothing
+    under resume=never.
     """
     if settings.resume is Resume.never:
         return
@@ -111,16 +113,18 @@ def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: Ru
     data_dir = Path(settings.data_dir).expanduser()
     named = getattr(settings.task, "tokenizer", None)
     if summary.checkpoint and settings.model.pretrained is not None:
-        origin = fetch.place(settings.model.pretrained, data_dir)
-        if not fetch.is_complete(origin):
+        name, sha256 = settings.model.pretrained, summary.checkpoint["sha256"]
+        origin = fetch.place_outside_cache(name, data_dir)
+        if fetch.is_complete(origin):
+            if load.fingerprint(origin) != sha256:
+                raise UserError(f"the checkpoint {origin} changed since {folder} began: {remedy}")
+        elif all(load.fingerprint(revision) != sha256 for revision in fetch.cached(name)):
             LOG.info("%s is gone; the run has what it took from there", origin)
-        elif load.fingerprint(origin) != summary.checkpoint["sha256"]:
-            raise UserError(f"the checkpoint {origin} changed since {folder} began: {remedy}")
         named = named or str(origin)
     own = folder.path / FILE
     if named is None or not own.is_file():
         return
-    source = place(named, data_dir)
+    source = tokenizers.place_outside_cache(named, data_dir)
     if source.is_file() and read_json(source) != read_json(own):
         raise UserError(f"the tokenizer {source} changed since {folder} began: {remedy}")
 

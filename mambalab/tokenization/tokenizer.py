@@ -235,17 +235,23 @@ def place(name: str, data_dir: Path) -> Path:
     One below `data_dir` comes before the cache of Hugging Face's libraries, and is where a
     tokenizer goes that is in neither.
     """
+    path = place_outside_cache(name, data_dir)
+    if path.is_file() or Path(name).expanduser().is_dir() or not hub.is_repository(name):
+        return path
+    cached = (folder / FILE for folder in hub.snapshots(name))
+    return next(filter(Path.is_file, cached), path)
+
+
+def place_outside_cache(name: str, data_dir: Path) -> Path:
+    """The path of the tokenizer.json that a name stands for, there or not: the user's own, or the
+    one below `data_dir`."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path / FILE
     if path.is_file() or not hub.is_repository(name):
         return path
     below = name.partition("/")[2] if name == NEOX else name
-    path = (data_dir / "tokenizers" / below).absolute() / FILE
-    if path.is_file():
-        return path
-    cached = (folder / FILE for folder in hub.snapshots(name))
-    return next(filter(Path.is_file, cached), path)
+    return (data_dir / "tokenizers" / below).absolute() / FILE
 
 
 def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:

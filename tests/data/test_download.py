@@ -3,10 +3,13 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -299,6 +302,25 @@ def test_a_token_is_sent_but_not_on_to_another_host(server, target):
         hub.close()
     assert hub.tokens == [None, "Bearer secret", "Bearer secret"]
     assert server.tokens == [None]
+    assert target.read_bytes() == server.content
+
+
+def test_certificates_also_where_python_has_none(monkeypatch):
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # as the macOS installer leaves them
+        monkeypatch.setenv(name, "/nonexistent")
+    opener = module._opener()
+    https = next(h for h in opener.handlers if isinstance(h, urllib.request.HTTPSHandler))
+    assert https._context.cert_store_stats()["x509_ca"] > 50
+    assert https._context.verify_mode is ssl.CERT_REQUIRED
+    assert any(isinstance(h, module._TokenStaysAtHome) for h in opener.handlers)
+
+
+def test_a_checkout_that_is_not_installed_fetches_too(server, target, monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    download(server.url, target)
     assert target.read_bytes() == server.content
 
 

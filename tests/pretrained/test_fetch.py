@@ -1,6 +1,7 @@
 """Checkpoints from the hub, here a server on this machine: fetched once, whole, checked."""
 
 import json
+from importlib import metadata
 
 import pytest
 from huggingface_hub import constants
@@ -47,6 +48,15 @@ def test_a_checkpoint_is_fetched_once(hub, tmp_path):
     asked = len(hub.requests)
     assert fetch.checkpoint(NAME, tmp_path) == folder
     assert len(hub.requests) == asked
+
+
+def test_a_checkout_that_is_not_installed_fetches_too(hub, tmp_path, monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    hub.files = {name: name.encode() for name in WHOLE}
+    assert names(fetch.checkpoint(NAME, tmp_path)) == sorted(WHOLE)
 
 
 def test_shards_and_pickles(hub, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_a_pickle_that_holds_code(put, tensors, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_code_is_refused_whatever_the_pickle(put, tmp_path, monkeypatch, recwarn, protocol, zipped):
     monkeypatch.chdir(tmp_path)
     folder = put()
@@ -176,16 +177,50 @@ def test_code_is_refused_whatever_the_pickle(put, tmp_path, monkeypatch, recwarn
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
     content = {"a": torch.ones(2), "x": Trap(), "b": torch.ones(3)}
     torch.save(content, file, **options)
-    named = zipped and protocol < 4  # what torch can tell without running it
-    unread = "cannot be read without running it: take the model.safetensors"
-    assert ("holds code (posix.mkdir), which is not run" if named else unread) in refused(folder)
-    file.write_bytes(pickle.dumps(content, protocol))
-    assert unread in refused(folder)
-    torch.save({"a": torch.ones(2)}, file, **options)
-    wanted = "tensors lack" if protocol < 4 else "cannot be read without running it"
-    assert wanted in refused(folder)
+    code = "holds code (posix.mkdir), which is not run here: take the model.safetensors"
+    if protocol:  # torch.save writes none of 0
+        assert code in refused(folder)
+    for bare in (content, Trap()):
+        file.write_bytes(pickle.dumps(bare, protocol))
+        assert code in refused(folder)
+    file.write_bytes(pickle.dumps({"a": 1}, protocol))
+    assert "is damaged" in refused(folder)
+    if protocol:
+        torch.save({"a": torch.ones(2)}, file, **options)
+        wanted = "tensors lack" if 1 < protocol < 4 else "cannot be read without running it"
+        assert wanted in refused(folder)
     assert not (tmp_path / "sprung").exists()
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("content", ["tensors", "code"])
+def test_a_pickle_cut_inside_its_zip(put, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    table = {"a": torch.ones(2), "b": torch.ones(3)}
+    torch.save(table if content == "tensors" else {**table, "x": Trap()}, file)
+    with zipfile.ZipFile(file) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    inside = next(name for name in parts if name.endswith("data.pkl"))
+    called = parts[inside].find(b"mkdir\n") + len("mkdir\n")
+    for size in range(len(parts[inside])):
+        with zipfile.ZipFile(file, "w") as cut:
+            for name, part in parts.items():
+                cut.writestr(name, part[:size] if name == inside else part)
+        told = content == "code" and size >= called
+        wanted = "holds code (posix.mkdir)" if told else "is damaged or cut short: delete it"
+        assert wanted in refused(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_name_of_code_stays_in_one_printable_line(put):
+    folder = put()
+    (folder / "model.safetensors").unlink()
+    pushed = b"".join(b"\x8c" + bytes([len(text)]) + text for text in (b"a\nb", b"\x1b[2J"))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04" + pushed + b"\x93.")
+    assert r"holds code ('a\nb.\x1b[2J'), which" in refused(folder)
 
 
 def test_pickles_that_are_damaged(put, tensors):

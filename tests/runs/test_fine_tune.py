@@ -11,53 +11,16 @@ import torch.nn.functional as F
 
 from mambalab import config, load
 from mambalab.cli import main
-from mambalab.pretrained import export
 from mambalab.pretrained.layout import Layout
 from mambalab.runs import training as commands
 from mambalab.sweep import plan
-from mambalab.tokenization.tokenizer import Characters, FileTokenizer
-from mambalab.tokenization.vocabulary import Vocabulary
 from tests.commands.test_export import logits, read
 from tests.commands.test_inspect import data
 from tests.lab import TEXT, TINY, one_line, rows, summary
-from tests.pretrained.test_tokens import bpe
+from tests.runs.conftest import OTHER, ROWS
 
-OTHER = "".join(f"Line {n}: a lazy fox {n} jumps over the dog.\n" for n in range(300))
 SHORT = [word for word in TINY if not word.startswith("model.")]
 SHORT += ["tracking=jsonl", "precision=fp32", "optim.lr=1e-3", "optim.warmup_steps=0"]
-ROWS = 304  # of the embedding: more than the tokenizer has, as published checkpoints do
-
-
-@pytest.fixture
-def checkpoint(folder, build_model, build_settings):
-    """A function that writes a checkpoint of random weights, its tokens byte pairs or characters;
-    in the folder of the test, where text.txt is another text than that it knows."""
-
-    def write(name="ck", *, layout=Layout.hf, symbols=None, seed=0, **changes) -> Path:
-        changes = {"d_model": 24, "n_layer": 2, "d_state": 4, "tie_embeddings": True, **changes}
-        model = build_model(**changes)
-        torch.manual_seed(seed)
-        model.backbone.embedding = torch.nn.Embedding(ROWS, 24)
-        model.lm_head = torch.nn.Linear(24, ROWS, bias=False)
-        if changes["tie_embeddings"]:
-            model.lm_head.weight = model.backbone.embedding.weight
-        torch.nn.init.normal_(model.backbone.embedding.weight, std=0.02)
-        for p in model.parameters():  # nothing is left as a fresh model has it
-            p.data += 0.05 * torch.randn(p.shape)
-        if symbols is None:
-            bpe(folder / "made/tokenizer.json")
-            tokenizer = FileTokenizer(folder / "made/tokenizer.json")
-        else:
-            tokenizer = Characters(Vocabulary(symbols))
-        settings = build_settings(**changes)
-        out = folder / name
-        export.write(
-            out, model, settings, layout=layout, tokenizer=tokenizer, card="", overwrite=True
-        )
-        return out
-
-    (folder / "text.txt").write_text(OTHER)
-    return write
 
 
 def tune(*options: str) -> int:
@@ -173,32 +136,6 @@ def test_killed_at_any_step_and_resumed_equals_never_killed(checkpoint, monkeypa
             )
             file = "model.safetensors"
             assert (ours / file).read_bytes() == (theirs / file).read_bytes()
-
-
-def test_a_checkpoint_that_changed_is_not_gone_on_from(checkpoint, capsys):
-    checkpoint()
-    assert tune("run_dir=run") == 0
-    noted = summary(Path("run"))["checkpoint"]
-    assert noted["path"] == str(Path("ck").absolute())
-    assert len(noted["sha256"]) == 64
-    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
-    shutil.copytree("ck", "kept")
-    checkpoint(seed=1)
-    capsys.readouterr()
-    for steps in (12, 14):
-        assert tune("run_dir=run", f"trainer.max_steps={steps}") == 1
-        assert "the checkpoint ck changed since run began" in one_line(capsys)
-    shutil.rmtree("ck")
-    shutil.copytree("kept", "ck")
-    bpe(Path("ck/tokenizer.json"), rows=280)
-    assert tune("run_dir=run", "trainer.max_steps=14") == 1
-    assert "the tokenizer ck/tokenizer.json changed since run began" in one_line(capsys)
-    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
-    assert tune("run_dir=run", "resume=never", "trainer.max_steps=2") == 0
-    Path("ck/model.safetensors").unlink()
-    assert tune("run_dir=run", "trainer.max_steps=4") == 0
-    assert "ck is gone; the run has what it took from there" in capsys.readouterr().err
-    assert summary(Path("run"))["checkpoint"]["sha256"] == noted["sha256"]
 
 
 def test_the_characters_of_an_export_are_used_again(checkpoint, capsys):
