@@ -36,7 +36,14 @@ def test_a_terminal_that_closes_stops_the_sweep_politely(lab):
     (lab / "trouble/wait").touch()
     reader, writer = os.openpty()
     parent = begin(
-        lab, "seed=1,2", "trainer.max_steps=1000000", stdout=writer, stderr=writer, stdin=writer
+        lab,
+        "seed=1,2",
+        "trainer.max_steps=1000000",
+        stdout=writer,
+        stderr=writer,
+        stdin=writer,
+        # As in a terminal, even if the tests themselves were started under nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(writer)
     wait_until(lambda: list(lab.glob("waiting/*")))
