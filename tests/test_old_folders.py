@@ -75,7 +75,7 @@ def test_a_stopped_sweep_goes_on_and_is_compared(house, capfd):
     assert {job["status"] for job in jobs.values()} == {"FINISHED"}
     capfd.readouterr()
     assert main.main(["compare", "latest"]) == 0
-    assert "2 seeds" in capfd.readouterr().out.replace("2 runs", "2 seeds")
+    assert "only 2 seeds (model=mamba dropout=ssm)" in capfd.readouterr().out
 
 
 def test_old_folders_are_sent_to_mlflow(house, store, capsys):

@@ -58,7 +58,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Read what `to_json` returned; raises TypeError or KeyError for anything else."""
-        metrics = _numbers(value)
+        metrics = _metrics(value)
         return cls(step=_whole(metrics.pop("step")), metrics=metrics)
 
 
@@ -85,7 +85,7 @@ class FinalTestResult:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Read what `to_json` returned; raises TypeError for anything else."""
-        metrics = _numbers(value)
+        metrics = _metrics(value)
         step, times = metrics.pop("step", None), metrics.pop("times", None)
         return cls(
             step=None if step is None else _whole(step),
@@ -233,13 +233,13 @@ class RunSummary:
         return process.alive(self.to_json())  # a pid may be text, if MLflow kept it
 
 
-def _numbers(value: Any) -> dict[str, float]:
-    """Copy an object of numbers by name; raises TypeError for anything but an object.
+def _metrics(value: Any) -> dict[str, float]:
+    """Copy metrics by name; raises TypeError for anything but an object.
 
     A task of the user's own may have put other values among its metrics: they stay as they are.
     """
     if not isinstance(value, dict):
-        raise TypeError("no numbers by name")
+        raise TypeError("no metrics by name")
     return dict(value)
 
 
@@ -282,7 +282,7 @@ def _parser(kind: Any) -> Callable[[Any], Any]:
     if isinstance(kind, types.UnionType):
         (kind,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
     simple = {str: _text, int: _whole, float: _number, bool: _truth}
-    simple |= {dict[str, float]: _numbers, dict[str, str]: _texts}
+    simple |= {dict[str, float]: _metrics, dict[str, str]: _texts}
     if kind in simple:
         return simple[kind]
     return kind if issubclass(kind, Enum) else kind.from_json
