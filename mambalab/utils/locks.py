@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 
 LOG = logging.getLogger("mambalab")
 LOCK = ".lock"
@@ -83,16 +84,27 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     with ExitStack() as held:
         held.callback(_remove_empty, made)
         for race in range(1, _MAX_RACES + 1):
-            folder.mkdir(parents=True, exist_ok=True)
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(lock, wait=True, doing=doing if race == 1 else ""))
                 break
-            except FileNotFoundError:  # another process cleared its empty folder up just now
-                if race == _MAX_RACES:
+            except (FileNotFoundError, FileExistsError):
+                # Another process cleared its empty folder up just now: before this one opened the
+                # lock, or between mkdir's "exists" and pathlib's look whether it is a folder.
+                if race == _MAX_RACES or _in_the_way(folder):
                     raise
         # Removed while it is held: filelock gives nobody a lock on a file without a name.
         held.callback(_remove, lock)
         yield
+
+
+def _in_the_way(folder: Path) -> bool:
+    """Whether `folder` or one above it is something else than a folder."""
+    for path in (folder, *folder.parents):
+        with suppress(OSError):
+            if not S_ISDIR(path.stat().st_mode):  # one call: what is there may go before a second
+                return True
+    return False
 
 
 def _remove(path: Path) -> None:

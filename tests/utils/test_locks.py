@@ -86,6 +86,17 @@ def test_many_take_turns_though_each_clears_up_behind_itself(tmp_path):
     assert not list(tmp_path.rglob(locks.LOCK))
 
 
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    # mkdir finds the folder, and it is gone when pathlib looks whether it is one.
+    def gone(*_: object) -> None:
+        monkeypatch.undo()
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "mkdir", gone)
+    with locked_folder(tmp_path / "a", "working"):
+        assert os.listdir(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_announced_once(tmp_path, monkeypatch, caplog, code):
     def refuse(*_: object) -> None:
