@@ -28,7 +28,12 @@ class CompareSettings:
     metric: str | None = option("metric to judge by; null = what the runs are judged by")
     to: float | None = option("value to which time and tokens are measured; null = a common one")
     baseline: str | None = option("group to compare with, or part of its name; null = no dropout")
-    interval: Interval = option("95 % intervals of means: Student's t, or resampled")
+    pairs: str | None = option(
+        "also compare groups that differ in one setting only: auto, or the setting, e.g. dropout.p"
+    )
+    interval: Interval = option(
+        "95 % intervals of means: Student's t, or resampled (from 8 seeds on)"
+    )
 
     def check_ready(self) -> None:
         """Raise UserError if there is nothing to compare."""
@@ -65,6 +70,7 @@ def run(cfg: CompareSettings) -> int:
         goal=cfg.to,
         baseline=cfg.baseline,
         bootstrap=cfg.interval is Interval.bootstrap,
+        pairs=cfg.pairs,
     )
     folder = Path(cfg.out) if cfg.out else select.default_folder(folders, records, output_dir)
     files = compare_files.write(found, folder)

@@ -7,14 +7,17 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from statistics import median
 from typing import Any
 
-from mambalab.compare import comparability, overfitting, verdicts
+from mambalab.compare import comparability, notes, overfitting, verdicts
+from mambalab.compare.contrasts import contrast
 from mambalab.compare.groups import Group, split
 from mambalab.compare.measures import LOSS, Measured, Metric, measure, reached
 from mambalab.compare.results import Comparison, GroupResult, LeftOut
-from mambalab.compare.statistics import Estimate, estimate
+from mambalab.compare.statistics import MIN_BOOTSTRAP, Estimate, estimate
+from mambalab.compare.turning import turn
 from mambalab.errors import UserError
 from mambalab.records.reader import RunRecord
-from mambalab.utils.text import printable, short
+from mambalab.records.summary import Status
+from mambalab.utils.text import printable
 
 
 def compare(
@@ -25,18 +28,21 @@ def compare(
     goal: float | None = None,
     baseline: str | None = None,
     bootstrap: bool = False,
+    pairs: str | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> Comparison:
     """Group runs by what they differ in and compare the groups.
 
     Args:
-        records: runs in any state; only finished ones count. Each run once.
+        records: runs in any state, each once. Finished ones count; failed ones, and those without
+            a finite value, count against their group.
         ignore: whether a setting, by its dotted name, makes no other group.
         metric: what to judge by; None = what the runs themselves are judged by.
         goal: value for time and tokens; None = what the groups reach on average.
         baseline: a label, or a part of one label only; None = the first group without dropout,
             else the first group.
         bootstrap: see `Comparison`.
+        pairs: also compare the groups that differ in this setting only; `auto` = in any one.
         left_out: runs that were left out before.
 
     Raises:
@@ -49,6 +55,7 @@ def compare(
     ]
     judged = _metric(finished, metric)
     kept, found = [], []
+    failed = [record for record in records if record.status == Status.FAILED.value]
     for record in finished:
         try:
             measured = measure(record, judged)
@@ -57,17 +64,20 @@ def compare(
             continue
         if measured is None:
             dropped.append(LeftOut(str(record.path), f"no finite {judged.name}"))
+            failed.append(record)
         else:
             kept.append(record)
             found.append(measured)
     if not kept:
         reasons = "".join(f"; {d.path}: {d.reason}" for d in dropped[:3])
         raise UserError(f"no finished run to compare{reasons}")
-    groups = split(kept, ignore)
+    groups = split(kept, ignore, failed)
     comparability.check_groups(groups)
     base, why = _baseline(groups, baseline)
     by_record = {id(record): run for record, run in zip(kept, found, strict=True)}
     runs = [[by_record[id(record)] for record in group.records] for group in groups]
+    if bootstrap:
+        _check_bootstrap(groups)
     if goal is None:
         goal = _reachable([[run.best for run in some] for some in runs], judged)
     results = [
@@ -75,9 +85,14 @@ def compare(
         for group, some in zip(groups, runs, strict=True)
     ]
     judgement = overfitting.judge(
-        {r.label: (r.group, r.rise, r.best_loss) for r in results}, base.label
+        {r.label: (r.group, r.turn, r.best_loss) for r in results}, base.label
     )
     results = verdicts.add(results, base.label, judged, judgement.withheld)
+    contrasts = (
+        contrast(results, [g.label for g in groups], pairs, judged, judgement.withheld)
+        if pairs is not None
+        else []
+    )
     results.sort(key=lambda r: -r.best.mean if judged.maximize else r.best.mean)
     return Comparison(
         task=printable(str(base.setting("task.name") or "-")),
@@ -87,10 +102,14 @@ def compare(
         baseline=base.label,
         baseline_is=why,
         groups=results,
+        contrasts=contrasts,
         dropout=judgement.lines,
         warnings=[
             *verdicts.too_few(results),
-            *_no_end(results, judged),
+            *verdicts.failures(results),
+            *notes.no_end(results, judged),
+            *notes.unequal_evaluations(results),
+            *notes.still_improving(results, judged),
             *comparability.warnings(groups),
         ],
         left_out=dropped,
@@ -109,6 +128,15 @@ def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:
             return Metric(metric, maximize)
     name = name or LOSS  # no run at all
     return Metric(name, maximize="accuracy" in name)
+
+
+def _check_bootstrap(groups: Sequence[Group]) -> None:
+    least = min(groups, key=lambda group: len(group.records))
+    if (n := len(least.records)) < MIN_BOOTSTRAP:
+        raise UserError(
+            f"interval=bootstrap needs {MIN_BOOTSTRAP} seeds in every group, {least.label} has {n} "
+            "(with fewer its intervals are far too narrow): leave interval=t"
+        )
 
 
 def _baseline(groups: Sequence[Group], wanted: str | None) -> tuple[Group, str]:
@@ -169,6 +197,14 @@ def _result(
         last_loss=over_seeds("last_loss"),
         gap=over_seeds("gap"),
         rise=over_seeds("rise"),
+        excess=over_seeds("excess"),
+        end_slope=over_seeds("end_slope"),
+        turn=turn([record.curves.get(LOSS, []) for record in group.records]),
+        test=estimate(
+            [run.test[metric.of_test] for run in runs if metric.of_test in run.test],
+            bootstrap=bootstrap,
+        ),
+        evaluations=float(median(run.evaluations for run in runs)),
         parameters=mean("parameters"),
         steps=mean("steps"),
         minutes=mean("minutes"),
@@ -178,13 +214,3 @@ def _result(
         goal_seconds=middle("goal_seconds"),
         goal_tokens=middle("goal_tokens"),
     )
-
-
-def _no_end(results: Sequence[GroupResult], metric: Metric) -> list[str]:
-    return [
-        f"{r.label}, seed {short(str(run.seed), 20)}: the last {printable(metric.name)} is not "
-        "finite and counts in no mean"
-        for r in results
-        for run in r.runs
-        if run.last is None
-    ]

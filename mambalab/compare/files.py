@@ -15,7 +15,8 @@ from mambalab.errors import UserError
 from mambalab.utils.files import write_json, write_text
 from mambalab.utils.text import printable
 
-_ESTIMATES = ("best", "last", "best_loss", "last_loss", "gap", "rise")
+_OVERFITTING = ("gap", "rise", "excess", "turn")
+_ESTIMATES = ("best", "last", "best_loss", "last_loss", *_OVERFITTING, "end_slope", "test")
 _MEANS = ("parameters", "steps", "minutes", "tokens_per_second")
 _GOAL = ("reached", "goal_step", "goal_seconds", "goal_tokens")
 
@@ -55,6 +56,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         **_about(comparison),
         "dropout": comparison.dropout,
         "warnings": comparison.warnings,
+        "contrasts": [asdict(one) for one in comparison.contrasts],
         "groups": [_group_json(group) for group in comparison.groups],
         "left_out": [asdict(run) for run in comparison.left_out],
     }
@@ -77,6 +79,8 @@ def _group_json(group: GroupResult) -> dict[str, Any]:
         "label": group.label,
         "settings": group.group.settings,
         "seeds": group.seeds,
+        "failed_seeds": group.failed_seeds,
+        "evaluations": group.evaluations,
         **{name: e and asdict(e) for name, e in estimates.items()},
         **{name: getattr(group, name) for name in (*_MEANS, *_GOAL)},
         "difference": group.difference and asdict(group.difference),

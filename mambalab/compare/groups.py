@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mambalab.records.reader import RunRecord
@@ -21,27 +21,33 @@ class Group:
     Attributes:
         label: the settings that tell it from the other groups: `model=mamba dropout.p=0.2`.
         settings: every setting in which the groups differ, by dotted name, as text.
-        records: the runs, by seed.
+        records: the finished runs, by seed.
+        failed: runs with the same settings that failed or never gave a finite value, by seed.
     """
 
     label: str
     settings: dict[str, str]
     records: list[RunRecord]
+    failed: list[RunRecord] = field(default_factory=list)
 
     def setting(self, name: str) -> Any:
         """Return a setting of these runs by its dotted name, or None."""
         return self.records[0].setting(name)
 
 
-def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[Group]:
+def split(
+    records: Sequence[RunRecord],
+    ignore: Callable[[str], bool],
+    failed: Sequence[RunRecord] = (),
+) -> list[Group]:
     """Sort runs into groups, in the order in which the groups appear.
 
     Args:
         records: the runs.
         ignore: whether a setting, by its dotted name, makes no other group (the seed is one).
+        failed: runs without a result; each joins the group of its settings, if there is one.
     """
-    nested = [flatten(record.config, max_depth=MAX_DEPTH) for record in records]
-    flat = [{k: v for k, v in settings.items() if not ignore(k)} for settings in nested]
+    flat = [_relevant(record, ignore) for record in records]
     common = set.intersection(*map(set, flat)) if flat else set()
     # Null says no more than the absence of a setting, in a run of an older version perhaps.
     flat = [{k: v for k, v in s.items() if v is not None or k in common} for s in flat]
@@ -53,10 +59,28 @@ def split(records: Sequence[RunRecord], ignore: Callable[[str], bool]) -> list[G
         members.setdefault(tuple(text[key] for key in differing), []).append(i)
     rows = [dict(zip(differing, values, strict=True)) for values in members]
     labels = _labels(rows, records)
+    lost: dict[tuple[str, ...], list[RunRecord]] = {}
+    for record in failed:
+        settings = _relevant(record, ignore)
+        settings = {k: v for k, v in settings.items() if v is not None or k in common}
+        text = {key: _text(settings, key) for key in keys}
+        if all(text[key] == texts[0][key] for key in keys if key not in differing):
+            lost.setdefault(tuple(text[key] for key in differing), []).append(record)
     return [
-        Group(label, row, sorted((records[i] for i in indices), key=_by_seed))
-        for label, row, indices in zip(labels, rows, members.values(), strict=True)
+        Group(
+            label,
+            row,
+            sorted((records[i] for i in indices), key=_by_seed),
+            sorted(lost.get(values, []), key=_by_seed),
+        )
+        for label, row, (values, indices) in zip(labels, rows, members.items(), strict=True)
     ]
+
+
+def _relevant(record: RunRecord, ignore: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the settings of a run that may make another group, by dotted name."""
+    settings = flatten(record.config, max_depth=MAX_DEPTH)
+    return {k: v for k, v in settings.items() if not ignore(k)}
 
 
 def _text(settings: Mapping[str, Any], key: str) -> str:

@@ -6,6 +6,9 @@ from mambalab.compare.measures import LOSS
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
 from mambalab.compare.text import (
+    adjusted_p,
+    contrast_name,
+    contrast_place,
     duration,
     goal_name,
     headline,
@@ -21,10 +24,14 @@ MAX_SETTING_CHARS = 80
 MEANING = """\
 *best*, *last*: the best value of a run and that of its last evaluation, averaged over seeds.
 *difference*: best value less the baseline's, seed by seed, with the 95 % interval of Student's t;
-p: paired t-test, and the same adjusted by Holm's method for the number of groups. *better* and
-*worse* need three common seeds, an interval without 0 and an adjusted p below 0.05.
+p: paired t-test, and the same adjusted by Holm's method for the number of groups (*equal*: every
+seed differs by the same amount, there is no spread to test against). *better* and *worse* need
+three common seeds, an interval without 0 and an adjusted p below 0.05.
 *val - train*: last `val/loss` less the mean `train/loss` since the evaluation before it (dropout,
-where there is any, acts on the latter only). *rise*: last `val/loss` less the best.
+where there is any, acts on the latter only). *rise*: last `val/loss` less the best, which noise
+alone makes positive. *turn*: how far it ends above its lowest part, each seed measured where the
+others are lowest, with a 96 % interval: 0 on average for a flat curve. *area*: mean height above
+the lowest value so far. A run that failed counts as the worst: no verdict rests on its absence.
 *reached*: runs whose evaluations came to the goal; steps, time and tokens until then are medians
 over these. Parameters, tokens/s, steps and minutes are means."""
 
@@ -45,6 +52,8 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
         parts.append("\n".join(f"- {escape(line)}" for line in lines))
     parts += ["## Results", _results(comparison)]
     parts += [f"![{name}]({name})" for name in pictures]
+    if comparison.contrasts:
+        parts += ["## One setting at a time", _contrasts(comparison)]
     parts += ["## Over-fitting", _overfitting(comparison)]
     parts += [f"## Cost, and the way {goal_name(comparison)}", _costs(comparison)]
     if comparison.groups[0].group.settings:
@@ -65,11 +74,14 @@ def _results(comparison: Comparison) -> str:
     header = ["group", "seeds", f"best {name}", f"last {name}"]
     with_loss = name != LOSS and any(g.best_loss for g in comparison.groups)
     header += [f"best {LOSS}", f"last {LOSS}"] if with_loss else []
+    tested = any(g.test for g in comparison.groups)
+    header += [comparison.metric.of_test] if tested else []
     header += ["difference", "common seeds", "p", "p (Holm)", "verdict"]
 
     def row(group: GroupResult) -> list[str]:
         shown = [group.best, group.last]
         shown += [group.best_loss, group.last_loss] if with_loss else []
+        shown += [group.test] if tested else []
         pair = group.difference
         return [
             group.label,
@@ -78,16 +90,35 @@ def _results(comparison: Comparison) -> str:
             interval(pair and pair.estimate, sign="+"),
             str(len(pair.seeds)) if pair else "-",
             p_value(pair and pair.p),
-            p_value(pair and pair.p_holm),
+            adjusted_p(pair),
             group.verdict,
         ]
 
     return _table(header, map(row, comparison.groups))
 
 
+def _contrasts(comparison: Comparison) -> str:
+    rows = [
+        [
+            contrast_name(one),
+            contrast_place(one),
+            str(len(one.difference.seeds) if one.difference else 0),
+            interval(one.difference and one.difference.estimate, sign="+"),
+            p_value(one.difference and one.difference.p),
+            adjusted_p(one.difference),
+            one.verdict,
+        ]
+        for one in comparison.contrasts
+    ]
+    header = ["contrast", "in", "common seeds", "difference", "p", "p (Holm)", "verdict"]
+    return _table(header, rows)
+
+
 def _overfitting(comparison: Comparison) -> str:
-    rows = [[g.label, *_cells(comparison, [g.gap, g.rise])] for g in comparison.groups]
-    return _table(["group", "val - train", "rise"], rows)
+    rows = [
+        [g.label, *_cells(comparison, [g.gap, g.rise, g.turn, g.excess])] for g in comparison.groups
+    ]
+    return _table(["group", "val - train", "rise", "turn", "area"], rows)
 
 
 def _costs(comparison: Comparison) -> str:

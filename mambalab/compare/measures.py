@@ -2,12 +2,16 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from mambalab.compare.comparability import seed_of
 from mambalab.records.reader import Curve, RunRecord, best_of
 
 LOSS, TRAIN, SECONDS = "val/loss", "train/loss", "time/seconds"
+MIN_SLOPE_POINTS = (
+    4  # evaluations in the last quarter of a run from which a line through them tells
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Metric:
 
     name: str
     maximize: bool
+
+    @property
+    def of_test(self) -> str:
+        """Name of the same metric on the test split: `test/accuracy` for `val/accuracy`."""
+        return f"test/{self.name.rpartition('/')[2]}"
 
     def reaches(self, value: float, goal: float) -> bool:
         """Tell whether a value is at least as good as a goal."""
@@ -38,6 +47,12 @@ class Measured:
         gap: last `val/loss` less the mean `train/loss` since the evaluation before it (the last
             `train/loss` if there is none since).
         rise: last `val/loss` less the best.
+        excess: mean height of `val/loss` above the lowest value until then, over the steps from
+            the first evaluation to the last: the area of over-fitting (noise adds to it).
+        end_slope: change of the metric in the last tenth of the run, by a straight line through
+            the last quarter of its evaluations; None with fewer than MIN_SLOPE_POINTS of them.
+        evaluations: how often the metric was evaluated.
+        test: metrics of the test split by name, of the weights that validation chose.
         parameters, steps, minutes: of the run from its start to its end.
         tokens_per_second: of training after warm-up.
         tokens_per_step: of one optimiser step.
@@ -53,6 +68,10 @@ class Measured:
     last_loss: float | None
     gap: float | None
     rise: float | None
+    excess: float | None
+    end_slope: float | None
+    evaluations: int
+    test: dict[str, float]
     parameters: float | None
     steps: int | None
     minutes: float | None
@@ -84,6 +103,10 @@ def measure(record: RunRecord, metric: Metric) -> Measured | None:
         last_loss=last_loss,
         gap=_gap(record, last_loss),
         rise=last_loss - loss[0] if loss and last_loss is not None else None,
+        excess=_excess(record.curves.get(LOSS, [])),
+        end_slope=_end_slope(record.curves.get(metric.name, [])),
+        evaluations=len(record.curves.get(metric.name, [])),
+        test=dict(record.summary.test.metrics) if record.summary.test else {},
         parameters=_number(record.summary.parameters),
         steps=record.step,
         minutes=record.minutes,
@@ -123,6 +146,34 @@ def _gap(record: RunRecord, last_loss: float | None) -> float | None:
         latest = _value_at(training, end)
         recent = [] if latest is None else [latest]
     return last_loss - sum(recent) / len(recent) if recent else None
+
+
+def _excess(points: Curve) -> float | None:
+    """Return the area between a curve and its running minimum, per step, by trapezoids."""
+    finite = [(step, value) for step, value in points if value is not None]
+    if len(finite) < 2:
+        return None
+    lowest, area, above = finite[0][1], 0.0, 0.0
+    for (before, _), (step, value) in pairwise(finite):
+        lowest = min(lowest, value)
+        area += (step - before) * (above + value - lowest) / 2
+        above = value - lowest
+    return area / (finite[-1][0] - finite[0][0])
+
+
+def _end_slope(points: Curve) -> float | None:
+    import numpy as np
+
+    finite = [(step, value) for step, value in points if value is not None]
+    if not finite:
+        return None
+    end = finite[-1][0]
+    late = [(step, value) for step, value in finite if step >= 0.75 * end]
+    if len(late) < MIN_SLOPE_POINTS:
+        return None
+    steps, values = np.array(late, dtype=float).T
+    slope = np.polyfit(steps - steps.mean(), values, 1)[0]
+    return float(slope * end / 10)
 
 
 def reached(record: RunRecord, metric: Metric, goal: float) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def judge(
     baseline, if that is without dropout.
 
     Args:
-        measured: by label, each group with the rise of its validation loss (last less best) and
-            its best.
+        measured: by label, each group with how far its validation loss turns up
+            (`turning.turn`) and its best.
         baseline: label of the group that the others are compared with.
     """
     groups = [group for group, _, _ in measured.values()]
@@ -60,8 +60,8 @@ def judge(
             alone.append(group.label)
             continue
         if reference.label not in asked:
-            _, rise, best = measured[reference.label]
-            asked[reference.label], line = _turns_up(rise, best)
+            _, turn, best = measured[reference.label]
+            asked[reference.label], line = _turns_up(turn, best)
             lines.append(f"{line} [{reference.label}]")
         if not asked[reference.label]:
             withheld.add(group.label)
@@ -87,16 +87,17 @@ def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
     return next(iter([*twins, *([base] if is_free(base) else [])]), None)
 
 
-def _turns_up(rise: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
+def _turns_up(turn: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
     """Tell whether validation loss turns up, and a line that says so."""
-    if rise is None or best is None:
+    if turn is None or best is None:
         return False, "no verdict on dropout: the runs without it hold no val/loss"
-    if rise.low is None or rise.high is None:
+    if turn.low is None or turn.high is None:
         return False, (
             "no verdict on dropout: one seed without it cannot show whether validation loss turns "
-            f"up (+{number(rise.mean)})"
+            f"up (+{number(turn.mean)})"
         )
-    shown = f"+{number(rise.mean)} ({number(rise.low)} to {number(rise.high)})"
-    if rise.mean > MIN_RELATIVE_RISE * abs(best.mean) and rise.low > 0:
+    sign = "" if turn.mean < 0 else "+"
+    shown = f"{sign}{number(turn.mean)} ({number(turn.low)} to {number(turn.high)})"
+    if turn.mean > MIN_RELATIVE_RISE * abs(best.mean) and turn.low > 0:
         return True, f"validation loss turns up without dropout: {shown}"
     return False, f"no verdict on dropout: validation loss does not turn up without it: {shown}"

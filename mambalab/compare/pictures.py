@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY = "#c4c4c4"
-MIN_SEEDS_FOR_BOX = 5  # from which quartiles say more than the points themselves
 WIDTH_INCHES = 7.2  # of a picture with one panel
 
 
@@ -169,8 +168,7 @@ def _draw_runs(axes: "Axes", group: GroupResult, metric: str, i: int) -> None:
 
 
 def best(comparison: Comparison) -> "Figure":
-    """Draw the best values, a point for each seed, with each group's mean; from five seeds on with
-    quartiles, median and range."""
+    """Draw the best values, a point for each seed, with each group's mean and its interval."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
@@ -180,14 +178,10 @@ def best(comparison: Comparison) -> "Figure":
     for row, group in enumerate(groups):
         values = np.array([run.best for run in group.runs])
         colour = COLOURS[row % len(COLOURS)] if len(groups) <= len(COLOURS) else COLOURS[0]
-        if 1 < len(values) < MIN_SEEDS_FOR_BOX:
-            mean = values.mean()
-            axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
-        elif len(values) > 1:
-            low, middle, high = np.percentile(values, [25, 50, 75])
+        mean, low, high = group.best.mean, group.best.low, group.best.high
+        if low is not None and high is not None:
             axes.barh(row, high - low, left=low, height=0.56, color=colour, alpha=0.2)
-            axes.plot([values.min(), values.max()], [row, row], color=colour, linewidth=1.2)
-            axes.plot([middle, middle], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
+            axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
         rows = np.full(len(values), float(row))
         axes.plot(values, rows, "o", color=colour, markersize=4.5, markeredgecolor="white")
         if group.verdict == BASELINE and len(groups) > 1:
@@ -202,15 +196,9 @@ def best(comparison: Comparison) -> "Figure":
     axes.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    most = max(len(group.runs) for group in groups)
-    boxes = (
-        ", quartiles and range"
-        if most >= MIN_SEEDS_FOR_BOX
-        else ", and the mean"
-        if most > 1
-        else ""
-    )
-    title = _title(comparison, f"best value of each seed{boxes}")
+    several = any(len(group.runs) > 1 for group in groups)
+    means = ", mean with 95 % interval" if several else ""
+    title = _title(comparison, f"best value of each seed{means}")
     figure.suptitle(drawable(title, MAX_TITLE_CHARS), fontsize=10, parse_math=False)
     return figure
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mambalab.compare.comparability import seed_of
 from mambalab.compare.groups import Group
 from mambalab.compare.measures import Measured, Metric
 from mambalab.compare.statistics import Difference, Estimate
@@ -28,7 +29,10 @@ class GroupResult:
         runs: each run in numbers, by seed.
         best, last: of the metric.
         best_loss, last_loss: of `val/loss`.
-        gap, rise: see `Measured`.
+        gap, rise, excess, end_slope: see `Measured`.
+        turn: how far `val/loss` turns up, by `turning.turn`.
+        test: metric of the test split that goes with the metric, e.g. `test/accuracy`.
+        evaluations: median over the runs.
         parameters, steps, minutes, tokens_per_second: means.
         reached: how many runs reached the goal.
         goal_step, goal_seconds, goal_tokens: medians over those.
@@ -45,6 +49,11 @@ class GroupResult:
     last_loss: Estimate | None
     gap: Estimate | None
     rise: Estimate | None
+    excess: Estimate | None
+    end_slope: Estimate | None
+    turn: Estimate | None
+    test: Estimate | None
+    evaluations: float
     parameters: float | None
     steps: float | None
     minutes: float | None
@@ -66,6 +75,33 @@ class GroupResult:
         """Seeds of its runs."""
         return [run.seed for run in self.runs]
 
+    @property
+    def failed_seeds(self) -> list[int | str]:
+        """Seeds of its runs that failed or never gave a finite value."""
+        return [seed_of(record) for record in self.group.failed]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two values of one setting beside each other, everything else being equal.
+
+    Attributes:
+        setting: its dotted name, or `model`, `task` ... for a whole group of settings.
+        base_value, other_value: what is compared.
+        where: labels of the groups: base and other, of each pair that is averaged.
+        difference: of the best value, other less base, seed by seed.
+        verdict: on the other value.
+        pairs: over how many pairs of groups the difference is averaged.
+    """
+
+    setting: str
+    base_value: str
+    other_value: str
+    where: tuple[str, ...]
+    difference: Difference | None
+    verdict: str
+    pairs: int = 1
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -79,6 +115,7 @@ class Comparison:
         baseline: label of the group that the others are compared with.
         baseline_is: why it is that one, when nobody chose it.
         groups: the best first.
+        contrasts: groups that differ in one setting only; empty if nobody asked.
         dropout: statements on whether dropout can be judged; empty if that was not asked.
         warnings: what to bear in mind, a line each.
         left_out: the runs that do not count.
@@ -91,6 +128,7 @@ class Comparison:
     baseline: str
     baseline_is: str
     groups: list[GroupResult]
+    contrasts: list[Contrast]
     dropout: list[str]
     warnings: list[str]
     left_out: list[LeftOut]

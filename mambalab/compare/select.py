@@ -42,6 +42,7 @@ def compare_records(
     goal: float | None = None,
     baseline: str | None = None,
     bootstrap: bool = False,
+    pairs: str | None = None,
 ) -> Comparison:
     """Compare runs that were read already; see `comparison.compare`."""
     return comparison.compare(
@@ -51,6 +52,7 @@ def compare_records(
         goal=goal,
         baseline=baseline,
         bootstrap=bootstrap,
+        pairs=pairs,
         left_out=left_out,
     )
 

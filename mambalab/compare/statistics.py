@@ -7,6 +7,7 @@ from typing import Any
 
 CONFIDENCE = 0.95  # share of intervals that hold the true mean
 RESAMPLES = 10_000  # of the bootstrap
+MIN_BOOTSTRAP = 8  # values from which a bootstrapped 95 % interval covers about as much as it says
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,39 @@ class Difference:
     Attributes:
         seeds: the common seeds.
         estimate: mean of the differences and its interval by Student's t.
-        p: of the paired t-test, two-sided. None without two seeds, and where every seed differs by
-            the same amount: then there is no spread to test against.
+        p: of the paired t-test, two-sided. None without two seeds, and where no seed differs at
+            all; 0 where every seed differs by the same amount.
         p_holm: the same, adjusted for the number of groups that are compared.
+        values: the difference of each seed, in the order of `seeds`.
     """
 
     seeds: tuple[Any, ...]
     estimate: Estimate
     p: float | None
     p_holm: float | None = None
+    values: tuple[float, ...] = ()
+
+    @property
+    def by_seed(self) -> dict[Any, float]:
+        """The difference of each seed."""
+        return dict(zip(self.seeds, self.values, strict=True))
+
+    @property
+    def constant(self) -> bool:
+        """Whether several seeds differ, all by the same amount up to rounding."""
+        return self.p == 0.0 and self.estimate.low == self.estimate.high
 
 
-def estimate(values: Sequence[float], *, bootstrap: bool = False) -> Estimate | None:
-    """Compute mean and 95 % interval; None if there are no values.
+def estimate(
+    values: Sequence[float], *, bootstrap: bool = False, confidence: float = CONFIDENCE
+) -> Estimate | None:
+    """Compute mean and interval; None if there are no values.
 
     Args:
         values: finite numbers, one for each seed.
-        bootstrap: the interval holds the middle 95 % of the means of 10,000 resamples (always the
-            same ones) instead of coming from Student's t.
+        bootstrap: the interval holds the middle of the means of 10,000 resamples (always the same
+            ones) instead of coming from Student's t. Below 8 values it covers too little.
+        confidence: share of intervals that hold the true mean.
     """
     import numpy as np
 
@@ -62,18 +78,18 @@ def estimate(values: Sequence[float], *, bootstrap: bool = False) -> Estimate | 
         return Estimate(n, mean)
     if bootstrap:
         chosen = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-        tail = 50 * (1 - CONFIDENCE)
+        tail = 50 * (1 - confidence)
         low, high = np.percentile(array[chosen].mean(axis=1), [tail, 100 - tail])
         return Estimate(n, mean, float(low), float(high))
-    half = t_quantile(n) * float(array.std(ddof=1)) / math.sqrt(n)
+    half = t_quantile(n, confidence) * float(array.std(ddof=1)) / math.sqrt(n)
     return Estimate(n, mean, mean - half, mean + half)
 
 
-def t_quantile(n: int) -> float:
-    """Return how many standard errors the 95 % interval of a mean of `n` values has each side."""
+def t_quantile(n: int, confidence: float = CONFIDENCE) -> float:
+    """Return how many standard errors the interval of a mean of `n` values has each side."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return float(stdtrit(n - 1, (1 + confidence) / 2))
 
 
 def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Difference | None:
@@ -90,14 +106,18 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Difference
     mean = estimate(differences.tolist())
     if mean is None:
         return None
-    n = len(seeds)
+    n, values = len(seeds), tuple(differences.tolist())
     deviation = float(differences.std(ddof=1)) if n > 1 else 0.0
     # Equal up to rounding: a difference of two values is exact to some 1e-16 of them.
     size = max(abs(value) for seed in seeds for value in (ours[seed], theirs[seed]))
-    if n == 1 or deviation <= 1e-14 * size:
-        return Difference(seeds, mean, None)
+    if n == 1:
+        return Difference(seeds, mean, None, values=values)
+    if deviation <= 1e-14 * size:
+        p = None if abs(mean.mean) <= 1e-14 * size else 0.0
+        same = Estimate(n, mean.mean, mean.mean, mean.mean)
+        return Difference(seeds, same, p, values=values)
     t = mean.mean / (deviation / math.sqrt(n))
-    return Difference(seeds, mean, 2 * float(stdtr(n - 1, -abs(t))))
+    return Difference(seeds, mean, 2 * float(stdtr(n - 1, -abs(t))), values=values)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

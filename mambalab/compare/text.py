@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from mambalab.compare.measures import LOSS
-from mambalab.compare.results import Comparison, GroupResult
-from mambalab.compare.statistics import Estimate
+from mambalab.compare.results import Comparison, Contrast, GroupResult
+from mambalab.compare.statistics import Difference, Estimate
 from mambalab.utils.text import count, printable, table
 
 LABEL_CHARS = 28  # of a label in a line
@@ -20,6 +20,8 @@ def terminal(comparison: Comparison) -> str:
     if comparison.metric.name != LOSS and any(g.best_loss for g in comparison.groups):
         parts.append(_table(comparison, _losses(comparison)))
     parts.append(_table(comparison, _costs(comparison)))
+    if comparison.contrasts:
+        parts.append(_contrasts(comparison))
     lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
     lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
     return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
@@ -78,6 +80,42 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+def adjusted_p(pair: Difference | None) -> str:
+    """Write a difference's adjusted p-value, or that every seed differs by the same amount."""
+    if pair is None:
+        return "-"
+    return "equal" if pair.constant else p_value(pair.p_holm)
+
+
+def contrast_name(contrast: Contrast) -> str:
+    """Name what a contrast sets side by side: `dropout.ssm_p 0.0 -> 0.1`."""
+    return f"{contrast.setting} {contrast.base_value} -> {contrast.other_value}"
+
+
+def contrast_place(contrast: Contrast) -> str:
+    """Say in which groups a contrast is seen."""
+    if contrast.pairs > 1:
+        return f"mean of {contrast.pairs} pairs"
+    return contrast.where[1]
+
+
+def _contrasts(comparison: Comparison) -> str:
+    rows = [
+        (
+            wrap(contrast_name(one)),
+            wrap(contrast_place(one)),
+            str(len(one.difference.seeds) if one.difference else 0),
+            interval(one.difference and one.difference.estimate, sign="+"),
+            adjusted_p(one.difference),
+            one.verdict,
+        )
+        for one in comparison.contrasts
+    ]
+    best = f"best {printable(comparison.metric.name)}"
+    header = ("contrast", "in", "n", best, "p (Holm)", "verdict")
+    return table(header, rows, right={"n", best, "p (Holm)"})
+
+
 def duration(seconds: float | None) -> str:
     """Write seconds as `42.0 s`, `3.1 min` or `2.50 h`."""
     if seconds is None:
@@ -110,12 +148,16 @@ def _results(comparison: Comparison) -> list[Column]:
     def difference(group: GroupResult) -> str:
         return interval(group.difference and group.difference.estimate, sign="+")
 
+    test: list[Column] = []
+    if any(group.test for group in comparison.groups):
+        test = [(printable(comparison.metric.of_test), lambda g: cell(g.test))]
     return [
         ("n", lambda g: str(len(g.runs))),
         (f"best {name}", lambda g: cell(g.best)),
         (f"last {name}", lambda g: cell(g.last)),
+        *test,
         ("vs baseline", difference),
-        ("p (Holm)", lambda g: p_value(g.difference and g.difference.p_holm)),
+        ("p (Holm)", lambda g: adjusted_p(g.difference)),
         ("verdict", lambda g: g.verdict),
     ]
 

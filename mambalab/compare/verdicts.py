@@ -17,7 +17,7 @@ from mambalab.compare.statistics import Difference, holm, paired
 
 MIN_SEEDS, GOOD_SEEDS = 3, 5  # from which there is a verdict, and that it deserves
 ALPHA = 0.05  # level of significance, of p-values adjusted by Holm's method
-MAX_NAMED_GROUPS = 3  # in a warning
+MAX_NAMED_GROUPS, MAX_NAMED_SEEDS = 3, 5  # in a warning
 
 
 def add(
@@ -32,12 +32,21 @@ def add(
     judged = {baseline: base}
     for result, pair, p in zip(others, pairs, adjusted, strict=True):
         pair = pair and replace(pair, p_holm=p)
-        word = _verdict(pair, metric, withheld=result.label in withheld)
+        word = verdict(pair, metric, withheld=result.label in withheld)
+        if failures_decide(word, result, base):
+            word = WITHHELD
         judged[result.label] = replace(result, difference=pair, verdict=word)
     return [judged[result.label] for result in results]
 
 
-def _verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
+def verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
+    """Say what a difference shows, whose p-value is adjusted already.
+
+    Args:
+        pair: None without a common seed.
+        metric: tells whether more is better.
+        withheld: nothing is to be said, whatever the difference.
+    """
     if pair is None or len(pair.seeds) < MIN_SEEDS:
         return TOO_FEW
     if withheld:
@@ -48,6 +57,30 @@ def _verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
     if low <= 0 <= high or pair.p_holm >= ALPHA:
         return NOT_SHOWN
     return BETTER if (pair.estimate.mean > 0) == metric.maximize else WORSE
+
+
+def failures_decide(word: str, ours: GroupResult, theirs: GroupResult) -> bool:
+    """Tell whether a verdict rests on runs that failed being left out.
+
+    A failed run counts as the worst: a group is not better by the seeds that survived, nor worse
+    than survivors.
+    """
+    lost, kept = set(ours.failed_seeds), set(theirs.failed_seeds)
+    return (word == BETTER and bool(lost - kept)) or (word == WORSE and bool(kept - lost))
+
+
+def failures(results: Sequence[GroupResult]) -> list[str]:
+    """Warn of runs that failed, a line for each group."""
+    lines = []
+    for result in results:
+        if lost := result.failed_seeds:
+            seeds = ", ".join(map(str, lost[:MAX_NAMED_SEEDS]))
+            more = f" and {len(lost) - MAX_NAMED_SEEDS} more" if len(lost) > MAX_NAMED_SEEDS else ""
+            lines.append(
+                f"{len(lost)} of {len(lost) + len(result.runs)} runs failed (seed {seeds}{more}): "
+                f"{result.label}; the means are of those that did not, and no verdict rests on that"
+            )
+    return lines
 
 
 def too_few(results: Sequence[GroupResult]) -> list[str]:

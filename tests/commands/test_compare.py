@@ -27,6 +27,7 @@ def run(tmp_path):
             metric=None,
             to=None,
             baseline=None,
+            pairs=None,
             interval=Interval.t,
         )
         for name, value in changes.items():
@@ -125,9 +126,13 @@ def test_how_far_runs_were_trained_makes_groups_and_where_does_not(run, tmp_path
 
 def test_options_reach_the_comparison(run, sweep, capsys):
     folder = sweep()
-    assert run(folder, to=2.45, interval=Interval.bootstrap, baseline="ssm") == 0
+    assert run(folder, to=2.45, baseline="ssm", pairs="auto") == 0
     data = json.loads((folder / "comparison" / "comparison.json").read_text())
-    assert (data["goal"], data["interval"], data["baseline"]) == (2.45, "bootstrap", "dropout=ssm")
+    assert (data["goal"], data["interval"], data["baseline"]) == (2.45, "t", "dropout=ssm")
+    assert [c["setting"] for c in data["contrasts"]] == ["dropout"]
+    assert "One setting at a time" in (folder / "comparison" / "comparison.md").read_text()
+    with pytest.raises(UserError, match="interval=bootstrap needs 8 seeds"):
+        run(folder, interval=Interval.bootstrap)
     with pytest.raises(UserError, match="no finite val/accuracy"):
         run(folder, metric="val/accuracy")
     capsys.readouterr()

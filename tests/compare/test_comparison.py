@@ -148,15 +148,67 @@ def test_pairs_need_common_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_seeds_that_all_differ_alike_show_nothing(tmp_path, shift):
+def test_seeds_that_all_differ_alike_show_a_difference(tmp_path, shift):
     records = [
         *make_group(tmp_path / "a", [1.0, 1.25, 1.5]),
         *make_group(tmp_path / "b", [v + shift for v in (1.0, 1.25, 1.5)], model__name="x"),
     ]
     other = by_label(compare(records, ignore=ignore))["model=x"]
-    assert other.verdict == "no difference shown"
+    assert other.verdict == ("worse" if shift else "no difference shown")
     assert other.difference is not None
-    assert other.difference.p is None
+    assert other.difference.p == (0.0 if shift else None)
+
+
+def test_the_bootstrap_needs_seeds(tmp_path):
+    few = make_group(tmp_path / "a", [1.0, 1.25, 1.5])
+    with pytest.raises(UserError, match=r"needs 8 seeds in every group, .* has 3 .*interval=t"):
+        compare(few, ignore=ignore, bootstrap=True)
+    values = [1.0 + i / 10 for i in range(8)]
+    assert compare(make_group(tmp_path / "b", values), ignore=ignore, bootstrap=True).bootstrap
+
+
+FAILED = {"status": "FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("best", "lost", "verdict"),
+    [
+        ([1.0, 1.1, 1.2], "other", "no verdict"),  # better, by the seeds that survived
+        ([3.0, 3.1, 3.2], "other", "worse"),  # the failure makes it no better
+        ([3.0, 3.1, 3.2], "base", "no verdict"),  # worse, than survivors
+        ([1.0, 1.1, 1.2], "base", "better"),
+        ([1.0, 1.1, 1.2], "both", "better"),  # the same seed fails in both
+        ([1.0, 1.1, 1.2], "", "better"),
+    ],
+)
+def test_failed_seeds_count_as_the_worst(tmp_path, best, lost, verdict):
+    records = [
+        *make_group(tmp_path / "a", [2.0, 2.11, 2.2]),
+        *make_group(tmp_path / "b", best, model__name="x"),
+    ]
+    for where, settings in (("base", {}), ("other", {"model__name": "x"})):
+        if lost in (where, "both"):
+            path = make_run(tmp_path / where, summary=FAILED, seed=4, **settings)
+            records.append(read_run(path))
+    found = compare(records, ignore=ignore)
+    assert by_label(found)["model=x"].verdict == verdict
+    said = [line for line in found.warnings if line.startswith("1 of 4 runs failed (seed 4): ")]
+    assert len(said) == {"": 0, "both": 2}.get(lost, 1)
+    named = [line.partition(": ")[2].partition(";")[0] for line in said]
+    assert set(named) == {"base": {"model=mamba"}, "other": {"model=x"}, "": set()}.get(
+        lost, {"model=mamba", "model=x"}
+    )
+
+
+def test_a_run_without_any_finite_value_failed(tmp_path):
+    records = [
+        *make_group(tmp_path / "a", [2.0, 2.11, 2.2]),
+        *make_group(tmp_path / "b", [1.0, 1.1, 1.2], model__name="x"),
+        read_run(make_run(tmp_path / "c", [None, None], seed=4, model__name="x")),
+    ]
+    found = compare(records, ignore=ignore)
+    assert by_label(found)["model=x"].failed_seeds == [4]
+    assert by_label(found)["model=x"].verdict == "no verdict"
 
 
 def test_the_baseline_may_be_chosen(tmp_path):

@@ -99,3 +99,18 @@ def test_a_goal_of_which_more_is_better(run):
         "goal_seconds": None,
         "goal_tokens": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("curve", "area"),
+    [
+        ([3.0, 2.0, 1.0], 0.0),  # falls throughout
+        ([1.0, 2.0, 3.0], 1.0),  # a triangle of height 2 over all steps
+        ([3.0, 1.0, 2.0, 2.0], 0.5),  # rises over the middle third, stays over the last
+        ([2.0], None),
+    ],
+)
+def test_the_area_of_over_fitting(tmp_path, curve, area):
+    found = measure(read_run(make_run(tmp_path / "r", curve)), Metric("val/loss", maximize=False))
+    assert found is not None
+    assert found.excess == (None if area is None else pytest.approx(area))

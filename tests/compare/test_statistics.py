@@ -38,7 +38,7 @@ def test_intervals_and_p_values_agree_with_scipy(n):
 def test_no_interval_from_one_value():
     assert estimate([]) is None
     assert estimate([2.0]) == Estimate(1, 2.0, None, None)
-    assert paired({1: 2.0}, {1: 1.5}) == Difference((1,), Estimate(1, 0.5), None)
+    assert paired({1: 2.0}, {1: 1.5}) == Difference((1,), Estimate(1, 0.5), None, values=(0.5,))
 
 
 def test_the_bootstrap_resamples_means_and_repeats_itself():
@@ -62,13 +62,22 @@ def test_pairs_are_the_common_seeds():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.25, 0.1])
-def test_equal_differences_leave_nothing_to_test(shift):
+def test_equal_differences_are_a_difference(shift):
     theirs = {seed: 1.0 + seed / 7 for seed in range(5)}
     pair = paired({seed: value + shift for seed, value in theirs.items()}, theirs)
     assert pair is not None
-    assert pair.p is None
+    assert pair.p == (0.0 if shift else None)
+    assert pair.constant == bool(shift)
     assert pair.estimate.mean == pytest.approx(shift, abs=1e-15)
     assert pair.estimate.low == pytest.approx(shift, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_intervals_cover_as_often_as_they_say(n):
+    values = np.random.default_rng(n).normal(size=(4000, n))
+    found = [estimate(row.tolist()) for row in values]
+    covered = np.mean([e is not None and e.low <= 0 <= e.high for e in found])
+    assert 0.93 <= covered <= 0.97
 
 
 def test_holms_method():
