@@ -2,7 +2,6 @@ import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import scipy.stats
 
@@ -116,25 +115,26 @@ def test_seeds_evaluated_at_other_steps_are_drawn_one_by_one(tmp_path):
     assert drawn[1:] == [[10, 20, 30, 40], [15, 25, 35, 45]]
 
 
-def test_few_seeds_are_points_and_their_mean(comparison):
+def test_seeds_are_points_with_their_mean_and_its_interval(comparison):
     figure = pictures.best(comparison(2))
     (axes,) = figure.axes
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in points] == [[1.5, 1.6, 1.7], [2.5, 2.6, 2.7]]
-    assert list(axes.patches) == []
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t of three values with a deviation of 0.1
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert bars[0] == pytest.approx((1.6 - half, 1.6 + half))
     assert list(axes.lines[0].get_xdata()) == pytest.approx([1.6, 1.6])
-    assert figure.get_suptitle() == "toy: best value of each seed, and the mean, n = 3 seeds"
+    assert figure.get_suptitle() == (
+        "toy: best value of each seed, mean with 95 % interval, n = 3 seeds"
+    )
     names = [t.get_text() for t in axes.get_yticklabels()]
     assert names == ["lr=0 (baseline)", "lr=1"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the best at the top
 
 
-def test_many_seeds_have_a_box(tmp_path):
-    values = [1.5, 1.6, 1.7, 1.9, 2.5]
-    (axes,) = pictures.best(compare(make_group(tmp_path, values), ignore=ignore)).axes
-    low, high = np.percentile(values, [25, 75])
-    (box,) = axes.patches
-    assert (box.get_x(), box.get_x() + box.get_width()) == pytest.approx((low, high))
+def test_one_seed_has_no_interval(tmp_path):
+    (axes,) = pictures.best(compare(make_group(tmp_path, [1.5]), ignore=ignore)).axes
+    assert list(axes.patches) == []
 
 
 def test_labels_keep_a_prefix_that_not_all_settings_have(tmp_path):
