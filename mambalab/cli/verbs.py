@@ -101,6 +101,18 @@ _RECORDS = (
         positional=("paths...",),
     ),
     Verb(
+        "record",
+        "keep runs for the record: settings, results and curves in one small file",
+        "RecordSettings",
+        usage="PATH ... to=FOLDER [KEY=VALUE ...]",
+        examples=("record latest to=records/night",),
+        note=(
+            "Refuses runs of code with uncommitted changes and runs that have not ended. "
+            "`mambalab compare FOLDER` reads what it wrote."
+        ),
+        positional=("paths...",),
+    ),
+    Verb(
         "eval",
         "score a trained model on a split",
         "EvalSettings",

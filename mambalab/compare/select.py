@@ -10,6 +10,7 @@ from mambalab.compare import comparison
 from mambalab.compare.results import Comparison, LeftOut
 from mambalab.config.identity import may_change
 from mambalab.errors import UserError
+from mambalab.records import archive
 from mambalab.records.reader import RunRecord, find_runs, is_run, read_run
 from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY, SWEEP
 
@@ -110,7 +111,10 @@ def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
     seen: set[Path] = set()
     for folder in folders:
         paths = find_runs(folder)
-        if not paths:
+        kept = archive.read(folder) if (folder / archive.ARCHIVE).is_file() else []
+        records += [record for record in kept if record.path.resolve() not in seen]
+        seen |= {record.path.resolve() for record in kept}
+        if not paths and not kept:
             raise UserError(f"{folder} holds no run; `mambalab runs` lists what there is")
         for path in paths:
             if path.resolve() in seen:
@@ -127,7 +131,10 @@ def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
 
 
 def default_folder(folders: Sequence[Path], records: Sequence[RunRecord], output_dir: Path) -> Path:
-    """Name the folder of the files: in the sweep, if that is all, else by a hash of the runs."""
+    """Name the folder of the files: the record's or the sweep's, if that is all; else by a hash of
+    the runs."""
+    if len(folders) == 1 and (folders[0] / archive.ARCHIVE).is_file():
+        return folders[0]
     if len(folders) == 1 and not is_run(folders[0]) and (folders[0] / SWEEP).is_file():
         return folders[0] / "comparison"
     names = sorted(os.path.realpath(record.path) for record in records)

@@ -125,6 +125,23 @@ class RunRecord:
         return value
 
 
+@dataclass(frozen=True)
+class StoredRun(RunRecord):
+    """A run whose curves are at hand: kept in MLflow, or in a file of records.
+
+    Attributes:
+        path: its name; there need be no such folder.
+        points: values of each metric, by name.
+    """
+
+    points: dict[str, Curve]
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """Values of each metric, by name."""
+        return self.points
+
+
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:
     """Find the best finite point of a curve, the earliest of equals; None if there is none."""
     finite = [(value, step) for step, value in points if value is not None]

@@ -4,14 +4,12 @@ import ast
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
-from mambalab.records.reader import Curve, RunRecord
+from mambalab.records.reader import Curve, RunRecord, StoredRun
 from mambalab.records.summary import RunSummary
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_run import RESUMED
@@ -23,23 +21,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-
-
-@dataclass(frozen=True)
-class StoredRun(RunRecord):
-    """A run as MLflow has it.
-
-    Attributes:
-        path: its name there and the beginning of its id.
-        points: history of each metric, by name.
-    """
-
-    points: dict[str, Curve]
-
-    @cached_property
-    def curves(self) -> dict[str, Curve]:
-        """History of each metric, by name."""
-        return self.points
 
 
 def read(experiment: str, uri: str | None, output_dir: Path) -> list[RunRecord]:

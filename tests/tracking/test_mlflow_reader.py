@@ -55,7 +55,7 @@ def test_an_experiment_is_compared_like_its_folders(send, store, tmp_path, capsy
     killed = make_run(tmp_path / "killed", summary={"status": "KILLED"}, seed=9)
     send(*(record.path for record in records), killed)
     settings = CompareSettings(
-        [], "toy", None, str(tmp_path), str(tmp_path / "out"), None, None, None, Interval.t
+        [], "toy", None, str(tmp_path), str(tmp_path / "out"), None, None, None, None, Interval.t
     )
     capsys.readouterr()
     assert compare_verb.run(settings) == 0

@@ -1,0 +1,59 @@
+"""`mambalab record PATH... to=FOLDER`: keep runs for the record, in one small file."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from mambalab.errors import UserError
+from mambalab.settings.rules import FOLDER, option
+from mambalab.utils import console
+
+
+@dataclass
+class RecordSettings:
+    """`mambalab record PATH... to=FOLDER`."""
+
+    paths: list[str] = option("run folders, folders of runs, or latest (the newest sweep)")
+    to: str | None = option("folder for runs.json, comparison and pictures", **FOLDER)
+    output_dir: str = option("folder of runs and sweeps, where latest looks", **FOLDER)
+
+    def check_ready(self) -> None:
+        """Raise UserError if runs or folder are missing."""
+        if not self.paths:
+            raise UserError("record: which runs? e.g. mambalab record latest to=records/night")
+        if self.to is None:
+            raise UserError("record: where to? give a folder, as in to=records/night")
+
+
+def run(settings: RecordSettings) -> int:
+    """Write the file and say what is in it; returns 0.
+
+    Raises:
+        UserError: no run there, one that cannot be recorded, or a folder that cannot be written.
+    """
+    from mambalab.compare import select
+    from mambalab.records import archive
+    from mambalab.records.summary import EndedBy, Status
+
+    assert settings.to is not None, "checked before"
+    folder = Path(settings.to).expanduser()
+    folders = [select.locate(path, Path(settings.output_dir)) for path in settings.paths]
+    records, unread = select.collect(folders)
+    if unread:
+        raise UserError(f"{unread[0].path} cannot be recorded: {unread[0].reason}")
+    try:
+        path = archive.write(folder, records)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    failed = sum(record.status == Status.FAILED.value for record in records)
+    clock = sum(record.summary.ended_by is EndedBy.max_minutes for record in records)
+    lost = f", {failed} of them failed" if failed else ""
+    console.result(f"{path}: {len(records)} run{'' if len(records) == 1 else 's'}{lost}")
+    if clock:
+        console.result(
+            f"note: {clock} ended by the clock (trainer.max_minutes), which cannot be repeated "
+            "exactly: for the record set trainer.max_steps"
+        )
+    shown = shlex.quote(str(folder))
+    console.result(f"compare  mambalab compare {shown}")
+    return 0

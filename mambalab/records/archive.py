@@ -1,0 +1,136 @@
+"""Runs kept for the record: settings, results and curves of several runs in one small file.
+
+A run folder is large and stays where it was made; what a table or picture is drawn from, and what
+somebody needs to repeat it, fits into a few kilobytes that are committed with the code.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mambalab.errors import UserError
+from mambalab.records.reader import Curve, RunRecord, StoredRun
+from mambalab.records.summary import RunSummary, Status
+from mambalab.utils.files import read_json, write_text
+
+ARCHIVE = "runs.json"
+"""Name of the file in its folder."""
+
+FORMAT = 1
+_CHANGED = "+changes"  # what a git revision ends with if files differed from the commit
+_NOT_KEPT = ("host", "pid", "born", "left", "other", "nulls", "tracking_share", "passed_over")
+_LAST_OF = ("time/seconds", "train/lr")  # kept at each evaluation, as the last value until then
+
+
+def obstacle(record: RunRecord) -> str | None:
+    """Say why a run cannot be recorded, or None: it has not ended, or its code is not known."""
+    if record.status not in (Status.FINISHED.value, Status.FAILED.value):
+        return f"is {record.status}, not finished"
+    revision = record.summary.git_revision
+    if revision is None:
+        return "does not say which commit it was made with (run it from a git checkout)"
+    if revision.endswith(_CHANGED):
+        return f"was made with uncommitted changes to {revision.removesuffix(_CHANGED)[:12]}"
+    return None
+
+
+def write(folder: Path, records: Sequence[RunRecord]) -> Path:
+    """Write the runs into a folder, a line for each, sorted by their names; returns the file.
+
+    Raises:
+        UserError: a run cannot be recorded, a name occurs twice, or a metrics.jsonl is damaged.
+        OSError: the folder cannot be written.
+    """
+    for record in records:
+        if why := obstacle(record):
+            raise UserError(f"{record.path} {why}: not recorded")
+    packed = sorted((pack(record) for record in records), key=lambda run: run["name"])
+    names = [run["name"] for run in packed]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two runs are called {twice[0]}: record them into different folders")
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(run, allow_nan=False) for run in packed)
+    return write_text(folder / ARCHIVE, f'{{"format": {FORMAT}, "runs": [\n{lines}\n]}}\n')
+
+
+def read(folder: Path) -> list[RunRecord]:
+    """Read the runs that `write` put into a folder.
+
+    Raises:
+        UserError: no such file, or it is damaged.
+    """
+    path = folder / ARCHIVE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {ARCHIVE}: write one with mambalab record")
+    data = read_json(path)
+    runs = data.get("runs")
+    if data.get("format") != FORMAT or not isinstance(runs, list):
+        raise UserError(f"{path} is no record of runs that this version reads")
+    try:
+        return [unpack(run, path) for run in runs]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: mend it, or record the runs again") from error
+
+
+def pack(record: RunRecord) -> dict[str, Any]:
+    """Make the JSON object of a run: its name, settings, summary, and curves at its evaluations.
+
+    Metrics of training are averaged since the evaluation before; time and learning rate are the
+    last of it.
+    """
+    summary = record.summary.to_json()
+    kept = {key: value for key, value in summary.items() if key not in _NOT_KEPT}
+    known = set(RunSummary().to_json()) | set(vars(RunSummary()))
+    return {
+        "name": record.path.name,
+        "config": record.config,
+        "summary": {key: value for key, value in kept.items() if key in known},
+        "curves": _at_evaluations(record.curves),
+    }
+
+
+def unpack(run: Mapping[str, Any], path: Path) -> RunRecord:
+    """Read a run from what `pack` made; raises KeyError, TypeError or ValueError for other data."""
+    curves: dict[str, Curve] = {
+        str(name): [(int(step), None if v is None else float(v)) for step, v in points]
+        for name, points in run["curves"].items()
+    }
+    config, summary = run["config"], run["summary"]
+    if not isinstance(config, dict) or not isinstance(summary, dict):
+        raise TypeError("no settings")
+    name = Path(str(run["name"])).name  # never a path that leads elsewhere
+    return StoredRun(path.parent / name, config, RunSummary.from_json(summary), curves)
+
+
+def _at_evaluations(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    evaluated = [curve for name, curve in curves.items() if name.startswith("val/")]
+    steps = sorted({step for curve in evaluated for step, _ in curve})
+    found: dict[str, Curve] = {}
+    for name, curve in curves.items():
+        if not name.startswith(("train/", "time/")):
+            found[name] = [(step, _short(value)) for step, value in curve]
+            continue
+        average = name.startswith("train/") and name not in _LAST_OF
+        points = [_between(curve, a, b, average=average) for a, b in _spans(steps)]
+        found[name] = [point for point in points if point is not None]
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def _spans(steps: Sequence[int]) -> Iterable[tuple[int, int]]:
+    return zip([-1, *steps[:-1]], steps, strict=True) if steps else ()
+
+
+def _between(
+    curve: Curve, start: int, end: int, *, average: bool
+) -> tuple[int, float | None] | None:
+    """Sum up the points after `start` up to `end` in one at `end`; None if there is none."""
+    values = [value for step, value in curve if start < step <= end and value is not None]
+    if not values:
+        return None
+    return end, _short(sum(values) / len(values) if average else values[-1])
+
+
+def _short(value: float | None) -> float | None:
+    """Round to seven digits: all that float32 holds."""
+    return None if value is None else float(f"{value:.7g}")
