@@ -13,6 +13,7 @@ from torch import nn
 
 from mambalab.generation.decoding import generate, obstacle
 from mambalab.generation.sampling import Sampling
+from mambalab.generation.text_stream import continuation
 from mambalab.plots import curves, tables
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, FinalTestResult, Status
@@ -101,9 +102,8 @@ class TextSample(Callback):
 
     def _sample(self) -> str:
         tokenizer = self.task.tokenizer
-        prompt = torch.tensor(
-            [[current(tokenizer, "start_token", "opening")()]], device=self.device
-        )
+        start = current(tokenizer, "start_token", "opening")()
+        prompt = torch.tensor([[start]], device=self.device)
         self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
@@ -113,7 +113,7 @@ class TextSample(Callback):
                 rules=Sampling(temperature=SAMPLE_TEMPERATURE, allowed=tokenizer.vocab_size),
                 seed=self.seed,
             )
-            text = tokenizer.decode([int(token) for token in new])
+            text = continuation(tokenizer, [start], [int(token) for token in new])
         self.model.train()
         return text + "\n"
 

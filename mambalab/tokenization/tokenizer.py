@@ -173,7 +173,8 @@ class FileTokenizer:
     def start_token(self) -> int:
         """The new line, else the token that ends a text, else the first token."""
         try:
-            return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
+            ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
+            return next((i for i in ids if self.decode([i]) == "\n"), ids[0])
         except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
             return self.eos_id or 0
 
