@@ -5,6 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mambalab.errors import UserError
+
+
+class NonFiniteLogitsError(UserError):
+    """A model's output is no distribution to choose from: NaN, or Inf where it is largest."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -56,11 +62,23 @@ class Sampler:
                 row[prompt.cpu()] = True
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Draw tokens (b,) int64, given logits (b, v) of any floating dtype, on their device."""
+        """Draw tokens (b,) int64, given logits (b, v) of any floating dtype, on their device.
+
+        A logit of -inf is a token that cannot come.
+
+        Raises:
+            NonFiniteLogitsError: there are others that are no numbers, or every one is -inf.
+        """
         rules = self.rules
         scores = logits.detach().float().cpu()
         if rules.allowed is not None and rules.allowed < scores.shape[-1]:
             scores = scores[:, : rules.allowed]
+        if not (largest := scores.amax(-1)).isfinite().all():
+            what = "NaN" if largest.isnan().any() else "Inf"
+            raise NonFiniteLogitsError(
+                f"the model's output is not finite ({what}), so no token can be chosen: it is the "
+                "weights, or precision=bf16, and none of the sampling options"
+            )
         if self._seen is not None:
             scores = penalised(scores, self._seen[:, : scores.shape[-1]], rules.repetition_penalty)
         if rules.temperature == 0:

@@ -14,6 +14,7 @@ from mambalab.models.heads import LanguageModel
 from mambalab.pretrained import weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
 from mambalab.spec import ModelSpec
+from mambalab.utils.tensors import nonfinite
 
 HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
 _SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it
@@ -47,7 +48,8 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
     """Load the language model of a folder in either layout, in float32 and evaluation mode.
 
     Raises:
-        UserError: another architecture; tensors that are missing, left over, or of other shapes.
+        UserError: another architecture; tensors that are missing, left over, of other shapes, or
+            with values that are no numbers.
     """
     description = read_description(folder)
     with torch.device("meta"):
@@ -65,6 +67,12 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
             )
     _check(found, dict(model.state_dict()), description.layout, folder)
     filled = {name: t.to(device, torch.float32).contiguous() for name, t in found.items()}
+    if bad := nonfinite(filled):
+        name, how = bad
+        raise UserError(
+            f"{folder}: {_named([name], description.layout)} has {how}: a model with it computes "
+            "nothing; fetch the weights again, or take those of another step"
+        )
     model.load_state_dict(filled, assign=True)
     if tied:
         model.lm_head.weight = model.backbone.embedding.weight
@@ -77,10 +85,7 @@ def _check(
     """Raise UserError unless the tensors are just those of the model."""
 
     def named(names: list[str]) -> str:
-        if layout is Layout.hf:
-            names = [name.replace(OURS, THEIRS, 1) for name in names]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return ", ".join(names[:3]) + more
+        return _named(names, layout)
 
     asked, there = _layers(wanted), _layers(found)
     if there and asked != there and there == set(range(len(there))):
@@ -101,6 +106,14 @@ def _check(
             )
         if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise UserError(f"{folder}: {named([name])} is {tensor.dtype}: no float32 or bfloat16")
+
+
+def _named(names: list[str], layout: Layout) -> str:
+    """The first three of some tensors, as the layout names them."""
+    if layout is Layout.hf:
+        names = [name.replace(OURS, THEIRS, 1) for name in names]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _layers(tensors: dict[str, Tensor]) -> set[int]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mambalab.generation.decoding import generate, obstacle
-from mambalab.generation.sampling import Sampling
+from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
 from mambalab.generation.text_stream import continuation
 from mambalab.plots import curves, tables
 from mambalab.records.run_folder import RunFolder
@@ -98,7 +98,14 @@ class TextSample(Callback):
         """Generate one text and write it."""
         if obstacle(self.model) is None:
             path = self.folder.samples / f"step-{step:08d}.txt"
-            self.recorder.artifact(write_text(path, self._sample()))
+            try:
+                text = self._sample()
+            except NonFiniteLogitsError as error:  # what training does about it is for its guard
+                LOG.warning("no sample at step %d: %s", step, error)
+                return
+            finally:
+                self.model.train()
+            self.recorder.artifact(write_text(path, text))
 
     def _sample(self) -> str:
         tokenizer = self.task.tokenizer
@@ -114,7 +121,6 @@ class TextSample(Callback):
                 seed=self.seed,
             )
             text = continuation(tokenizer, [start], [int(token) for token in new])
-        self.model.train()
         return text + "\n"
 
 

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mambalab.cli import main
+from tests.lab import one_line
 from tests.pretrained import counting
 from tests.tokenization.kinds import KINDS
 
@@ -34,3 +36,41 @@ def test_the_blank_between_prompt_and_text(generate, workdir, kind):
     several = generate(folder, "prompt_file=p.txt", "each_line=true", "max_new_tokens=1")
     assert several == "--- 1 ---\nthe king\n--- 2 ---\nthe king is\n"
     assert generate(folder, "max_new_tokens=2").strip()  # without a prompt
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["generate", "prompt=the", "max_new_tokens=2"], "pretrained"),
+        (["generate", "prompt=the", "temperature=0"], "pretrained"),
+        (["inspect", "text=the king"], "pretrained"),
+        (
+            ["train", "task=text", "task.path=t.txt", "model=pretrained", "task.seq_len=8"],
+            "model.pretrained",
+        ),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(workdir, capsys, words, where):
+    folder = counting.write(workdir / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["backbone.layers.0.mixer.D"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    (workdir / "t.txt").write_text("the king is the king " * 500)
+    assert main.main([*words, f"{where}={folder}", "device=cpu"]) == 1
+    line = one_line(capsys)
+    assert f"{folder}: backbone.layers.0.mixer.D has NaN in 1 of 10 values" in line
+    assert not (workdir / "outputs").exists()
+
+
+def test_weights_that_overflow_are_seen_when_they_do(workdir, capsys):
+    folder = counting.write(workdir / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= 3e38
+    save_file(weights, folder / "model.safetensors")
+    (workdir / "t.txt").write_text("the king is the king " * 500)
+    for temperature in (0, 1):
+        words = ["generate", f"pretrained={folder}", f"temperature={temperature}", "prompt=the"]
+        assert main.main([*words, "max_new_tokens=2"]) == 1
+        assert "the model's output is not finite (Inf)" in one_line(capsys)
+    assert main.main(["inspect", f"pretrained={folder}", "text=the king"]) == 1
+    assert "the model's output: NaN or Inf on this sequence" in one_line(capsys)

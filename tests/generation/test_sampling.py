@@ -1,9 +1,17 @@
 """Rules of sampling against the distributions that their definitions give."""
 
+import math
+
 import pytest
 import torch
 
-from mambalab.generation.sampling import Sampler, Sampling, penalised, probabilities
+from mambalab.generation.sampling import (
+    NonFiniteLogitsError,
+    Sampler,
+    Sampling,
+    penalised,
+    probabilities,
+)
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
 
@@ -76,3 +84,25 @@ def test_a_sequence_draws_the_same_wherever_it_stands():
     for b in range(3):
         alone = Sampler(Sampling(), [torch.tensor([0])], 50, 7 + b)(logits[b : b + 1])
         assert alone == together[b]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "rules", [{}, {"temperature": 0}, {"top_k": 2, "top_p": 0.5, "min_p": 0.1}]
+)
+def test_output_that_is_no_number_is_an_error_of_ours(rules, value):
+    prompts = [torch.tensor([0])] * 2
+    logits = torch.zeros(2, 4)
+    logits[1, 2] = value
+    with pytest.raises(NonFiniteLogitsError, match="the model's output is not finite"):
+        Sampler(Sampling(**rules), prompts, 4, 0)(logits)
+    padding = Sampling(**rules, allowed=2)  # never looked at
+    assert (Sampler(padding, prompts, 4, 0)(logits) < 2).all()
+
+
+def test_minus_infinity_is_a_token_that_cannot_come():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
+    for rules in (Sampling(), Sampling(temperature=0), Sampling(top_p=0.5, min_p=0.5)):
+        assert Sampler(rules, [torch.tensor([0])], 3, 0)(logits) == 1
+    with pytest.raises(NonFiniteLogitsError):
+        Sampler(Sampling(), [torch.tensor([0])], 3, 0)(torch.full((1, 3), -math.inf))

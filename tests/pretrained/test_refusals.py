@@ -124,6 +124,25 @@ def test_tensors_that_are_no_floats(put, tensors):
     assert f"{NAME} is torch.int8" in refused(put())
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (float("nan"), torch.float32, "NaN in 1 of 64 values"),
+        (float("-inf"), torch.bfloat16, "Inf in 1 of 64 values"),
+        (1e300, torch.float64, "Inf in 1 of 64 values"),  # too large for float32
+    ],
+)
+def test_values_that_are_no_numbers(put, tensors, value, dtype, said):
+    tensors[NAME] = tensors[NAME].to(dtype)
+    tensors[NAME][5] = value
+    assert f"{NAME} has {said}" in refused(put())
+    tensors[NAME][5] = 0
+    tensors["backbone.embeddings.weight"][16] = float("nan")
+    assert "backbone.embeddings.weight has NaN in 32 of 544 values" in refused(put())
+    tensors["backbone.embeddings.weight"][16] = 3e38  # a sum overflows, no value does
+    load(put(), CPU)
+
+
 def test_weights_that_are_not_there(put):
     folder = put()
     (folder / "model.safetensors").unlink()

@@ -57,3 +57,14 @@ def test_a_sample_goes_on_from_its_first_token(sample):
         known = tokenizer.decode([start])
         assert known + texts[-1] == tokenizer.decode([start, *ids]) + "\n"
     assert any(text.startswith(" ") for text in texts)
+
+
+def test_a_model_that_computes_no_numbers_gives_no_sample(sample, caplog):
+    made = sample()
+    with torch.no_grad():
+        made.model.lm_head.weight.fill_(float("nan"))
+    made.model.train()
+    made.on_evaluated(7, {})
+    assert "no sample at step 7: the model's output is not finite (NaN)" in caplog.text
+    assert not made.sent
+    assert made.model.training
