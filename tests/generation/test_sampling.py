@@ -106,3 +106,51 @@ def test_minus_infinity_is_a_token_that_cannot_come():
         assert Sampler(rules, [torch.tensor([0])], 3, 0)(logits) == 1
     with pytest.raises(NonFiniteLogitsError):
         Sampler(Sampling(), [torch.tensor([0])], 3, 0)(torch.full((1, 3), -math.inf))
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"temperature": 1e-46}, [1, 0, 0, 0]),
+        ({"temperature": 5e-324, "top_p": 5e-324, "min_p": 5e-324}, [1, 0, 0, 0]),
+        ({"temperature": 1e308}, [0.25] * 4),
+        ({"top_p": 1e-46}, [1, 0, 0, 0]),
+        ({"min_p": 1e-300}, [0.5, 0.3, 0.15, 0.05]),
+        ({"repetition_penalty": 1e-46}, [1, 0, 0, 0]),  # token 0, of the prompt, has ~0 now
+        ({"repetition_penalty": 1e308}, [0, 0.6, 0.3, 0.1]),
+    ],
+)
+def test_rules_at_the_ends_of_their_ranges(rules, expected):
+    logits = P.log() - 100.0
+    torch.testing.assert_close(
+        shares(400, logits=logits, **rules), torch.tensor(expected).double(), atol=0.1, rtol=0
+    )
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-46, 1e-45, 1e-30, 1e30, 1e46, 1e308])
+def test_any_penalty_leaves_numbers(penalty):
+    scores = torch.tensor([[3e38, -3e38, 0.0, 1.0, -1.0, -math.inf, 1e-40]])
+    found = penalised(scores, torch.ones_like(scores, dtype=torch.bool), penalty)
+    assert found.isneginf().tolist() == scores.isneginf().tolist()
+    assert not found.isnan().any()
+    assert (found[scores == 0] == 0).all()
+    rules = Sampling(temperature=1e-30, repetition_penalty=penalty)
+    Sampler(rules, [torch.arange(7)], 7, 0)(scores)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        *({"temperature": t} for t in (-1.0, -1e-46, math.nan, math.inf)),
+        *({"top_k": k} for k in (0, -1)),
+        *({"top_p": p} for p in (0.0, -0.1, 1.1, math.nan)),
+        *({"min_p": p} for p in (-0.1, 1.1, math.nan)),
+        *({"repetition_penalty": p} for p in (0.0, -1.0, math.nan, math.inf)),
+        {"allowed": 0},
+    ],
+    ids=str,
+)
+def test_rules_outside_their_ranges(rules):
+    (name,) = rules
+    with pytest.raises(ValueError, match=f"{name}=.*: must be "):
+        Sampling(**rules)
