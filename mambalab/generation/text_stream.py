@@ -9,7 +9,7 @@ REPLACEMENT_CHARACTER = "\ufffd"  # what decoders return for an incomplete chara
 
 
 class Decoder(Protocol):
-    """Tokenizer that can decode."""
+    """Tokenizer that can decode; it may have more end tokens, as `eos_ids`."""
 
     eos_id: int | None
 
@@ -39,6 +39,7 @@ class Writer:
         self, decoder: Decoder, stop: Sequence[str] = (), prompt: Sequence[int] = ()
     ) -> None:
         self.decoder = decoder
+        self._ends = {decoder.eos_id, *getattr(decoder, "eos_ids", ())}
         self.stop = [s for s in stop if s]
         self.text = ""
         self.tokens = 0
@@ -53,7 +54,7 @@ class Writer:
         if self.stopped_by is not None:
             return ""
         self.tokens += 1
-        if token == self.decoder.eos_id:
+        if token in self._ends:
             self.stopped_by = "eos"
             return self._show(self._held)
         # A token's text may depend on the one before it (blanks between words), and a character

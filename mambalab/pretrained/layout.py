@@ -6,6 +6,7 @@ the embedding's in hf.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.settings.model import AUTO, ModelSettings, Pooling, ScanBackend
+from mambalab.tokenization.ends import KEY, numbers
 
 CONFIG = "config.json"
 OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."
@@ -29,7 +31,7 @@ _HF_DEFAULTS = {
     "expand": 2,
     "layer_norm_epsilon": 1e-5,
     "tie_word_embeddings": True,
-    "eos_token_id": 0,
+    KEY: 0,
 }
 _ORIGINAL_DEFAULTS = {"pad_vocab_size_multiple": 8, "tie_embeddings": True}
 _ORIGINAL_SSM_DEFAULTS = {"d_state": 16, "d_conv": 4, "expand": 2}
@@ -64,13 +66,15 @@ class Description:
         layout: of the files.
         settings: of our model.
         rows: of the embedding: the vocabulary with its padding.
-        eos_id: the token that ends a text, where the config names one.
+        eos_id: the token that ends a text if no file names one: a default of the layout.
+        ends: tokens that end a text, as the config says.
     """
 
     layout: Layout
     settings: ModelSettings
     rows: int
     eos_id: int | None
+    ends: tuple[int, ...] = ()
 
 
 class _Values:
@@ -169,7 +173,6 @@ def _hf(values: _Values) -> Description:
     if values.values.get("intermediate_size", expand * d_model) != expand * d_model:
         why = f"must be expand={expand} times hidden_size={d_model}; one of the three is wrong"
         raise values.refuse("intermediate_size", why)
-    eos = values.get("eos_token_id")
     settings = _settings(
         d_model=d_model,
         n_layer=values.size("num_hidden_layers"),
@@ -180,9 +183,10 @@ def _hf(values: _Values) -> Description:
         norm_eps=values.number("layer_norm_epsilon"),
         tie_embeddings=values.truth("tie_word_embeddings"),
     )
-    first = eos[0] if isinstance(eos, list) and eos else eos
-    eos_id = first if isinstance(first, int) else None
-    return Description(Layout.hf, settings, values.size("vocab_size"), eos_id)
+    ends = numbers(values.values.get(KEY), values.file)
+    absent = KEY not in values.values
+    eos_id = values.get(KEY) if absent else None
+    return Description(Layout.hf, settings, values.size("vocab_size"), eos_id, ends)
 
 
 def _original(values: _Values) -> Description:
@@ -213,7 +217,8 @@ def _original(values: _Values) -> Description:
         tie_embeddings=values.truth("tie_embeddings"),
     )
     rows = math.ceil(values.size("vocab_size") / multiple) * multiple
-    return Description(Layout.original, settings, rows, None)
+    ends = numbers(values.values.get(KEY), values.file)
+    return Description(Layout.original, settings, rows, None, ends)
 
 
 def _settings(**sizes: Any) -> ModelSettings:
@@ -233,7 +238,7 @@ def _settings(**sizes: Any) -> ModelSettings:
 
 
 def config_of(
-    layout: Layout, settings: ModelSettings, rows: int, eos_id: int | None = None
+    layout: Layout, settings: ModelSettings, rows: int, ends: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Make the config.json of a model of ours, which consists of Mamba layers only.
 
@@ -241,7 +246,7 @@ def config_of(
         layout: whose words it uses.
         settings: of the model.
         rows: of its embedding.
-        eos_id: the token that ends a text, if any.
+        ends: the tokens that end a text.
     """
     dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}, {}).rank("dt_rank", settings.d_model)
     if layout is Layout.original:
@@ -279,6 +284,6 @@ def config_of(
         "residual_in_fp32": True,
         "tie_word_embeddings": settings.tie_embeddings,
         "bos_token_id": None,
-        "eos_token_id": eos_id,
+        KEY: ends[0] if len(ends) == 1 else list(ends) or None,
         "pad_token_id": None,
     }

@@ -1,11 +1,15 @@
 """The tokenizer of a checkpoint: which one it is, and what export writes."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.tokenization.ends import KEY, listed
 from mambalab.tokenization.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
+LOG = logging.getLogger("mambalab")
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 
 
@@ -16,6 +20,7 @@ def choose(
     *,
     rows: int,
     eos_id: int | None,
+    ends: Sequence[int] = (),
     key: str = "tokenizer",
 ) -> FileTokenizer:
     """Choose and load the tokenizer of a checkpoint.
@@ -26,7 +31,9 @@ def choose(
         folder: of the checkpoint.
         data_dir: folder of the data sets.
         rows: of the model's embedding.
-        eos_id: as its config says.
+        eos_id: the token that ends a text if no file names one.
+        ends: tokens that end a text, as its config says; those that generation_config.json beside
+            it names take their place.
         key: the setting that `named` is the value of, for messages.
 
     Raises:
@@ -40,11 +47,21 @@ def choose(
         )
     else:
         path = find(named or NEOX, data_dir, key)
-    found = FileTokenizer(path, eos_id)
+    ends = listed(folder) or ends
+    found = FileTokenizer(path, eos_id, ends)
     if found.vocab_size > rows:
         raise UserError(
             f"{path} has {found.vocab_size:,} tokens, the model in {folder} has {rows:,} rows for "
             "them: the tokenizer of another model"
+        )
+    if strange := [end for end in ends if end not in found.eos_ids]:
+        LOG.warning(
+            "%s: %s %s would end a text there, but %s has %s tokens: it never comes",
+            folder,
+            KEY,
+            strange[0],
+            path,
+            f"{found.vocab_size:,}",
         )
     return found
 

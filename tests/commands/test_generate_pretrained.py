@@ -5,6 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mambalab import load
 from mambalab.cli import main
 from tests.lab import one_line
 from tests.pretrained import counting
@@ -74,3 +75,49 @@ def test_weights_that_overflow_are_seen_when_they_do(workdir, capsys):
         assert "the model's output is not finite (Inf)" in one_line(capsys)
     assert main.main(["inspect", f"pretrained={folder}", "text=the king"]) == 1
     assert "the model's output: NaN or Inf on this sequence" in one_line(capsys)
+
+
+MORE = {"temperature": 0, "max_new_tokens": 6, "json": "true", "prompt": "the"}
+
+
+@pytest.mark.parametrize(
+    ("config", "beside", "text"),
+    [
+        ({"eos_token_id": [0, 3]}, {}, " king"),
+        (
+            {"eos_token_id": [0, 3]},
+            {"generation_config.json": {"eos_token_id": [0, 4]}},
+            " king is",
+        ),
+        ({"eos_token_id": None}, {"generation_config.json": {"eos_token_id": 3}}, " king"),
+        ({"eos_token_id": None}, {"special_tokens_map.json": {"eos_token": "?"}}, " king is"),
+        (
+            {"eos_token_id": None},
+            {
+                "special_tokens_map.json": {"eos_token": "?"},
+                "tokenizer_config.json": {"eos_token": {"content": "▁is"}},
+            },
+            " king",
+        ),
+        ({"eos_token_id": 0}, {"tokenizer_config.json": {"eos_token": "▁is"}}, " king"),
+        ({"eos_token_id": 3}, {"tokenizer_config.json": {"eos_token": "</s>"}}, " king"),
+        ({"eos_token_id": 99}, {"special_tokens_map.json": {"eos_token": "?"}}, " king is"),
+    ],
+)
+def test_which_tokens_end_a_text(generate, workdir, config, beside, text):
+    folder = counting.write(workdir / "model", beside=beside, **config)
+    words = [f"{key}={value}" for key, value in MORE.items()]
+    found = json.loads(generate(folder, *words))
+    assert (found["text"], found["stopped_by"]) == (text, "eos")
+
+
+def test_end_tokens_go_with_a_run_and_its_exports(workdir):
+    counting.write(workdir / "model", eos_token_id=[3, 0])
+    (workdir / "t.txt").write_text("the king is the king " * 500)
+    words = ["task=text", "task.path=t.txt", "model=pretrained", "model.pretrained=model"]
+    words += ["task.seq_len=8", "trainer=smoke", "trainer.max_steps=1", "run_dir=run"]
+    assert main.main(["train", *words, "device=cpu", "tracking=none"]) == 0
+    assert load("run").tokenizer.eos_ids == (3, 0)
+    for to in ("hf", "original"):
+        assert main.main(["export", "run=run", f"to={to}", f"out={to}"]) == 0
+        assert load(to).tokenizer.eos_ids == (3, 0)

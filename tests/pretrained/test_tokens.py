@@ -8,7 +8,8 @@ from mambalab.data import hub
 from mambalab.errors import UserError
 from mambalab.pretrained import tokens
 from mambalab.pretrained.tokens import characters
-from mambalab.tokenization.tokenizer import END, NEOX, Characters, FileTokenizer
+from mambalab.tokenization import ends
+from mambalab.tokenization.tokenizer import END, NEOX, Characters, FileTokenizer, load_from_run
 from mambalab.tokenization.vocabulary import Vocabulary
 
 SYMBOLS = "".join(sorted(set("\n\r\t '!.?abcdeXYZé☃😀一\u0301\u200b</s>[]{}")))
@@ -123,3 +124,27 @@ def test_files_that_are_no_tokenizer(tmp_path, content):
     with pytest.raises(UserError, match=r"tokenizer\.json is (no tokenizer|damaged): ") as error:
         FileTokenizer(tmp_path / "tokenizer.json")
     assert "\n" not in str(error.value)
+
+
+def test_several_end_tokens_stay_with_what_is_written(tmp_path):
+    bpe(tmp_path / "tokenizer.json")
+    made = FileTokenizer(tmp_path / "tokenizer.json", ends=(5, 0, 9, 5, 999, -1))
+    assert (made.eos_id, made.eos_ids) == (5, (5, 0, 9))
+    (tmp_path / "run").mkdir()
+    for name, text in made.assets().items():
+        (tmp_path / "run" / name).write_text(text)
+    assert load_from_run(tmp_path / "run").eos_ids == made.eos_ids
+
+
+@pytest.mark.parametrize("named", ["</s>", [0, "</s>"], True, 0.5, {"id": 0}])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_end_tokens_that_are_no_numbers(tmp_path, named, file):
+    with pytest.raises(UserError, match=rf"{file}: eos_token_id=.*: must be the number of a token"):
+        ends.numbers(named, tmp_path / file)
+
+
+def test_an_end_token_that_the_tokenizer_lacks_is_named(tmp_path, caplog):
+    size = bpe(tmp_path / "tokenizer.json")
+    options = {"rows": size, "eos_id": None, "ends": (size + 7,)}
+    assert tokens.choose(None, tmp_path, tmp_path, **options).eos_ids == ()
+    assert f"eos_token_id {size + 7} would end a text there, but" in caplog.text
