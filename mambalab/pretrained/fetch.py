@@ -5,7 +5,7 @@ from pathlib import Path
 from mambalab.data import hub
 from mambalab.data.download import DownloadError
 from mambalab.errors import UserError
-from mambalab.pretrained import weights
+from mambalab.pretrained import tokens, weights
 from mambalab.pretrained.layout import CONFIG
 from mambalab.tokenization import ends, tokenizer
 
@@ -63,6 +63,9 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
         for file in (tokenizer.FILE, ends.CONFIG, ends.SPECIAL_TOKENS, ends.GENERATION):
             if file in listing.files:
                 listing.fetch(file, folder / file)
+        other = tokens.foreign(listing.files)
+        if other is not None and tokenizer.FILE not in listing.files:
+            listing.fetch(other, folder / other)  # so that none is taken in its place
         for file in _weights(listing, folder):
             listing.fetch(file, folder / file)
     return folder

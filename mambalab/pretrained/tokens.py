@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint: which one it is, and what export writes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from mambalab.tokenization.ends import KEY, listed
 from mambalab.tokenization.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
 LOG = logging.getLogger("mambalab")
+# SentencePiece; vocabularies of byte pairs (with merges.txt) and of WordPiece; tiktoken.
+_FOREIGN = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+_FOREIGN_ENDINGS = ("spm.model", "spiece.model", "bpe.model", ".tiktoken", "tokenizer.vocab")
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 
 
@@ -37,16 +40,26 @@ def choose(
         key: the setting that `named` is the value of, for messages.
 
     Raises:
-        UserError: none is found, it cannot be fetched, or it has more tokens than the model.
+        UserError: none is found, or one of a kind that is not read; it cannot be fetched, or has
+            more tokens than the model.
     """
     if named is None and (folder / FILE).is_file():
         path = folder / FILE
-    elif named is None and rows < _NEOX_ROWS:
+    elif named is not None:
+        path = find(named, data_dir, key)
+    elif there := foreign(path.name for path in folder.iterdir()):
+        raise UserError(
+            f"{folder} has {there} and no {FILE}, the only kind that is read: let transformers "
+            "make one of it (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)), or "
+            f"name one with {key}=FILE"
+        )
+    elif rows < _NEOX_ROWS:
         raise UserError(
             f"{folder} has no {FILE}: name one with {key}=FILE (or owner/name on the hub)"
         )
     else:
-        path = find(named or NEOX, data_dir, key)
+        path = find(NEOX, data_dir, key)
+        LOG.info("%s has no %s: taking that of %s, %s", folder, FILE, NEOX, path)
     ends = listed(folder) or ends
     found = FileTokenizer(path, eos_id, ends)
     if found.vocab_size > rows:
@@ -64,6 +77,14 @@ def choose(
             f"{found.vocab_size:,}",
         )
     return found
+
+
+def foreign(names: Iterable[str]) -> str | None:
+    """The first file among `names` that holds a tokenizer of a kind that is not read, or None."""
+    there = {name for name in names if "/" not in name}
+    usual = (name for name in _FOREIGN if name in there)
+    others = (name for name in sorted(there) if name.endswith(_FOREIGN_ENDINGS))
+    return next(usual, None) or next(others, None)
 
 
 def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:

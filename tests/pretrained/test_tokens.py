@@ -86,7 +86,8 @@ def test_byte_pairs(tmp_path):
     assert tokenizer.decode([FileTokenizer(path, eos_id=7).eos_id]) == "the"
 
 
-def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
+def test_which_tokenizer_is_taken(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mambalab")
     folder, data = tmp_path / "model", tmp_path / "data"
     folder.mkdir()
     named = bpe(tmp_path / "named" / "tokenizer.json", rows=290)
@@ -97,6 +98,7 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
         return tokens.choose(name, folder, data, rows=rows, eos_id=None).vocab_size
 
     assert size() == size(NEOX, 300) == neox
+    assert f"{folder} has no tokenizer.json: taking that of {NEOX}, {data}" in caplog.text
     with pytest.raises(UserError, match=r"has no tokenizer\.json: name one with tokenizer=FILE"):
         size(rows=300)
     beside = bpe(folder / "tokenizer.json", rows=270)
@@ -148,3 +150,21 @@ def test_an_end_token_that_the_tokenizer_lacks_is_named(tmp_path, caplog):
     options = {"rows": size, "eos_id": None, "ends": (size + 7,)}
     assert tokens.choose(None, tmp_path, tmp_path, **options).eos_ids == ()
     assert f"eos_token_id {size + 7} would end a text there, but" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer.model", "vocab.json", "vocab.txt", "spm.model", "qwen.tiktoken"]
+)
+def test_a_tokenizer_of_another_kind_is_named(tmp_path, monkeypatch, file):
+    """Rather than another tokenizer taken in its place."""
+    folder, data = tmp_path / "model", tmp_path / "data"
+    folder.mkdir()
+    neox = bpe(data / "tokenizers/gpt-neox-20b/tokenizer.json")
+    monkeypatch.setattr(hub, "preflight", pytest.fail)
+    (folder / file).touch()
+    for rows in (300, 65_024):
+        with pytest.raises(UserError, match=rf"has {file} and no tokenizer\.json.*tokenizer=FILE"):
+            tokens.choose(None, folder, data, rows=rows, eos_id=None)
+    assert tokens.choose(NEOX, folder, data, rows=300, eos_id=None).vocab_size == neox
+    beside = bpe(folder / "tokenizer.json", rows=270)
+    assert tokens.choose(None, folder, data, rows=300, eos_id=None).vocab_size == beside
