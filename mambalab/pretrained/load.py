@@ -11,7 +11,7 @@ from mambalab.data.hub import read_json
 from mambalab.errors import UserError
 from mambalab.models.dropout import NO_DROPOUT
 from mambalab.models.heads import LanguageModel
-from mambalab.pretrained import weights
+from mambalab.pretrained import names, weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
 from mambalab.spec import ModelSpec
 from mambalab.utils.tensors import nonfinite
@@ -52,10 +52,14 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
             with values that are no numbers.
     """
     description = read_description(folder)
+    found = names.unwrapped(weights.read(folder), folder)
     with torch.device("meta"):
         spec = ModelSpec(vocab_size=description.rows, seq_len=_SEQ_LEN)
         model = LanguageModel(description.settings, NO_DROPOUT, spec)
-    found = {name.replace(THEIRS, OURS, 1): t for name, t in weights.read(folder).items()}
+    ours = {name.replace(THEIRS, OURS, 1): t for name, t in found.items()}
+    if len(ours) < len(found):
+        raise UserError(f"{folder} has both {THEIRS}weight and {OURS}weight: drop one")
+    found = ours
     tied = description.settings.tie_embeddings
     if tied and EMBEDDING in found:
         head = found.setdefault(HEAD, found[EMBEDDING])
@@ -84,9 +88,6 @@ def _check(
 ) -> None:
     """Raise UserError unless the tensors are just those of the model."""
 
-    def named(names: list[str]) -> str:
-        return _named(names, layout)
-
     asked, there = _layers(wanted), _layers(found)
     if there and asked != there and there == set(range(len(there))):
         key = "num_hidden_layers" if layout is Layout.hf else "n_layer"
@@ -95,25 +96,27 @@ def _check(
             f"layers: put {key}={len(there)} there, or fetch both again if they are of two models"
         )
     if missing := [name for name in wanted if name not in found]:
-        raise UserError(f"{folder}: the tensors lack {named(missing)}")
+        raise UserError(f"{folder}: the tensors lack {_named(missing, layout)}")
     if unknown := [name for name in found if name not in wanted]:
-        raise UserError(f"{folder}: left over, no part of this model: {named(unknown)}")
+        raise UserError(f"{folder}: left over, no part of this model: {_named(unknown, layout)}")
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(
-                f"{folder}: {named([name])} has the shape {tuple(tensor.shape)}, {CONFIG} asks for "
-                f"{tuple(wanted[name].shape)}"
+                f"{folder}: {_named([name], layout)} has the shape {tuple(tensor.shape)}, "
+                f"{CONFIG} asks for {tuple(wanted[name].shape)}"
             )
         if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise UserError(f"{folder}: {named([name])} is {tensor.dtype}: no float32 or bfloat16")
+            raise UserError(
+                f"{folder}: {_named([name], layout)} is {tensor.dtype}: no float32 or bfloat16"
+            )
 
 
-def _named(names: list[str], layout: Layout) -> str:
+def _named(tensors: list[str], layout: Layout) -> str:
     """The first three of some tensors, as the layout names them."""
     if layout is Layout.hf:
-        names = [name.replace(OURS, THEIRS, 1) for name in names]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+        tensors = [name.replace(OURS, THEIRS, 1) for name in tensors]
+    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    return ", ".join(map(names.shown, tensors[:3])) + more
 
 
 def _layers(tensors: dict[str, Tensor]) -> set[int]:

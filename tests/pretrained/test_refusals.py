@@ -257,5 +257,65 @@ def test_pickles_that_are_damaged(put, tensors):
         assert "is damaged" in refused(folder)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert "fetch that with git lfs pull" in refused(folder)
-    torch.save({"model": tensors}, file)
-    assert "is no state dict" in refused(folder)
+    for content in ({"model": 3}, {"model": [tensors]}, [tensors], {}, {"a": {"b": {"c": {}}}}):
+        torch.save(content, file)
+        assert "is no state dict" in refused(folder)
+    torch.save({**tensors, "step\x1b[2J": 3}, file)
+    assert refused(folder).endswith("is wanted; step\\x1b[2J is a int")
+
+
+@pytest.fixture
+def pickled(put, tensors):
+    """A function that writes a checkpoint with a pickle of something in place of the tensors."""
+
+    def write(content):
+        folder = put()
+        (folder / "model.safetensors").unlink()
+        torch.save(content, folder / "pytorch_model.bin")
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("key", [7, b"name", None, (1, 2), 1.5, True])
+def test_names_that_are_no_texts(pickled, tensors, key):
+    assert f"{key!r} names a tensor: names must be texts" in refused(
+        pickled({**tensors, key: torch.ones(2)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("strange", "said"),
+    [
+        (lambda: torch.empty(64, device="meta"), "has no values (device meta)"),
+        (lambda: torch.ones(64).to_sparse(), "is sparse or nested"),
+        (lambda: torch.eye(64).to_sparse_csr(), "is sparse or nested"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]), None),
+        (lambda: torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8), "is torch.qint8"),
+        (lambda: torch.ones(64, dtype=torch.complex64), "is torch.complex64"),
+        (lambda: torch.ones(64).to(torch.float8_e4m3fn), "is torch.float8_e4m3fn"),
+        (lambda: torch.tensor(1.0), "has the shape ()"),
+        (lambda: torch.ones(0), "has the shape (0,)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds(pickled, tensors, strange, said):
+    line = refused(pickled({**tensors, NAME: strange()}))
+    print(line)
+    assert f"{NAME} {said}" in line if said else "pytorch_model.bin" in line
+
+
+def test_tables_in_tables(pickled, tensors, caplog):
+    caplog.set_level("INFO", "mambalab")
+    adam = {"step": torch.ones(()), "exp_avg": torch.ones(2)}
+    for wrapped, where in (
+        ({"model": tensors, "step": 3}, "model"),
+        ({"state_dict": tensors, "optimizer": {"state": {0: adam}, "lr": 1}}, "state_dict"),
+        ({"weights": tensors, "moments": {0: adam}, 7: {"mean": torch.ones(3)}}, "weights"),
+        ({"checkpoint": {"model": tensors}}, "checkpoint.model"),
+    ):
+        caplog.clear()
+        load(pickled(wrapped), CPU)
+        assert f"the weights are those under {where}" in caplog.text
+    line = refused(pickled({"model": tensors, "ema": dict(tensors)}))
+    assert "holds several tables of tensors, model, ema: save one of them alone" in line
