@@ -48,7 +48,8 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "position_embedding": False,
     "pooling": Pooling.mean,
 }
-_SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"} | _TRAINING_ONLY
+_PLACE = {"device", "dtype", "layer_idx"}  # where and how weights are made, not what they compute
+_SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"}
 
 
 class Layout(Enum):
@@ -166,13 +167,16 @@ def _hf(values: _Values) -> Description:
         raise values.refuse("architectures", "only MambaForCausalLM is read")
     values.must("use_bias", False, "a bias of the projections")
     values.must("use_conv_bias", True, "a convolution without bias")
-    values.must("hidden_act", "silu", "another activation than silu")
+    if values.values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one
+        raise values.refuse("hidden_act", "another activation than silu is not supported")
     values.must("rms_norm", True, "another norm than RMS")
     values.must("quantization_config", None, "a quantised model")
     d_model, expand = values.size("hidden_size"), values.size("expand")
-    if values.values.get("intermediate_size", expand * d_model) != expand * d_model:
-        why = f"must be expand={expand} times hidden_size={d_model}; one of the three is wrong"
-        raise values.refuse("intermediate_size", why)
+    if "intermediate_size" in values.values:  # what counts; transformers looks no more at expand
+        expand, rest = divmod(values.size("intermediate_size"), d_model)
+        if rest or not expand:
+            why = f"another than a multiple of hidden_size={d_model} is not supported"
+            raise values.refuse("intermediate_size", why)
     settings = _settings(
         d_model=d_model,
         n_layer=values.size("num_hidden_layers"),
@@ -197,7 +201,7 @@ def _original(values: _Values) -> Description:
     ssm = _Values(values.file, part, _ORIGINAL_SSM_DEFAULTS, "ssm_cfg.")
     if part.get("layer", "Mamba1") != "Mamba1":
         raise ssm.refuse("layer", "only Mamba-1 is read")
-    if unknown := sorted(set(part) - _SSM):
+    if unknown := sorted(set(part) - _SSM - _TRAINING_ONLY - _PLACE):
         raise ssm.refuse(unknown[0], "no setting of Mamba-1")
     ssm.must("bias", False, "a bias of the projections")
     ssm.must("conv_bias", True, "a convolution without bias")
