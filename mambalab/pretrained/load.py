@@ -28,8 +28,8 @@ def read_description(folder: Path) -> Description:
     """
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"{folder / CONFIG} is missing: {folder} is no checkpoint; name a folder that holds "
-            "one, such as mambalab export writes"
+            f"{weights.absence(folder / CONFIG)}: {folder} is no checkpoint; name a folder that "
+            "holds one, such as mambalab export writes"
         )
     return describe(read_json(folder / CONFIG), folder / CONFIG)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.pretrained.weights import absence
 from mambalab.tokenization.ends import KEY, listed
 from mambalab.tokenization.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
@@ -45,6 +46,8 @@ def choose(
     """
     if named is None and (folder / FILE).is_file():
         path = folder / FILE
+    elif named is None and (folder / FILE).is_symlink():
+        raise UserError(f"{absence(folder / FILE)}, or name one with {key}=FILE")
     elif named is not None:
         path = find(named, data_dir, key)
     elif there := foreign(path.name for path in folder.iterdir()):

@@ -33,6 +33,13 @@ def shards(index: Path) -> list[str]:
     return names
 
 
+def absence(path: Path) -> str:
+    """Say that a file is missing, or that it is a link which leads nowhere."""
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)!r}, where there is no file: bring it back"
+    return f"{path} is missing"
+
+
 def files(folder: Path) -> list[Path]:
     """List the files that hold a checkpoint's tensors; an empty list if there is none.
 
@@ -46,7 +53,7 @@ def files(folder: Path) -> list[Path]:
         if index.is_file():
             found = [folder / shard for shard in shards(index)]
             if absent := [path for path in found if not path.is_file()]:
-                raise UserError(f"{absent[0]} is missing: {index.name} names it")
+                raise UserError(f"{absence(absent[0])}: {index.name} names it")
             return found
     return []
 
@@ -59,6 +66,9 @@ def read(folder: Path) -> dict[str, Tensor]:
     """
     found = files(folder)
     if not found:
+        for path in (folder / (name + end) for name in WHOLE for end in ("", INDEX)):
+            if path.is_symlink():
+                raise UserError(absence(path))
         names = " nor ".join(WHOLE)
         raise UserError(f"{folder} holds no weights: there is neither {names}")
     tensors: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from mambalab.data import hub
 from mambalab.errors import UserError, first_line, shown
 from mambalab.tokenization import ends as ends_of_text
 from mambalab.tokenization.ends import CONFIG, GENERATION, SPECIAL_TOKENS
-from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import alias, keep_old_names
 
 VOCABULARY = "vocabulary.json"
@@ -123,7 +123,9 @@ class FileTokenizer:
         self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
-        except Exception as error:  # the library raises nothing more special
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             raise UserError(f"{path} is no tokenizer: {first_line(error)}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -178,7 +180,9 @@ class FileTokenizer:
         try:
             ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
             return next((i for i in ids if self.decode([i]) == "\n"), ids[0])
-        except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
+        except BaseException as error:  # also a tokenizer that drops blanks (IndexError)
+            if not _is_failure(error):
+                raise
             return self.eos_id or 0
 
     def assets(self) -> dict[str, str]:
@@ -193,10 +197,12 @@ class FileTokenizer:
     def _encode(self, piece: str, text: str, around: bool) -> list[int]:
         try:
             return self._tokenizer.encode(piece, add_special_tokens=around).ids
-        except Exception as error:  # as above
-            raise UserError(
-                self._unknown(text) or f"cannot tokenize: {first_line(error)}"
-            ) from None
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
+            if unknown := self._unknown(text):
+                raise NoTokenError(unknown) from None
+            raise UserError(f"{self.path} cannot tokenize this: {first_line(error)}") from None
 
     def _ends(self, numbers: list[int], otherwise: int | None) -> tuple[int, ...]:
         """The tokens that end a text, the one with a name first; numbers of no token left out."""
@@ -213,7 +219,9 @@ class FileTokenizer:
         for character in dict.fromkeys(text):
             try:
                 self._tokenizer.encode(character)
-            except Exception:
+            except BaseException as error:
+                if not _is_failure(error):
+                    raise
                 return (
                     f"character {shown(character)} (U+{ord(character):04X}, number "
                     f"{text.index(character) + 1} of the text) is not among the "
@@ -295,6 +303,12 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     if not path.is_file():
         raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
     return path
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether the library failed: it raises nothing more special than Exception, and its panics
+    (a regular expression that takes too long) are none of that."""
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 
 def _pieces(text: str) -> Iterator[str]:

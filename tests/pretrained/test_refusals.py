@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mambalab.errors import UserError
+from mambalab.pretrained import tokens
 from mambalab.pretrained.layout import Layout, config_of
 from mambalab.pretrained.load import load
 
@@ -147,6 +148,24 @@ def test_values_that_are_no_numbers(put, tensors, value, dtype, said):
     assert "backbone.embeddings.weight has NaN in 32 of 544 values" in refused(put())
     tensors["backbone.embeddings.weight"][16] = 3e38  # a sum overflows, no value does
     load(put(), CPU)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_links_that_lead_nowhere(put, tmp_path, name):
+    folder = put()
+    (folder / name).rename(tmp_path.parent / f"{tmp_path.name}-{name}")
+    (folder / name).symlink_to("../blobs/0123")
+    assert f"{folder / name} is a link to '../blobs/0123', where there is no file" in refused(
+        folder
+    )
+
+
+def test_a_tokenizer_that_is_a_link_to_nothing(tmp_path):
+    (tmp_path / "tokenizer.json").symlink_to("../blobs/0123")
+    with pytest.raises(
+        UserError, match=r"json is a link to '\.\./blobs/0123', where.*tokenizer=FILE"
+    ):
+        tokens.choose(None, tmp_path, tmp_path, rows=50280, eos_id=None)
 
 
 def test_weights_that_are_not_there(put):

@@ -120,6 +120,14 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch, caplog):
         size(str(tmp_path / "notes.txt"))
 
 
+def test_a_regular_expression_that_takes_too_long(tmp_path):
+    content = characters("a!")
+    content["pre_tokenizer"]["pattern"]["Regex"] = "(a+)+$"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot tokenize this: .*retry-limit"):
+        FileTokenizer(tmp_path / "tokenizer.json").encode("a" * 5000 + "!")
+
+
 @pytest.mark.parametrize("content", ["{}", '{"model": 3}', "[]", "{", ""])
 def test_files_that_are_no_tokenizer(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
