@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, printable
 
 LOG = logging.getLogger("mambalab")
 _BACKBONE, _HEAD = "backbone.", "lm_head."
@@ -40,16 +40,13 @@ def unwrapped(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     for name, new in renamed.items():
         if new in found:
             twin = next(other for other, same in renamed.items() if same == new)
-            raise UserError(f"{folder}: {shown(twin)} and {shown(name)} are one tensor: drop one")
+            raise UserError(
+                f"{folder}: {printable(twin)} and {printable(name)} are one tensor: drop one"
+            )
         found[new] = tensors[name]
     if changed := next((pair for pair in renamed.items() if pair[0] != pair[1]), None):
-        LOG.info("%s: tensors are taken by other names, %s as %s", folder, *map(shown, changed))
+        LOG.info("%s: tensors are taken by other names, %s as %s", folder, *map(printable, changed))
     return found
-
-
-def shown(name: str) -> str:
-    """A name as a message shows it: one line, whatever a stranger's file says."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _without_wrappers(name: str) -> str:

@@ -14,6 +14,7 @@ from mambalab.pretrained.pickles import AGAIN
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 _LFS_POINTER = b"version https://git-lfs"
+_MAX_NAME_BYTES = 255  # of a file, in every usual file system
 INDEX = ".index.json"  # appended to one of these names: a table of shards
 
 
@@ -28,8 +29,9 @@ def shards(index: Path) -> list[str]:
         raise UserError(f"{index} is damaged: it has no weight_map")
     names = sorted({str(name) for name in table.values()})
     for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{index} names {name!r}, which is no file beside it")
+        plain = name.isprintable() and name not in ("", "..") and Path(name).name == name
+        if not plain or len(os.fsencode(name)) > _MAX_NAME_BYTES:
+            raise UserError(f"{index} names {name[:80]!r}, which is no file beside it")
     return names
 
 

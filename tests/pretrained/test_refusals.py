@@ -193,6 +193,11 @@ def test_a_shard_that_is_missing(put, tensors):
     assert "b.safetensors is missing: model.safetensors.index.json names it" in line
     index.write_text(json.dumps({"weight_map": {NAME: "../b.safetensors"}}))
     assert "names '../b.safetensors', which is no file beside it" in refused(folder)
+    for name in ("/etc/passwd", "..", "", "a/b", "x" * 300, "\0", "\x1b[2J", "\ud800"):
+        index.write_text(json.dumps({"weight_map": {NAME: name}}))
+        line = refused(folder)
+        assert "which is no file beside it" in line
+        assert line.isprintable()
     index.write_text("{}")
     assert "it has no weight_map" in refused(folder)
 

@@ -176,3 +176,12 @@ def test_a_tokenizer_of_another_kind_is_named(tmp_path, monkeypatch, file):
     assert tokens.choose(NEOX, folder, data, rows=300, eos_id=None).vocab_size == neox
     beside = bpe(folder / "tokenizer.json", rows=270)
     assert tokens.choose(None, folder, data, rows=300, eos_id=None).vocab_size == beside
+
+
+def test_what_the_library_says_of_a_strangers_file_prints(tmp_path):
+    content = characters("ab")
+    content["decoder"] = {"type": "\x1b[2J"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no tokenizer") as error:
+        FileTokenizer(tmp_path / "tokenizer.json")
+    assert str(error.value).isprintable()
