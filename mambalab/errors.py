@@ -10,9 +10,14 @@ class UserError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """`text` with whatever does not print, such as an escape sequence, written as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(text: str) -> str:
     """`text` in quotes as a message shows it: what prints as it is, the rest escaped."""
-    inside = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    inside = printable(text)
     return f'"{inside}"' if "'" in text and '"' not in text else f"'{inside}'"
 
 
@@ -24,6 +29,8 @@ class NotApplicableError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of what an exception says, without its full stop; its type if it says nothing."""
+    """First line of what an exception says, printable and without its full stop; its type if it
+    says nothing."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return next(iter(text.strip().splitlines()), "").rstrip(". ") or type(error).__name__
+    line = next(iter(text.strip().splitlines()), "").rstrip(". ")
+    return printable(line) or type(error).__name__

@@ -30,7 +30,7 @@ DOORS = {
         *("config", "data", "generation", "models", "ops", "plots", "pretrained"),
         *("records", "tasks", "tokenization", "tracking", "train"),
     },
-    "inspect": {"models", "ops", "plots", "runs", "tasks", "tokenization"},
+    "inspect": {"generation", "models", "ops", "plots", "runs", "tasks", "tokenization"},
     "sweep": {"compare", "config", "records", "runs", "tracking", "train"},
     "api": {"config", "records", "runs"},
     "__init__": {"api"},

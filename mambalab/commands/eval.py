@@ -56,6 +56,7 @@ def run(settings: EvalSettings) -> int:
     from mambalab.records import reader
     from mambalab.runs import load, user_code
     from mambalab.runs.build import build_task
+    from mambalab.tokenization.vocabulary import NoTokenError
     from mambalab.train import runtime
     from mambalab.train.progress import watching
 
@@ -66,9 +67,13 @@ def run(settings: EvalSettings) -> int:
     vocabulary = load.own_tokenizer(path, loaded.settings)
     task = build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
     _check_split(task, settings.split)
-    user_code.prepare(task, loaded.device)
     trained_on = loaded.summary.data or {}
-    if trained_on.get("sha256") != task.fingerprint().get("sha256"):
+    try:
+        user_code.prepare(task, loaded.device)
+        known = trained_on.get("sha256") == task.fingerprint().get("sha256")
+    except NoTokenError:  # a run's own tokens fit the text that it was trained on
+        known = False
+    if not known:
         raise UserError(
             f"the data of task {task.name} are not those {path} was trained on: "
             f"bring them back, or point data_dir or path to them"

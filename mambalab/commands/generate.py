@@ -140,8 +140,8 @@ def run(settings: GenerateSettings) -> int:
     if source.precision is Precision.bf16 and isinstance(source.model, LanguageModel):
         source.model = narrowed(source.model)
     _warn_of_slowness(source)
-    prompts = _prompts(settings, source.tokenizer)
-    tokens = [_read(source, prompt) for prompt in prompts]
+    prompts, start = _prompts(settings, source.tokenizer)
+    tokens = [_read(source, prompt, start) for prompt in prompts]
     _warn_of_window(source.model.context_limit, tokens, settings.max_new_tokens)
     wanted = [b for b in range(len(prompts)) for _ in range(settings.num_samples)]
     alone = len(wanted) == 1 and not settings.json
@@ -164,13 +164,15 @@ def run(settings: GenerateSettings) -> int:
     return 0
 
 
-def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> list[str]:
+def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> tuple[list[str], int | None]:
+    """The prompts; if none was given, the text of the start token, and that token."""
     if settings.prompt_file is None:
         if settings.prompt is None:
-            return [tokenizer.decode([current(tokenizer, "start_token", "opening")()])]
+            start = current(tokenizer, "start_token", "opening")()
+            return [tokenizer.decode([start])], start
         if not settings.prompt:
             raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
-        return [settings.prompt]
+        return [settings.prompt], None
     path = Path(settings.prompt_file).expanduser()
     try:
         text = path.read_bytes().decode("utf-8")
@@ -183,15 +185,17 @@ def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> list[str]:
     found = [line for line in text.splitlines() if line.strip()] if settings.each_line else [text]
     if not found or not found[0]:
         raise UserError(f"prompt_file={path}: it is empty")
-    return found
+    return found, None
 
 
-def _read(source: Any, prompt: str) -> "torch.Tensor":
-    """The tokens of a prompt, on the model's device."""
+def _read(source: Any, prompt: str, start: int | None) -> "torch.Tensor":
+    """The tokens of a prompt, on the model's device; `start` stands for one without text."""
     import torch
 
     ids = source.tokenizer.encode(prompt)
     limit = source.model.context_limit
+    if not len(ids) and start is not None:
+        ids = [start]  # a token whose text is nothing, or a blank that is left out
     if not len(ids):
         raise UserError(f"the prompt {shown(prompt)} holds no token that this model knows")
     if limit is not None and len(ids) > limit:
@@ -238,7 +242,7 @@ def _write(
     from mambalab.generation.text_stream import Writer
     from mambalab.train import runtime
 
-    writers = [Writer(source.tokenizer, settings.stop) for _ in tokens]
+    writers = [Writer(source.tokenizer, settings.stop, prompt.tolist()) for prompt in tokens]
     rules = Sampling(
         temperature=settings.temperature,
         top_k=settings.top_k,

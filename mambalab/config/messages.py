@@ -7,6 +7,15 @@ from typing import Any, Union, get_args, get_origin
 
 from mambalab.errors import UserError
 
+# What people know from generate() of transformers, and what to write here.
+_OF_TRANSFORMERS = {
+    "num_beams": "there is no beam search: temperature=0 takes the likeliest token each time",
+    "do_sample": "temperature=0 takes the likeliest token each time, temperature=1 samples",
+    "max_length": "max_new_tokens=N counts what is written",
+    "num_return_sequences": "did you mean num_samples?",
+    "eos_token_id": "stop=TEXT ends a text, beside the end tokens of the model",
+}
+
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """The clause "; did you mean X?", or nothing if no known word is near."""
@@ -16,6 +25,8 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 def unknown_key(key: str, known: list[str]) -> UserError:
     """The error for a key that does not exist; a leaf such as `lr` finds `optim.lr`."""
+    if "max_new_tokens" in known and key in _OF_TRANSFORMERS:
+        return UserError(f"{key}: no such key; {_OF_TRANSFORMERS[key]}")
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     if same_leaf:

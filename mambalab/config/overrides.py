@@ -95,7 +95,8 @@ def prepare(
 
 
 def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
-    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
+    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`; and
+    `latest` alone for every verb that reads a run.
 
     Args:
         keys: the keys that words set, in order; one that ends in "..." takes all that are left.
@@ -105,6 +106,8 @@ def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]
     Raises:
         UserError: a word that the verb has no use for.
     """
+    if list(words) == ["latest"] and not keys and "run" in names.options:
+        return ["run=latest"]
     found, left = [], list(words)
     for key in keys:
         if key.endswith("..."):

@@ -1,9 +1,18 @@
 """Sampling of the next token from logits: the rules that narrow the choice, and the draw."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mambalab.errors import UserError
+
+_FLOAT32 = torch.finfo(torch.float32)
+
+
+class NonFiniteLogitsError(UserError):
+    """A model's output is no distribution to choose from: NaN, or Inf where it is largest."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,9 @@ class Sampling:
             positive, else multiplied (arXiv 1909.05858, section 4.1); 1 changes nothing.
         allowed: only the first `allowed` tokens of the vocabulary may be chosen (what follows is
             padding); None for all.
+
+    Raises:
+        ValueError: a value outside its range.
     """
 
     temperature: float = 1.0
@@ -29,6 +41,25 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float = 1.0
     allowed: int | None = None
+
+    def __post_init__(self) -> None:
+        top_k, top_p, min_p, allowed = self.top_k, self.top_p, self.min_p, self.allowed
+        ranges = {
+            "temperature": (0 <= self.temperature < math.inf, "a number of at least 0"),
+            "top_k": (top_k is None or top_k >= 1, "at least 1, or None"),
+            "top_p": (top_p is None or 0 < top_p <= 1, "above 0 and at most 1, or None"),
+            "min_p": (min_p is None or 0 <= min_p <= 1, "from 0 to 1, or None"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "a number above 0"),
+            "allowed": (allowed is None or allowed >= 1, "at least 1, or None"),
+        }
+        for name, (right, wanted) in ranges.items():
+            if not right:
+                raise ValueError(f"{name}={getattr(self, name)}: must be {wanted}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken: also at temperatures that float32 rounds to 0."""
+        return self.temperature < _FLOAT32.tiny
 
 
 class Sampler:
@@ -56,14 +87,26 @@ class Sampler:
                 row[prompt.cpu()] = True
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Draw tokens (b,) int64, given logits (b, v) of any floating dtype, on their device."""
+        """Draw tokens (b,) int64, given logits (b, v) of any floating dtype, on their device.
+
+        A logit of -inf is a token that cannot come.
+
+        Raises:
+            NonFiniteLogitsError: there are others that are no numbers, or every one is -inf.
+        """
         rules = self.rules
         scores = logits.detach().float().cpu()
         if rules.allowed is not None and rules.allowed < scores.shape[-1]:
             scores = scores[:, : rules.allowed]
+        if not (largest := scores.amax(-1)).isfinite().all():
+            what = "NaN" if largest.isnan().any() else "Inf"
+            raise NonFiniteLogitsError(
+                f"the model's output is not finite ({what}), so no token can be chosen: it is the "
+                "weights, or precision=bf16, and none of the sampling options"
+            )
         if self._seen is not None:
             scores = penalised(scores, self._seen[:, : scores.shape[-1]], rules.repetition_penalty)
-        if rules.temperature == 0:
+        if rules.greedy:
             tokens = scores.argmax(-1)
         else:
             weights = probabilities(scores, rules)
@@ -78,15 +121,25 @@ class Sampler:
 
 
 def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Lower the logits (b, v) of tokens that occurred, `seen` (b, v) bool (arXiv 1909.05858)."""
+    """Lower the logits (b, v) of tokens that occurred, `seen` (b, v) bool (arXiv 1909.05858).
+
+    They stay within what float32 holds, whatever the penalty; -inf stays what it is.
+    """
+    penalty = min(max(penalty, _FLOAT32.tiny), 1 / _FLOAT32.tiny)
     lowered = torch.where(scores > 0, scores / penalty, scores * penalty)
-    return torch.where(seen, lowered, scores)
+    lowered = lowered.clamp(_FLOAT32.min, _FLOAT32.max)
+    return torch.where(seen & ~scores.isneginf(), lowered, scores)
 
 
 def probabilities(scores: Tensor, rules: Sampling) -> Tensor:
-    """Convert logits (b, v) float32 to probabilities after temperature, top_k, top_p and min_p."""
+    """Convert logits (b, v) float32 to probabilities after temperature, top_k, top_p and min_p.
+
+    Args:
+        scores: the logits; the largest of each row is finite.
+        rules: that are not `greedy`.
+    """
     # A temperature near 0 must not overflow: what is drawn depends on differences only.
-    scores = (scores - scores.amax(-1, keepdim=True)) / rules.temperature
+    scores = (scores - scores.amax(-1, keepdim=True)) / min(rules.temperature, _FLOAT32.max)
     if rules.top_k is not None and rules.top_k < scores.shape[-1]:
         smallest = scores.topk(rules.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < smallest, float("-inf"))
@@ -94,7 +147,9 @@ def probabilities(scores: Tensor, rules: Sampling) -> Tensor:
     if rules.top_p is not None and rules.top_p < 1:
         ordered, order = found.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= rules.top_p, 0.0)
+        left_out = before >= rules.top_p
+        left_out[..., 0] = False  # the likeliest stays, however small top_p
+        ordered = ordered.masked_fill(left_out, 0.0)
         found = torch.zeros_like(found).scatter_(-1, order, ordered)
     if rules.min_p is not None:
         found = found.masked_fill(found < rules.min_p * found.amax(-1, keepdim=True), 0.0)

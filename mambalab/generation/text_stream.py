@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+_CONTEXT_TOKENS = 32  # of the prompt, that the text of the first new ones can depend on
+_MAX_CHARACTER_TOKENS = 8  # after so many, what is incomplete stays so
 REPLACEMENT_CHARACTER = "\ufffd"  # what decoders return for an incomplete character
 
 
 class Decoder(Protocol):
-    """Tokenizer that can decode."""
+    """Tokenizer that can decode; it may have more end tokens, as `eos_ids`."""
 
     eos_id: int | None
 
@@ -19,9 +21,13 @@ class Decoder(Protocol):
 class Writer:
     """Text of one sequence while it is generated.
 
+    It is what decoding prompt and new tokens together has after what decoding the prompt gives: so
+    the blank before a first word stays, whatever the tokenizer.
+
     Args:
         decoder: decodes tokens.
         stop: strings that end the text; none of them is part of it.
+        prompt: the tokens that the text goes on from.
 
     Attributes:
         text: what is certain so far.
@@ -29,14 +35,18 @@ class Writer:
         stopped_by: `stop` or `eos` once the text has ended, else None.
     """
 
-    def __init__(self, decoder: Decoder, stop: Sequence[str]) -> None:
+    def __init__(
+        self, decoder: Decoder, stop: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
         self.decoder = decoder
+        self._ends = {decoder.eos_id, *getattr(decoder, "eos_ids", ())}
         self.stop = [s for s in stop if s]
         self.text = ""
         self.tokens = 0
         self.stopped_by: str | None = None
-        self._ids: list[int] = []  # not yet written, after those that their text depends on
-        self._before = 0  # of `_ids`, those written already
+        # Tokens not yet written, after those that their text depends on.
+        self._ids = _context(decoder, list(prompt))
+        self._before = len(self._ids)  # of `_ids`, those written already
         self._held = ""  # complete characters that may begin a stop string
 
     def add(self, token: int) -> str:
@@ -44,29 +54,31 @@ class Writer:
         if self.stopped_by is not None:
             return ""
         self.tokens += 1
-        if token == self.decoder.eos_id:
+        if token in self._ends:
             self.stopped_by = "eos"
             return self._show(self._held)
         # A token's text may depend on the one before it (blanks between words), and a character
         # may take several tokens: decode a few together, and show the difference.
-        known = self.decoder.decode(self._ids[: self._before])
         self._ids.append(token)
         both = self.decoder.decode(self._ids)
-        if both.endswith(REPLACEMENT_CHARACTER) and len(self._ids) - self._before < 8:
+        waiting = len(self._ids) - self._before
+        if both.endswith(REPLACEMENT_CHARACTER) and waiting < _MAX_CHARACTER_TOKENS:
             return ""
+        new = self._new()
         self._ids = self._ids[self._before :]
         self._before = len(self._ids)
-        return self._take(both[len(known) :])
+        return self._take(new)
 
     def finish(self) -> str:
         """End the text because of its length; return what was held back."""
         if self.stopped_by is not None:
             return ""
-        rest = ""
-        if len(self._ids) > self._before:
-            known = self.decoder.decode(self._ids[: self._before])
-            rest = self.decoder.decode(self._ids)[len(known) :]
+        rest = self._new() if len(self._ids) > self._before else ""
+        self._before = len(self._ids)
         return self._show(self._held + rest)
+
+    def _new(self) -> str:
+        return continuation(self.decoder, self._ids[: self._before], self._ids[self._before :])
 
     def _take(self, new: str) -> str:
         """Take decoded text; return what is certain, up to a stop string if one is complete."""
@@ -85,6 +97,29 @@ class Writer:
         self._held = ""
         self.text += piece
         return piece
+
+
+def continuation(decoder: Decoder, before: Sequence[int], new: Sequence[int]) -> str:
+    """Decode the tokens `new` as they stand after the tokens `before`: with the blank that a first
+    word has there, and that many tokenizers leave out at the beginning of a text."""
+    known = decoder.decode(list(before)) if len(before) else ""
+    both = decoder.decode([*before, *new])
+    if both.startswith(known):
+        return both[len(known) :]
+    whole = known.rstrip(REPLACEMENT_CHARACTER)  # `before` ends inside a character
+    if whole != known and both.startswith(whole):
+        return both[len(whole) :]
+    # A byte that belongs to no character can spoil those before it, which are shown already.
+    return decoder.decode(list(new))
+
+
+def _context(decoder: Decoder, prompt: list[int]) -> list[int]:
+    """The last tokens of a prompt, as many as its next characters depend on."""
+    count = _CONTEXT_TOKENS
+    # A cut inside a character would make every byte after it incomplete.
+    while count < len(prompt) and REPLACEMENT_CHARACTER in decoder.decode(prompt[-count:]):
+        count *= 2
+    return prompt[-count:]
 
 
 def _overlap(text: str, stop: str) -> int:

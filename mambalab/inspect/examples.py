@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.errors import UserError, shown
+from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect.sequence import InspectedSequence
 from mambalab.runs import build, load, user_code
 from mambalab.tasks.classification import ClassificationTask
@@ -130,7 +131,8 @@ def of_text(
     if not tokens:
         raise UserError(f"the text {shown(text)} holds no token that this model knows")
     ids = torch.tensor(tokens, device=device)[None]
-    labels = [tokenizer.decode([token]) for token in tokens]
+    befores = [None, *tokens[:-1]]
+    labels = [_label(tokenizer, *pair) for pair in zip(befores, tokens, strict=True)]
     single = labels == list(text)
     unit = "character" if single else "token"
     title = f"{len(text):,} characters" + ("" if single else f", {len(tokens):,} tokens")
@@ -140,12 +142,21 @@ def of_text(
         losses = F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
         sequence.loss = np.concatenate([[np.nan], losses.cpu().numpy()])
         likeliest = logits[0, :-1, : tokenizer.vocab_size].argmax(-1).tolist()
-        sequence.guesses = ["", *(tokenizer.decode([token]) for token in likeliest)]
+        guesses = zip(tokens, likeliest, strict=False)
+        sequence.guesses = ["", *(_label(tokenizer, before, guess) for before, guess in guesses)]
         if len(tokens) > 1:
             mean = f"{float(losses.mean()):.4f} nats per {unit}"
             sequence.facts.append(("loss on this text", mean))
 
     return InspectInput(ids, None, sequence, answer)
+
+
+def _label(tokenizer: Tokenizer, before: int | None, token: int) -> str:
+    """The text of a token after another one: many tokenizers leave out a first word's blank."""
+    alone = tokenizer.decode([token])
+    if before is None or REPLACEMENT_CHARACTER in alone:  # a part of a character
+        return alone
+    return continuation(tokenizer, [before], [token])
 
 
 def _piece(

@@ -67,6 +67,9 @@ class AttentionTrace:
 
 
 LayerTrace = ScanTrace | AttentionTrace
+_NOT_FINITE = (
+    "NaN or Inf on this sequence, which cannot be shown: the weights are too large, or damaged"
+)
 
 
 @torch.no_grad()
@@ -89,7 +92,7 @@ def record(
         Mamba layer, in order. A pair is traced as one long sequence, without padding.
 
     Raises:
-        UserError: the model holds no such layer.
+        UserError: the model holds no such layer, or computes what is no number.
     """
     assert not model.training, "dropout would be seen"
     assert len(inputs) == 1, "one example at a time"
@@ -114,7 +117,19 @@ def record(
                 u, projected = heard[ssm.x_proj]
                 backward = ssm is mixer.reverse
                 found.append(_scan_trace(layer, ssm, u, projected, backward, lengths))
+    _check_finite(output, found)
     return output, found
+
+
+def _check_finite(output: Tensor, traces: list[LayerTrace]) -> None:
+    """Raise UserError if a layer or the model computed what is no number and cannot be drawn."""
+    for trace in traces:
+        scan = isinstance(trace, ScanTrace)
+        drawn = (trace.delta, trace.A_log_shift) if scan else (trace.weights,)
+        if not all(np.isfinite(values).all() for values in drawn):
+            raise UserError(f"{trace.name}: {_NOT_FINITE}")
+    if not (output.isfinite() | output.isneginf()).all():
+        raise UserError(f"the model's output: {_NOT_FINITE}")
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from mambalab.pretrained.layout import CONFIG, NORM_EPS, OURS, THEIRS, Layout, c
 from mambalab.pretrained.load import HEAD
 from mambalab.settings.model import ModelSettings
 from mambalab.tokenization import tokenizer as files
+from mambalab.tokenization.ends import GENERATION, KEY
 from mambalab.utils import tensors as tensor_file
 
 CARD = "README.md"
 _SAFETENSORS, _PICKLE = weights.WHOLE
-FILES = {CONFIG, _SAFETENSORS, _PICKLE, files.FILE, files.CONFIG, CARD}
+FILES = {CONFIG, _SAFETENSORS, _PICKLE, files.FILE, files.CONFIG, GENERATION, CARD}
 
 
 def obstacle(model: Any, settings: ModelSettings, layout: Layout) -> str | None:
@@ -82,7 +83,10 @@ def write(
     try:
         partial.mkdir(parents=True)
         rows = model.lm_head.weight.shape[0]
-        _json(partial / CONFIG, config_of(layout, settings, rows, tokenizer.eos_id))
+        ends = tokenizer.eos_ids
+        _json(partial / CONFIG, config_of(layout, settings, rows, ends))
+        if len(ends) > 1:
+            _json(partial / GENERATION, {KEY: list(ends)})
         _tensors(partial, model, settings, layout)
         content, beside = tokens.written(tokenizer)
         _json(partial / files.FILE, content)

@@ -5,9 +5,9 @@ from pathlib import Path
 from mambalab.data import hub
 from mambalab.data.download import DownloadError
 from mambalab.errors import UserError
-from mambalab.pretrained import weights
+from mambalab.pretrained import tokens, weights
 from mambalab.pretrained.layout import CONFIG
-from mambalab.tokenization import tokenizer
+from mambalab.tokenization import ends, tokenizer
 
 
 def place(name: str, data_dir: Path) -> Path:
@@ -60,9 +60,12 @@ def checkpoint(name: str, data_dir: Path, key: str = "pretrained") -> Path:
     with hub.explain_failure(key, name, wanted, folder):
         listing = hub.list_files(name)
         listing.fetch(CONFIG, folder / CONFIG)
-        for file in (tokenizer.FILE, tokenizer.CONFIG):
+        for file in (tokenizer.FILE, ends.CONFIG, ends.SPECIAL_TOKENS, ends.GENERATION):
             if file in listing.files:
                 listing.fetch(file, folder / file)
+        other = tokens.foreign(listing.files)
+        if other is not None and tokenizer.FILE not in listing.files:
+            listing.fetch(other, folder / other)  # so that none is taken in its place
         for file in _weights(listing, folder):
             listing.fetch(file, folder / file)
     return folder

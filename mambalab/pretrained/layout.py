@@ -6,6 +6,7 @@ the embedding's in hf.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.settings.model import AUTO, ModelSettings, Pooling, ScanBackend
+from mambalab.tokenization.ends import KEY, numbers
 
 CONFIG = "config.json"
 OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."
@@ -29,7 +31,7 @@ _HF_DEFAULTS = {
     "expand": 2,
     "layer_norm_epsilon": 1e-5,
     "tie_word_embeddings": True,
-    "eos_token_id": 0,
+    KEY: 0,
 }
 _ORIGINAL_DEFAULTS = {"pad_vocab_size_multiple": 8, "tie_embeddings": True}
 _ORIGINAL_SSM_DEFAULTS = {"d_state": 16, "d_conv": 4, "expand": 2}
@@ -46,7 +48,8 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "position_embedding": False,
     "pooling": Pooling.mean,
 }
-_SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"} | _TRAINING_ONLY
+_PLACE = {"device", "dtype", "layer_idx"}  # where and how weights are made, not what they compute
+_SSM = {"d_state", "d_conv", "expand", "dt_rank", "bias", "conv_bias", "layer"}
 
 
 class Layout(Enum):
@@ -64,13 +67,15 @@ class Description:
         layout: of the files.
         settings: of our model.
         rows: of the embedding: the vocabulary with its padding.
-        eos_id: the token that ends a text, where the config names one.
+        eos_id: the token that ends a text if no file names one: a default of the layout.
+        ends: tokens that end a text, as the config says.
     """
 
     layout: Layout
     settings: ModelSettings
     rows: int
     eos_id: int | None
+    ends: tuple[int, ...] = ()
 
 
 class _Values:
@@ -162,14 +167,16 @@ def _hf(values: _Values) -> Description:
         raise values.refuse("architectures", "only MambaForCausalLM is read")
     values.must("use_bias", False, "a bias of the projections")
     values.must("use_conv_bias", True, "a convolution without bias")
-    values.must("hidden_act", "silu", "another activation than silu")
+    if values.values.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one
+        raise values.refuse("hidden_act", "another activation than silu is not supported")
     values.must("rms_norm", True, "another norm than RMS")
     values.must("quantization_config", None, "a quantised model")
     d_model, expand = values.size("hidden_size"), values.size("expand")
-    if values.values.get("intermediate_size", expand * d_model) != expand * d_model:
-        why = f"must be expand={expand} times hidden_size={d_model}; one of the three is wrong"
-        raise values.refuse("intermediate_size", why)
-    eos = values.get("eos_token_id")
+    if "intermediate_size" in values.values:  # what counts; transformers looks no more at expand
+        expand, rest = divmod(values.size("intermediate_size"), d_model)
+        if rest or not expand:
+            why = f"another than a multiple of hidden_size={d_model} is not supported"
+            raise values.refuse("intermediate_size", why)
     settings = _settings(
         d_model=d_model,
         n_layer=values.size("num_hidden_layers"),
@@ -180,9 +187,10 @@ def _hf(values: _Values) -> Description:
         norm_eps=values.number("layer_norm_epsilon"),
         tie_embeddings=values.truth("tie_word_embeddings"),
     )
-    first = eos[0] if isinstance(eos, list) and eos else eos
-    eos_id = first if isinstance(first, int) else None
-    return Description(Layout.hf, settings, values.size("vocab_size"), eos_id)
+    ends = numbers(values.values.get(KEY), values.file)
+    absent = KEY not in values.values
+    eos_id = values.get(KEY) if absent else None
+    return Description(Layout.hf, settings, values.size("vocab_size"), eos_id, ends)
 
 
 def _original(values: _Values) -> Description:
@@ -193,7 +201,7 @@ def _original(values: _Values) -> Description:
     ssm = _Values(values.file, part, _ORIGINAL_SSM_DEFAULTS, "ssm_cfg.")
     if part.get("layer", "Mamba1") != "Mamba1":
         raise ssm.refuse("layer", "only Mamba-1 is read")
-    if unknown := sorted(set(part) - _SSM):
+    if unknown := sorted(set(part) - _SSM - _TRAINING_ONLY - _PLACE):
         raise ssm.refuse(unknown[0], "no setting of Mamba-1")
     ssm.must("bias", False, "a bias of the projections")
     ssm.must("conv_bias", True, "a convolution without bias")
@@ -213,7 +221,8 @@ def _original(values: _Values) -> Description:
         tie_embeddings=values.truth("tie_embeddings"),
     )
     rows = math.ceil(values.size("vocab_size") / multiple) * multiple
-    return Description(Layout.original, settings, rows, None)
+    ends = numbers(values.values.get(KEY), values.file)
+    return Description(Layout.original, settings, rows, None, ends)
 
 
 def _settings(**sizes: Any) -> ModelSettings:
@@ -233,7 +242,7 @@ def _settings(**sizes: Any) -> ModelSettings:
 
 
 def config_of(
-    layout: Layout, settings: ModelSettings, rows: int, eos_id: int | None = None
+    layout: Layout, settings: ModelSettings, rows: int, ends: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Make the config.json of a model of ours, which consists of Mamba layers only.
 
@@ -241,7 +250,7 @@ def config_of(
         layout: whose words it uses.
         settings: of the model.
         rows: of its embedding.
-        eos_id: the token that ends a text, if any.
+        ends: the tokens that end a text.
     """
     dt_rank = _Values(Path(), {"dt_rank": settings.dt_rank}, {}).rank("dt_rank", settings.d_model)
     if layout is Layout.original:
@@ -279,6 +288,6 @@ def config_of(
         "residual_in_fp32": True,
         "tie_word_embeddings": settings.tie_embeddings,
         "bos_token_id": None,
-        "eos_token_id": eos_id,
+        KEY: ends[0] if len(ends) == 1 else list(ends) or None,
         "pad_token_id": None,
     }

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from mambalab.data.hub import read_json
-from mambalab.errors import UserError
+from mambalab.errors import UserError, printable
 from mambalab.models.dropout import NO_DROPOUT
 from mambalab.models.heads import LanguageModel
-from mambalab.pretrained import weights
+from mambalab.pretrained import names, weights
 from mambalab.pretrained.layout import CONFIG, OURS, THEIRS, Description, Layout, describe
 from mambalab.spec import ModelSpec
+from mambalab.utils.tensors import nonfinite
 
 HEAD, EMBEDDING = "lm_head.weight", OURS + "weight"
 _SEQ_LEN = 2048  # of the published models; Mamba layers do not depend on it
@@ -27,8 +28,8 @@ def read_description(folder: Path) -> Description:
     """
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"{folder / CONFIG} is missing: {folder} is no checkpoint; name a folder that holds "
-            "one, such as mambalab export writes"
+            f"{weights.absence(folder / CONFIG)}: {folder} is no checkpoint; name a folder that "
+            "holds one, such as mambalab export writes"
         )
     return describe(read_json(folder / CONFIG), folder / CONFIG)
 
@@ -47,13 +48,18 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
     """Load the language model of a folder in either layout, in float32 and evaluation mode.
 
     Raises:
-        UserError: another architecture; tensors that are missing, left over, or of other shapes.
+        UserError: another architecture; tensors that are missing, left over, of other shapes, or
+            with values that are no numbers.
     """
     description = read_description(folder)
+    found = names.unwrapped(weights.read(folder), folder)
     with torch.device("meta"):
         spec = ModelSpec(vocab_size=description.rows, seq_len=_SEQ_LEN)
         model = LanguageModel(description.settings, NO_DROPOUT, spec)
-    found = {name.replace(THEIRS, OURS, 1): t for name, t in weights.read(folder).items()}
+    ours = {name.replace(THEIRS, OURS, 1): t for name, t in found.items()}
+    if len(ours) < len(found):
+        raise UserError(f"{folder} has both {THEIRS}weight and {OURS}weight: drop one")
+    found = ours
     tied = description.settings.tie_embeddings
     if tied and EMBEDDING in found:
         head = found.setdefault(HEAD, found[EMBEDDING])
@@ -65,6 +71,12 @@ def load(folder: Path, device: torch.device) -> tuple[LanguageModel, Description
             )
     _check(found, dict(model.state_dict()), description.layout, folder)
     filled = {name: t.to(device, torch.float32).contiguous() for name, t in found.items()}
+    if bad := nonfinite(filled):
+        name, how = bad
+        raise UserError(
+            f"{folder}: {_named([name], description.layout)} has {how}: a model with it computes "
+            "nothing; fetch the weights again, or take those of another step"
+        )
     model.load_state_dict(filled, assign=True)
     if tied:
         model.lm_head.weight = model.backbone.embedding.weight
@@ -76,12 +88,6 @@ def _check(
 ) -> None:
     """Raise UserError unless the tensors are just those of the model."""
 
-    def named(names: list[str]) -> str:
-        if layout is Layout.hf:
-            names = [name.replace(OURS, THEIRS, 1) for name in names]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return ", ".join(names[:3]) + more
-
     asked, there = _layers(wanted), _layers(found)
     if there and asked != there and there == set(range(len(there))):
         key = "num_hidden_layers" if layout is Layout.hf else "n_layer"
@@ -90,17 +96,27 @@ def _check(
             f"layers: put {key}={len(there)} there, or fetch both again if they are of two models"
         )
     if missing := [name for name in wanted if name not in found]:
-        raise UserError(f"{folder}: the tensors lack {named(missing)}")
+        raise UserError(f"{folder}: the tensors lack {_named(missing, layout)}")
     if unknown := [name for name in found if name not in wanted]:
-        raise UserError(f"{folder}: left over, no part of this model: {named(unknown)}")
+        raise UserError(f"{folder}: left over, no part of this model: {_named(unknown, layout)}")
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise UserError(
-                f"{folder}: {named([name])} has the shape {tuple(tensor.shape)}, {CONFIG} asks for "
-                f"{tuple(wanted[name].shape)}"
+                f"{folder}: {_named([name], layout)} has the shape {tuple(tensor.shape)}, "
+                f"{CONFIG} asks for {tuple(wanted[name].shape)}"
             )
         if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise UserError(f"{folder}: {named([name])} is {tensor.dtype}: no float32 or bfloat16")
+            raise UserError(
+                f"{folder}: {_named([name], layout)} is {tensor.dtype}: no float32 or bfloat16"
+            )
+
+
+def _named(tensors: list[str], layout: Layout) -> str:
+    """The first three of some tensors, as the layout names them."""
+    if layout is Layout.hf:
+        tensors = [name.replace(OURS, THEIRS, 1) for name in tensors]
+    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    return ", ".join(map(printable, tensors[:3])) + more
 
 
 def _layers(tensors: dict[str, Tensor]) -> set[int]:

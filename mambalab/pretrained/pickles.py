@@ -5,6 +5,7 @@ What a refused file would call is found by hand: torch.serialization's
 other protocols than 2 and 3, which are those that code comes in.
 """
 
+import logging
 import pickle
 import pickletools
 import struct
@@ -12,15 +13,19 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, printable
+from mambalab.pretrained.names import FIRST_LAYER
 
 # What PyTorch's own pickles of tensors call.
 _HARMLESS = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
+LOG = logging.getLogger("mambalab")
+_MAX_DEPTH = 3  # tables in tables that are looked through for one of tensors
+_MAX_KEY_CHARS = 80  # of what is shown of a name that is no text
 _ELSEWHERE = "take the model.safetensors of this model, or convert it where you trust it"
 AGAIN = "delete it and fetch it again"
 
@@ -50,9 +55,61 @@ def read(path: Path) -> dict[str, Tensor]:
         struct.error,
     ):
         raise UserError(f"{path} is damaged or cut short: {AGAIN}") from None
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise UserError(f"{path} is no state dict: a table of names and tensors is wanted")
-    return content
+    table = _table(content, path)
+    for name, tensor in table.items():
+        if not isinstance(name, str):
+            key = repr(name)[:_MAX_KEY_CHARS]
+            raise UserError(f"{path}: {key} names a tensor: names must be texts; {_ELSEWHERE}")
+        if why := _unreadable(tensor):
+            raise UserError(f"{path}: {printable(name)} {why}; {_ELSEWHERE}")
+    return table
+
+
+def _table(content: Any, path: Path) -> dict[str, Tensor]:
+    """The one table of tensors in a file: all of it, or a part of what a training loop saved."""
+    tables = dict(_tables(content, "", _MAX_DEPTH, set()))
+    if len(tables) > 1:  # an optimiser's state, or averages, beside the weights
+        like = {
+            where: table
+            for where, table in tables.items()
+            if any(str(name).endswith(FIRST_LAYER) for name in table)
+        }
+        tables = like if len(like) == 1 else tables
+    if len(tables) > 1:
+        where = ", ".join(map(printable, tables))
+        raise UserError(f"{path} holds several tables of tensors, {where}: save one of them alone")
+    for where, table in tables.items():
+        if where:
+            LOG.info("%s: the weights are those under %s", path, printable(where))
+        return table
+    other = ""
+    if isinstance(content, dict) and any(isinstance(t, Tensor) for t in content.values()):
+        strange = next(key for key, value in content.items() if not isinstance(value, Tensor))
+        other = f"; {printable(str(strange))} is a {type(content[strange]).__name__}"
+    raise UserError(f"{path} is no state dict: a table of names and tensors is wanted{other}")
+
+
+def _tables(
+    content: Any, where: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Tables of nothing but tensors in nested ones, each once, with the keys that lead there."""
+    if not isinstance(content, dict) or not content or not depth or id(content) in seen:
+        return
+    seen.add(id(content))
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield where, content
+        return
+    for key, value in content.items():
+        yield from _tables(value, f"{where}.{key}" if where else str(key), depth - 1, seen)
+
+
+def _unreadable(tensor: Tensor) -> str | None:
+    """Say why a tensor has no values that can be taken as they are; None if it has."""
+    if tensor.is_meta:
+        return "has no values (device meta), as after saving an offloaded model"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "is sparse or nested"
+    return None
 
 
 def _refusal(path: Path) -> UserError:

@@ -1,11 +1,19 @@
 """The tokenizer of a checkpoint: which one it is, and what export writes."""
 
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.pretrained.weights import absence
+from mambalab.tokenization.ends import KEY, listed
 from mambalab.tokenization.tokenizer import FILE, NEOX, Characters, FileTokenizer, Tokenizer, find
 
+LOG = logging.getLogger("mambalab")
+# SentencePiece; vocabularies of byte pairs (with merges.txt) and of WordPiece; tiktoken.
+_FOREIGN = ("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+_FOREIGN_ENDINGS = ("spm.model", "spiece.model", "bpe.model", ".tiktoken", "tokenizer.vocab")
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 
 
@@ -16,6 +24,7 @@ def choose(
     *,
     rows: int,
     eos_id: int | None,
+    ends: Sequence[int] = (),
     key: str = "tokenizer",
 ) -> FileTokenizer:
     """Choose and load the tokenizer of a checkpoint.
@@ -26,27 +35,59 @@ def choose(
         folder: of the checkpoint.
         data_dir: folder of the data sets.
         rows: of the model's embedding.
-        eos_id: as its config says.
+        eos_id: the token that ends a text if no file names one.
+        ends: tokens that end a text, as its config says; those that generation_config.json beside
+            it names take their place.
         key: the setting that `named` is the value of, for messages.
 
     Raises:
-        UserError: none is found, it cannot be fetched, or it has more tokens than the model.
+        UserError: none is found, or one of a kind that is not read; it cannot be fetched, or has
+            more tokens than the model.
     """
     if named is None and (folder / FILE).is_file():
         path = folder / FILE
-    elif named is None and rows < _NEOX_ROWS:
+    elif named is None and (folder / FILE).is_symlink():
+        raise UserError(f"{absence(folder / FILE)}, or name one with {key}=FILE")
+    elif named is not None:
+        path = find(named, data_dir, key)
+    elif there := foreign(path.name for path in folder.iterdir()):
+        raise UserError(
+            f"{folder} has {there} and no {FILE}, the only kind that is read: let transformers "
+            "make one of it (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)), or "
+            f"name one with {key}=FILE"
+        )
+    elif rows < _NEOX_ROWS:
         raise UserError(
             f"{folder} has no {FILE}: name one with {key}=FILE (or owner/name on the hub)"
         )
     else:
-        path = find(named or NEOX, data_dir, key)
-    found = FileTokenizer(path, eos_id)
+        path = find(NEOX, data_dir, key)
+        LOG.info("%s has no %s: taking that of %s, %s", folder, FILE, NEOX, path)
+    ends = listed(folder) or ends
+    found = FileTokenizer(path, eos_id, ends)
     if found.vocab_size > rows:
         raise UserError(
             f"{path} has {found.vocab_size:,} tokens, the model in {folder} has {rows:,} rows for "
             "them: the tokenizer of another model"
         )
+    if strange := [end for end in ends if end not in found.eos_ids]:
+        LOG.warning(
+            "%s: %s %s would end a text there, but %s has %s tokens: it never comes",
+            folder,
+            KEY,
+            strange[0],
+            path,
+            f"{found.vocab_size:,}",
+        )
     return found
+
+
+def foreign(names: Iterable[str]) -> str | None:
+    """The first file among `names` that holds a tokenizer of a kind that is not read, or None."""
+    there = {name for name in names if "/" not in name}
+    usual = (name for name in _FOREIGN if name in there)
+    others = (name for name in sorted(there) if name.endswith(_FOREIGN_ENDINGS))
+    return next(usual, None) or next(others, None)
 
 
 def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,6 +14,7 @@ from mambalab.pretrained.pickles import AGAIN
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 _LFS_POINTER = b"version https://git-lfs"
+_MAX_NAME_BYTES = 255  # of a file, in every usual file system
 INDEX = ".index.json"  # appended to one of these names: a table of shards
 
 
@@ -28,9 +29,17 @@ def shards(index: Path) -> list[str]:
         raise UserError(f"{index} is damaged: it has no weight_map")
     names = sorted({str(name) for name in table.values()})
     for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{index} names {name!r}, which is no file beside it")
+        plain = name.isprintable() and name not in ("", "..") and Path(name).name == name
+        if not plain or len(os.fsencode(name)) > _MAX_NAME_BYTES:
+            raise UserError(f"{index} names {name[:80]!r}, which is no file beside it")
     return names
+
+
+def absence(path: Path) -> str:
+    """Say that a file is missing, or that it is a link which leads nowhere."""
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)!r}, where there is no file: bring it back"
+    return f"{path} is missing"
 
 
 def files(folder: Path) -> list[Path]:
@@ -46,7 +55,7 @@ def files(folder: Path) -> list[Path]:
         if index.is_file():
             found = [folder / shard for shard in shards(index)]
             if absent := [path for path in found if not path.is_file()]:
-                raise UserError(f"{absent[0]} is missing: {index.name} names it")
+                raise UserError(f"{absence(absent[0])}: {index.name} names it")
             return found
     return []
 
@@ -59,6 +68,9 @@ def read(folder: Path) -> dict[str, Tensor]:
     """
     found = files(folder)
     if not found:
+        for path in (folder / (name + end) for name in WHOLE for end in ("", INDEX)):
+            if path.is_symlink():
+                raise UserError(absence(path))
         names = " nor ".join(WHOLE)
         raise UserError(f"{folder} holds no weights: there is neither {names}")
     tensors: dict[str, Tensor] = {}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mambalab.generation.decoding import generate, obstacle
-from mambalab.generation.sampling import Sampling
+from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
+from mambalab.generation.text_stream import continuation
 from mambalab.plots import curves, tables
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, FinalTestResult, Status
@@ -97,13 +98,19 @@ class TextSample(Callback):
         """Generate one text and write it."""
         if obstacle(self.model) is None:
             path = self.folder.samples / f"step-{step:08d}.txt"
-            self.recorder.artifact(write_text(path, self._sample()))
+            try:
+                text = self._sample()
+            except NonFiniteLogitsError as error:  # what training does about it is for its guard
+                LOG.warning("no sample at step %d: %s", step, error)
+                return
+            finally:
+                self.model.train()
+            self.recorder.artifact(write_text(path, text))
 
     def _sample(self) -> str:
         tokenizer = self.task.tokenizer
-        prompt = torch.tensor(
-            [[current(tokenizer, "start_token", "opening")()]], device=self.device
-        )
+        start = current(tokenizer, "start_token", "opening")()
+        prompt = torch.tensor([[start]], device=self.device)
         self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
@@ -113,8 +120,7 @@ class TextSample(Callback):
                 rules=Sampling(temperature=SAMPLE_TEMPERATURE, allowed=tokenizer.vocab_size),
                 seed=self.seed,
             )
-            text = tokenizer.decode([int(token) for token in new])
-        self.model.train()
+            text = continuation(tokenizer, [start], [int(token) for token in new])
         return text + "\n"
 
 

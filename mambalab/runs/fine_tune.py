@@ -43,12 +43,15 @@ class ResolvedStart:
             goes on from a checkpoint of its own.
         checkpoint: `path` and `sha256` of what the run started with, for its summary; None if its
             first weights were fresh.
+        assets: files for the run's folder that say which tokens end a text: the task knows only
+            those that stand beside the tokenizer.
     """
 
     settings: config.TrainConfig
     tokenizer: Path | None = None
     folder: Path | None = None
     checkpoint: dict[str, str] | None = None
+    assets: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def fill(self, model: nn.Module) -> None:
         """Put the checkpoint's weights into a fresh model; does nothing without a checkpoint.
@@ -97,7 +100,8 @@ def resolve_start(
     settings = _sized(settings, {**sizes, "vocab_size": found.rows})
     chosen = _tokenizer(settings, found_at, found)
     identity = {"path": str(found_at.absolute()), "sha256": load.fingerprint(found_at)}
-    return ResolvedStart(settings, chosen, found_at, identity)
+    ends = {name: text for name, text in chosen.assets().items() if name != FILE}
+    return ResolvedStart(settings, chosen.path, found_at, identity, ends)
 
 
 def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
@@ -158,7 +162,7 @@ def _sized(settings: config.TrainConfig, sizes: dict[str, Any]) -> config.TrainC
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, **sizes))
 
 
-def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -> Path:
+def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -> FileTokenizer:
     """Choose the tokenizer to train with: the one named, else the checkpoint's."""
     task: Any = settings.task
     named, name = task.tokenizer, settings.model.pretrained
@@ -168,10 +172,16 @@ def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -
         )
     data_dir = Path(settings.data_dir).expanduser()
     chosen = tokens.choose(
-        named, folder, data_dir, rows=found.rows, eos_id=found.eos_id, key="task.tokenizer"
+        named,
+        folder,
+        data_dir,
+        rows=found.rows,
+        eos_id=found.eos_id,
+        ends=found.ends,
+        key="task.tokenizer",
     )
     beside = folder / FILE
     elsewhere = beside.is_file() and beside != chosen.path
     if elsewhere and FileTokenizer(beside).tokens() != chosen.tokens():
         LOG.warning("task.tokenizer=%s has other tokens than %s", named, beside)
-    return chosen.path
+    return chosen

@@ -86,6 +86,7 @@ def _published(
     if RunFolder(folder).config.is_file():
         raise UserError(f"pretrained={name} is a run, no checkpoint: give it as run={name}")
     model, found = checkpoints.load(folder, place)
-    text = tokens.choose(tokenizer, folder, data_dir, rows=found.rows, eos_id=found.eos_id)
+    about = {"rows": found.rows, "eos_id": found.eos_id, "ends": found.ends}
+    text = tokens.choose(tokenizer, folder, data_dir, **about)
     chosen = runtime.choose_precision(precision, place)
     return LoadedLanguageModel(model, text, place, chosen, str(folder))

@@ -243,7 +243,7 @@ class TrainingRun:
         stack.enter_context(console.log_to(folder.log))
         write_text(folder.config, config.to_yaml(self.recorded))
         load.write_spec(folder.path, self.task.spec)
-        for name, text in self.task.assets().items():
+        for name, text in (self.task.assets() | self.resolved.initial_weights.assets).items():
             write_text(folder.path / name, text)
         self.summary.metric = self.task.metric
         self.summary.maximize = self.task.maximize

@@ -24,7 +24,7 @@ from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.sampling import draw
 from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
-from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import current
 
 LOG = logging.getLogger("mambalab")
@@ -200,7 +200,7 @@ class TextTask(Task):
         """The tokens of a part of the text.
 
         Raises:
-            UserError: a character has none; says where in the whole text.
+            NoTokenError: a character has none; says where in the whole text.
         """
         try:
             return self.tokenizer.read(part, dtype)
@@ -210,7 +210,7 @@ class TextTask(Task):
                 self.tokenizer.read(text, dtype)
                 raise
             except UserError as error:
-                raise UserError(
+                raise NoTokenError(
                     f"{where}: {error}; replace it there, or name a tokenizer that has it with "
                     "task.tokenizer=FILE"
                 ) from None

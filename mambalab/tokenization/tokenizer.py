@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from mambalab.data import hub
 from mambalab.errors import UserError, first_line, shown
-from mambalab.tokenization.vocabulary import Vocabulary
+from mambalab.tokenization import ends as ends_of_text
+from mambalab.tokenization.ends import CONFIG, GENERATION, SPECIAL_TOKENS
+from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import alias, keep_old_names
 
 VOCABULARY = "vocabulary.json"
 FILE = "tokenizer.json"
-CONFIG = "tokenizer_config.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
 END = "<|endoftext|>"
 _PIECE_CHARS = 1 << 20  # characters tokenized at a time: bounds the memory of the library
@@ -27,11 +28,13 @@ class Tokenizer(Protocol):
 
     Attributes:
         vocab_size: tokens that stand for something; a model may have more outputs, as padding.
-        eos_id: the token that ends a text, or None.
+        eos_id: the first token that ends a text, or None.
+        eos_ids: all of them.
     """
 
     vocab_size: int
     eos_id: int | None
+    eos_ids: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]:
         """Tokenize a prompt; raises UserError for what it cannot express."""
@@ -58,6 +61,7 @@ class Characters:
     """A `Tokenizer` with a token for each character of a vocabulary."""
 
     eos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -93,13 +97,15 @@ class FileTokenizer:
 
     Args:
         path: of the file.
-        eos_id: the token that ends a text if the files beside it name none.
+        eos_id: the token that ends a text if the files beside it and `ends` name none.
+        ends: tokens that end a text, besides those that the files beside it name.
 
     Attributes:
         path: as given.
         content: of the file.
         vocab_size: 1 + the largest id.
-        eos_id: the token that ends a text, or None.
+        eos_id: the first token that ends a text, or None.
+        eos_ids: all of them.
         by_character: whether its tokens are single characters, one for each of a text.
 
     Raises:
@@ -110,14 +116,16 @@ class FileTokenizer:
         super().__init_subclass__(**kwargs)
         keep_old_names(cls, FileTokenizer, _OLD_METHODS)
 
-    def __init__(self, path: Path, eos_id: int | None = None) -> None:
+    def __init__(self, path: Path, eos_id: int | None = None, ends: Sequence[int] = ()) -> None:
         from tokenizers import Tokenizer
 
         self.path = path
         self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
-        except Exception as error:  # the library raises nothing more special
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             raise UserError(f"{path} is no tokenizer: {first_line(error)}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -126,11 +134,8 @@ class FileTokenizer:
         self.vocab_size = 1 + max(tokens.values())
         words = (self.content.get("model") or {}).get("type") == "WordLevel"
         self.by_character = words and all(len(token) == 1 for token in tokens)
-        self.eos_id = self._named_end(path.with_name(CONFIG))
-        if self.eos_id is None:
-            self.eos_id = self._tokenizer.token_to_id(END) if eos_id is None else eos_id
-        if self.eos_id is not None and self.eos_id >= self.vocab_size:
-            self.eos_id = None
+        self.eos_ids = self._ends([*ends_of_text.listed(path.parent), *ends], eos_id)
+        self.eos_id = self.eos_ids[0] if self.eos_ids else None
 
     def tokens(self) -> dict[str, int]:
         """Every token as the file spells it, and its number."""
@@ -173,38 +178,50 @@ class FileTokenizer:
     def start_token(self) -> int:
         """The new line, else the token that ends a text, else the first token."""
         try:
-            return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
-        except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
+            ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
+            return next((i for i in ids if self.decode([i]) == "\n"), ids[0])
+        except BaseException as error:  # also a tokenizer that drops blanks (IndexError)
+            if not _is_failure(error):
+                raise
             return self.eos_id or 0
 
     def assets(self) -> dict[str, str]:
-        """The file, and beside it the name of the token that ends a text."""
+        """The file, and beside it the token that ends a text, or all of several."""
         files = {FILE: json.dumps(self.content) + "\n"}
         if (end := self.end()) is not None:
             files[CONFIG] = json.dumps({"eos_token": end}) + "\n"
+        if len(self.eos_ids) > 1:
+            files[GENERATION] = json.dumps({ends_of_text.KEY: list(self.eos_ids)}) + "\n"
         return files
 
     def _encode(self, piece: str, text: str, around: bool) -> list[int]:
         try:
             return self._tokenizer.encode(piece, add_special_tokens=around).ids
-        except Exception as error:  # as above
-            raise UserError(
-                self._unknown(text) or f"cannot tokenize: {first_line(error)}"
-            ) from None
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
+            if unknown := self._unknown(text):
+                raise NoTokenError(unknown) from None
+            raise UserError(f"{self.path} cannot tokenize this: {first_line(error)}") from None
 
-    def _named_end(self, path: Path) -> int | None:
-        if not path.is_file():
-            return None
-        named: Any = hub.read_json(path).get("eos_token")
-        token = named.get("content") if isinstance(named, dict) else named
-        return self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+    def _ends(self, numbers: list[int], otherwise: int | None) -> tuple[int, ...]:
+        """The tokens that end a text, the one with a name first; numbers of no token left out."""
+        name = ends_of_text.named(self.path.parent)
+        first = None if name is None else self._tokenizer.token_to_id(name)
+        found = [*([] if first is None else [first]), *numbers]
+        if not found:
+            usual = self._tokenizer.token_to_id(END) if otherwise is None else otherwise
+            found = [] if usual is None else [usual]
+        return tuple(i for i in dict.fromkeys(found) if 0 <= i < self.vocab_size)
 
     def _unknown(self, text: str) -> str | None:
         """Describe the first character that has no token; None if all have one."""
         for character in dict.fromkeys(text):
             try:
                 self._tokenizer.encode(character)
-            except Exception:
+            except BaseException as error:
+                if not _is_failure(error):
+                    raise
                 return (
                     f"character {shown(character)} (U+{ord(character):04X}, number "
                     f"{text.index(character) + 1} of the text) is not among the "
@@ -279,12 +296,19 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     if not named.is_dir():
         with hub.explain_failure(key, name, FILE, folder):
             listing = hub.list_files(name)
-            if CONFIG in listing.files and FILE in listing.files:
-                listing.fetch(CONFIG, folder / CONFIG)
+            for beside in (CONFIG, SPECIAL_TOKENS):
+                if beside in listing.files and FILE in listing.files:
+                    listing.fetch(beside, folder / beside)
             listing.fetch(FILE, path)
     if not path.is_file():
         raise UserError(f"{key}={name}: there is no {FILE} in {folder}")
     return path
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether the library failed: it raises nothing more special than Exception, and its panics
+    (a regular expression that takes too long) are none of that."""
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -9,6 +9,11 @@ import numpy as np
 
 from mambalab.errors import UserError, shown
 
+
+class NoTokenError(UserError):
+    """A text has a character for which there is no token."""
+
+
 _PIECE_CHARS = 1 << 20  # characters converted at a time: bounds the memory of encode
 _FORMAT = "mambalab characters 1"
 
@@ -38,7 +43,7 @@ class Vocabulary:
         """Ids of the characters of `text`: (len(text),) of `dtype`.
 
         Raises:
-            UserError: names the first character that is not in the vocabulary.
+            NoTokenError: names the first character that is not in the vocabulary.
         """
         ids = np.empty(len(text), dtype=dtype)
         for start in range(0, len(text), _PIECE_CHARS):
@@ -49,7 +54,7 @@ class Vocabulary:
             unknown = np.flatnonzero(found < 0)
             if len(unknown):
                 at = int(unknown[0])
-                raise UserError(
+                raise NoTokenError(
                     f"character {shown(piece[at])} (U+{ord(piece[at]):04X}, number {start + at + 1}"
                     f" of the text) is not among the {len(self)} characters this model knows: "
                     f"{shown(self.symbols)}"

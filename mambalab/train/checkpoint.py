@@ -145,7 +145,8 @@ def load(
 
 
 def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Load `weights` into `model`; a mismatch names the tensors and raises UserError."""
+    """Load `weights` into `model`; a mismatch, or NaN and Inf in parameters, names the tensors and
+    raises UserError."""
     present = model.state_dict()
     shared = {name: _first_alias(present, name) for name in present}
     missing = [n for n in present if n not in weights and shared[n] not in weights]
@@ -156,6 +157,12 @@ def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], so
     for what, names in (("lacks", missing), ("has the unknown", unknown), ("reshapes", shapes)):
         if names:
             raise UserError(f"{source} {what} {', '.join(names[:3])}: another model's checkpoint?")
+    parameters = {name for name, _ in model.named_parameters()}  # a buffer may well hold -inf
+    if bad := tensors.nonfinite({n: t for n, t in weights.items() if n in parameters}):
+        raise UserError(
+            f"{source}: {bad[0]} has {bad[1]}: a model with it computes nothing; take the weights "
+            "of another run or step"
+        )
     with torch.no_grad():
         for name, tensor in present.items():
             tensor.copy_(weights[name if name in weights else shared[name]])

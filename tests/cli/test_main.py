@@ -97,6 +97,10 @@ def test_version(capsys):
         ("eval -m", "-m: only mambalab train can run several jobs"),
         ("eval outputs/x", "did you mean run=outputs/x?"),
         ("generate ROMEO:", 'ROMEO:: expected KEY=VALUE; did you mean prompt="ROMEO:"?'),
+        ("generate num_beams=4", "num_beams: no such key; there is no beam search: temperature=0"),
+        ("generate do_sample=true", "do_sample: no such key; temperature=0 takes"),
+        ("train num_beams=4", "num_beams: no such key"),
+        ("generate latest x", "x: expected KEY=VALUE"),
         ("data fetch", "data fetch: which data set?"),
         ("data list a b", "b: expected KEY=VALUE"),
         ("completion", "write mambalab completion bash|zsh|fish"),
@@ -119,6 +123,16 @@ def test_settings_reach_the_command(command):
     command("train", lambda cfg: seen.append(cfg) or 0)
     assert main.main(["train", "seed=3", "model=transformer"]) == 0
     assert (seen[0].seed, seen[0].model.name) == (3, "transformer")
+
+
+@pytest.mark.parametrize("verb", ["generate", "eval", "inspect", "export"])
+def test_the_newest_run_by_its_word_alone(command, verb):
+    seen = []
+    command(verb, lambda cfg: seen.append(cfg) or 0)
+    more = ["out=x"] if verb == "export" else []
+    assert main.main([verb, "latest", *more]) == 0
+    assert main.main([verb, "latest", "run=other", *more]) == 0
+    assert [cfg.run for cfg in seen] == ["latest", "other"]
 
 
 def test_plain_words_are_settings(command):

@@ -1,9 +1,17 @@
 """Rules of sampling against the distributions that their definitions give."""
 
+import math
+
 import pytest
 import torch
 
-from mambalab.generation.sampling import Sampler, Sampling, penalised, probabilities
+from mambalab.generation.sampling import (
+    NonFiniteLogitsError,
+    Sampler,
+    Sampling,
+    penalised,
+    probabilities,
+)
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
 
@@ -76,3 +84,73 @@ def test_a_sequence_draws_the_same_wherever_it_stands():
     for b in range(3):
         alone = Sampler(Sampling(), [torch.tensor([0])], 50, 7 + b)(logits[b : b + 1])
         assert alone == together[b]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "rules", [{}, {"temperature": 0}, {"top_k": 2, "top_p": 0.5, "min_p": 0.1}]
+)
+def test_output_that_is_no_number_is_an_error_of_ours(rules, value):
+    prompts = [torch.tensor([0])] * 2
+    logits = torch.zeros(2, 4)
+    logits[1, 2] = value
+    with pytest.raises(NonFiniteLogitsError, match="the model's output is not finite"):
+        Sampler(Sampling(**rules), prompts, 4, 0)(logits)
+    padding = Sampling(**rules, allowed=2)  # never looked at
+    assert (Sampler(padding, prompts, 4, 0)(logits) < 2).all()
+
+
+def test_minus_infinity_is_a_token_that_cannot_come():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
+    for rules in (Sampling(), Sampling(temperature=0), Sampling(top_p=0.5, min_p=0.5)):
+        assert Sampler(rules, [torch.tensor([0])], 3, 0)(logits) == 1
+    with pytest.raises(NonFiniteLogitsError):
+        Sampler(Sampling(), [torch.tensor([0])], 3, 0)(torch.full((1, 3), -math.inf))
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"temperature": 1e-46}, [1, 0, 0, 0]),
+        ({"temperature": 5e-324, "top_p": 5e-324, "min_p": 5e-324}, [1, 0, 0, 0]),
+        ({"temperature": 1e308}, [0.25] * 4),
+        ({"top_p": 1e-46}, [1, 0, 0, 0]),
+        ({"min_p": 1e-300}, [0.5, 0.3, 0.15, 0.05]),
+        ({"repetition_penalty": 1e-46}, [1, 0, 0, 0]),  # token 0, of the prompt, has ~0 now
+        ({"repetition_penalty": 1e308}, [0, 0.6, 0.3, 0.1]),
+    ],
+)
+def test_rules_at_the_ends_of_their_ranges(rules, expected):
+    logits = P.log() - 100.0
+    torch.testing.assert_close(
+        shares(400, logits=logits, **rules), torch.tensor(expected).double(), atol=0.1, rtol=0
+    )
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-46, 1e-45, 1e-30, 1e30, 1e46, 1e308])
+def test_any_penalty_leaves_numbers(penalty):
+    scores = torch.tensor([[3e38, -3e38, 0.0, 1.0, -1.0, -math.inf, 1e-40]])
+    found = penalised(scores, torch.ones_like(scores, dtype=torch.bool), penalty)
+    assert found.isneginf().tolist() == scores.isneginf().tolist()
+    assert not found.isnan().any()
+    assert (found[scores == 0] == 0).all()
+    rules = Sampling(temperature=1e-30, repetition_penalty=penalty)
+    Sampler(rules, [torch.arange(7)], 7, 0)(scores)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        *({"temperature": t} for t in (-1.0, -1e-46, math.nan, math.inf)),
+        *({"top_k": k} for k in (0, -1)),
+        *({"top_p": p} for p in (0.0, -0.1, 1.1, math.nan)),
+        *({"min_p": p} for p in (-0.1, 1.1, math.nan)),
+        *({"repetition_penalty": p} for p in (0.0, -1.0, math.nan, math.inf)),
+        {"allowed": 0},
+    ],
+    ids=str,
+)
+def test_rules_outside_their_ranges(rules):
+    (name,) = rules
+    with pytest.raises(ValueError, match=f"{name}=.*: must be "):
+        Sampling(**rules)

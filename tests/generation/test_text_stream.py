@@ -1,8 +1,11 @@
 """Text as it comes, token by token."""
 
+import random
+
 import pytest
 
-from mambalab.generation.text_stream import Writer
+from mambalab.generation.text_stream import Writer, continuation
+from tests.tokenization.kinds import KINDS
 
 
 class Bytes:
@@ -72,3 +75,56 @@ def test_stop_strings(text, stop, expected):
 def test_the_end_token_ends_it():
     writer, _ = write(b"ab\x00cd")
     assert (writer.text, writer.stopped_by, writer.tokens) == ("ab", "eos", 3)
+
+
+class Of:
+    """A tokenizer of the library as a decoder."""
+
+    eos_id = None
+
+    def __init__(self, made):
+        self.made = made
+
+    def decode(self, ids):
+        return self.made.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prompt", [[], [1], [1, 2], [1, 2, 3] * 30])
+def test_a_text_is_what_decoding_adds_to_the_prompt(kind, prompt):
+    decoder = Of(KINDS[kind]())
+    for new in ([2, 3], [3], [2, 4, 1], [0, 2], [4, 4]):
+        whole, known = decoder.decode([*prompt, *new]), decoder.decode(prompt)
+        writer = Writer(decoder, (), prompt)
+        pieces = [*(writer.add(token) for token in new), writer.finish()]
+        assert known + "".join(pieces) == whole
+        assert known + continuation(decoder, prompt, new) == whole
+    if prompt:
+        writer = Writer(decoder, [" king"], prompt)
+        writer.add(2)
+        assert (writer.stopped_by, writer.text) == ("stop", "")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_bytes_after_prompts_that_end_anywhere(seed):
+    """Also inside a character, and after more characters than the context has tokens."""
+    draw = random.Random(seed)
+    data = ("é☃🐍a" * 20).encode()
+    for _ in range(40):
+        cut = draw.randrange(len(data))
+        prompt, new = list(data[:cut]), list(data[cut:])
+        writer = Writer(Bytes(), (), prompt)
+        text = "".join([writer.add(token) for token in new] + [writer.finish()])
+        whole = data[:cut].decode(errors="ignore")  # without the half character at its end
+        assert whole + text == data.decode()
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "llama"])
+def test_a_byte_that_belongs_to_no_character_leaves_the_text_before_it(kind):
+    decoder = Of(KINDS[kind]())
+    writer = Writer(decoder, (), [1])
+    assert writer.add(2) + writer.add(3) == " king is"
+    if kind == "llama":
+        snowman = [decoder.made.token_to_id(f"<0x{b:02X}>") for b in "☃".encode()]
+        assert [writer.add(token) for token in snowman] == ["", "", "☃"]
+        assert writer.add(decoder.made.token_to_id("<0xFF>")) + writer.finish() == "\ufffd"

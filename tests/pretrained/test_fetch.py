@@ -50,6 +50,18 @@ def test_a_checkpoint_is_fetched_once(hub, tmp_path):
     assert len(hub.requests) == asked
 
 
+def test_files_beside_a_tokenizer_come_too(hub, tmp_path):
+    hub.files = dict.fromkeys(WHOLE, b"{}")
+    beside = ("generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
+    hub.files |= dict.fromkeys((*beside, "tokenizer.model"), b"{}")
+    assert names(fetch.checkpoint(NAME, tmp_path)) == sorted((*WHOLE, *beside))
+
+
+def test_a_tokenizer_of_another_kind_comes_to_be_named(hub, tmp_path):
+    hub.files = dict.fromkeys(("config.json", "model.safetensors", "tokenizer.model"), b"{}")
+    assert names(fetch.checkpoint(NAME, tmp_path)) == sorted(hub.files)
+
+
 def test_a_checkout_that_is_not_installed_fetches_too(hub, tmp_path, monkeypatch):
     def absent(name):
         raise metadata.PackageNotFoundError(name)

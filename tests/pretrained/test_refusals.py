@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mambalab.errors import UserError
+from mambalab.pretrained import tokens
 from mambalab.pretrained.layout import Layout, config_of
 from mambalab.pretrained.load import load
 
@@ -67,8 +68,14 @@ def test_what_is_refused_below_is_loaded_as_it_is(put):
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"hidden_size": "wide"}, "hidden_size='wide': must be a whole number"),
         ({"hidden_size": 0, "intermediate_size": 0}, "hidden_size=0: must be at least 1"),
-        ({"intermediate_size": 70}, "intermediate_size=70: must be expand=2 times hidden_size=32"),
-        ({"hidden_size": 48}, "intermediate_size=64: must be expand=2 times hidden_size=48"),
+        (
+            {"intermediate_size": 70},
+            "intermediate_size=70: another than a multiple of hidden_size=32 is",
+        ),
+        ({"hidden_size": 48}, "intermediate_size=64: another than a multiple of hidden_size=48 is"),
+        ({"intermediate_size": 31}, "a multiple of hidden_size=32 is not supported"),
+        ({"intermediate_size": "64"}, "intermediate_size='64': must be a whole number"),
+        ({"intermediate_size": 96}, "has the shape (64, 8), config.json asks for (96, 8)"),
         ({"layer_norm_epsilon": -1.0}, "must be a number above 0"),
         ({"tie_word_embeddings": "yes"}, "must be true or false"),
         ({"tie_word_embeddings": False}, "the tensors lack lm_head.weight"),
@@ -124,6 +131,43 @@ def test_tensors_that_are_no_floats(put, tensors):
     assert f"{NAME} is torch.int8" in refused(put())
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (float("nan"), torch.float32, "NaN in 1 of 64 values"),
+        (float("-inf"), torch.bfloat16, "Inf in 1 of 64 values"),
+        (1e300, torch.float64, "Inf in 1 of 64 values"),  # too large for float32
+    ],
+)
+def test_values_that_are_no_numbers(put, tensors, value, dtype, said):
+    tensors[NAME] = tensors[NAME].to(dtype)
+    tensors[NAME][5] = value
+    assert f"{NAME} has {said}" in refused(put())
+    tensors[NAME][5] = 0
+    tensors["backbone.embeddings.weight"][16] = float("nan")
+    assert "backbone.embeddings.weight has NaN in 32 of 544 values" in refused(put())
+    tensors["backbone.embeddings.weight"][16] = 3e38  # a sum overflows, no value does
+    load(put(), CPU)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_links_that_lead_nowhere(put, tmp_path, name):
+    folder = put()
+    (folder / name).rename(tmp_path.parent / f"{tmp_path.name}-{name}")
+    (folder / name).symlink_to("../blobs/0123")
+    assert f"{folder / name} is a link to '../blobs/0123', where there is no file" in refused(
+        folder
+    )
+
+
+def test_a_tokenizer_that_is_a_link_to_nothing(tmp_path):
+    (tmp_path / "tokenizer.json").symlink_to("../blobs/0123")
+    with pytest.raises(
+        UserError, match=r"json is a link to '\.\./blobs/0123', where.*tokenizer=FILE"
+    ):
+        tokens.choose(None, tmp_path, tmp_path, rows=50280, eos_id=None)
+
+
 def test_weights_that_are_not_there(put):
     folder = put()
     (folder / "model.safetensors").unlink()
@@ -149,6 +193,11 @@ def test_a_shard_that_is_missing(put, tensors):
     assert "b.safetensors is missing: model.safetensors.index.json names it" in line
     index.write_text(json.dumps({"weight_map": {NAME: "../b.safetensors"}}))
     assert "names '../b.safetensors', which is no file beside it" in refused(folder)
+    for name in ("/etc/passwd", "..", "", "a/b", "x" * 300, "\0", "\x1b[2J", "\ud800"):
+        index.write_text(json.dumps({"weight_map": {NAME: name}}))
+        line = refused(folder)
+        assert "which is no file beside it" in line
+        assert line.isprintable()
     index.write_text("{}")
     assert "it has no weight_map" in refused(folder)
 
@@ -238,5 +287,65 @@ def test_pickles_that_are_damaged(put, tensors):
         assert "is damaged" in refused(folder)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert "fetch that with git lfs pull" in refused(folder)
-    torch.save({"model": tensors}, file)
-    assert "is no state dict" in refused(folder)
+    for content in ({"model": 3}, {"model": [tensors]}, [tensors], {}, {"a": {"b": {"c": {}}}}):
+        torch.save(content, file)
+        assert "is no state dict" in refused(folder)
+    torch.save({**tensors, "step\x1b[2J": 3}, file)
+    assert refused(folder).endswith("is wanted; step\\x1b[2J is a int")
+
+
+@pytest.fixture
+def pickled(put, tensors):
+    """A function that writes a checkpoint with a pickle of something in place of the tensors."""
+
+    def write(content):
+        folder = put()
+        (folder / "model.safetensors").unlink()
+        torch.save(content, folder / "pytorch_model.bin")
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("key", [7, b"name", None, (1, 2), 1.5, True])
+def test_names_that_are_no_texts(pickled, tensors, key):
+    assert f"{key!r} names a tensor: names must be texts" in refused(
+        pickled({**tensors, key: torch.ones(2)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("strange", "said"),
+    [
+        (lambda: torch.empty(64, device="meta"), "has no values (device meta)"),
+        (lambda: torch.ones(64).to_sparse(), "is sparse or nested"),
+        (lambda: torch.eye(64).to_sparse_csr(), "is sparse or nested"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]), None),
+        (lambda: torch.quantize_per_tensor(torch.ones(64), 0.1, 0, torch.qint8), "is torch.qint8"),
+        (lambda: torch.ones(64, dtype=torch.complex64), "is torch.complex64"),
+        (lambda: torch.ones(64).to(torch.float8_e4m3fn), "is torch.float8_e4m3fn"),
+        (lambda: torch.tensor(1.0), "has the shape ()"),
+        (lambda: torch.ones(0), "has the shape (0,)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds(pickled, tensors, strange, said):
+    line = refused(pickled({**tensors, NAME: strange()}))
+    print(line)
+    assert f"{NAME} {said}" in line if said else "pytorch_model.bin" in line
+
+
+def test_tables_in_tables(pickled, tensors, caplog):
+    caplog.set_level("INFO", "mambalab")
+    adam = {"step": torch.ones(()), "exp_avg": torch.ones(2)}
+    for wrapped, where in (
+        ({"model": tensors, "step": 3}, "model"),
+        ({"state_dict": tensors, "optimizer": {"state": {0: adam}, "lr": 1}}, "state_dict"),
+        ({"weights": tensors, "moments": {0: adam}, 7: {"mean": torch.ones(3)}}, "weights"),
+        ({"checkpoint": {"model": tensors}}, "checkpoint.model"),
+    ):
+        caplog.clear()
+        load(pickled(wrapped), CPU)
+        assert f"the weights are those under {where}" in caplog.text
+    line = refused(pickled({"model": tensors, "ema": dict(tensors)}))
+    assert "holds several tables of tensors, model, ema: save one of them alone" in line

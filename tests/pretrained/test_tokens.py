@@ -8,7 +8,8 @@ from mambalab.data import hub
 from mambalab.errors import UserError
 from mambalab.pretrained import tokens
 from mambalab.pretrained.tokens import characters
-from mambalab.tokenization.tokenizer import END, NEOX, Characters, FileTokenizer
+from mambalab.tokenization import ends
+from mambalab.tokenization.tokenizer import END, NEOX, Characters, FileTokenizer, load_from_run
 from mambalab.tokenization.vocabulary import Vocabulary
 
 SYMBOLS = "".join(sorted(set("\n\r\t '!.?abcdeXYZé☃😀一\u0301\u200b</s>[]{}")))
@@ -85,7 +86,8 @@ def test_byte_pairs(tmp_path):
     assert tokenizer.decode([FileTokenizer(path, eos_id=7).eos_id]) == "the"
 
 
-def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
+def test_which_tokenizer_is_taken(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mambalab")
     folder, data = tmp_path / "model", tmp_path / "data"
     folder.mkdir()
     named = bpe(tmp_path / "named" / "tokenizer.json", rows=290)
@@ -96,6 +98,7 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
         return tokens.choose(name, folder, data, rows=rows, eos_id=None).vocab_size
 
     assert size() == size(NEOX, 300) == neox
+    assert f"{folder} has no tokenizer.json: taking that of {NEOX}, {data}" in caplog.text
     with pytest.raises(UserError, match=r"has no tokenizer\.json: name one with tokenizer=FILE"):
         size(rows=300)
     beside = bpe(folder / "tokenizer.json", rows=270)
@@ -117,9 +120,68 @@ def test_which_tokenizer_is_taken(tmp_path, monkeypatch):
         size(str(tmp_path / "notes.txt"))
 
 
+def test_a_regular_expression_that_takes_too_long(tmp_path):
+    content = characters("a!")
+    content["pre_tokenizer"]["pattern"]["Regex"] = "(a+)+$"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot tokenize this: .*retry-limit"):
+        FileTokenizer(tmp_path / "tokenizer.json").encode("a" * 5000 + "!")
+
+
 @pytest.mark.parametrize("content", ["{}", '{"model": 3}', "[]", "{", ""])
 def test_files_that_are_no_tokenizer(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json is (no tokenizer|damaged): ") as error:
         FileTokenizer(tmp_path / "tokenizer.json")
     assert "\n" not in str(error.value)
+
+
+def test_several_end_tokens_stay_with_what_is_written(tmp_path):
+    bpe(tmp_path / "tokenizer.json")
+    made = FileTokenizer(tmp_path / "tokenizer.json", ends=(5, 0, 9, 5, 999, -1))
+    assert (made.eos_id, made.eos_ids) == (5, (5, 0, 9))
+    (tmp_path / "run").mkdir()
+    for name, text in made.assets().items():
+        (tmp_path / "run" / name).write_text(text)
+    assert load_from_run(tmp_path / "run").eos_ids == made.eos_ids
+
+
+@pytest.mark.parametrize("named", ["</s>", [0, "</s>"], True, 0.5, {"id": 0}])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_end_tokens_that_are_no_numbers(tmp_path, named, file):
+    with pytest.raises(UserError, match=rf"{file}: eos_token_id=.*: must be the number of a token"):
+        ends.numbers(named, tmp_path / file)
+
+
+def test_an_end_token_that_the_tokenizer_lacks_is_named(tmp_path, caplog):
+    size = bpe(tmp_path / "tokenizer.json")
+    options = {"rows": size, "eos_id": None, "ends": (size + 7,)}
+    assert tokens.choose(None, tmp_path, tmp_path, **options).eos_ids == ()
+    assert f"eos_token_id {size + 7} would end a text there, but" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer.model", "vocab.json", "vocab.txt", "spm.model", "qwen.tiktoken"]
+)
+def test_a_tokenizer_of_another_kind_is_named(tmp_path, monkeypatch, file):
+    """Rather than another tokenizer taken in its place."""
+    folder, data = tmp_path / "model", tmp_path / "data"
+    folder.mkdir()
+    neox = bpe(data / "tokenizers/gpt-neox-20b/tokenizer.json")
+    monkeypatch.setattr(hub, "preflight", pytest.fail)
+    (folder / file).touch()
+    for rows in (300, 65_024):
+        with pytest.raises(UserError, match=rf"has {file} and no tokenizer\.json.*tokenizer=FILE"):
+            tokens.choose(None, folder, data, rows=rows, eos_id=None)
+    assert tokens.choose(NEOX, folder, data, rows=300, eos_id=None).vocab_size == neox
+    beside = bpe(folder / "tokenizer.json", rows=270)
+    assert tokens.choose(None, folder, data, rows=300, eos_id=None).vocab_size == beside
+
+
+def test_what_the_library_says_of_a_strangers_file_prints(tmp_path):
+    content = characters("ab")
+    content["decoder"] = {"type": "\x1b[2J"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no tokenizer") as error:
+        FileTokenizer(tmp_path / "tokenizer.json")
+    assert str(error.value).isprintable()

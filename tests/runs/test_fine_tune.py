@@ -314,3 +314,7 @@ def test_inspect_reads_such_a_run(checkpoint, capsys, tokens):
     assert unit[-1] == ("token" if tokens == "pairs" else "character")
     assert len(found["loss"]) == len(found["guesses"]) == len(found["labels"])
     assert sum(found["loss"][1:]) / (len(found["loss"]) - 1) == pytest.approx(float(mean), abs=1e-3)
+    Path("text.txt").write_text(OTHER + "\N{SNOWMAN}")  # for which characters have no token
+    capsys.readouterr()
+    assert main.main(["eval", "run=run"]) == 1
+    assert one_line(capsys).endswith("bring them back, or point data_dir or path to them")

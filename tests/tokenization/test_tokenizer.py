@@ -19,6 +19,7 @@ from mambalab.tokenization.tokenizer import Characters, FileTokenizer, find, loa
 from mambalab.tokenization.vocabulary import Vocabulary
 from mambalab.utils.renamed import current
 from tests.pretrained.test_tokens import bpe
+from tests.tokenization.kinds import KINDS
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nNa\u00efve \u2603 the fox.\n" * 20
 
@@ -246,3 +247,10 @@ def test_a_tokenizer_of_ones_own_with_the_old_name_is_asked_by_it(tmp_path, monk
         assert started(late) == 5
         late.opening = lambda: 6
         assert started(late) == 6
+
+
+def test_the_new_line_a_text_begins_with(tmp_path):
+    """Also where the tokenizer puts a blank before it."""
+    KINDS["llama"]().save(str(tmp_path / "tokenizer.json"))
+    found = FileTokenizer(tmp_path / "tokenizer.json")
+    assert found.decode([found.start_token()]) == "\n"

@@ -168,3 +168,14 @@ def test_other_models_are_refused(tmp_path):
         checkpoint.restore_weights(
             Tied(), {**Tied().state_dict(), "extra": torch.ones(1)}, tmp_path
         )
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    model = nn.Linear(3, 2)
+    model.register_buffer("mask", torch.full((2,), -torch.inf))  # no harm in that
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpoint.restore_weights(model, weights, tmp_path)
+    weights["weight"][1, 2] = torch.nan
+    with pytest.raises(UserError, match=f"{tmp_path}: weight has NaN in 1 of 6 values"):
+        checkpoint.restore_weights(model, weights, tmp_path)
+    assert model.weight.isfinite().all()
