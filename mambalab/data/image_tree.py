@@ -277,12 +277,6 @@ def same_name(name: str, names: Iterable[str]) -> str | None:
     return next((other for other in every if normalize("NFC", other) == plain), None)
 
 
-def alike(name: str) -> str:
-    """Write a name so that those which people take for the same are equal: capitals, blanks and
-    the ways to write an accent are evened out."""
-    return normalize("NFKC", name).casefold().strip()
-
-
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))

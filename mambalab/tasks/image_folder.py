@@ -17,7 +17,7 @@ from mambalab.errors import UserError
 from mambalab.settings.task import FolderSettings
 from mambalab.tasks.images import ImageData, Images, PatchTask, smaller
 from mambalab.tasks.sampling import permutation
-from mambalab.utils.text import printable
+from mambalab.utils.text import alike, printable
 
 LOG = logging.getLogger("mambalab")
 _MAX_PIXEL_BYTES = 8_000_000_000  # bytes of pixels that are kept in memory
@@ -140,8 +140,8 @@ class ImageFolderTask(PatchTask):
                 f"{tree.path}: one sub-folder, {printable(tree.classes[0])}, has images; at least "
                 f"two classes are needed{hint}"
             )
-        alike = Counter(map(image_tree.alike, tree.classes))
-        if twins := [name for name in tree.classes if alike[image_tree.alike(name)] > 1]:
+        times = Counter(map(alike, tree.classes))
+        if twins := [name for name in tree.classes if times[alike(name)] > 1]:
             LOG.warning(
                 "%s: sub-folders with nearly the same name are classes of their own: %s",
                 path,
@@ -159,7 +159,7 @@ class ImageFolderTask(PatchTask):
         for label, (name, count) in enumerate(zip(tree.classes, counts, strict=True)):
             match = image_tree.same_name(name, classes)
             if match is None and count:
-                near = [c for c in classes if image_tree.alike(c) == image_tree.alike(name)]
+                near = [c for c in classes if alike(c) == alike(name)]
                 called = f" (there it is called {near[0]})" if near else ""
                 raise UserError(
                     f"{tree.path}: the class {printable(name)} has images here and none in train"
