@@ -46,3 +46,5 @@ def check_metrics(metrics: Any, chosen_by: str) -> None:
             f"the task's measure must return {chosen_by}, by which checkpoints are chosen "
             f"(the task's `metric`); it returned {names}"
         )
+    if metrics[chosen_by] is None:
+        raise UserError(f"the task's measure returns None for {chosen_by}, not a number")
