@@ -2,6 +2,8 @@
 
 import math
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch import nn
 
 from mambalab.cli import main
 from mambalab.errors import UserError
-from mambalab.runs import user_code
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs import callbacks, user_code
 from mambalab.tasks.base import Task
 from tests.lab import TINY, one_line, only_run, summary
 
@@ -206,27 +209,24 @@ def test_a_measure_that_breaks_its_promise_is_told_at_the_start(kind):
 
 
 def test_a_measure_is_tried_with_one_batch_and_draws_nothing(caplog):
-    before = torch.get_rng_state()
+    model, before = nn.Linear(1, 1), torch.get_rng_state()
     task = Judged({"val/score": math.nan}, batches=9)
-    user_code.check_measure(nn.Linear(1, 1), task, torch.device("cpu"))
+    user_code.check_measure(model, task, torch.device("cpu"))
     assert (task.seen, task.on_eval_batch) == (1, None)
     assert not caplog.text
     task.batches = 1
-    user_code.check_measure(nn.Linear(1, 1), task, torch.device("cpu"))
+    user_code.check_measure(model, task, torch.device("cpu"))
     assert "before training, measure gives nan for val/score" in caplog.text
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_run_without_a_loss_to_draw_ends_well(own, folder, capsys):
-    own(
-        "own_score",
-        "from mambalab.tasks.text import TextTask\nclass Own(TextTask):\n metric = 'val/score'\n"
-        " def measure(self, model, split): return {f'{split}/score': 1.0}\n",
-    )
-    short = ["trainer.log_every=100", "trainer.max_steps=1", "trainer.sample_chars=0"]
-    assert train("task=own", "model=mamba", *short) == 0
-    assert "no picture: " in capsys.readouterr().err
-    assert summary(only_run(folder))["status"] == "FINISHED"
+def test_a_run_without_a_loss_to_draw_ends_well(tmp_path, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/score": 0.5}\n')
+    recorder: Any = SimpleNamespace(artifact=pytest.fail)
+    callbacks.LossPicture(RunFolder(tmp_path), recorder, unit="nats")._draw()
+    assert f"no picture: {tmp_path} holds no loss to draw yet" in caplog.text
 
 
 def test_what_a_class_raises_in_training_is_one_line_and_the_log_has_the_rest(
@@ -234,7 +234,8 @@ def test_what_a_class_raises_in_training_is_one_line_and_the_log_has_the_rest(
     folder,
     capsys,
 ):
-    more = "def forward(self, tokens): return self.both(tokens) + (self.absent if self.training else 0)\n    def other"
+    answer = "self.both(tokens) + (self.absent if self.training else 0)"
+    more = f"def forward(self, tokens): return {answer}\n    def other"
     own("own_raises", IMPORT + STATELESS.format(more="").replace("def forward", more))
     assert train("task=text", "model=own") == 1
     shown = capsys.readouterr().err.splitlines()
