@@ -10,6 +10,7 @@ from mambalab.runs import load, user_code
 from mambalab.runs.build import build_task
 from mambalab.runs.load import LoadedRun
 from mambalab.tasks.base import Task
+from mambalab.train.checks import describe_changes
 
 
 def places(loaded: LoadedRun) -> list[str]:
@@ -61,7 +62,7 @@ def prepared_task(
             f"name the place where it lies now with path=FILE_OR_FOLDER"
         )
     vocabulary = load.own_tokenizer(loaded.path, settings)
-    wanted = (loaded.summary.data or {}).get("sha256")
+    trained_on = loaded.summary.data or {}
     problem: UserError | None = None
     for place in tries:
         at = settings
@@ -74,11 +75,13 @@ def prepared_task(
         except UserError as error:  # another file of this name, perhaps
             problem = problem or error
             continue
-        if task.fingerprint().get("sha256") == wanted:
+        found = task.fingerprint()
+        if found.get("sha256") == trained_on.get("sha256"):
             return task
         problem = UserError(
-            f"the data of task {task.name} are not those {loaded.path} was trained on: "
-            f"bring them back, or point data_dir or path to them"
+            f"the data of task {task.name} are not those {loaded.path} was trained on"
+            f"{describe_changes(trained_on, found)}: bring them back, or point data_dir or path to "
+            "them"
         )
     assert problem is not None, "there is at least one place"
     raise problem
