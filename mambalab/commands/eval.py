@@ -1,6 +1,5 @@
 """`mambalab eval`: score a run's best weights on a split of its data."""
 
-import dataclasses
 import inspect
 import os
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
-from mambalab.settings.task import TaskSettings
 from mambalab.utils import console
 from mambalab.utils.renamed import current
 
 if TYPE_CHECKING:
-    from mambalab.runs import load
+    from mambalab.runs.load import LoadedRun
     from mambalab.tasks.base import Task
 
 
@@ -54,30 +52,19 @@ def run(settings: EvalSettings) -> int:
     """
     from mambalab.plots import tables
     from mambalab.records import reader
-    from mambalab.runs import load, user_code
-    from mambalab.runs.build import build_task
-    from mambalab.tokenization.vocabulary import NoTokenError
+    from mambalab.runs import data_place, load, user_code
     from mambalab.train import runtime
     from mambalab.train.progress import watching
 
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     loaded = load.load_run(path, device=settings.device, trust=settings.trust)
-    trained = dataclasses.replace(loaded.settings, task=_with_path(settings, loaded))
-    vocabulary = load.own_tokenizer(path, loaded.settings)
-    task = build_task(trained, data_dir=settings.data_dir, vocabulary=vocabulary)
-    _check_split(task, settings.split)
-    trained_on = loaded.summary.data or {}
-    try:
-        user_code.prepare(task, loaded.device)
-        known = trained_on.get("sha256") == task.fingerprint().get("sha256")
-    except NoTokenError:  # a run's own tokens fit the text that it was trained on
-        known = False
-    if not known:
-        raise UserError(
-            f"the data of task {task.name} are not those {path} was trained on: "
-            f"bring them back, or point data_dir or path to them"
-        )
+    task = data_place.prepared_task(
+        loaded,
+        path=settings.path,
+        data_dir=settings.data_dir,
+        check=lambda task: _check_split(task, settings.split),
+    )
     options = {}
     if settings.stateful:
         _check_stateful(task, loaded)
@@ -106,22 +93,6 @@ def run(settings: EvalSettings) -> int:
     return 0
 
 
-def _with_path(settings: EvalSettings, loaded: "load.LoadedRun") -> TaskSettings:
-    """Return the task's settings with the path at which its file is now."""
-    task = loaded.settings.task
-    if settings.path is not None:
-        if not hasattr(task, "path"):
-            raise UserError(f"path={settings.path}: task {task.name} has no task.path to replace")
-        return dataclasses.replace(task, path=settings.path)
-    named = getattr(task, "path", None)
-    if named is not None and not (found := Path(named).expanduser().absolute()).exists():
-        raise UserError(
-            f"{found}: not found, which is task.path={named} of {loaded.path}; "
-            f"name the place where it lies now with path=FILE_OR_FOLDER"
-        )
-    return task
-
-
 def _check_split(task: "Task", split: Split) -> None:
     if split.value not in task.splits:
         known = [s.value for s in Split if s.value in task.splits]
@@ -130,7 +101,7 @@ def _check_split(task: "Task", split: Split) -> None:
         )
 
 
-def _check_stateful(task: Any, loaded: "load.LoadedRun") -> None:
+def _check_stateful(task: Any, loaded: "LoadedRun") -> None:
     if "stateful" not in inspect.signature(type(task).evaluate).parameters:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:

@@ -48,7 +48,9 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
 
 # Settings that older recorded runs do not have. Null in them means the same as their absence: it
 # makes no other run and no other folder.
-NULL_MEANS_ABSENT = frozenset(["model.vocab_size", "model.pretrained", "task.tokenizer"])
+NULL_MEANS_ABSENT = frozenset(
+    ["model.vocab_size", "model.pretrained", "task.tokenizer", "task.background"]
+)
 
 
 @dataclass

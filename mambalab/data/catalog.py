@@ -11,6 +11,15 @@ __all__ = ["CATALOG", "DataFile", "Dataset", "GzipFile", "HubDataset", "HubFile"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
 _CIFAR10 = "uoft-cs/cifar10"
 
+
+def _mnist_places(name: str) -> tuple[str, ...]:
+    """Paths below data_dir at which a file of MNIST often is: other folders, and the name with a
+    dot (`train-labels.idx1-ubyte`) that is inside the published .gz."""
+    dotted = name.replace("-idx", ".idx")
+    folders = ("MNIST/raw/", "MNIST/", "mnist/raw/", "mnist/", "")
+    return tuple(f"{folder}{spelled}" for folder in folders for spelled in (name, dotted))
+
+
 CATALOG: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
@@ -48,6 +57,7 @@ CATALOG: dict[str, Dataset] = {
                     size=size,
                     content_sha256=content_sha256,
                     content_size=content_size,
+                    also=_mnist_places(name),
                 )
                 for name, size, sha256, content_size, content_sha256 in (
                     (

@@ -105,19 +105,30 @@ class GzipFile(DataFile):
     Attributes:
         path: of the unzipped file; the compressed one has `.gz` appended.
         content_sha256, content_size: of the unzipped content.
+        also: other paths below data_dir at which people have the unzipped file.
     """
 
     content_sha256: str
     content_size: int
+    also: tuple[str, ...] = ()
 
     def target(self, data_dir: Path) -> Path:
         """The path that the .gz is fetched to."""
         return data_dir / f"{self.path}.gz"
 
     def find(self, data_dir: Path) -> Path | None:
-        """The unzipped file, else the .gz; None if neither is here."""
+        """The unzipped file, else the .gz; else one of `also` that has the published content (other
+        data sets use the same names). None if none is here."""
         paths = (data_dir / self.path, self.target(data_dir))
-        return next((path for path in paths if os.path.exists(path)), None)
+        others = (data_dir / f"{name}{end}" for name in self.also for end in ("", ".gz"))
+        found = (path for path in paths if os.path.exists(path))
+        return next(found, None) or next(filter(self._is_published, others), None)
+
+    def _is_published(self, path: Path) -> bool:
+        try:
+            return os.path.isfile(path) and self._fault(path) is None
+        except UserError:
+            return False
 
     def fault(self, data_dir: Path) -> str | None:
         """Compare the content with the published one: what is wrong in words, or None.
@@ -125,7 +136,9 @@ class GzipFile(DataFile):
         Raises:
             UserError: the file cannot be read.
         """
-        path = self.find(data_dir) or self.target(data_dir)
+        return self._fault(self.find(data_dir) or self.target(data_dir))
+
+    def _fault(self, path: Path) -> str | None:
         digest, size = hashlib.sha256(), 0
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mambalab.data import hub
 from mambalab.data.dataset import DataFile, Dataset
 from mambalab.data.download import LOG, DownloadError
+from mambalab.data.image_tree import formats
 from mambalab.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -65,7 +66,12 @@ class HubFile(DataFile):
         with _parquet(path) as file:
             if file is None:
                 return "no parquet file"
-            schema = file.schema_arrow
+            try:
+                schema = file.schema_arrow
+            except (ValueError, pa.ArrowException) as error:  # names that are no text, say
+                return f"its schema is damaged: {first_line(error)}"
+            if double := [name for name in _COLUMNS if schema.names.count(name) > 1]:
+                return f"more than one column {double[0]!r}"
             absent = [name for name in _COLUMNS if name not in schema.names]
             if absent:
                 return f"no column {absent[0]!r}; it has: {', '.join(schema.names)}"
@@ -104,7 +110,7 @@ class HubFile(DataFile):
                     for cell in batch["img"].to_pylist():
                         seen[self._decode(cell, path, row)] += 1
                         row += 1
-        except pa.ArrowException as error:
+        except (ValueError, pa.ArrowException) as error:  # a path that is no text, say
             raise UserError(f"{path}: column 'img' is damaged: {first_line(error)}") from None
         formats = " and ".join(
             (f"{count:,} " if len(seen) > 1 else "") + _FORMATS.get(name, name)
@@ -119,10 +125,12 @@ class HubFile(DataFile):
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(cell["bytes"])) as image:  # pyright: ignore
+            with Image.open(io.BytesIO(cell["bytes"]), formats=formats()) as image:  # pyright: ignore
                 image.load()
                 size, kind = image.size, image.format or "unknown"
-        except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # readers of damaged files raise whatever they stumble over
             raise UserError(f"{path}, row {row}: not an image ({first_line(error)})") from None
         if size != (self.side, self.side):
             raise UserError(
@@ -176,7 +184,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile | None]:
         with path.open("rb") as stream:
             try:
                 file = pq.ParquetFile(stream)
-            except pa.ArrowException:
+            except (ValueError, pa.ArrowException):  # names that are no text, say
                 file = None
             yield file
     except OSError as error:

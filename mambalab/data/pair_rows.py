@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 MAX_LINE_BYTES = 1 << 26
 """Bytes of a line; a longer one is no row (all of it would have to be held in memory)."""
+
+_CHUNK_BYTES = 1 << 20  # bytes read at a time where lines have no "\\n"
+_UNSEEN = re.compile(r"^[\s\u200b-\u200d\u2060\ufeff]+|[\s\u200b-\u200d\u2060\ufeff]+$")
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,28 @@ PAIRS = Layout(name="pairs", columns=("label", "text", "text"), classes=None, la
 
 
 class BadRow(Exception):
-    """What is wrong with a row, in words."""
+    """What is wrong with a row, in words.
+
+    Attributes:
+        separator: what seems to separate its columns instead of tabs; "" if nothing does.
+    """
+
+    def __init__(self, reason: str, separator: str = "") -> None:
+        super().__init__(reason)
+        self.separator = separator
 
 
 def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
     """Yield the lines of a file without their ends; None for one that is too long.
 
-    An end is "\\n" or "\\r\\n". A byte order mark before the first line is dropped. No more than
-    `longest` bytes are held at once.
+    An end is "\\n" or "\\r\\n"; "\\r" in a file whose first line would never end otherwise. A byte
+    order mark before the first line is dropped. Little more than `longest` bytes are held at once.
     """
     first = True
     while line := file.readline(longest + 1):
+        if first and b"\r" in line and not line.endswith(b"\n"):
+            yield from _old_mac_lines(line, file, longest)
+            return
         if len(line) > longest and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = file.readline(longest)
@@ -65,6 +82,51 @@ def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | Non
                 line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
             yield line
         first = False
+
+
+def _old_mac_lines(head: bytes, file: BinaryIO, longest: int) -> Iterator[bytes | None]:
+    """Yield the lines of a file that begins with `head` and in which "\\r" ends a line."""
+    rest, cut = head.removeprefix(codecs.BOM_UTF8), False
+    while True:
+        *whole, rest = rest.split(b"\r")
+        for line in whole:
+            yield None if cut or len(line) > longest else line
+            cut = False
+        if len(rest) > longest:
+            rest, cut = b"", True
+        chunk = file.read(_CHUNK_BYTES)
+        if not chunk:
+            break
+        rest += chunk
+    if rest or cut:
+        yield None if cut else rest
+
+
+def clean_label(text: str) -> str:
+    """Take away what cannot be seen around a label: white space of any kind, marks of no width."""
+    return _UNSEEN.sub("", text)
+
+
+def is_quoted(line: bytes | None) -> bool:
+    """Whether a field of a line begins with a quotation mark and ends with one, or never ends."""
+    fields = (line or b"").split(b"\t") if b'"' in (line or b"") else []
+    return any(f.startswith(b'"') and (f.endswith(b'"') or f.count(b'"') % 2) for f in fields)
+
+
+def rewrite_command(path: Path, separator: str = "\\t") -> str:
+    """Write the command that makes a file with quotes, or another separator, one of `lines`.
+
+    Args:
+        path: of the file.
+        separator: of its columns, as Python writes it between quotation marks.
+    """
+    return (
+        "python3 -c 'import csv, sys; csv.field_size_limit(1 << 30); "
+        'sys.stdout.reconfigure(encoding="utf-8", newline="\\n"); '
+        '[print(*(" ".join(f.split()) for f in r), sep="\\t") for r in csv.reader('
+        f'open(sys.argv[1], encoding="utf-8-sig", newline=""), delimiter="{separator}")]\' '
+        f"{shlex.quote(str(path))} > new.tsv"
+    )
 
 
 def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
@@ -83,7 +145,11 @@ def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
     if columns != len(layout.columns):
         wanted = ", ".join(layout.columns)
         found = f"{columns} column{'s' if columns > 1 else ''}"
-        raise BadRow(f"{found} instead of {len(layout.columns)} ({wanted})")
+        other = max(",;|", key=lambda c: line.count(c.encode())) if columns == 1 else ""
+        if line.count(other.encode()) + 1 < len(layout.columns):
+            other = ""
+        hint = f"; {other!r} separates no columns, a tab does" if other else ""
+        raise BadRow(f"{found} instead of {len(layout.columns)} ({wanted}){hint}", other)
     if not line.isascii():
         try:
             line.decode("utf-8")
@@ -93,7 +159,7 @@ def split(line: bytes | None, layout: Layout) -> tuple[bytes, bytes, bytes]:
                 f", column {line.count(9, 0, error.start) + 1})"
             ) from None
     label, *_, first, second = line.split(b"\t")
-    label = label.strip()  # " same" and "same" are one class
+    label = clean_label(label.decode("utf-8")).encode()  # " same" and "same" are one class
     if layout.labels and label not in layout.labels:
         allowed = ", ".join(known.decode() for known in layout.labels)
         raise BadRow(f"label {_shown(label)} (allowed: {allowed})")

@@ -27,7 +27,15 @@ from typing import BinaryIO
 import numpy as np
 
 from mambalab.data import duplicates
-from mambalab.data.pair_rows import BadRow, Layout, lines, split
+from mambalab.data.pair_rows import (
+    BadRow,
+    Layout,
+    clean_label,
+    is_quoted,
+    lines,
+    rewrite_command,
+    split,
+)
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
 from mambalab.utils.locks import locked_folder
@@ -58,6 +66,7 @@ class PairStore:
         sha256: of texts, labels and classes, computed when they were converted.
         lines: rows of the source, rejected ones included.
         rejected: how many rows were left out.
+        quoted: rows that look as if quotation marks were meant to be taken off.
     """
 
     def __init__(self, folder: Path, source: Path) -> None:
@@ -79,6 +88,7 @@ class PairStore:
         self.sha256: str = about["sha256"]
         self.lines: int = about["lines"]
         self.rejected: int = about["rejected"]
+        self.quoted: int = about.get("quoted", 0)  # stores of older versions have no count
         if os.fstat(self._descriptor).st_size != self._offsets[-1]:
             raise ValueError("documents.bin has another size than the index says")
 
@@ -206,7 +216,9 @@ def _load(folder: Path, source: Path) -> PairStore | None:
     if not os.path.isdir(folder):  # also where it may not be looked at
         return None
     try:
-        return PairStore(folder, source)
+        store = PairStore(folder, source)
+        # Older versions took off ASCII blanks only.
+        return store if all(clean_label(name) == name for name in store.classes) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         LOG.warning("%s cannot be used (%s): converting %s again", folder, error, source)
         return None
@@ -261,7 +273,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
         open(folder / "documents.bin", "wb", buffering=0) as documents,
         open(folder / "rejected.txt", "w", encoding="utf-8", errors="backslashreplace") as rejected,
     ):
-        left_out, reason = 0, None
+        left_out, quoted, reason, separator = 0, 0, None, ""
 
         def flush() -> None:
             digest.update(buffer)
@@ -269,11 +281,13 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
             buffer.clear()
 
         for number, line in enumerate(_read(file, path), 1):
+            quoted += layout.classes is None and is_quoted(line)
             try:
                 label, first, second = split(line, layout)
             except BadRow as error:
                 left_out += 1
                 reason = reason or f"line {number:,}: {error}"
+                separator = separator or error.separator
                 rejected.write(f"{path}:{number}: {error}\n")
                 if left_out <= _MAX_REJECTED_LOGGED:
                     LOG.warning("%s, line %s: left out: %s", path, f"{number:,}", error)
@@ -298,9 +312,10 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
             cause = (
                 f": none of its {number:,} rows can be used ({reason})" if number else " is empty"
             )
+            remedy = rewrite_command(path, separator) if separator else ""
             raise UserError(
                 f"{path}{cause}; it must hold the columns {', '.join(layout.columns)}, separated "
-                "by tabs, without a header"
+                f"by tabs, without a header{f', as from: {remedy}' if remedy else ''}"
             )
         os.fsync(documents.fileno())
     classes, numbers = _in_order(layout, known, np.frombuffer(labels, np.int16))
@@ -313,6 +328,7 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
         "sha256": digest.hexdigest(),
         "lines": number,
         "rejected": left_out,
+        "quoted": quoted,
         "source": str(path),
     }
     with open(folder / "index.npz", "wb") as index:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mambalab.errors import UserError, shown
 from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect.sequence import InspectedSequence
-from mambalab.runs import build, load, user_code
+from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
@@ -168,7 +168,7 @@ def _piece(
     fetched. Else it is a text of our own, without characters that the model lacks.
     """
     record = loaded.summary.data or {}
-    trained, path = loaded.settings, record.get("path")
+    trained, path = loaded.settings, next(iter(data_place.places(loaded)), record.get("path"))
     if hasattr(trained.task, "path") and path is not None:
         trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
     if path is None or Path(path).exists():
@@ -205,7 +205,11 @@ def _known(text: str, tokenizer: Tokenizer) -> str:
 
 def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> InspectInput:
     """An example of the validation split of a task that is no language modelling."""
-    task: Any = build.build_task(loaded.settings, data_dir=data_dir)
+    settings = loaded.settings
+    if found := data_place.places(loaded):
+        task_settings = dataclasses.replace(settings.task, path=found[0])
+        settings = dataclasses.replace(settings, task=task_settings)
+    task: Any = build.build_task(settings, data_dir=data_dir)
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
         user_code.prepare(task, loaded.device)

@@ -23,6 +23,10 @@ MIN_SMOOTHED_POINTS = 60  # from which a training curve is also drawn smoothed
 MAX_LARGE_MARKERS = 60  # points up to which those of a curve are drawn large
 
 
+class NoLossError(UserError):
+    """A run has recorded no loss that could be drawn."""
+
+
 def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     """Draw `plots/loss.png`: training curve, validation points, the best of them marked; and, if
     the run has a validation accuracy, that below.
@@ -35,7 +39,8 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
         Path of the picture; an older one is replaced in one step.
 
     Raises:
-        UserError: if the folder is no run, holds no finite loss, or cannot be written.
+        NoLossError: the run holds no finite loss.
+        UserError: the folder is no run, or cannot be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -44,7 +49,7 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     train, val = run.curves.get("train/loss", []), run.curves.get("val/loss", [])
     losses = [v for _, v in [*train, *val] if v is not None]
     if not losses:
-        raise UserError(f"{run_dir} holds no loss to draw yet")
+        raise NoLossError(f"{run_dir} holds no loss to draw yet")
     accuracy = run.curves.get("val/accuracy", [])
     figure = Figure(figsize=(7.2, 6.6 if accuracy else 4.5), dpi=150, layout="constrained")
     axes, *below = figure.subplots(2 if accuracy else 1, sharex=True, squeeze=False)[:, 0]

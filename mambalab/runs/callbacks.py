@@ -221,4 +221,7 @@ class LossPicture(Callback):
         metrics = self.folder.metrics
         if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
             return
-        self.recorder.artifact(curves.loss_picture(self.folder.path, unit=self.unit))
+        try:
+            self.recorder.artifact(curves.loss_picture(self.folder.path, unit=self.unit))
+        except curves.NoLossError as error:  # a task of one's own may measure something else
+            LOG.info("no picture: %s", error)

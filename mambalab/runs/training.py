@@ -84,7 +84,10 @@ class TrainingRun:
         runtime.seed_everything(settings.seed)
         self.model = build.build_model(settings, self.task.spec).to(self.device)
         resolved.initial_weights.fill(self.model)
-        user_code.check_classifier_output(self.model, self.task, self.device)
+        if resolved.checkpoint is None:
+            rows = settings.model.vocab_size or self.task.spec.vocab_size
+            user_code.check_output(self.model, self.task, self.device, rows=rows)
+            user_code.check_measure(self.model, self.task, self.device)
         self.summary = self._facts()
         output_dir = Path(settings.output_dir)
         recorder.check(settings.tracking, output_dir=output_dir)

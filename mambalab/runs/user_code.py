@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import logging
+import math
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,8 +18,12 @@ from mambalab.errors import UserError
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.text import TextTask
 from mambalab.train import runtime
+from mambalab.train.checks import check_metrics
+from mambalab.train.progress import StoppedError, watching
 
+LOG = logging.getLogger("mambalab")
 _OURS = Path(__file__).parents[1]
 
 
@@ -130,11 +136,13 @@ def _inputs_problem(task: ClassificationTask) -> str | None:
     spec = task.spec
     kind = torch.float32 if spec.input_dim else torch.int64
     dims = 2 + spec.pair + (spec.input_dim > 0)
-    for split in task.splits:
+    for split, position in [*((s, None) for s in task.splits), ("train", 0)]:
+        if split not in task.labels:
+            continue
         rows = np.unique([0, len(task.labels[split]) - 1])
         ends = (len(rows), 2) if spec.pair else (len(rows),)
-        found: Any = task.inputs(split, rows, None)
-        called = f"self.inputs({split!r}, {rows.tolist()}, None)"
+        found: Any = task.inputs(split, rows, position)
+        called = f"self.inputs({split!r}, {rows.tolist()}, {position})"
         if not isinstance(found, tuple) or len(found) != 2:
             return f"{called} must return (sequences, lengths or None), not {_shape(found)}"
         sequences, lengths = found
@@ -170,33 +178,90 @@ def _shape(value: Any) -> str:
     return type(value).__name__
 
 
-def check_classifier_output(model: nn.Module, task: Task, device: torch.device) -> None:
-    """Let a user's model classify one example, before anything is created.
+def check_output(model: nn.Module, task: Task, device: torch.device, *, rows: int) -> None:
+    """Let a user's model answer once, before anything is created: classify one example, or
+    continue one window of text.
 
-    Does nothing for models of mambalab and for tasks without classes. Leaves the generators of
+    Does nothing for models of mambalab and for tasks of other kinds. Leaves the generators of
     random numbers as they were.
 
+    Args:
+        model: of the run.
+        task: prepared.
+        device: of both.
+        rows: tokens of a vocabulary that the model was built for.
+
     Raises:
-        UserError: it cannot be called as a classifier is, fails, or returns another shape than
-            (1, classes).
+        UserError: it cannot be called as such a model is, fails, or returns another shape than
+            (1, classes) or (1, l, rows).
     """
     cls = type(model)
-    if not is_user_class(cls) or not isinstance(task, ClassificationTask):
+    if not is_user_class(cls) or not isinstance(task, ClassificationTask | TextTask):
         return
+    classifies = isinstance(task, ClassificationTask)
+    names = ["x", "lengths"] if classifies else ["x"]
     try:
-        inspect.signature(model.forward).bind(None, None)
+        inspect.signature(model.forward).bind(*names)
     except TypeError as error:
+        does = "names a class" if classifies else "predicts a text"
         raise UserError(
-            f"{_name('model', cls)}: task {task.name} names a class, so the model is called as "
-            f"forward(x, lengths): {error}"
+            f"{_name('model', cls)}: task {task.name} {does}, so the model is called as "
+            f"forward({', '.join(names)}): {error}"
         ) from error
     random = runtime.random_state(device)
     with one_line_errors(task=type(task), model=cls), evaluating(model):
-        logits: Any = model(*task.inputs("val", np.array([0]), None))
+        inputs = task.inputs("val", np.array([0]), None) if classifies else [task.batch(0)[0][:1]]
+        logits: Any = model(*inputs)
     runtime.restore_random_state(random, device)
-    wanted = (1, task.spec.classes)
+    what = "example" if classifies else "window"
+    wanted = (1, task.spec.classes) if classifies else (*inputs[0].shape, rows)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+        wide = isinstance(logits, Tensor) and tuple(logits.shape[:-1]) == wanted[:-1]
+        hint = (
+            f"; a wider vocabulary is named with model.vocab_size={logits.shape[-1]}"
+            if wide and not classifies and logits.shape[-1] > rows
+            else ""
+        )
         raise UserError(
-            f"{_name('model', cls)}: for one example of task {task.name} forward must return "
-            f"{wanted} logits, not {_shape(logits)}"
+            f"{_name('model', cls)}: for one {what} of task {task.name} forward must return "
+            f"{wanted} logits, not {_shape(logits)}{hint}"
+        )
+
+
+def check_measure(model: nn.Module, task: Task, device: torch.device) -> None:
+    """Let a user's `measure` measure one batch of the validation split before training.
+
+    All of the split if it does not go through `eval_batches`. Does nothing for the measures of
+    mambalab. Leaves the generators of random numbers as they were; warns of a metric that is NaN.
+
+    Raises:
+        UserError: it fails, or lacks the metric by which checkpoints are chosen.
+    """
+    cls = type(task)
+    owner = next(base for base in cls.__mro__ if "measure" in vars(base))
+    if not is_user_class(owner):
+        return
+    calls, metrics, measured = iter([None]), None, False
+    random = runtime.random_state(device)
+    with (
+        one_line_errors(task=cls, model=type(model)),
+        contextlib.suppress(StoppedError),  # a batch went well; names come at the end
+        watching(task, "trying", lambda: next(calls, "enough")),
+    ):
+        metrics, measured = task.evaluate(model, "val"), True
+    runtime.restore_random_state(random, device)
+    if not measured:
+        return
+    try:
+        check_metrics(metrics, task.metric)
+    except UserError as error:
+        raise UserError(f"{_name('task', cls)}: {error}") from None
+    assert metrics is not None, "checked"
+    if math.isnan(value := metrics[task.metric]):
+        LOG.warning(
+            "%s: before training, measure gives %s for %s; while it does, no checkpoint is better "
+            "than another",
+            _name("task", cls),
+            value,
+            task.metric,
         )

@@ -85,6 +85,11 @@ class FolderSettings(PatchSettings):
     path: str | None = option(
         "folder with a sub-folder for each class", match=r"[\s\S]+", hint="the path of a folder"
     )
+    background: str | None = option(
+        "behind transparent images: white, black or a grey level, 0 to 255; null = white",
+        match=r"white|black|[1-9]?[0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]",
+        hint="white, black, or a grey level from 0 to 255",
+    )
     image_size: int = option("side to which images are scaled and cropped", ge=1)
     test_size: int = option("images held out for the final test", ge=1)
 

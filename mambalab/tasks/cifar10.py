@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mambalab.data.catalog import CATALOG
+from mambalab.data.image_tree import formats
 from mambalab.errors import UserError, first_line
 from mambalab.tasks.images import ImageData, Images, PatchTask
 
@@ -61,9 +62,11 @@ def read_parquet(path: Path) -> tuple[Images, str]:
     pixels = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
     for row, data in enumerate(encoded):
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=formats()) as image:
                 size, values = image.size, np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # readers of damaged files raise whatever they stumble over
             reason = first_line(error)
             raise UserError(f"{path}, row {row}: not an image ({reason})") from None
         if size != (SIDE, SIDE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -14,7 +15,10 @@ from mambalab.settings.task import ClassificationSettings
 from mambalab.tasks.base import Table, Task
 from mambalab.tasks.sampling import shuffled
 from mambalab.utils.renamed import current
+from mambalab.utils.text import printable
 
+LOG = logging.getLogger("mambalab")
+_MAX_ABSENT_NAMED = 10  # classes that a warning names
 _MAX_NAME_CHARS = 80  # characters of a class's name in a metric's
 
 Inputs = tuple[Tensor, Tensor | None]
@@ -75,6 +79,23 @@ class ClassificationTask(Task):
             self.settings, "label_smoothing", 0.0
         )  # a task of one's own may lack it
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+    def warn_of_absent_classes(self, split: str, what: str) -> None:
+        """Warn of classes without any example in a split.
+
+        Args:
+            split: one of `splits`.
+            what: an example is, in the singular.
+        """
+        counts = torch.bincount(self.labels[split], minlength=len(self.classes)).tolist()
+        absent = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if not absent:
+            return
+        shown = ", ".join(map(printable, absent[:_MAX_ABSENT_NAMED]))
+        if len(absent) > _MAX_ABSENT_NAMED:
+            shown += f" and {len(absent) - _MAX_ABSENT_NAMED:,} more"
+        means = "cannot be learnt" if split == "train" else "are not measured there"
+        LOG.warning("task %s: no %s of %s in %s: they %s", self.name, what, shown, split, means)
 
     def batch_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, float | Tensor]:
         """Compute further metrics of one batch of a split; a subclass overrides this.

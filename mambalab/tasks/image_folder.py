@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mambalab.data import duplicates
-from mambalab.errors import UserError, first_line
+from mambalab.data import duplicates, image_tree
+from mambalab.data.image_pixels import ImageReader
+from mambalab.data.image_tree import ImageTree
+from mambalab.errors import UserError
 from mambalab.settings.task import FolderSettings
-from mambalab.tasks.images import ImageData, Images, PatchTask
+from mambalab.tasks.images import ImageData, Images, PatchTask, smaller
 from mambalab.tasks.sampling import permutation
+from mambalab.utils.text import alike, printable
 
 LOG = logging.getLogger("mambalab")
 _MAX_PIXEL_BYTES = 8_000_000_000  # bytes of pixels that are kept in memory
 _MAX_CLASSES_NAMED = 10  # classes that are named at the start
+_GREY_LEVELS = {None: 255, "white": 255, "black": 0}
 
 
 class ImageFolderTask(PatchTask):
     """Any folder with a sub-folder of images (JPEG, PNG, ...) for each class.
 
     Images are scaled so that their shorter side is `task.image_size` and cropped to the middle
-    square. If the folder has a sub-folder `train` with the classes inside, and `val` or `test` or
-    both beside it, these are the splits; what is missing of them, and all splits otherwise, are
-    images held out at random, the same in every run: `task.val_size`, `task.test_size`.
+    square; what is transparent shows `task.background`. If the folder has a sub-folder `train` with
+    the classes inside, and `val` or `test` or both beside it, these are the splits; what is missing
+    of them, and all splits otherwise, are images held out at random, the same in every run:
+    `task.val_size`, `task.test_size`. The classes are those of `train`; another split may lack
+    some.
     """
 
     settings: FolderSettings
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
-        """Read, split and place the images; log the classes, and warn of images in two splits."""
+        """Read, split and place the images; log the classes, and warn of images in two splits and
+        of splits without any image of a class."""
         super().prepare(device)
         images = ", ".join(f"{len(self.labels[s]):,} {s}" for s in ("train", "val", "test"))
-        names = ", ".join(self.classes[:_MAX_CLASSES_NAMED]) + (
+        names = ", ".join(map(printable, self.classes[:_MAX_CLASSES_NAMED])) + (
             ", ..." if len(self.classes) > _MAX_CLASSES_NAMED else ""
         )
         LOG.info(
@@ -46,6 +54,8 @@ class ImageFolderTask(PatchTask):
             for name in ("train", "val", "test")
         }
         duplicates.warn(self.settings.path, "images", digests)
+        for split in ("val", "test"):
+            self.warn_of_absent_classes(split, "image")
 
     def read(self) -> ImageData:
         """All images, scaled and cropped.
@@ -53,6 +63,48 @@ class ImageFolderTask(PatchTask):
         Raises:
             UserError: no such folder, no classes, an image that cannot be read, or too many.
         """
+        path = self._path()
+        layout = image_tree.layout(path)
+        trees = {split: image_tree.scan(part) for split, part in layout.parts.items()}
+        self._check_train(trees["train"], path)
+        for split in [split for split, tree in trees.items() if not tree.files]:
+            _leave_out_split(split, trees.pop(split))
+        if layout.ignored:
+            names = ", ".join(map(printable, layout.ignored))
+            LOG.warning("%s: left out beside train: %s, no split by name", path, names)
+        if layout.doubtful:
+            LOG.warning(
+                "%s: the class train holds folders, like a split; if these are the classes, use "
+                "task.path=%s",
+                path,
+                trees["train"].path / "train",
+            )
+        source = {"path": str(path.absolute())}
+        for tree in trees.values():
+            if left_out := tree.left_out():
+                LOG.info("%s: left out: %s", tree.path, left_out)
+                source["left_out"] = "; ".join(filter(None, [source.get("left_out"), left_out]))
+        for tree in trees.values():
+            self._check_memory(tree.path, len(tree.files))
+        reader = ImageReader(self.settings.image_size, _grey_level(self.settings.background))
+        classes = trees["train"].classes
+        found = {split: self._images(tree, classes, reader) for split, tree in trees.items()}
+        reader.finish()
+        source |= self._describe(reader, path)
+        train, test, val = found["train"], found.get("test"), found.get("val")
+        if test is None:
+            held_out, total = self.settings.test_size, len(train.labels)
+            if held_out >= total:
+                raise UserError(
+                    f"task.test_size={held_out}: {path} holds only {total:,} images; hold out "
+                    "fewer with task.test_size=... and task.val_size=..."
+                    + smaller(total, "task.test_size", *(["task.val_size"] if val is None else []))
+                )
+            order = permutation(0, 0, total, "test")
+            test, train = train.rows(order[:held_out]), train.rows(order[held_out:])
+        return ImageData(classes, train, test, source, val)
+
+    def _path(self) -> Path:
         if self.settings.path is None:
             raise UserError("task=images: name the folder with task.path=FOLDER")
         path = Path(os.path.expanduser(self.settings.path))
@@ -62,98 +114,105 @@ class ImageFolderTask(PatchTask):
                 f"{path.absolute()} (task.path) {what}; a folder with a sub-folder of images for "
                 "each class is needed"
             )
-        source = {"path": str(path.absolute())}
-        parts = _splits(path)
-        classes, train = self._folder(parts.get("train", path))
-        if len(classes) < 2:
+        return path
+
+    def _check_train(self, tree: ImageTree, path: Path) -> None:
+        """Raise UserError unless there are two classes, all with images; warn of names that only
+        seem to differ."""
+        if not tree.classes:
             raise UserError(
-                f"{parts.get('train', path)}: one sub-folder, {classes[0]}, has images; at least "
-                "two classes are needed"
+                f"{tree.path}: there is no sub-folder; put a sub-folder of images there for each "
+                "class"
             )
-        found: dict[str, Images] = {}
-        for split in ("val", "test"):
-            if split in parts:
-                others, found[split] = self._folder(parts[split])
-                if others != classes:
-                    odd = sorted(set(classes) ^ set(others))[0]
-                    place, lacks = ("train", split) if odd in classes else (split, "train")
-                    raise UserError(
-                        f"{path}: the class {odd} is in {place} and not in {lacks}: each split "
-                        "needs a sub-folder for every class"
-                    )
-        if "test" not in found:
-            held_out, total = self.settings.test_size, len(train.labels)
-            if held_out >= total:
+        counts = tree.counts()
+        if empty := [name for name, n in zip(tree.classes, counts, strict=True) if not n]:
+            places = [tree.path / name for name in empty[:3]]
+            kinds = [(place, image_tree.extensions_in(place)) for place in places]
+            shown = ", ".join(f"{place}{f' (it has {k})' if k else ''}" for place, k in kinds)
+            raise UserError(
+                f"{printable(shown)}{' and others' if len(empty) > 3 else ''}: no images in this "
+                f"folder; put some there, or remove it if it is no class"
+            )
+        if len(tree.classes) < 2:
+            inside = image_tree.scan(tree.path / tree.classes[0]).classes
+            hint = f"; or task.path={tree.path / tree.classes[0]}" if len(inside) > 1 else ""
+            raise UserError(
+                f"{tree.path}: one sub-folder, {printable(tree.classes[0])}, has images; at least "
+                f"two classes are needed{hint}"
+            )
+        times = Counter(map(alike, tree.classes))
+        if twins := [name for name in tree.classes if times[alike(name)] > 1]:
+            LOG.warning(
+                "%s: sub-folders with nearly the same name are classes of their own: %s",
+                path,
+                ", ".join(ascii(name) for name in twins),
+            )
+
+    def _images(self, tree: ImageTree, classes: list[str], reader: ImageReader) -> Images:
+        """The images of a split, labelled by the classes of `train`.
+
+        Raises:
+            UserError: it has images of a class that `train` lacks.
+        """
+        counts = tree.counts()
+        place: dict[int, int] = {}
+        for label, (name, count) in enumerate(zip(tree.classes, counts, strict=True)):
+            match = image_tree.same_name(name, classes)
+            if match is None and count:
+                near = [c for c in classes if alike(c) == alike(name)]
+                called = f" (there it is called {near[0]})" if near else ""
                 raise UserError(
-                    f"task.test_size={held_out}: {path} holds only {total:,} images; hold out "
-                    "fewer with task.test_size=... and task.val_size=..."
+                    f"{tree.path}: the class {printable(name)} has images here and none in train"
+                    f"{called}: put some there, or take {tree.path / name} away"
                 )
-            order = permutation(0, 0, total, "test")
-            found["test"], train = train.rows(order[:held_out]), train.rows(order[held_out:])
-        return ImageData(classes, train, found["test"], source, found.get("val"))
-
-    def _folder(self, path: Path) -> tuple[list[str], Images]:
-        from torchvision.datasets import ImageFolder
-
-        class Visible(ImageFolder):
-            """An ImageFolder that passes over folders which file managers and notebooks make."""
-
-            def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-                every, _ = super().find_classes(directory)
-                names = [name for name in every if not name.startswith((".", "__"))]
-                return names, {name: label for label, name in enumerate(names)}
-
-        try:
-            found = Visible(str(path), allow_empty=True)
-        except (FileNotFoundError, OSError) as error:
-            reason = first_line(error)
-            raise UserError(
-                f"{path}: {reason}; put a sub-folder of images there for each class"
-            ) from None
-        counts = np.bincount(found.targets, minlength=len(found.classes)).tolist()
-        if empty := [name for name, n in zip(found.classes, counts, strict=True) if not n]:
-            shown = ", ".join(str(path / name) for name in empty[:3])
-            raise UserError(
-                f"{shown}{' and others' if len(empty) > 3 else ''}: no images in this folder; put "
-                f"some there, or remove it if it is no class"
-            )
+            if match is not None:
+                place[label] = classes.index(match)
         side = self.settings.image_size
-        size = len(found.samples) * 3 * side * side
+        pixels = torch.empty(len(tree.files), 3, side, side, dtype=torch.uint8)
+        for row, (file, _) in enumerate(tree.files):
+            reader.read(file, pixels[row])
+        labels = [place[label] for _, label in tree.files]
+        return Images(pixels, torch.tensor(labels, dtype=torch.int64))
+
+    def _describe(self, reader: ImageReader, path: Path) -> dict[str, str]:
+        """What had to be decided about pixels, logged and for the record."""
+        facts: dict[str, str] = {}
+        if reader.transparent:
+            shown = self.settings.background or "white"
+            facts["transparent"] = f"{reader.transparent:,} images, on background {shown}"
+            LOG.info(
+                "%s: transparent: %s; another with task.background=...", path, facts["transparent"]
+            )
+        if reader.deep_bits:
+            largest = 1 << max(reader.deep_bits, 8)
+            facts["deep"] = f"values 0 to {largest - 1:,} become 0 to 255"
+            LOG.info("%s: images of 16 bits: %s", path, facts["deep"])
+        if reader.many_frames:
+            facts["many_frames"] = f"{reader.many_frames:,} files, the first picture of each"
+            LOG.info("%s: files of several pictures: %s", path, facts["many_frames"])
+        return facts
+
+    def _check_memory(self, path: Path, images: int) -> None:
+        side = self.settings.image_size
+        size = images * 3 * side * side
         if size > _MAX_PIXEL_BYTES:
             raise UserError(
-                f"{path}: {len(found.samples):,} images of {side} x {side} pixels take "
-                f"{size / 1e9:.1f} GB of memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller "
-                "task.image_size"
+                f"{path}: {images:,} images of {side} x {side} pixels take {size / 1e9:.1f} GB of "
+                f"memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller task.image_size"
             )
-        pixels = torch.empty(len(found.samples), 3, side, side, dtype=torch.uint8)
-        for row, (file, _) in enumerate(found.samples):
-            pixels[row] = _load(file, side)
-        labels = torch.from_numpy(np.asarray(found.targets, dtype=np.int64))
-        return list(found.classes), Images(pixels, labels)
 
 
-def _splits(path: Path) -> dict[str, Path]:
-    """Sub-folders that are splits rather than classes: `train` with at least one other."""
-    names = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-    found = {names.get(p.name.lower(), p.name.lower()): p for p in path.iterdir() if p.is_dir()}
-    parts = {name: found[name] for name in ("train", "val", "test") if name in found}
-    return parts if "train" in parts and len(parts) > 1 else {}
+def _leave_out_split(split: str, tree: ImageTree) -> None:
+    """Say that a split's folder gives no labelled images, so that others are held out."""
+    why = f"{tree.loose:,} images without labels" if tree.loose else "no images"
+    LOG.warning(
+        "%s: %s in sub-folders of classes; the %s split is held out of train instead",
+        tree.path,
+        why,
+        split,
+    )
 
 
-def _load(file: str, side: int) -> torch.Tensor:
-    """An image file as (3, side, side) uint8: shorter side scaled, middle cropped."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I;16"):  # convert() would clip all but the darkest to white
-                deep = np.asarray(image).astype(np.uint16)
-                upright = Image.fromarray((deep >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise UserError(f"{file} has 32 bits a pixel: convert it to 8 bits")
-            else:
-                upright = ImageOps.exif_transpose(image)
-            fitted = ImageOps.fit(upright.convert("RGB"), (side, side))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as an image ({error}): mend or remove it") from None
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+def _grey_level(background: str | None) -> int:
+    known = _GREY_LEVELS.get(background)
+    return known if known is not None else int(background or 0)

@@ -108,7 +108,7 @@ class ImageTask(ClassificationTask):
         if held_out >= total:
             raise UserError(
                 f"task.val_size={held_out}: {self.name} has {total:,} images to train and validate "
-                "with; hold out fewer"
+                f"with; hold out fewer{smaller(total, 'task.val_size')}"
             )
         order = permutation(_SPLIT_SEED, 0, total, "split")
         val, rest = order[:held_out], order[held_out:]
@@ -122,6 +122,7 @@ class ImageTask(ClassificationTask):
         self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
         self.labels = {name: part.labels.to(device) for name, part in parts.items()}
         self.classes = data.classes
+        self.warn_of_absent_classes("train", "image")
         mean, deviation = _statistics(data.train.pixels)
         self._mean = mean.to(device).view(1, channels, 1, 1)
         self._scale = (1 / deviation.clamp(min=1 / 255)).to(device).view(1, channels, 1, 1)
@@ -195,6 +196,15 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
         totals[1] += values.square().sum((0, 2, 3))
     mean, square = totals / (pixels.numel() / pixels.shape[1])
     return mean.float(), (square - mean**2).clamp(min=0).sqrt().float()
+
+
+def smaller(total: int, *keys: str) -> str:
+    """Suggest how many of `total` images to hold out, as a clause; "" if there are too few."""
+    share = max(total * 3 // 20, 1)
+    if total <= len(keys):
+        return ""
+    left = total - share * len(keys)
+    return f", e.g. {' '.join(f'{key}={share}' for key in keys)}: {left:,} are left to train"
 
 
 def _digest(data: ImageData) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,19 @@ import torch
 from mambalab.data import duplicates
 from mambalab.data.catalog import CATALOG
 from mambalab.data.lra_archive import FOLDER, PUBLISHED, file_name
-from mambalab.data.pair_rows import LRA, PAIRS
+from mambalab.data.pair_rows import LRA, PAIRS, rewrite_command
 from mambalab.data.pair_store import PairStore, open_store
 from mambalab.errors import UserError
 from mambalab.settings.task import PairSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import permutation
+from mambalab.utils.text import alike, short
 
 LOG = logging.getLogger("mambalab")
+_MAX_QUOTED_SHARE = 0.05  # rows with fields in quotation marks, of all; more are no accident
+_MAX_CLASSES_NAMED = 10  # classes that are named at the start
+_MAX_LABEL_CHARS = 40  # characters of a label in a message
 _MAX_SINGLE_LABELS = 10  # labels that occur once; more of them are hardly labels
 _SPLIT_SEED = 0  # seed of what is the same in every run: splits and shares
 
@@ -29,9 +34,9 @@ _SPLIT_SEED = 0  # seed of what is the same in every run: splits and shares
 class PairTask(ClassificationTask):
     """Any TSV file with the columns label, text, text: which label does a pair have?
 
-    The file has no header and no quoting; whatever strings the label column holds, without blanks
-    around them, are the classes, in sorted order. A text is read as bytes (UTF-8), cut after
-    `task.max_bytes`; byte 0 is padding.
+    The file has no header and no quoting (one that seems to have it is told of); whatever strings
+    the label column holds, without blanks around them, are the classes, in sorted order. A text is
+    read as bytes (UTF-8), cut after `task.max_bytes`; byte 0 is padding.
     The file is converted once (`pair_store`); rows that are none are left out and reported.
 
     *Splits*: `val` and `test` are `val_fraction` and `test_fraction` of all pairs, chosen once for
@@ -56,6 +61,7 @@ class PairTask(ClassificationTask):
             for name, (store, rows) in parts.items()
         }
         self.classes = train.classes
+        self._tell_classes(train.source)
         self.spec = ModelSpec(256, self.settings.max_bytes, classes=len(self.classes), pair=True)
 
     def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
@@ -67,6 +73,7 @@ class PairTask(ClassificationTask):
         if self.settings.path is None:
             raise UserError("task=pairs: name the TSV file (label, text, text) with task.path=FILE")
         store = open_store(Path(self.settings.path), PAIRS, self.settings.max_bytes)
+        self._warn_of_quotes(store)
         self._check_classes(store)
         total = len(store)
         order = permutation(_SPLIT_SEED, 0, total, "split")
@@ -123,6 +130,47 @@ class PairTask(ClassificationTask):
         """Bytes in a training batch, both texts of a pair, if none is shorter than `max_bytes`."""
         return self.settings.batch_size * 2 * self.settings.max_bytes
 
+    def _tell_classes(self, source: Path) -> None:
+        """Log the classes with how often each occurs, and warn of what is odd about them."""
+        splits = ("train", "val", "test")
+        counts = sum(
+            torch.bincount(self.labels[split], minlength=len(self.classes)) for split in splits
+        )
+        assert isinstance(counts, torch.Tensor)
+        shown = [
+            f"{short(name, _MAX_LABEL_CHARS)}: {count:,}"
+            for name, count in zip(self.classes, counts.tolist(), strict=True)
+        ]
+        if len(shown) > _MAX_CLASSES_NAMED:
+            shown[_MAX_CLASSES_NAMED:] = ["..."]
+        LOG.info(
+            "%s: %s classes (%s); pairs: %s",
+            source,
+            f"{len(self.classes):,}",
+            ", ".join(shown),
+            ", ".join(f"{len(self.labels[split]):,} {split}" for split in splits),
+        )
+        times = Counter(map(_meaning, self.classes))
+        if twins := [repr(name) for name in self.classes if times[_meaning(name)] > 1]:
+            LOG.warning(
+                "%s: labels with nearly the same name are classes of their own: %s",
+                source,
+                ", ".join(twins[:_MAX_CLASSES_NAMED]),
+            )
+        for split in splits:
+            self.warn_of_absent_classes(split, "pair")
+
+    def _warn_of_quotes(self, store: PairStore) -> None:
+        if store.quoted > _MAX_QUOTED_SHARE * store.lines:
+            LOG.warning(
+                "%s: %s of %s rows have fields in quotation marks, which are taken as part of "
+                "labels and texts; if they were meant to be taken off: %s",
+                store.source,
+                f"{store.quoted:,}",
+                f"{store.lines:,}",
+                rewrite_command(store.source),
+            )
+
     def _check_classes(self, store: PairStore) -> None:
         """Refuse a single class; warn of classes that a single row has, probably by a slip."""
         counts = np.bincount(store.labels, minlength=len(store.classes))
@@ -145,6 +193,14 @@ class PairTask(ClassificationTask):
                 ", ".join(map(repr, single[:3])),
                 more,
             )
+
+
+def _meaning(label: str) -> str | float:
+    """What a label means to a person: `1` and `1.0`, `Yes` and `yes` are the same."""
+    try:
+        return float(label)
+    except ValueError:
+        return alike(label)
 
 
 class RetrievalTask(PairTask):

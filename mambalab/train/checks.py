@@ -46,3 +46,17 @@ def check_metrics(metrics: Any, chosen_by: str) -> None:
             f"the task's measure must return {chosen_by}, by which checkpoints are chosen "
             f"(the task's `metric`); it returned {names}"
         )
+    if metrics[chosen_by] is None:
+        raise UserError(f"the task's measure returns None for {chosen_by}, not a number")
+
+
+def describe_changes(before: dict[str, str], now: dict[str, str]) -> str:
+    """Say in brackets what two fingerprints of data record differently, digests and paths aside; ""
+    if that is nothing."""
+    keys = sorted((before.keys() | now.keys()) - {"sha256", "path"})
+    changes = [
+        f"{key}: {before.get(key, 'none')} before, {now.get(key, 'none')} now"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+    return f" ({'; '.join(changes)})" if changes else ""

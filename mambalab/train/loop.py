@@ -24,7 +24,7 @@ from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback, Result
-from mambalab.train.checks import check_loss, check_metrics
+from mambalab.train.checks import check_loss, check_metrics, describe_changes
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
@@ -247,7 +247,8 @@ class Trainer:
         ours, theirs = self.task.fingerprint(), facts["fingerprint"]
         if ours.get("sha256") != theirs.get("sha256"):
             raise UserError(
-                f"the data changed since {source.path} was written: bring the old data back, "
+                f"the data changed since {source.path} was written"
+                f"{describe_changes(theirs, ours)}: bring the old data back, "
                 f"give a new run_dir, or start again with resume=never"
             )
         checkpoint.restore_weights(self.model, weights, source.path)

@@ -1,6 +1,7 @@
 """Text for terminals: tables, numbers, and untrusted text made harmless."""
 
 from collections.abc import Collection, Sequence
+from unicodedata import normalize
 
 
 def table(
@@ -26,6 +27,12 @@ def table(
         ).rstrip()
         for line in lines
     )
+
+
+def alike(name: str) -> str:
+    """Write a name so that those which people take for the same are equal: capitals, blanks around
+    it and the ways to write an accent are evened out."""
+    return normalize("NFKC", name).casefold().strip()
 
 
 def printable(text: str) -> str:

@@ -128,7 +128,13 @@ def test_eval_on_other_data_or_splits(trained, capsys, folder):
     assert "not those" in one_line(capsys)
 
 
-def test_eval_of_a_file_that_lies_elsewhere_now(trained, capsys, folder):
+def test_eval_of_a_file_that_lies_elsewhere_now(trained, capsys, folder, monkeypatch):
+    (folder / "other").mkdir()
+    (folder / "other" / "text.txt").write_text("of the same name, but another\n" * 200)
+    with monkeypatch.context() as there:
+        there.chdir(folder / "other")
+        assert main.main(["eval", f"run=../{trained.relative_to(folder)}"]) == 0
+        assert "val/loss" in capsys.readouterr().out
     (folder / "text.txt").rename(folder / "moved.txt")
     assert main.main(["eval"]) == 1
     line = one_line(capsys)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mambalab.data import catalog
 from mambalab.data.catalog import CATALOG
 from mambalab.data.dataset import DataFile, Dataset, GzipFile, Row
 from mambalab.errors import UserError
@@ -168,6 +169,26 @@ class TestGzip:
         (tmp_path / "set" / "x-ubyte.gz").mkdir(parents=True)
         with pytest.raises(UserError, match=r"cannot read .*x-ubyte\.gz: Is a directory"):
             packed.verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mnist/b.idx1-ubyte", "b.idx1-ubyte.gz", "MNIST/raw/b.idx1-ubyte", "MNIST/b-idx1-ubyte"],
+)
+def test_mnist_is_found_by_the_names_that_people_have(tmp_path, name):
+    content = b"these bytes"
+    file = GzipFile(
+        path="MNIST/raw/b-idx1-ubyte", url="", sha256="", size=0,
+        content_sha256=hashlib.sha256(content).hexdigest(), content_size=len(content),
+        also=catalog._mnist_places("b-idx1-ubyte"),
+    )  # fmt: skip
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"another data set with names like these")
+    assert file.find(tmp_path) is None
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    assert file.find(tmp_path) == path
+    assert file.fault(tmp_path) is None
 
 
 def test_mnist_here_is_mnist():

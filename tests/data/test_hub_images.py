@@ -1,3 +1,4 @@
+import io
 import os
 import socket
 import subprocess
@@ -281,3 +282,25 @@ class TestVerify:
         assert (train.here, train.checksum, test.checksum) == (True, "counts ok", "WRONG")
         (folder / "set" / "test.parquet").unlink()
         assert dataset.rows(folder)[1][:3] == (False, "1.0 kB", "-")
+
+
+def test_odd_parquet_files_are_one_line(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as pq
+
+    (tmp_path / "set").mkdir()
+    path, (file, *_) = tmp_path / "set" / "train.parquet", build().files
+    table = pq.read_table(io.BytesIO(CONTENT["train"]))
+    pq.write_table(table.append_column("label", pa.array([0] * 20)), path)
+    assert file.fault(tmp_path) == "more than one column 'label'"
+    column = table.schema.get_field_index("img")
+    cells = [{**cell, "path": "name"} for cell in table["img"].to_pylist()]
+    cells[3]["bytes"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n\n"
+    changed = table.set_column(column, "img", pa.array(cells, table.schema.field("img").type))
+    pq.write_table(changed, path, compression="none", use_dictionary=False)
+    assert file.fault(tmp_path) is None
+    with pytest.raises(UserError, match="row 3: not an image"):
+        file.report(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"name", b"n\xffme"))
+    with pytest.raises(UserError, match="column 'img' is damaged"):
+        file.report(tmp_path)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,76 @@ def test_an_unreadable_file_is_named(tmp_path):
     path.chmod(0)
     with pytest.raises(UserError, match=r"cannot read .*Permission denied"):
         read_text(path)
+
+
+CHINESE, RUSSIAN = "今天天气很好,我们去公园玩吧。" * 30, "Съешь же ещё этих мягких булок. " * 30
+GERMAN = "Füße über Straßen – schön und größer.\n" * 50
+CONVERTED = {  # what the printed command makes of a file
+    "one bad byte": (GERMAN[:60].encode() + b"\xff" + GERMAN[60:].encode(), GERMAN),
+    "many bad bytes": (GERMAN.encode()[2:] + b"\xf0\x9f!\xc3", GERMAN[2:] + "!"),
+    "CESU-8": (
+        b"smile " + "\ud83d\ude00".encode("utf-8", "surrogatepass") + " é".encode(),
+        "smile 😀 é",
+    ),
+    "French": (FRENCH.encode("latin-1"), FRENCH),
+    "German": (GERMAN.encode("cp1252"), GERMAN),
+    "UTF-16": (CHINESE.encode("utf-16"), CHINESE),
+    "Chinese UTF-16": ((CHINESE + "\n").encode("utf-16-le"), CHINESE + "\n"),
+    "Russian UTF-16": (RUSSIAN.encode("utf-16-be"), RUSSIAN),
+}
+
+
+def message(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_text(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_the_command_that_is_printed_mends_the_file(tmp_path, kind):
+    content, text = CONVERTED[kind]
+    said = message(tmp_path / "it's mine.txt", content)
+    start = max(said.find("iconv -"), said.find("python3 -c"))
+    subprocess.run(said[start:], shell=True, cwd=tmp_path, check=kind == "CESU-8")
+    assert read_text(tmp_path / "new.txt")[0] == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(CHINESE.encode(name) for name in ("gbk", "gb18030")),
+        *(CHINESE.replace(",", "").encode(name) for name in ("utf-16-le", "utf-16-be")),
+        *(RUSSIAN.encode(name) for name in ("cp1251", "koi8-r", "iso8859-5", "cp866")),
+        ("今天天氣很好" * 30).encode("big5"),
+        *(("カタカナとひらがな" * 30).encode(name) for name in ("shift-jis", "euc-jp")),
+        ("한국어 문장입니다. " * 30).encode("euc-kr"),
+        ("Zażółć gęślą jaźń, książki są żółte. " * 30).encode("iso8859-2"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy. " * 30).encode("cp1250"),
+        ("Ünlü şair ağaçların altında yağmuru dinledi. " * 30).encode("iso8859-9"),
+        GERMAN.replace("–", "-").encode("mac-roman"),
+        ("some English words, and " + "日本" * 2).encode("shift-jis") * 30,
+        bytes(range(128, 256)) * 20,
+    ],
+)
+def test_no_encoding_is_named_that_would_make_garbage(tmp_path, content):
+    said = message(tmp_path / "a.txt", content)
+    assert "which encoding it is cannot be told" in said
+    assert "probably" not in said
+
+
+def test_broken_places_are_counted_and_the_first_is_named(tmp_path):
+    said = message(tmp_path / "a.txt", b"\n".join([GERMAN.encode()] * 2 + [b"\xff\xff.\xfe"]))
+    at = 2 * len(GERMAN.encode()) + 2
+    assert (
+        f"is UTF-8 with 2 places broken (the first: byte 0xff at offset {at:,}, line 103)" in said
+    )
+    assert "line 1)" in message(tmp_path / "a.txt", b"\xef\xbb\xbf\xff" + GERMAN.encode())
+
+
+def test_marks_within_a_text_are_told_and_stay(tmp_path, caplog):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\f\n\ufefftwo".encode())
+    assert read_text(path)[0] == "one\f\n\ufefftwo"
+    assert "1 byte order marks lie within the text" in caplog.text

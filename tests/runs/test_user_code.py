@@ -1,10 +1,19 @@
 """Classes of one's own that are not what they should be: one line each."""
 
+import math
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from mambalab.cli import main
+from mambalab.errors import UserError
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs import callbacks, user_code
+from mambalab.tasks.base import Task
 from tests.lab import TINY, one_line, only_run, summary
 
 TASK = "defaults: [text, _self_]\n_target_: {name}.Own\n"
@@ -81,6 +90,7 @@ class Own(ClassificationTask):
     def inputs(self, split, rows, position):
         return self.bits[torch.from_numpy(rows)], None
 """
+BATCH = "rows)] if position is None else self.bits[torch.from_numpy(rows[1:])], None"
 SLIPS = [  # what is right, what is written instead, what is said
     ("        self.spec = ", "        spec = ", "its prepare must set self.spec"),
     ("        self.classes = ", "        classes = ", "its prepare must set self.classes"),
@@ -93,6 +103,7 @@ SLIPS = [  # what is right, what is written instead, what is said
     ("rows)], None", "rows)].float(), None", "a tensor (2, L) of int64, not (2, 6) of float32"),
     ("rows)], None", "rows)], 6", "must return lengths (2,) of int64 or None, not int"),
     ("rows)], None", "rows)] + 1, None", "holds tokens outside 0 to 1 (spec.vocab_size)"),
+    ("rows)], None", BATCH, "self.inputs('train', [0, 63], 0) must return a tensor (2, L) of"),
     ("seq_len=6", "seq_len=5", "returns 6 steps, but self.spec has seq_len=5"),
     ("seq_len=6", "seq_len=7", "returns 6 steps, but self.spec has seq_len=7"),
     ("& 1\n", "& 1 / 0\n", "line 10, in prepare: ZeroDivisionError: division by zero"),
@@ -138,12 +149,93 @@ def test_a_model_that_cannot_classify_is_told_before_it_trains(own, folder, caps
     assert not (folder / "outputs").exists()
 
 
+CONTINUED = {  # what a language model's forward returns, and what is said of it
+    "": "task text predicts a text, so the model is called as forward(x): too many positional",
+    "x, return (self.a(x),)": "must return (1, 32, 41) logits, not tuple",
+    "x, return self.a(x)[:, -1]": "must return (1, 32, 41) logits, not (1, 41) of float32",
+    "x, return self.a(x).repeat(1, 1, 2)": "not (1, 32, 82) of float32; a wider vocabulary is "
+    "named with model.vocab_size=82",
+    "x, return self.a(x)[..., :3]": "must return (1, 32, 41) logits, not (1, 32, 3) of float32",
+}
+
+
+def test_a_model_that_cannot_continue_a_text_is_told_before_it_trains(own, folder, capsys):
+    for number, (forward, message) in enumerate(CONTINUED.items()):
+        arguments, _, body = forward.partition(", ")
+        own(
+            f"own_continued_{number}",
+            f"{IMPORT}class Own(nn.Module):\n def __init__(self, settings, dropout, spec):\n"
+            f"  super().__init__()\n  self.a = nn.Embedding(spec.vocab_size, spec.vocab_size)\n"
+            f" def forward(self, {arguments}): {body or 'pass'}\n",
+        )
+        assert train("task=text", "model=own") == 1
+        line = one_line(capsys)
+        assert f"model._target_=own_continued_{number}.Own: " in line
+        assert message in line
+    assert not (folder / "outputs").exists()
+
+
+class Judged(Task):
+    """A task whose measure gives what it is told to; counts the batches that it measures."""
+
+    def __init__(self, found, *, batches: int = 1, metric: str = "val/score"):
+        self.found, self.batches, self.metric, self.seen = found, batches, metric, 0
+
+    def prepare(self, device="cpu"):
+        raise NotImplementedError
+
+    batch = loss = prepare
+
+    def measure(self, model, split):
+        for _ in self.eval_batches(range(self.batches)):
+            torch.rand(1)
+            self.seen += 1
+        return self.found
+
+
+MEASURES = {
+    "other names": ({"val/loss": 1.0}, "must return val/score, by which .* it returned val/loss"),
+    "no number": ({"val/score": None}, "returns None for val/score"),
+    "a tensor": ({"val/score": torch.ones(1)}, "returns val/score as Tensor, not as a number"),
+    "no names": (1.5, "must return metrics by name"),
+}
+
+
+@pytest.mark.parametrize("kind", MEASURES)
+def test_a_measure_that_breaks_its_promise_is_told_at_the_start(kind):
+    found, message = MEASURES[kind]
+    with pytest.raises(UserError, match=rf"^task\._target_=\S+Judged: the task's .*{message}"):
+        user_code.check_measure(nn.Linear(1, 1), Judged(found), torch.device("cpu"))
+
+
+def test_a_measure_is_tried_with_one_batch_and_draws_nothing(caplog):
+    model, before = nn.Linear(1, 1), torch.get_rng_state()
+    task = Judged({"val/score": math.nan}, batches=9)
+    user_code.check_measure(model, task, torch.device("cpu"))
+    assert (task.seen, task.on_eval_batch) == (1, None)
+    assert not caplog.text
+    task.batches = 1
+    user_code.check_measure(model, task, torch.device("cpu"))
+    assert "before training, measure gives nan for val/score" in caplog.text
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_without_a_loss_to_draw_ends_well(tmp_path, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "val/score": 0.5}\n')
+    recorder: Any = SimpleNamespace(artifact=pytest.fail)
+    callbacks.LossPicture(RunFolder(tmp_path), recorder, unit="nats")._draw()
+    assert f"no picture: {tmp_path} holds no loss to draw yet" in caplog.text
+
+
 def test_what_a_class_raises_in_training_is_one_line_and_the_log_has_the_rest(
     own,
     folder,
     capsys,
 ):
-    more = "def forward(self, tokens): return self.both(tokens) + self.absent\n    def other"
+    answer = "self.both(tokens) + (self.absent if self.training else 0)"
+    more = f"def forward(self, tokens): return {answer}\n    def other"
     own("own_raises", IMPORT + STATELESS.format(more="").replace("def forward", more))
     assert train("task=text", "model=own") == 1
     shown = capsys.readouterr().err.splitlines()

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mambalab.data.image_pixels import ImageReader
 from mambalab.errors import UserError
 from mambalab.tasks import image_folder as module
 from mambalab.tasks.image_folder import ImageFolderTask
@@ -31,6 +32,14 @@ def make(tmp_path):
         return build(ImageFolderTask, FOLDER, path=str(tmp_path), **changes)
 
     return prepared
+
+
+def load(path) -> torch.Tensor:
+    """The pixels of one image file."""
+    reader, pixels = ImageReader(8, 255), torch.empty(3, 8, 8, dtype=torch.uint8)
+    reader.read(str(path), pixels)
+    reader.finish()
+    return pixels
 
 
 def of_class(task, split: str) -> bool:
@@ -83,11 +92,111 @@ def test_folders_train_and_test_are_the_splits(fill, make, tmp_path):
     assert of_class(task, "test")
 
 
-def test_other_classes_in_test_than_in_train_are_refused(fill, make, tmp_path):
-    fill(tmp_path / "train")
-    fill(tmp_path / "test", classes={"red": COLOURS["red"]})
-    with pytest.raises(UserError, match="the class blue is in train and not in test"):
+def test_a_class_that_train_lacks_is_refused(fill, make, tmp_path):
+    fill(tmp_path / "train", classes={"red": COLOURS["red"], "blue": COLOURS["blue"]})
+    fill(tmp_path / "test")
+    with pytest.raises(UserError, match=r"test: the class green has images here and none in train"):
         make()
+    (tmp_path / "test" / "green").rename(tmp_path / "test" / "Red")
+    with pytest.raises(UserError, match=r"class Red has .* in train \(there it is called red\)"):
+        make()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_split_may_lack_classes_and_that_is_told(fill, make, tmp_path, caplog, empty):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", 2, classes={"red": COLOURS["red"]})
+    if empty:
+        (tmp_path / "test" / "blue").mkdir()
+    task = make()
+    assert of_class(task, "test")
+    assert "no image of blue, green in test: they are not measured there" in caplog.text
+
+
+def test_classes_without_a_training_image_are_told(fill, make, tmp_path, caplog):
+    fill(tmp_path, 12, {"blue": (0, 0, 255), "red": (255, 0, 0)})
+    fill(tmp_path, 1, dict.fromkeys("cdef", (0, 0, 0)))
+    task = make(val_size=6, test_size=6)
+    counts = torch.bincount(task.labels["train"], minlength=6).tolist()
+    absent = [name for name, n in zip(task.classes, counts, strict=True) if not n]
+    assert absent
+    assert f"no image of {', '.join(absent)} in train: they cannot be learnt" in caplog.text
+
+
+@pytest.mark.parametrize("test", ["test", "test1"])
+def test_a_test_folder_without_labels_is_left_out(fill, make, tmp_path, caplog, test):
+    fill(tmp_path / "train", 6)
+    (tmp_path / test).mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / test / f"{number}.png")
+    task = make()
+    assert task.classes == list(COLOURS)
+    assert len(task.labels["test"]) == 4
+    assert f"{tmp_path / test}: 3 images without labels" in caplog.text
+
+
+def test_only_a_train_folder_is_the_data(fill, make, tmp_path):
+    fill(tmp_path / "train", 6)
+    task = make()
+    assert task.classes == list(COLOURS)
+    assert {s: len(labels) for s, labels in task.labels.items()} == {
+        "train": 8, "val": 6, "test": 4, "train_sample": 6,
+    }  # fmt: skip
+
+
+def test_a_class_called_train_that_holds_folders_is_told(fill, make, tmp_path, caplog):
+    fill(tmp_path / "train", 6, {"steam": (0, 0, 0), "diesel": (9, 9, 9)})
+    fill(tmp_path, 6, {"bus": (1, 1, 1)})
+    assert make().classes == ["bus", "train"]
+    assert f"the class train holds folders, like a split; if these are the classes, use task.path={tmp_path}/train" in caplog.text  # fmt: skip # noqa: E501
+
+
+def test_a_folder_in_a_folder_is_hinted_at(fill, make, tmp_path):
+    fill(tmp_path / "photos")
+    with pytest.raises(
+        UserError, match=rf"at least two classes .*; or task.path={tmp_path}/photos"
+    ):
+        make()
+
+
+def test_accents_may_be_written_in_two_ways(fill, make, tmp_path, caplog):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train", 6, {composed: (9, 9, 9), "red": (255, 0, 0)})
+    fill(tmp_path / "val", 2, {decomposed: (9, 9, 9), "red": (255, 0, 0)})
+    task = make()
+    assert task.classes == [composed, "red"]
+    assert task.pixels["val"][task.labels["val"] == 0].eq(9).all()
+    fill(tmp_path / "train", 6, {decomposed: (9, 9, 9)})
+    assert len(make().classes) == 3
+    assert "sub-folders with nearly the same name" in caplog.text
+
+
+def test_what_was_left_out_and_decided_is_told_and_recorded(fill, make, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    fill(tmp_path)
+    for name in ("._0.png", "note.txt"):
+        (tmp_path / "red" / name).write_bytes(b"\0\5\x16\7")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "red" / "clear.png")
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "red" / "deep.png")
+    facts = make(background="128").fingerprint()
+    assert (
+        facts["left_out"]
+        == "hidden and system files and folders (1), files of other kinds (.txt 1)"
+    )
+    assert facts["transparent"] == "1 images, on background 128"
+    assert facts["deep"] == "values 0 to 4,095 become 0 to 255"
+    for fact in ("left_out", "transparent", "deep"):
+        assert facts[fact] in caplog.text
+    assert make().fingerprint()["sha256"] != facts["sha256"]
+
+
+def test_bad_images_are_named_together(fill, make, tmp_path):
+    fill(tmp_path, 12)
+    for number in range(12):
+        (tmp_path / "red" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^12 images cannot be used: .*; and 2 more: mend or") as e:
+        make()
+    assert str(e.value).count("cannot be read as an image") == 10
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
@@ -111,7 +220,7 @@ def test_a_photograph_taken_sideways_is_turned(fill, make, tmp_path):
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees: the bright half goes to the right
     path = tmp_path / "red" / "photo.png"
     image.save(path, exif=exif)
-    loaded = module._load(str(path), 8)
+    loaded = load(path)
     assert loaded[:, :, 4:].min() == 200
     assert loaded[:, :, :4].max() == 0
     make()
@@ -121,7 +230,7 @@ def test_the_middle_square_is_kept(tmp_path):
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 99
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    loaded = module._load(str(tmp_path / "wide.png"), 8)
+    loaded = load(tmp_path / "wide.png")
     assert loaded.shape == (3, 8, 8)
     assert (loaded == 99).all()
 
@@ -166,7 +275,11 @@ def test_what_is_missing_is_told(fill, make, tmp_path):
 
 def test_sizes_that_do_not_fit_are_told(fill, make, tmp_path, monkeypatch):
     fill(tmp_path)
-    with pytest.raises(UserError, match=r"task\.test_size=18: .* holds only 18 images"):
+    with pytest.raises(
+        UserError,
+        match=r"task\.test_size=18: .* holds only 18 images; .* e\.g\. task\.test_size=2 "
+        r"task\.val_size=2: 14 are left",
+    ):
         make(test_size=18)
     with pytest.raises(
         UserError,

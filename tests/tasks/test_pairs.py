@@ -24,6 +24,7 @@ SETTINGS = PairSettings(
     val_fraction=0.1,
     test_fraction=0.2,
 )
+PARTS = ("train", "val", "test")
 ROWS = [("odd" if n % 2 else "even", f"text {n} " + "a" * (n % 40), f"<{n}>") for n in range(200)]
 
 
@@ -247,3 +248,34 @@ def test_retrieval_looks_in_data_dir(corpus, tmp_path):
     task = RetrievalTask(settings, seed=1, data_dir=tmp_path, data_fraction=1.0)
     task.prepare()
     assert task.fingerprint()["path"] == str(tmp_path / "lra_retrieval")
+
+
+def test_classes_are_told_with_their_counts(tmp_path, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    path = tmp_path / "mine.tsv"
+    path.write_text("yes\ta\tb\n" * 20 + "no\tc\td\n" * 18 + "Yes \te\tf\n" * 2)
+    task = ready(path)
+    assert f"{path}: 3 classes (Yes: 2, no: 18, yes: 20); pairs: 28 train, 4 val, 8 test" in (
+        caplog.text
+    )
+    assert "labels with nearly the same name are classes of their own: 'Yes', 'yes'" in caplog.text
+    absent = {s: [c for n, c in enumerate(task.classes) if n not in task.labels[s]] for s in PARTS}
+    assert absent["val"]
+    for split, names in absent.items():
+        assert (f"no pair of {', '.join(names)} in {split}" in caplog.text) == bool(names)
+
+
+def test_quotes_are_told_with_what_takes_them_off(tmp_path, caplog):
+    path = tmp_path / "mine.tsv"
+    path.write_text('"0"\t"a"\t"b"\n' * 20 + '"1"\t"c"\t"d"\n' * 20)
+    ready(path)
+    assert "40 of 40 rows have fields in quotation marks" in caplog.text
+    assert "python3 -c " in caplog.text
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "1.0"), ("no", "NO"), ("é", "e\u0301")])
+def test_labels_that_mean_the_same_are_told(tmp_path, caplog, first, second):
+    path = tmp_path / "mine.tsv"
+    path.write_text(f"{first}\ta\tb\n{second}\tc\td\n" * 20)
+    assert len(ready(path).classes) == 2
+    assert "nearly the same name" in caplog.text

@@ -21,7 +21,9 @@ _TASK = {"name": "toy", "_target_": "tests", "batch_size": 4, "eval_batch_size":
 _IMAGES = _TASK | {"label_smoothing": 0.0, "augment": OFF, "val_size": 6}
 PIXELS = PixelSettings(**_IMAGES, input_dim=4, permute=False)
 PATCHES = PatchSettings(**_IMAGES, patch_size=2)
-FOLDER = FolderSettings(**_IMAGES, patch_size=2, path=None, image_size=8, test_size=4)
+FOLDER = FolderSettings(
+    **_IMAGES, patch_size=2, path=None, background=None, image_size=8, test_size=4
+)
 COPYING = SelectiveCopyingSettings(**_TASK, seq_len=20, copies=5, vocab_size=7, eval_sequences=10)
 HEADS = InductionHeadsSettings(**_TASK, seq_len=16, vocab_size=8, eval_sequences=10, longest=8)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mambalab.errors import UserError
-from mambalab.train.checks import check_loss, check_metrics
+from mambalab.train.checks import check_loss, check_metrics, describe_changes
 
 WEIGHT = torch.ones(3, requires_grad=True)
 
@@ -35,3 +35,12 @@ def test_metrics_that_choose_nothing(metrics, why):
     with pytest.raises(UserError, match=why):
         check_metrics(metrics, "val/loss")
     check_metrics({"val/loss": 1.5, "val/ok": True, "val/none": None}, "val/loss")
+
+
+def test_what_changed_about_data_is_said():
+    before = {"sha256": "a", "path": "x", "rows": "60"}
+    now = {"sha256": "b", "path": "y", "rows": "72", "transparent": "4 images"}
+    assert describe_changes(before, now) == (
+        " (rows: 60 before, 72 now; transparent: none before, 4 images now)"
+    )
+    assert describe_changes(before, before | {"path": "z"}) == ""
