@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mambalab.ops.backend import resolve
 from mambalab.ops.common import group_count
-from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 from mambalab.ops.interface import ScanImplementation
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
@@ -105,7 +105,7 @@ def selective_scan(
     delta_bias = None if delta_bias is None else delta_bias.to(wide)
     initial_state = None if initial_state is None else initial_state.to(wide)
 
-    if backend == "reference":
+    if backend == "reference" or plain_needed():
         y, state = selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state
         )
@@ -303,7 +303,7 @@ def _setup_context(
     *tensors, softplus, with_state, save_states, backend = inputs
     u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
     assert save_states, "a backward needs the states that save_states=True saves"
-    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
+    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, initial_state, output[2])
     ctx.set_materialize_grads(False)
     ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
     ctx.softplus, ctx.with_state, ctx.backend = softplus, with_state, backend
@@ -313,11 +313,19 @@ def _backward(
     ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_scan`, None for absent ones and flags."""
-    u, delta, A, B, C, D, z, delta_bias, saved_states = ctx.saved_tensors
-    if grad_y is None:
-        grad_y = u.new_zeros(u.shape)
+    *tensors, saved_states = ctx.saved_tensors
+    u, delta, A, B, C, D, z, delta_bias, _ = tensors
     if not ctx.with_state:
         grad_state = None  # of the empty tensor that stands for it
+    if torch.is_grad_enabled():
+
+        def plain(*tensors: Any) -> tuple[Tensor, Tensor]:
+            *rest, state = tensors
+            return selective_scan_reference(*rest, delta_softplus=ctx.softplus, initial_state=state)
+
+        return *plain_gradients(plain, tensors, (grad_y, grad_state)), None, None, None, None
+    if grad_y is None:
+        grad_y = u.new_zeros(u.shape)
     du, ddelta, dA, dB, dC, *optional = _scan_backward(
         grad_y,
         grad_state,
