@@ -69,7 +69,7 @@ class Attention(nn.Module):
             if isinstance(start, int) and start and length > 1:
                 seen = torch.arange(start + length, device=hidden.device)
                 mask = seen <= start + torch.arange(length, device=hidden.device)[:, None]
-        plain = self.causal and mask is None and length > 1
+        plain = bool(self.causal and mask is None and length > 1)  # not symbolic in an export
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, d_model))
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
+from mambalab.ops.common import check_real
 from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 from mambalab.ops.interface import ConvImplementation
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
@@ -104,6 +105,7 @@ def _check(
         raise ValueError(f"x must be (B, L, D) with L >= 1, not {tuple(x.shape)}")
     if not x.dtype.is_floating_point:
         raise ValueError(f"x must be floating point, not {x.dtype}")
+    check_real(weight=weight, bias=bias, initial_state=initial_state)
     if activation not in (None, "silu"):
         raise ValueError(f'activation must be None or "silu", not {activation!r}')
     batch, _, d_inner = x.shape

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.ops.backend import CPU_DTYPES, obstacle
+from mambalab.ops.common import check_real
 from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 
 
@@ -26,8 +27,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
         (..., d) in `dtype`.
 
     Raises:
-        ValueError: the weight does not fit.
+        ValueError: the weight does not fit; x or `dtype` is not floating point.
     """
+    check_real(weight=weight)
+    for name, kind in (("x", x.dtype), ("dtype", dtype)):
+        if not kind.is_floating_point:
+            raise ValueError(f"{name} must be floating point, not {kind}")
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be {tuple(x.shape[-1:])}, not {tuple(weight.shape)}")
     fused = x.device.type == "cpu" and x.dtype in CPU_DTYPES and dtype in CPU_DTYPES

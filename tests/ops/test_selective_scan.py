@@ -282,3 +282,12 @@ def test_complex_tensors_are_refused():
     case = cast(scan_case(1, 5, 6, 3), torch.float32)
     with pytest.raises(ValueError, match="A, B and C must be real"):
         selective_scan(**(case | {"A": case["A"].to(torch.complex64)}))
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("name", scan_case())
+def test_no_argument_may_be_complex(backend, name):
+    case = cast(scan_case(1, 5, 6, 3), torch.float32)
+    case[name] = case[name].to(torch.complex64)
+    with pytest.raises(ValueError, match=r"must be real|u must be floating point"):
+        selective_scan(**case, backend=backend)
