@@ -274,7 +274,9 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
     run = _implementation(backend, u)
-    states = saved_states.view(run.states_shape(*u.shape, A.shape[1], group_count(B)))
+    batch, length, d_inner = u.shape
+    shape = run.states_shape(batch, length, d_inner, A.shape[1], group_count(B))
+    states = saved_states.view(shape)
     with torch.autocast(u.device.type, enabled=False):
         grads = run.backward(
             grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, states
