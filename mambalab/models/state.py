@@ -18,16 +18,19 @@ def _locked(state: Tensor) -> bool:
 
     A tensor made in inference mode can be written in inference mode only.
     """
-    if state.requires_grad or transforming():
-        return True
+    return state.requires_grad or transforming() or _foreign(state)
+
+
+def _foreign(state: Tensor) -> bool:
+    """True for a tensor from inference mode, outside of it; torch.compile cannot ask."""
+    if torch.compiler.is_compiling():
+        return False
     return state.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def readable(state: Tensor) -> Tensor:
     """The state itself, or a copy that autograd can save if it comes from inference mode."""
-    if state.is_inference() and not torch.is_inference_mode_enabled():
-        return state.clone()
-    return state
+    return state.clone() if _foreign(state) else state
 
 
 def updated(old: Tensor, new: Tensor) -> Tensor:
@@ -85,8 +88,8 @@ class AttentionState:
 
         In the second case (b, 1, 1, 1, 1) int64.
         """
-        if len(set(self.filled)) == 1:
-            return self.filled[0]
+        if len(set(self.filled)) <= 1:
+            return max(self.filled, default=0)
         return torch.tensor(self.filled, device=self.key.device).view(-1, 1, 1, 1, 1)
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -103,7 +106,7 @@ class AttentionState:
             ValueError: more positions than the cache has.
         """
         length = key.shape[2]
-        stop = max(self.filled) + length
+        stop = max(self.filled, default=0) + length
         if stop > self.key.shape[2]:
             raise ValueError(f"the key-value cache holds {self.key.shape[2]} positions, not {stop}")
         start, mask = self.positions(), None

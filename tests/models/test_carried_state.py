@@ -208,3 +208,25 @@ def test_autocast_keeps_the_states_dtypes(build_model, tokens):
     with torch.autocast("cpu", torch.bfloat16):
         sum(model(piece, state).float().sum() for piece in tokens.split([3, 21], 1)).backward()
     assert {state.layers[0].conv.dtype, state.layers[0].ssm.dtype} == {torch.float32}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo reads it
+def test_compiled_pieces_carry_gradients(build_model, tokens):
+    torch.compiler.reset()
+    model = build_model(pattern="MA", n_layer=2)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    grads = []
+    for run in (model, compiled):
+        state = model.initial_state(2, 24)
+        loss = sum(run(piece, state).square().sum() for piece in tokens[:, :10].split(5, 1))
+        grads.append(torch.autograd.grad(loss, list(model.parameters())))
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("pattern", ["M", "A"])
+def test_no_sequences_at_all(build_model, pattern):
+    model = build_model(pattern=pattern)
+    nothing = torch.zeros(0, 3, dtype=torch.int64)
+    assert model(nothing, model.initial_state(0, 6)).shape == (0, 3, 17)
