@@ -89,6 +89,7 @@ def _readable(
         all(values.device.type == "cpu" for values in weights + states)
         and all(weight.dtype in (torch.float32, dtype) for weight in weights)
         and all(x.dtype == torch.float32 and x.is_contiguous() for x in states)
+        and not any(x.requires_grad for x in states)
     )
 
 

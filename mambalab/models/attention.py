@@ -1,6 +1,7 @@
 """Multi-head self-attention with rotary positions: the mixer of the Transformer baseline."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mambalab.models import mamba
 from mambalab.models.state import AttentionState
+from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings
 
 
@@ -33,11 +35,13 @@ class Attention(nn.Module):
     def initial_state(self, batch_size: int, max_len: int) -> AttentionState:
         """Empty key-value cache for `max_len` positions."""
         shape = (batch_size, self.n_head, max_len, self.head_dim)
-        weight, kind = self.in_proj.weight, self.in_proj.weight.device.type
-        dtype = weight.dtype
+        weight: Any = self.in_proj.weight
+        weight = weight() if callable(weight) else weight  # of a quantised layer
+        kind = weight.device.type
+        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
         if torch.is_autocast_enabled(kind):  # of what will be stored: no conversion at each step
             dtype = torch.get_autocast_dtype(kind)
-        key, value = (weight.new_zeros(shape, dtype=dtype) for _ in range(2))
+        key, value = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
         return AttentionState(key, value, [0] * batch_size)
 
     def forward(
@@ -50,7 +54,9 @@ class Attention(nn.Module):
         batch, length, d_model = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.n_head, self.head_dim)
         start = state.positions() if state else 0
-        cos, sin = rotary_angles(start, length, self.head_dim, self.rope_theta, hidden.device)
+        cos, sin = rotary_angles(
+            start, length, self.head_dim, self.rope_theta, hidden.device, compute_dtype(qkv.dtype)
+        )
         query, key = rotate(qkv[:, :, :2], cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
         value = qkv[:, :, 2].transpose(1, 2)
         mask = None
@@ -63,20 +69,25 @@ class Attention(nn.Module):
             if isinstance(start, int) and start and length > 1:
                 seen = torch.arange(start + length, device=hidden.device)
                 mask = seen <= start + torch.arange(length, device=hidden.device)[:, None]
-        plain = self.causal and mask is None and length > 1
+        plain = bool(self.causal and mask is None and length > 1)  # not symbolic in an export
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, d_model))
 
 
 def rotary_angles(
-    start: int | Tensor, length: int, head_dim: int, theta: float, device: torch.device
+    start: int | Tensor,
+    length: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of positions start ... start + l - 1, (l, 1, 1, head_dim / 2) float32.
+    """Cosine and sine of positions start ... start + l - 1, (l, 1, 1, head_dim / 2) in `dtype`.
 
     With a `start` for each sequence, (b, 1, 1, 1, 1), both are (b, l, 1, 1, head_dim / 2).
     """
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    position = torch.arange(length, dtype=torch.float32, device=device)[:, None, None, None] + start
+    exponent = torch.arange(0, head_dim, 2, dtype=dtype, device=device) / head_dim
+    position = torch.arange(length, dtype=dtype, device=device)[:, None, None, None] + start
     angle = position * theta**-exponent
     return angle.cos(), angle.sin()
 

@@ -34,7 +34,7 @@ class MambaBlock(nn.Module):
     def forward(
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Map (b, l, d_model) float32 to the same; continue from `state` and update it if given."""
+        """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
         return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
 
 
@@ -60,7 +60,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Map (b, l, d_model) float32 to the same; continue from `state` and update it if given."""
+        """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
         hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
         return hidden + self.dropout(self.mlp(self.norm2(hidden)))
 
@@ -112,15 +112,20 @@ class Backbone(nn.Module):
     def forward(
         self, inputs: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Map tokens (b, l) int64 or vectors (b, l, input_dim) to features (b, l, d_model) float32.
+        """Map tokens (b, l) int64 or vectors (b, l, input_dim) to features (b, l, d_model).
 
-        Continues from `state` and updates it in place if given. Inputs beyond `lengths` (b,) int64
-        do not affect features before it.
+        Features are float32, or what the parameters are converted to; the stream of sums is at
+        least float32. Continues from `state` and updates it if given: in place without gradients.
+        Inputs beyond `lengths` (b,) int64 do not affect features before it.
         """
         hidden = self.embedding(inputs)
         if self.positions is not None:
             hidden = hidden + self.positions[: hidden.shape[1]]
         hidden = self.dropout(hidden)
+        if (
+            self.norm_f.weight.dtype.itemsize < 4
+        ):  # a model in half precision: sums of layers are not
+            hidden = hidden.float()
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
             hidden = layer(hidden, layer_state, lengths)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.ops.dispatch import transforming
 from mambalab.settings.model import DropoutSettings
 
 NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
@@ -32,7 +33,7 @@ class Dropout(nn.Module):
         """Drop entries of x, of any shape and dtype; the identity in evaluation or at p = 0."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or transforming():
             return F.dropout(x, self.p)
         cut = round(self.p * 65536)
         if cut == 65536:

@@ -1,5 +1,7 @@
 """RMS norm and feed-forward network, shared by the kinds of layer."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,14 +9,38 @@ from torch import Tensor, nn
 from mambalab.ops import rms_norm
 
 
+def as_built(linear: nn.Module) -> bool:
+    """True if calling a linear layer would do no more than `F.linear` with its weight and bias.
+
+    Not so with hooks, an adapter (LoRA), a parametrisation, a quantised layer in its place, or a
+    `forward` put over its own.
+    """
+    if type(linear) is not nn.Linear or "forward" in vars(linear):
+        return False
+    everywhere: Any = torch.nn.modules.module
+    return not (
+        linear._forward_hooks
+        or linear._forward_pre_hooks
+        or linear._backward_hooks
+        or linear._backward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
+    )
+
+
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last dimension (arXiv 1910.07467), in float32.
+    """Root-mean-square normalisation over the last dimension (arXiv 1910.07467).
+
+    All arithmetic is float32 (float64 for float64); the result has the dtype of the weight, which
+    is that of the projection after it.
 
     Args:
         d_model: size of the last dimension.
         eps: added to the mean square.
-        wide: the result is float32 even under autocast; otherwise it has autocast's dtype, which
-            the matrix product after it would convert it to.
+        wide: the result keeps the weight's dtype even under autocast; otherwise it has autocast's,
+            which the matrix product after it would convert it to.
     """
 
     def __init__(self, d_model: int, eps: float, wide: bool = False) -> None:
@@ -24,10 +50,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., d_model) of any floating dtype; the result is float32 or autocast's."""
-        kind = x.device.type
-        narrow = not self.wide and torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if narrow else torch.float32
+        """Normalise x (..., d_model) of any floating dtype, to the weight's dtype or autocast's."""
+        kind, dtype = x.device.type, self.weight.dtype
+        if not self.wide and dtype != torch.float64 and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
         return rms_norm(x, self.weight, self.eps, dtype)
 
 

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.models.dropout import SSMDropout, s4d_real_log
-from mambalab.models.state import MambaState
+from mambalab.models.layers import as_built
+from mambalab.models.state import MambaState, readable, updated
 from mambalab.ops import causal_conv1d, selective_scan
+from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings
 
 
@@ -73,7 +75,7 @@ class SelectiveSSM(nn.Module):
     def mix(self, xz: Tensor, state: MambaState | None = None) -> Tensor:
         """Map input and gate (b, l, 2 * d_inner) to (b, l, d_inner).
 
-        Continues from `state` and updates it in place if given.
+        Continues from `state` and updates it if given (see `mambalab.models.state`).
         """
         x, z = xz.chunk(2, dim=-1)
         carry = state is not None
@@ -82,36 +84,54 @@ class SelectiveSSM(nn.Module):
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             activation="silu",
-            initial_state=state.conv if state else None,
+            initial_state=readable(state.conv) if state else None,
             return_final_state=carry,
             backend=self.backend,
         )
         if state is not None:
             x, conv = x
-            state.conv.copy_(conv)
+            state.conv = updated(state.conv, conv)
         assert isinstance(x, Tensor)
         sizes = [self.dt_rank, self.d_state, self.d_state]
         low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
-        A_log, B, C = self.dropout(self.A_log.float(), B, C)
+        delta, delta_bias = self._delta(low_rank)
+        A_log, B, C = self.dropout(wide(self.A_log), B, C)
         y = selective_scan(
             x,
-            F.linear(low_rank, self.dt_proj.weight),
+            delta,
             -torch.exp(A_log),
             B,
             C,
-            D=self.D.float(),
+            D=wide(self.D),
             z=z,
-            delta_bias=self.dt_proj.bias.float(),
+            delta_bias=delta_bias,
             delta_softplus=True,
-            initial_state=state.ssm if state else None,
+            initial_state=readable(state.ssm) if state else None,
             return_final_state=carry,
             backend=self.backend,
         )
         if state is not None:
             y, ssm = y
-            state.ssm.copy_(ssm)
+            state.ssm = updated(state.ssm, ssm)
         assert isinstance(y, Tensor)
         return y
+
+    def _delta(self, low_rank: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Project (b, l, dt_rank) to delta before softplus (b, l, d_inner), and its bias apart.
+
+        The scan adds the bias in its own dtype. A dt_proj that was changed (an adapter, a hook, a
+        quantised layer) is called instead and has the bias in its result: None.
+        """
+        linear = self.dt_proj
+        if not as_built(linear):
+            return linear(low_rank), None
+        bias = linear.bias
+        return F.linear(low_rank, linear.weight), None if bias is None else wide(bias)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Convert to the dtype in which the scan computes: float32, float64 for float64."""
+    return x.to(compute_dtype(x.dtype))
 
 
 class Mamba(SelectiveSSM):
@@ -148,7 +168,8 @@ class Mamba(SelectiveSSM):
         del max_len
         weight = self.conv1d.weight
         conv = weight.new_zeros(batch_size, self.d_inner, self.d_conv - 1)
-        ssm = torch.zeros(batch_size, self.d_inner, self.d_state, device=weight.device)
+        shape = batch_size, self.d_inner, self.d_state
+        ssm = weight.new_zeros(shape, dtype=compute_dtype(weight.dtype))
         return MambaState(conv, ssm)
 
     def forward(
@@ -157,11 +178,15 @@ class Mamba(SelectiveSSM):
         """Map (b, l, d_model) to (b, l, d_model); continue from `state` and update it if given.
 
         `lengths` (b,) int64 is where each sequence ends: the reverse direction begins there.
+
+        Raises:
+            ValueError: a state for a bidirectional mixer, which needs the whole sequence at once.
         """
+        if self.reverse is not None and state is not None:
+            raise ValueError("a bidirectional Mamba carries no state: it reads the end first")
         xz = self.in_proj(hidden)
         y = self.mix(xz, state)
         if self.reverse is not None:
-            assert state is None, "a state is carried one way only"
             y = y + reverse(self.reverse.mix(reverse(xz, lengths)), lengths)
         return self.out_proj(y)
 

@@ -1,9 +1,43 @@
-"""States: what a model carries from one piece of a sequence to the next."""
+"""States: what a model carries from one piece of a sequence to the next.
+
+A forward pass updates the state it is given. Without gradients that happens in place, in memory
+that stays where it is. While gradients are recorded the state gets new tensors instead, since the
+backward needs the old ones: gradients then flow from piece to piece, and `detach` stops them.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mambalab.ops.dispatch import transforming
+
+
+def _locked(state: Tensor) -> bool:
+    """True if a state cannot be written in place: a graph needs it, or it is another mode's.
+
+    A tensor made in inference mode can be written in inference mode only.
+    """
+    return state.requires_grad or transforming() or _foreign(state)
+
+
+def _foreign(state: Tensor) -> bool:
+    """True for a tensor from inference mode, outside of it; torch.compile cannot ask."""
+    if torch.compiler.is_compiling():
+        return False
+    return state.is_inference() and not torch.is_inference_mode_enabled()
+
+
+def readable(state: Tensor) -> Tensor:
+    """The state itself, or a copy that autograd can save if it comes from inference mode."""
+    return state.clone() if _foreign(state) else state
+
+
+def updated(old: Tensor, new: Tensor) -> Tensor:
+    """Put a new value in a state's place, without gradients in its memory; in its dtype."""
+    if torch.is_grad_enabled() or _locked(old):
+        return new.to(old.dtype)
+    return old.copy_(new)
 
 
 @dataclass
@@ -12,11 +46,15 @@ class MambaState:
 
     Attributes:
         conv: (b, d_inner, d_conv - 1) last inputs of the causal convolution.
-        ssm: (b, d_inner, d_state) float32 hidden state of the scan.
+        ssm: (b, d_inner, d_state) hidden state of the scan; float32, float64 in such a layer.
     """
 
     conv: Tensor
     ssm: Tensor
+
+    def detach(self) -> "MambaState":
+        """Copy the state out of the graph: gradients do not flow through the copy."""
+        return MambaState(self.conv.detach().clone(), self.ssm.detach().clone())
 
     def put(self, row: int, other: "MambaState", source: int) -> None:
         """Replace the state of sequence `row` by that of `source` in another batch."""
@@ -40,19 +78,25 @@ class AttentionState:
     value: Tensor
     filled: list[int]
 
+    def detach(self) -> "AttentionState":
+        """Copy the cache out of the graph: gradients do not flow through the copy."""
+        key, value = self.key.detach().clone(), self.value.detach().clone()
+        return AttentionState(key, value, list(self.filled))
+
     def positions(self) -> int | Tensor:
         """Position of the next token: a number if all sequences have the same, else one for each.
 
         In the second case (b, 1, 1, 1, 1) int64.
         """
-        if len(set(self.filled)) == 1:
-            return self.filled[0]
+        if len(set(self.filled)) <= 1:
+            return max(self.filled, default=0)
         return torch.tensor(self.filled, device=self.key.device).view(-1, 1, 1, 1, 1)
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store new keys and values (b, n_head, l, head_dim); return all that are filled.
 
-        Sequences of unequal length go on by one token at a time (l = 1).
+        Sequences of unequal length go on by one token at a time (l = 1). While gradients of the
+        keys are recorded, the cache is copied first: the backward of earlier pieces needs it.
 
         Returns:
             Filled keys and values (b, n_head, longest, head_dim), and a mask (b, 1, 1, longest),
@@ -62,10 +106,12 @@ class AttentionState:
             ValueError: more positions than the cache has.
         """
         length = key.shape[2]
-        stop = max(self.filled) + length
+        stop = max(self.filled, default=0) + length
         if stop > self.key.shape[2]:
             raise ValueError(f"the key-value cache holds {self.key.shape[2]} positions, not {stop}")
         start, mask = self.positions(), None
+        if key.requires_grad or _locked(self.key):
+            self.key, self.value = self.key.clone(), self.value.clone()
         if isinstance(start, int):
             self.key[:, :, start:stop] = key
             self.value[:, :, start:stop] = value
@@ -96,9 +142,16 @@ LayerState = MambaState | AttentionState
 
 @dataclass
 class ModelState:
-    """State of a model: one state a layer, in order; updated in place by the forward pass."""
+    """State of a model: one state a layer, in order; updated by the forward pass."""
 
     layers: list[LayerState]
+
+    def detach(self) -> "ModelState":
+        """Copy the state out of the graph: what comes after does not train what came before.
+
+        Between two pieces of a sequence it makes truncated back-propagation through time.
+        """
+        return ModelState([layer.detach() for layer in self.layers])
 
     def put(self, row: int, other: "ModelState", source: int = 0) -> None:
         """Replace the state of sequence `row` by that of `source` in another batch."""

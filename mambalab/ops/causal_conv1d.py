@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.common import check_real
+from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 from mambalab.ops.interface import ConvImplementation
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
@@ -68,7 +69,7 @@ def causal_conv1d(
     weight = weight.to(wide)
     bias = None if bias is None else bias.to(wide)
     initial_state = None if initial_state is None else initial_state.to(x.dtype)
-    if backend == "reference":
+    if backend == "reference" or plain_needed():
         y, state = causal_conv1d_reference(x, weight, bias, activation, initial_state)
         return (y, state) if return_final_state else y
     tensors = (x, weight, bias, initial_state)
@@ -104,6 +105,7 @@ def _check(
         raise ValueError(f"x must be (B, L, D) with L >= 1, not {tuple(x.shape)}")
     if not x.dtype.is_floating_point:
         raise ValueError(f"x must be floating point, not {x.dtype}")
+    check_real(weight=weight, bias=bias, initial_state=initial_state)
     if activation not in (None, "silu"):
         raise ValueError(f'activation must be None or "silu", not {activation!r}')
     batch, _, d_inner = x.shape
@@ -220,6 +222,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_conv`, None for absent ones and flags."""
     x, weight, bias, initial_state = ctx.saved_tensors
+    if torch.is_grad_enabled():
+
+        def plain(x: Tensor, weight: Tensor, bias: Any, state: Any) -> tuple[Tensor]:
+            activation = "silu" if ctx.silu else None
+            return (causal_conv1d_reference(x, weight, bias, activation, state)[0],)
+
+        return *plain_gradients(plain, ctx.saved_tensors, (grad_y,)), None, None
     dx, dweight, dbias, dstate = _conv_backward(
         grad_y, x, weight, bias, initial_state, ctx.silu, ctx.backend
     )

@@ -1,4 +1,4 @@
-"""What the backends share beside their interface: constants, and how tensors are laid out."""
+"""What operators and backends share: constants, layouts, checks of dtypes."""
 
 import math
 
@@ -17,3 +17,10 @@ def contiguous_rows(x: Tensor) -> Tensor:
 def group_count(B: Tensor) -> int:
     """Groups of B or C: g of (b, l, g, n), one if they are (b, l, n)."""
     return B.shape[2] if B.dim() == 4 else 1
+
+
+def check_real(**tensors: Tensor | None) -> None:
+    """Raise ValueError, by name, for a complex tensor: it would lose its imaginary part."""
+    for name, x in tensors.items():
+        if x is not None and x.is_complex():
+            raise ValueError(f"{name} must be real, not {x.dtype}")

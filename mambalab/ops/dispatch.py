@@ -1,17 +1,88 @@
-"""When an operator may call its implementation directly, past torch's dispatcher.
+"""Which way an operator takes: past torch's dispatcher, through it, or by plain operations.
 
 Calling a custom operator costs about 50 microseconds: nothing in training, more than the work
 itself when one token is decoded at a time.
+
+The compiled operators have a derivative of the ordinary kind, a backward. Torch's other kinds
+(forward mode, and `torch.func` with all it nests) go through plain operations, which have them all.
 """
 
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 _transforms = _functorch.peek_interpreter_stack
+_announced: set[str] = set()
+
+
+def transforming() -> bool:
+    """True inside a functorch transform (vmap, grad, jvp ...) or where dual tensors exist."""
+    if forward_ad._current_level >= 0:
+        return True
+    return not torch.compiler.is_compiling() and _transforms() is not None
+
+
+def plain_needed() -> bool:
+    """True where a derivative is asked for that the compiled operators lack; says so once.
+
+    That is forward mode (dual tensors, `torch.func.jvp`, `jacfwd`) and `torch.func.grad`, `vjp`
+    and `jacrev`, alone or inside vmap; vmap alone can call an operator once for each sample.
+    """
+    if not transforming():
+        return False
+    if forward_ad._current_level < 0:
+        kinds = {layer.key().name for layer in _functorch.get_interpreter_stack()}
+        if kinds <= {"Vmap", "Functionalize"}:
+            return False
+    _announce("forward-mode and torch.func derivatives are computed")
+    return True
+
+
+def _announce(what: str) -> None:
+    """Warn, once a process, that plain operations take the place of the compiled ones."""
+    if not torch.compiler.is_compiling() and what not in _announced:
+        _announced.add(what)
+        message = f"mambalab: {what} by plain PyTorch operations, step by step: right, but slow"
+        warnings.warn(message, stacklevel=4)
+
+
+def plain_gradients(
+    function: Callable[..., Sequence[Tensor]],
+    tensors: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Compute gradients that can be differentiated again (create_graph=True); says so once.
+
+    Args:
+        function: maps `tensors` to outputs by plain operations.
+        tensors: arguments of the operator.
+        grads: gradients of the outputs, None where one is zero.
+
+    Returns:
+        A gradient for each of `tensors`, None where none is wanted.
+    """
+    _announce("derivatives of derivatives (create_graph=True) are computed")
+    # New views: a path from one argument to another outside the operator is not ours to follow.
+    own = [None if x is None else x.view_as(x) for x in tensors]
+    wanted = [x for x in own if x is not None and x.requires_grad]
+    with torch.autocast(wanted[0].device.type, enabled=False):
+        outputs = function(*own)
+        pairs = [pair for pair in zip(outputs, grads, strict=True) if pair[1] is not None]
+        found = torch.autograd.grad(
+            [output for output, _ in pairs],
+            wanted,
+            [grad for _, grad in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    of = {id(x): grad for x, grad in zip(wanted, found, strict=True)}
+    return [of.get(id(x)) for x in own]
 
 
 def can_bypass_dispatcher(*tensors: Tensor | None) -> bool:

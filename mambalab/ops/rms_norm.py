@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.ops.backend import CPU_DTYPES, obstacle
-from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.common import check_real
+from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -26,12 +27,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
         (..., d) in `dtype`.
 
     Raises:
-        ValueError: the weight does not fit.
+        ValueError: the weight does not fit; x or `dtype` is not floating point.
     """
+    check_real(weight=weight)
+    for name, kind in (("x", x.dtype), ("dtype", dtype)):
+        if not kind.is_floating_point:
+            raise ValueError(f"{name} must be floating point, not {kind}")
     if weight.shape != x.shape[-1:]:
         raise ValueError(f"weight must be {tuple(x.shape[-1:])}, not {tuple(weight.shape)}")
     fused = x.device.type == "cpu" and x.dtype in CPU_DTYPES and dtype in CPU_DTYPES
-    if not fused or not x.numel():
+    if not fused or not x.numel() or plain_needed():
         return _plain(x, weight, eps, dtype)
     weight = weight.float()
     differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -87,12 +92,18 @@ def _(grad_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Te
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save what the backward needs."""
-    x, weight, ctx.eps, _ = inputs
+    x, weight, ctx.eps, ctx.dtype = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_norm`, None for eps and dtype."""
+    if torch.is_grad_enabled():
+
+        def plain(x: Tensor, weight: Tensor) -> tuple[Tensor]:
+            return (_plain(x, weight, ctx.eps, ctx.dtype),)
+
+        return *plain_gradients(plain, ctx.saved_tensors, (grad_y,)), None, None
     dx, dweight = _norm_backward(grad_y, *ctx.saved_tensors, ctx.eps)
     return dx, dweight, None, None
 

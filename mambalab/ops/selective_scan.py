@@ -1,14 +1,15 @@
 """The selective scan of Mamba as one differentiable operator with a state in and a state out."""
 
 import importlib
+import math
 from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from mambalab.ops.backend import resolve
-from mambalab.ops.common import group_count
-from mambalab.ops.dispatch import can_bypass_dispatcher
+from mambalab.ops.common import check_real, group_count
+from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
 from mambalab.ops.interface import ScanImplementation
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
@@ -105,7 +106,7 @@ def selective_scan(
     delta_bias = None if delta_bias is None else delta_bias.to(wide)
     initial_state = None if initial_state is None else initial_state.to(wide)
 
-    if backend == "reference":
+    if backend == "reference" or plain_needed():
         y, state = selective_scan_reference(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state
         )
@@ -140,6 +141,7 @@ def _check(
         raise ValueError(f"u must be floating point, not {u.dtype}")
     if any(x.is_complex() for x in (A, B, C)):
         raise ValueError("A, B and C must be real: complex state spaces are not supported")
+    check_real(delta=delta, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     batch, length, d_inner = u.shape
     if A.dim() != 2 or A.shape[0] != d_inner or A.shape[1] < 1:
         raise ValueError(f"A must be ({d_inner}, N), not {tuple(A.shape)}")
@@ -216,11 +218,18 @@ def _scan(
     save_states: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the final state, and the states for the backward; empty if not asked for."""
+    """Return y, the final state, and the states for the backward; empty if not asked for.
+
+    The states are flat: an axis of chunks would keep torch.export from lengths of one chunk.
+    """
     y, state, saved_states = _run(
         u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states, backend
     )
-    return y, _or_empty(state if return_final_state else None, A), _or_empty(saved_states, A)
+    return (
+        y,
+        _or_empty(state if return_final_state else None, A),
+        _or_empty(saved_states, A).flatten(),
+    )
 
 
 @_scan.register_fake
@@ -244,7 +253,7 @@ def _(
     state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
     groups = group_count(B)
     shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state, groups)
-    return u.new_empty(u.shape), state, A.new_empty(shape if save_states else 0)
+    return u.new_empty(u.shape), state, A.new_empty(math.prod(shape) if save_states else 0)
 
 
 @torch.library.custom_op("mambalab::selective_scan_backward", mutates_args=())
@@ -264,9 +273,13 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    run = _implementation(backend, u)
+    batch, length, d_inner = u.shape
+    shape = run.states_shape(batch, length, d_inner, A.shape[1], group_count(B))
+    states = saved_states.view(shape)
     with torch.autocast(u.device.type, enabled=False):
-        grads = _implementation(backend, u).backward(
-            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, saved_states
+        grads = run.backward(
+            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, states
         )
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (_or_empty(grad, A) for grad in grads)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
@@ -303,7 +316,7 @@ def _setup_context(
     *tensors, softplus, with_state, save_states, backend = inputs
     u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
     assert save_states, "a backward needs the states that save_states=True saves"
-    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
+    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, initial_state, output[2])
     ctx.set_materialize_grads(False)
     ctx.absent = [x is None for x in (D, z, delta_bias, initial_state)]
     ctx.softplus, ctx.with_state, ctx.backend = softplus, with_state, backend
@@ -313,11 +326,19 @@ def _backward(
     ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, grad_saved: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_scan`, None for absent ones and flags."""
-    u, delta, A, B, C, D, z, delta_bias, saved_states = ctx.saved_tensors
-    if grad_y is None:
-        grad_y = u.new_zeros(u.shape)
+    *tensors, saved_states = ctx.saved_tensors
+    u, delta, A, B, C, D, z, delta_bias, _ = tensors
     if not ctx.with_state:
         grad_state = None  # of the empty tensor that stands for it
+    if torch.is_grad_enabled():
+
+        def plain(*tensors: Any) -> tuple[Tensor, Tensor]:
+            *rest, state = tensors
+            return selective_scan_reference(*rest, delta_softplus=ctx.softplus, initial_state=state)
+
+        return *plain_gradients(plain, tensors, (grad_y, grad_state)), None, None, None, None
+    if grad_y is None:
+        grad_y = u.new_zeros(u.shape)
     du, ddelta, dA, dB, dC, *optional = _scan_backward(
         grad_y,
         grad_state,

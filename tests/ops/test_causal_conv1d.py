@@ -126,6 +126,10 @@ def test_float64_takes_the_torch_backend():
         ({"bias": torch.zeros(4)}, r"bias must be \(6,\), not \(4,\)"),
         ({"initial_state": torch.zeros(2, 6, 4)}, "initial_state must be"),
         ({"activation": "relu"}, "activation must be None or \"silu\", not 'relu'"),
+        ({"x": torch.zeros(2, 9, 6).cfloat()}, "x must be floating point"),
+        ({"weight": torch.zeros(6, 4).cfloat()}, "weight must be real, not torch.complex64"),
+        ({"bias": torch.zeros(6).cdouble()}, "bias must be real, not torch.complex128"),
+        ({"initial_state": torch.zeros(2, 6, 3).cfloat()}, "initial_state must be real"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change, message):

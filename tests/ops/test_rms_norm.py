@@ -136,6 +136,17 @@ def test_a_wrong_weight_is_refused():
         rms_norm(torch.ones(2, 8), torch.ones(7), 1e-5, F32)
 
 
+def test_complex_and_whole_numbers_are_refused():
+    x, weight = torch.ones(2, 8), torch.ones(8)
+    with pytest.raises(ValueError, match="weight must be real"):
+        rms_norm(x, weight.cfloat(), 1e-5, F32)
+    for wrong in (x.cfloat(), x.long()):
+        with pytest.raises(ValueError, match="x must be floating point"):
+            rms_norm(wrong, weight, 1e-5, F32)
+    with pytest.raises(ValueError, match="dtype must be floating point"):
+        rms_norm(x, weight, 1e-5, torch.complex64)
+
+
 def test_the_layer_gives_what_the_product_behind_it_needs():
     x = torch.randn(2, 3, 16)
     norm, last = RMSNorm(16, 1e-5), RMSNorm(16, 1e-5, wide=True)

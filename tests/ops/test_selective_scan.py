@@ -282,3 +282,40 @@ def test_complex_tensors_are_refused():
     case = cast(scan_case(1, 5, 6, 3), torch.float32)
     with pytest.raises(ValueError, match="A, B and C must be real"):
         selective_scan(**(case | {"A": case["A"].to(torch.complex64)}))
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("name", scan_case())
+def test_no_argument_may_be_complex(backend, name):
+    case = cast(scan_case(1, 5, 6, 3), torch.float32)
+    case[name] = case[name].to(torch.complex64)
+    with pytest.raises(ValueError, match=r"must be real|u must be floating point"):
+        selective_scan(**case, backend=backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_infinity_spreads_as_in_the_oracle(backend, name):
+    case = cast(scan_case(2, 40, 20, 5), torch.float32)
+    case[name][0, 3, 2] = torch.inf
+    y, state = scan(backend)(**case)
+    exact_y, exact_state = selective_scan_reference(**widened(case), delta_softplus=True)
+    for one, other in ((y, exact_y), (state, exact_state)):
+        assert torch.equal(one.isfinite(), other.isfinite())
+        assert torch.equal(one.isnan(), other.isnan())
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_of_expanded_tensors(backend):
+    case = cast(scan_case(2, 40, 20, 5), torch.float32)
+
+    def expanded(u, A, B, D):
+        rows, matrix = u.expand(2, 40, 20), B.expand(2, 40, 5)
+        return scan(backend)(rows, rows, A.expand(20, 5), matrix, matrix, D.expand(20), rows)
+
+    def exact(u, A, B, D):
+        u, A, B, D = u.expand(2, 40, 20), A.expand(20, 5), B.expand(2, 40, 5), D.expand(20)
+        return selective_scan_reference(u, u, A, B, B, D, u, delta_softplus=True)
+
+    small = {"u": case["u"][:1, :1], "A": case["A"][:1], "B": case["B"][:1], "D": case["D"][:1]}
+    assert_close(results(expanded, small), results(exact, widened(small)), 3e-6)
