@@ -82,10 +82,10 @@ def prepared_task(
             continue
         if found and found.get("sha256") == trained_on.get("sha256"):
             return task
+        changed = describe_changes(trained_on, found) if found else ""
         problem = UserError(
-            f"the data of task {task.name} are not those {loaded.path} was trained on"
-            f"{describe_changes(trained_on, found) if found else ''}: bring them back, or point data_dir or path to "
-            "them"
+            f"the data of task {task.name} are not those {loaded.path} was trained on{changed}: "
+            "bring them back, or point data_dir or path to them"
         )
     assert problem is not None, "there is at least one place"
     raise problem
