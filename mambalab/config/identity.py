@@ -25,6 +25,7 @@ MAY_CHANGE = frozenset(
         "trust",
         "trainer.max_steps",
         "trainer.max_minutes",
+        "trainer.keep_last",
     ]
 )
 # Keys of `model` that `model.pretrained` decides; a run records what it found there.
