@@ -29,6 +29,7 @@ TRAINER = "trainer.pt"
 MANIFEST = "manifest.json"
 MENDED = "mend that, and the same command goes on"
 MEMORY = "not enough memory; free some, and the same command goes on"
+_AGAIN = "start again with resume=never (the damaged run is set aside)"
 _PARTIAL = ".partial-"  # prefixes of folders: one that is being written,
 _REMOVED = ".removed-"  # and one that is being removed
 _stay: set[Path] = set()  # checkpoints of which this process has said that it cannot remove them
@@ -50,7 +51,16 @@ class Checkpoint:
 
 
 class DamagedError(UserError):
-    """The bytes of a checkpoint are not those that were written; the one before it may do."""
+    """The bytes of a checkpoint are not those that were written; the one before it may do.
+
+    Args:
+        what: what is wrong with which file.
+        remedy: what to do if there is no other checkpoint.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
 
 
 class ForeignError(UserError):
@@ -245,7 +255,7 @@ def load(
         UserError: it cannot be read: for want of rights or memory, say.
     """
     path = checkpoint.path
-    remedy = "start again with resume=never (the damaged run is set aside)"
+    remedy = _AGAIN
     if checkpoint.kind == "best":
         remedy = "delete that folder, and the last weights take its place"
     whole = False  # by checksums: what fails afterwards is not the fault of its bytes
@@ -258,13 +268,13 @@ def load(
             trainer = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
         return weights, manifest["facts"], trainer
     except verify.BrokenError as error:
-        raise DamagedError(f"{error}; {remedy}") from error
+        raise DamagedError(str(error), remedy) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f"cannot read the checkpoint {path}: {MEMORY}") from error
     except OSError as error:
         reason = f"cannot read the checkpoint {error.filename or path}: {error.strerror}"
         if error.errno in verify.NOT_THERE:
-            raise DamagedError(f"{reason}; {remedy}") from error
+            raise DamagedError(reason, remedy) from error
         raise UserError(f"{reason}; {MENDED}") from error
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         reason = " ".join(str(error).split())[:200]
@@ -273,7 +283,7 @@ def load(
                 f"cannot read the checkpoint {path}: {reason}; its files are those that were "
                 f"written, so is there memory enough? {MENDED}"
             ) from error
-        raise DamagedError(f"cannot read the checkpoint {path}: {reason}; {remedy}") from error
+        raise DamagedError(f"cannot read the checkpoint {path}: {reason}", remedy) from error
 
 
 def read_facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -300,6 +310,13 @@ def refuse_foreign(checkpoint: Checkpoint, facts: dict[str, Any], run: Mapping[s
             f"the checkpoint {checkpoint.path} is another run's: move it away and bring this "
             f"run's own back, or start again with resume=never (what is here is set aside)"
         )
+
+
+def lacks_state(checkpoint: Checkpoint) -> DamagedError:
+    """The error for a checkpoint that can be read and does not say how training goes on."""
+    return DamagedError(
+        f"the checkpoint {checkpoint.path} lacks what is needed to go on from it", _AGAIN
+    )
 
 
 def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:

@@ -58,7 +58,9 @@ def manifest(path: Path, step: int) -> dict[str, Any]:
             f"the checkpoint {path} is damaged: its entries are not those that were written"
         )
     if found["step"] != step:
-        raise BrokenError(f"the checkpoint {path.parent} was renamed: it is of step {found['step']}")
+        raise BrokenError(
+            f"the checkpoint {path.parent} was renamed: it is of step {found['step']}"
+        )
     return found
 
 
@@ -97,6 +99,6 @@ def check_files(folder: Path, manifest: dict[str, Any], known: set[str]) -> bool
 
 
 def _check_regular(path: Path) -> None:
-    """Raise BrokenError for a folder, pipe or device in place of a file, OSError if it is absent."""
+    """Raise BrokenError for what is no file, such as a pipe, and OSError for what is absent."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise BrokenError(f"cannot read the checkpoint {path}: it is no file")

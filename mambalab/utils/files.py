@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -75,7 +76,7 @@ def remove_unfinished(folder: Path, wanted: Callable[[str], bool]) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """A path beside `path` that nobody has, to set it aside: its name with `.old1`, `.old2`, ...."""
+    """A path beside `path` that nobody has, to set it aside: its name with `.old1`, `.old2`, ..."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}.old{number}")):
         number += 1
@@ -141,6 +142,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def is_damaged_json(path: Path) -> bool:
+    """Whether a file is there, can be read, and holds no JSON object."""
+    try:
+        return not isinstance(json.loads(path.read_bytes()), dict)
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+
+
 def obstacle(folder: Path) -> str | None:
     """Why a folder could not be made or written, a clause, or None; makes nothing."""
     existing = folder
@@ -151,6 +162,22 @@ def obstacle(folder: Path) -> str | None:
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"{existing} is not writable"
     return None
+
+
+def describe(error: OSError, place: Path) -> str:
+    """Say in one line what the system refused, where, and what to do.
+
+    Args:
+        error: as it was caught.
+        place: where it may have been, if the error does not say.
+    """
+    todo = "mend that"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        todo = "make room there"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        todo = "allow it"
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename or place}: {reason}; {todo}, and the same command goes on"
 
 
 def sha256(path: Path) -> str:

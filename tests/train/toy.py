@@ -27,6 +27,7 @@ LIMITS = TrainerSettings(
     log_every=3,
     eval_every=5,
     checkpoint_every=4,
+    keep_last=1,
     patience=None,
     grad_accum=1,
     compile=False,
