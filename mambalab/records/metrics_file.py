@@ -74,6 +74,7 @@ class MetricsFile:
         unlink_copies(self.path)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         os.ftruncate(self._descriptor, self.size)
+        self._said: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +84,7 @@ class MetricsFile:
 
     def append(self, line: bytes) -> None:
         """Add a line; raises OSError if that fails, nothing of the line is left then."""
+        self._recount()
         rest = memoryview(line)
         try:
             while rest:
@@ -104,12 +106,11 @@ class MetricsFile:
         Raises:
             OSError: it cannot be written.
         """
-        said = []
-        if os.fstat(self._descriptor).st_size != self.size:
-            said.append(self._recount())
+        self._recount()
         if not self._is_in_place():
-            said.append(self._put_back())
+            self._put_back()
         os.fsync(self._descriptor)
+        said, self._said = self._said, []
         return said
 
     def settle(self) -> None:
@@ -123,19 +124,21 @@ class MetricsFile:
         except OSError:
             return False
 
-    def _recount(self) -> str:
-        """Go on after what somebody else left of the file."""
-        before = self.size
-        data = b"".join(self._content(os.fstat(self._descriptor).st_size))
+    def _recount(self) -> None:
+        """Go on after the last whole line of what somebody else made of the file."""
+        before, now = self.size, os.fstat(self._descriptor).st_size
+        if now == before:
+            return
+        data = b"".join(self._content(now))
         self.size = data.rfind(b"\n") + 1
         self.rows = data.count(b"\n")
         os.ftruncate(self._descriptor, self.size)
-        return (
+        self._said.append(
             f"{self.path} was changed by another program while the run trained: it had {before} "
-            f"bytes and has {self.size}; what is gone stays away"
+            f"bytes and has {self.size} now; what is gone does not come back"
         )
 
-    def _put_back(self) -> str:
+    def _put_back(self) -> None:
         """Write the file again under its name: its body lives as long as it is open."""
         happened = "was renamed or deleted while the run trained: it is written again"
         if os.path.lexists(self.path):
@@ -148,7 +151,7 @@ class MetricsFile:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
         os.close(self._descriptor)
         self._descriptor = descriptor
-        return f"{self.path} {happened}"
+        self._said.append(f"{self.path} {happened}")
 
     def _content(self, size: int) -> Iterator[bytes]:
         """Read the first `size` bytes, in parts."""

@@ -1,6 +1,7 @@
 """Reads runs back from their folders: settings, model, weights, tokenizer."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from mambalab.tasks.text import CHARACTERS
 from mambalab.tokenization.tokenizer import FILE
 from mambalab.train import checkpoint, runtime
 from mambalab.utils.files import read_json, write_json
+
+LOG = logging.getLogger("mambalab")
 
 
 def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:
@@ -67,6 +70,7 @@ def _read_or_rebuild_spec(run_dir: Path) -> ModelSpec:
         return read_spec(run_dir)
     except UserError as error:
         if (spec := rebuild.spec(run_dir)) is not None:
+            LOG.warning("%s: its content is taken from a checkpoint", error)
             return spec
         raise UserError(f"{error}; its own `mambalab train` command writes that again") from None
 

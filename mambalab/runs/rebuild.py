@@ -5,7 +5,6 @@ A folder with config.yaml and a checkpoint is a run, whatever became of its smal
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.records import reader
@@ -35,13 +34,24 @@ def read_summary(folder: RunFolder) -> RunSummary:
             raise
     found = _newest(folder.path)
     LOG.warning(
-        "%s was lost or damaged: it is written anew from %s",
+        "%s is lost or damaged: what it said is taken from %s",
         folder.summary_file,
         found.path if found else folder.config,
     )
     facts = checkpoint.read_facts(found) if found else {}
-    known = {"precision": facts.get("precision"), "uid": _run(facts).get("uid")}
-    known["checkpoint"] = facts.get("began_with")
+    run = facts.get("run")
+    known = {
+        "precision": facts.get("precision"),
+        "checkpoint": facts.get("began_with"),
+        "uid": run.get("uid") if isinstance(run, dict) else None,
+        "data": facts.get("fingerprint"),
+        "step": found.step if found else None,
+    }
+    if (best := checkpoint.find(folder.path, "best")) is not None:
+        facts = checkpoint.read_facts(best)
+        known["metric"] = facts.get("metric")
+        if isinstance(metrics := facts.get("metrics"), dict):
+            known["best"] = {"step": best.step, **metrics}
     summary = RunSummary.from_json({k: v for k, v in known.items() if v is not None})
     summary.test = _test(folder.path)
     return summary
@@ -54,29 +64,19 @@ def set_damaged_aside(path: Path) -> None:
 
 
 def spec(run_dir: Path) -> ModelSpec | None:
-    """The shape of the task by a checkpoint, in place of a lost spec.json, which is said; None if
-    no checkpoint has it."""
+    """The shape of the task by a checkpoint, for a lost spec.json; None if no checkpoint has it."""
     found = _newest(run_dir)
     fields = checkpoint.read_facts(found).get("spec") if found else None
     try:
-        kept = ModelSpec(**fields) if isinstance(fields, dict) else None
+        return ModelSpec(**fields) if isinstance(fields, dict) else None
     except (TypeError, AssertionError):
         return None
-    if kept is not None:
-        path = RunFolder(run_dir).spec
-        LOG.warning("%s is missing or damaged: its content is taken from a checkpoint", path)
-    return kept
 
 
 def _newest(run_dir: Path) -> checkpoint.Checkpoint | None:
     """The newest checkpoint whose manifest can be read, of the kind `last` if there is one."""
     found = [c for kind in ("last", "best") for c in checkpoint.find_all(run_dir, kind)]
     return next((c for c in found if checkpoint.read_facts(c)), None)
-
-
-def _run(facts: dict[str, Any]) -> dict[str, Any]:
-    run = facts.get("run")
-    return run if isinstance(run, dict) else {}
 
 
 def _test(run_dir: Path) -> FinalTestResult | None:

@@ -21,6 +21,7 @@ from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.runs import build, final_report, load, rebuild, tidy, user_code
 from mambalab.runs.callbacks import (
     FinalTest,
+    KeepFiles,
     LossPicture,
     ScoreBeforeTraining,
     TextSample,
@@ -111,6 +112,10 @@ class TrainingRun:
             stop_requested=self.signals.requested,
             callbacks=[
                 self.tracking_share,
+                KeepFiles(
+                    [folder.config, folder.spec, *map(folder.path.joinpath, self.task.assets())],
+                    self._write_settings,
+                ),
                 ScoreBeforeTraining(self.task.metric),
                 *self._text_sample(),
                 self.final_test,
@@ -350,9 +355,6 @@ class TrainingRun:
         summary.left = result.left
         summary.test = self.final_test.test
         self.recorder.flush()  # the test's metrics, before the summary says that they are there
-        if not (self.folder.config.exists() and self.folder.spec.exists()):
-            LOG.warning("files of %s went while the run trained: written again", self.folder)
-            self._write_settings()
         self._write_summary()
         LOG.info("%s: %s", result.status.lower(), result.reason)
         self.recorder.finish(result.status)

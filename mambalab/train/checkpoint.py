@@ -5,8 +5,10 @@ safetensors; optimiser, random state and data position beside them). `checkpoint
 holds the weights that did best on validation.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +29,6 @@ LOG = logging.getLogger("mambalab")
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
 MANIFEST = "manifest.json"
-MENDED = "mend that, and the same command goes on"
 MEMORY = "not enough memory; free some, and the same command goes on"
 _AGAIN = "start again with resume=never (the damaged run is set aside)"
 _PARTIAL = ".partial-"  # prefixes of folders: one that is being written,
@@ -119,29 +120,48 @@ def save(
         UserError: if the disk is full or not writable; the earlier checkpoint stays, and what was
             begun is removed.
     """
-    folder = RunFolder(run_dir).checkpoints
-    target = folder / checkpoint_name(kind, step)
+    target = RunFolder(run_dir).checkpoints / checkpoint_name(kind, step)
+    content = (weights, trainer, {"step": step, "facts": facts})
+    try:
+        try:
+            _put(target, *content)
+        except OSError as error:
+            spare = [c for c in find_all(run_dir, kind) if c.path != target][1:]
+            if error.errno not in files.NO_SPACE or not spare:
+                raise
+            LOG.warning("the disk is full: %s and what is older goes", spare[0].path)
+            for old in spare:
+                _remove(old.path)
+            _put(target, *content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the checkpoint {target}: {first_line(error)}; {files.remedy(error)}"
+        ) from error
+    remove_older(run_dir, kind, target, keep)
+    return target
+
+
+def _put(target: Path, weights: dict[str, torch.Tensor], *content: Any) -> None:
+    """Write a checkpoint in one step; raises OSError, and leaves nothing, if that fails."""
+    folder = target.parent
     partial = folder / f"{_PARTIAL}{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        _write(partial, weights, trainer, {"step": step, "facts": facts})
+        _write(partial, weights, *content)
         _make_way(target)
         partial.rename(target)
         files.flush_to_disk(folder)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:  # it keeps the system's number to itself
+        full = shutil.disk_usage(folder).free < sum(t.nbytes for t in weights.values())
         shutil.rmtree(partial, ignore_errors=True)
-        reason = first_line(error)
-        raise UserError(
-            f"cannot write the checkpoint {target}: {reason}; mend that (a full disk: make room), "
-            "and the same command goes on from the checkpoint before it"
-        ) from error
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+        raise OSError(errno.EIO, first_line(error), str(target)) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    remove_older(run_dir, kind, target, keep)
-    return target
 
 
 def _write(
@@ -275,13 +295,13 @@ def load(
         reason = f"cannot read the checkpoint {error.filename or path}: {error.strerror}"
         if error.errno in verify.NOT_THERE:
             raise DamagedError(reason, remedy) from error
-        raise UserError(f"{reason}; {MENDED}") from error
+        raise UserError(f"{reason}; {files.remedy(error)}") from error
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         reason = " ".join(str(error).split())[:200]
         if whole:
             raise UserError(
                 f"cannot read the checkpoint {path}: {reason}; its files are those that were "
-                f"written, so is there memory enough? {MENDED}"
+                f"written, so is there memory enough?"
             ) from error
         raise DamagedError(f"cannot read the checkpoint {path}: {reason}", remedy) from error
 

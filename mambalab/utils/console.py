@@ -7,6 +7,7 @@ one: the command line does so once for every verb.
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from logging.handlers import WatchedFileHandler
@@ -56,21 +57,21 @@ def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
 class _LogFile(WatchedFileHandler):
     """Appends messages to a file; one that cannot be written is said once, and no more.
 
-    A file that was renamed or deleted meanwhile is begun again, one that has other names
-    (`cp -al`) is copied before.
+    A file that was renamed or deleted meanwhile is begun again, unless its folder was; one that
+    has other names (`cp -al`) is copied before.
     """
 
     def __init__(self, path: Path) -> None:
         unlink_copies(path)
         super().__init__(path, encoding="utf-8")
         self.failed = False
+        self.folder = path.parent.stat()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        try:
-            super().emit(record)
-        except OSError:  # no folder any more, say
-            self.handleError(record)
+    def reopenIfNeeded(self) -> None:
+        """Begin the file again if it went, in the folder where it was."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.folder, os.stat(os.path.dirname(self.baseFilename))):
+                super().reopenIfNeeded()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say why a message could not be written."""

@@ -15,6 +15,8 @@ from typing import Any
 from mambalab.errors import UserError
 from mambalab.utils import process
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
@@ -171,13 +173,19 @@ def describe(error: OSError, place: Path) -> str:
         error: as it was caught.
         place: where it may have been, if the error does not say.
     """
-    todo = "mend that"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        todo = "make room there"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        todo = "allow it"
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename or place}: {reason}; {todo}, and the same command goes on"
+    return f"{error.filename or place}: {reason}; {remedy(error)}"
+
+
+def remedy(error: Exception) -> str:
+    """Say what to do about something that could not be written or read, and what follows."""
+    code = getattr(error, "errno", None)
+    todo = "mend that"
+    if code in NO_SPACE:
+        todo = "make room there"
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        todo = "allow it"
+    return f"{todo}, and the same command goes on"
 
 
 def sha256(path: Path) -> str:

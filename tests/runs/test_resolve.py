@@ -52,7 +52,7 @@ def test_a_run_that_is_begun_again_is_not_read(folder, caplog):
     with caplog.at_level("WARNING"):
         rebuilt = resolve(settings("run_dir=here", "trainer.max_steps=20"))
     assert isinstance(rebuilt, ResolvedRun)
-    assert "summary.json was lost or damaged: it is written anew from" in caplog.text
+    assert "summary.json is lost or damaged: what it said is taken from" in caplog.text
     caplog.clear()
     resolved = resolve(settings("run_dir=here", "resume=never"))
     assert isinstance(resolved, ResolvedRun)
