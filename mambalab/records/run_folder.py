@@ -202,7 +202,10 @@ class RunFolder:
 
     def has_checkpoint(self) -> bool:
         """Whether the folder holds weights."""
-        found = self.checkpoints.glob("*-*")
+        try:
+            found = list(self.checkpoints.iterdir())
+        except OSError:
+            return False
         return any(checkpoint_of(path.name) and path.is_dir() for path in found)
 
     def hold(self) -> AbstractContextManager[None]:

@@ -1,11 +1,13 @@
 """Tidies a run folder: half-written files go, what a finished run lost comes again."""
 
+import contextlib
 import logging
 from collections.abc import Set
 from pathlib import Path
 
 import torch
 
+from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records.run_folder import RunFolder
 from mambalab.runs import build, load, rebuild, user_code
@@ -30,6 +32,23 @@ def sweep(run_dir: Path, assets: Set[str] = frozenset()) -> None:
     for below in (folder.samples, folder.plots, folder.tables):
         files.remove_unfinished(below, lambda _: True)
     checkpoint.sweep(run_dir)
+
+
+def say_if_data_changed(run: FinishedRun) -> None:
+    """Say so if the text of a finished run is another one now; other data take too long to read."""
+    data = run.summary.data or {}
+    if "tokenizer" not in config.to_plain(run.settings.task) or not isinstance(
+        named := data.get("path"), str
+    ):
+        return
+    path = Path(named)
+    with contextlib.suppress(OSError):
+        if path.is_file() and files.sha256(path) != data.get("sha256"):
+            LOG.warning(
+                "%s changed since this run was trained: the results are those of the old text; "
+                "resume=never trains on the new one",
+                path,
+            )
 
 
 def finished(run: FinishedRun) -> None:

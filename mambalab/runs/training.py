@@ -56,6 +56,7 @@ def run(settings: config.TrainConfig) -> int:
         resolved = resolve(settings)
         if isinstance(resolved, FinishedRun):
             LOG.info("this run is finished already: %s", resolved.reason)
+            tidy.say_if_data_changed(resolved)
             tidy.finished(resolved)
             final_report.show(resolved.settings, resolved.folder, resolved.summary)
             return 0

@@ -164,6 +164,18 @@ def test_leftovers_of_dead_processes_go_and_nothing_else(run_dir):
     assert [n for n in kept if not (run_dir / n).exists()] == []
 
 
+def test_a_text_that_changed_after_the_end_is_said(run_dir, caplog):
+    finished = resolve(settings("run_dir=run"))
+    assert isinstance(finished, FinishedRun)
+    text = run_dir.parent / "text.txt"
+    finished.summary.data["path"] = str(text)  # the copy's own
+    tidy.say_if_data_changed(finished)
+    assert not caplog.text
+    text.write_text("another text")
+    tidy.say_if_data_changed(finished)
+    assert "text.txt changed since this run was trained" in caplog.text
+
+
 class Meddler:
     """Does something to the run folder after the 13th step."""
 
