@@ -1,7 +1,15 @@
 """Configuration: YAML composed by Hydra, typed and checked by the settings classes."""
 
 from mambalab.config.compose import compose, typed
-from mambalab.config.identity import SIZES, as_recorded, differences, run_dir, to_plain, to_yaml
+from mambalab.config.identity import (
+    SIZES,
+    as_recorded,
+    differences,
+    run_dir,
+    settings_hash,
+    to_plain,
+    to_yaml,
+)
 from mambalab.config.schema import TrainConfig
 from mambalab.config.trust import check_modules, load_run_config, resolve_target
 
@@ -15,6 +23,7 @@ __all__ = [
     "load_run_config",
     "resolve_target",
     "run_dir",
+    "settings_hash",
     "to_plain",
     "to_yaml",
     "typed",

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Set
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ MAY_CHANGE = frozenset(
         "trust",
         "trainer.max_steps",
         "trainer.max_minutes",
+        "trainer.keep_last",
     ]
 )
+# Where things lie that are told by their content.
+PLACES = frozenset(["task.path", "task.tokenizer", "model.pretrained"])
 # Keys of `model` that `model.pretrained` decides; a run records what it found there.
 SIZES = (
     "pattern",
@@ -75,15 +79,29 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     plain = to_plain(cfg)
     if plain["run_dir"]:
         return Path(plain["run_dir"])
+    digest = _digest(plain, leave_out={"seed"})[:8]
+    name = f"{plain['dropout']['name']}-{digest}-s{plain['seed']}"
+    return Path(plain["output_dir"], plain["task"]["name"], plain["model"]["name"], name)
+
+
+def settings_hash(cfg: TrainConfig) -> str:
+    """Identity of a run by its settings, seed included, for its checkpoints; 64 hexadecimal digits.
+
+    Where data, tokenizer and first weights lie is left out: they may move, and a run knows by
+    their content whether they are its own.
+    """
+    return _digest(to_plain(cfg), leave_out=PLACES)
+
+
+def _digest(plain: dict[str, Any], leave_out: Set[str]) -> str:
+    """SHA-256 of the values that make a run, in hexadecimal digits."""
     values = {
         key: value
         for key, value in flatten(plain).items()
-        if not (key == "seed" or may_change(key) or (value is None and key in NULL_MEANS_ABSENT))
+        if not (key in leave_out or may_change(key) or (value is None and key in NULL_MEANS_ABSENT))
     }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = f"{plain['dropout']['name']}-{digest}-s{plain['seed']}"
-    return Path(plain["output_dir"], plain["task"]["name"], plain["model"]["name"], name)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(a: Any, b: Any) -> list[str]:

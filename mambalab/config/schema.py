@@ -49,7 +49,13 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
 # Settings that older recorded runs do not have. Null in them means the same as their absence: it
 # makes no other run and no other folder.
 NULL_MEANS_ABSENT = frozenset(
-    ["model.vocab_size", "model.pretrained", "task.tokenizer", "task.background"]
+    [
+        "model.vocab_size",
+        "model.pretrained",
+        "task.tokenizer",
+        "task.background",
+        "trainer.keep_last",
+    ]
 )
 
 
@@ -114,7 +120,8 @@ def complete(plain: dict[Any, Any]) -> None:
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
             continue
-        cls = ModelSettings if group == "model" else task_settings({**part, name: None})
+        classes: dict[str, type] = {"model": ModelSettings, "trainer": TrainerSettings}
+        cls = classes.get(group) or task_settings({**part, name: None})
         if name in {f.name for f in fields(cls)}:
             part[name] = None
 

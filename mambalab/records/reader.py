@@ -175,7 +175,9 @@ def read_run(path: Path) -> RunRecord:
         UserError: if it is no run folder, or one of its files is damaged.
     """
     if not is_run(path):
-        raise UserError(f"{path} is no run folder: it has no {CONFIG} with {SUMMARY} or {METRICS}")
+        raise UserError(
+            f"{path} is no run folder: it has no {CONFIG} with {SUMMARY}, {METRICS} or a checkpoint"
+        )
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -188,7 +190,9 @@ def read_run(path: Path) -> RunRecord:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run folder."""
-    return (path / CONFIG).is_file() and any((path / n).is_file() for n in (SUMMARY, METRICS))
+    if not (path / CONFIG).is_file():
+        return False
+    return any((path / n).is_file() for n in (SUMMARY, METRICS)) or has_checkpoint(path)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -231,8 +235,7 @@ def latest(output_dir: Path, *, trained: bool = False) -> Path:
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run folder holds weights."""
-    folder = RunFolder(run_dir).checkpoints
-    return any(path.is_dir() for kind in ("best", "last") for path in folder.glob(f"{kind}-*"))
+    return RunFolder(run_dir).has_checkpoint()
 
 
 def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
-from mambalab.utils.files import obstacle
+from mambalab.utils.files import free_name, obstacle
 from mambalab.utils.locks import LOCK, InUseError, locked
 
 CONFIG = "config.yaml"
@@ -32,6 +32,8 @@ LOG = "train.log"
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
 Row = tuple[int, dict[str, float | None]]
+
+_CHECKPOINT = re.compile(r"(last|best)-([0-9]{8,})")
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
 _encode = json.JSONEncoder(allow_nan=False).encode  # made once: it is most of the cost of a line
@@ -46,6 +48,17 @@ def name_problem(name: str) -> str | None:
     if len(name) > 250:
         return "it is longer than 250 characters"
     return None
+
+
+def checkpoint_name(kind: str, step: int) -> str:
+    """Name of a checkpoint's folder: `last-00001200`."""
+    return f"{kind}-{step:08d}"
+
+
+def checkpoint_of(name: str) -> tuple[str, int] | None:
+    """Kind and step that a checkpoint's folder is named by; None for what is a person's own."""
+    found = _CHECKPOINT.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def finite(value: Any) -> float | None:
@@ -184,8 +197,16 @@ class RunFolder:
         return RunSummary.read(self.summary_file)
 
     def is_begun(self) -> bool:
-        """Whether a run was begun here: it has a summary."""
-        return self.summary_file.exists()
+        """Whether a run was begun here: it has a summary, or settings and a checkpoint."""
+        return self.summary_file.exists() or (self.config.is_file() and self.has_checkpoint())
+
+    def has_checkpoint(self) -> bool:
+        """Whether the folder holds weights."""
+        try:
+            found = list(self.checkpoints.iterdir())
+        except OSError:
+            return False
+        return any(checkpoint_of(path.name) and path.is_dir() for path in found)
 
     def hold(self) -> AbstractContextManager[None]:
         """Lock the folder, as the function `hold`."""
@@ -217,9 +238,7 @@ class RunFolder:
         Raises:
             UserError: another process still works in it.
         """
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
-            number += 1
+        aside = free_name(self.path)
         with self.hold():
             self.path.rename(aside)
         return type(self)(aside)

@@ -15,6 +15,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from mambalab.errors import UserError
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 
@@ -116,8 +117,11 @@ class RunSummary:
         metric: name of the metric by which weights are chosen, e.g. `val/loss`.
         maximize: whether more of the metric is better.
         data: where the data came from; `sha256` is their identity.
+        uid: identity of the run, which its checkpoints hold, too: no other run's are taken for its
+            own. A copy of the folder has the same.
         started: Unix time in seconds at which the first session began.
         status: state of the run, as its last session left it.
+        resumed_from: steps done when the last session began; None if it began the run.
         ended_by: what ended the last session.
         reason: how it ended, one line for people.
         step: optimiser steps done.
@@ -158,8 +162,10 @@ class RunSummary:
     metric: str | None = None
     maximize: bool | None = None
     data: dict[str, str] | None = None
+    uid: str | None = None
     started: float | None = None
     status: Status | None = None
+    resumed_from: int | None = None
     ended_by: EndedBy | None = None
     reason: str | None = None
     step: int | None = None
@@ -185,7 +191,12 @@ class RunSummary:
         Raises:
             UserError: the file is damaged: it is no JSON object.
         """
-        return cls.from_json(read_json(path))
+        try:
+            return cls.from_json(read_json(path))
+        except UserError as error:
+            raise UserError(
+                f"{error}; the run's own `mambalab train` command writes it anew"
+            ) from error
 
     def write(self, path: Path) -> None:
         """Write the file in one step; raises OSError if that fails, the old file stays then."""

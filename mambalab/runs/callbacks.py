@@ -6,7 +6,8 @@ One class each; `train.callbacks` says when they are called. A new one goes into
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -47,6 +48,32 @@ class TrackingShare(Callback):
     def on_end(self, result: Result) -> None:
         """Compute the share, before other callbacks take their time."""
         self.share = round(self.recorder.seconds / (time.monotonic() - self.began), 6)
+
+
+class KeepFiles(Callback):
+    """Writes small files of the run folder again that somebody deleted while the run trained.
+
+    Args:
+        files: which; all are written at once.
+        write: writes them.
+    """
+
+    def __init__(self, files: Sequence[Path], write: Callable[[], None]) -> None:
+        self.files = files
+        self.write = write
+
+    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Look after the files."""
+        self._check()
+
+    def on_end(self, result: Result) -> None:
+        """Look after the files."""
+        self._check()
+
+    def _check(self) -> None:
+        if gone := [str(path) for path in self.files if not path.exists()]:
+            LOG.warning("%s went while the run trained: written again", ", ".join(gone))
+            self.write()
 
 
 class ScoreBeforeTraining(Callback):
@@ -177,8 +204,11 @@ class FinalTest(Callback):
     def _measure(self) -> None:
         path = self.folder.path
         # Somebody may have deleted a damaged best: then it is the last weights that are used.
-        best = checkpoint.find(path, "best") or checkpoint.find(path, "last")
-        assert best is not None, "a finished run was saved"
+        best = checkpoint.find(path, "best")
+        if best is None:
+            best = checkpoint.find(path, "last")
+            assert best is not None, "a finished run was saved"
+            LOG.warning("%s has no best checkpoint any more: testing the last weights", path)
         if self.test is not None and self.test.step == best.step:
             return
         weights, _, _ = checkpoint.load(best, self.device)

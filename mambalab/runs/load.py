@@ -1,6 +1,7 @@
 """Reads runs back from their folders: settings, model, weights, tokenizer."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary
+from mambalab.runs import rebuild
 from mambalab.runs.build import build_model
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
@@ -18,6 +20,8 @@ from mambalab.tasks.text import CHARACTERS
 from mambalab.tokenization.tokenizer import FILE
 from mambalab.train import checkpoint, runtime
 from mambalab.utils.files import read_json, write_json
+
+LOG = logging.getLogger("mambalab")
 
 
 def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:
@@ -48,7 +52,27 @@ def read_spec(run_dir: Path) -> ModelSpec:
     try:
         return ModelSpec(**fields)
     except TypeError:
-        raise UserError(f"{path} is missing or damaged: this run cannot be rebuilt") from None
+        raise UserError(f"{path} is missing or damaged") from None
+
+
+def has_spec(run_dir: Path) -> bool:
+    """Whether spec.json is there and whole."""
+    try:
+        read_spec(run_dir)
+    except UserError:
+        return False
+    return True
+
+
+def _read_or_rebuild_spec(run_dir: Path) -> ModelSpec:
+    """Read spec.json, or what a checkpoint says in its place; raises UserError without either."""
+    try:
+        return read_spec(run_dir)
+    except UserError as error:
+        if (spec := rebuild.spec(run_dir)) is not None:
+            LOG.warning("%s: its content is taken from a checkpoint", error)
+            return spec
+        raise UserError(f"{error}; its own `mambalab train` command writes that again") from None
 
 
 @dataclass
@@ -81,16 +105,17 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
             mambalab that `trust` does not cover.
     """
     settings = config.typed(config.load_run_config(path, trust))
-    spec = read_spec(path)
+    spec = _read_or_rebuild_spec(path)
     source = checkpoint.find(path, "best") or checkpoint.find(path, "last")
     if source is None:
         raise UserError(f"{path} holds no checkpoint yet: train it first")
     place = runtime.choose_device(device)
-    weights, _, _ = checkpoint.load(source, place)
+    weights, facts, _ = checkpoint.load(source, place)
     with place:
         model = build_model(settings, spec)
     checkpoint.restore_weights(model, weights, source.path)
-    summary = RunFolder(path).summary()
+    summary = rebuild.read_summary(RunFolder(path))
+    checkpoint.refuse_foreign(source, facts, {"uid": summary.uid} if summary.uid else {})
     precision = Precision(summary.precision or "fp32")
     if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
         precision = Precision.fp32

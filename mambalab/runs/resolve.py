@@ -13,7 +13,7 @@ import torch
 from mambalab import config
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary
-from mambalab.runs import fine_tune, resume
+from mambalab.runs import fine_tune, rebuild, resume
 from mambalab.runs.fine_tune import ResolvedStart
 from mambalab.settings.train import Precision, Resume
 from mambalab.train import runtime
@@ -88,7 +88,7 @@ def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
     summary, version = RunSummary(), None
     if settings.resume is not Resume.never:
         version = file_version(folder.summary_file)
-        summary = folder.summary()
+        summary = rebuild.read_summary(folder)
     fine_tune.check_unchanged(settings, folder, summary)
     if reason := resume.end_of(settings, summary):
         return FinishedRun(settings, folder, summary, reason)

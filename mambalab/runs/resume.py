@@ -13,7 +13,7 @@ from mambalab.records import run_folder
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.settings.train import Resume
-from mambalab.utils.files import is_partial
+from mambalab.utils.files import is_damaged_json, is_partial
 
 if TYPE_CHECKING:
     from mambalab.train import checkpoint
@@ -80,7 +80,10 @@ def finished(settings: config.TrainConfig, run_dir: Path) -> str | None:
     """
     if settings.resume is Resume.never:
         return None
-    return end_of(settings, RunFolder(run_dir).summary())
+    folder = RunFolder(run_dir)
+    if is_damaged_json(folder.summary_file):
+        return None  # the run itself mends it
+    return end_of(settings, folder.summary())
 
 
 def end_of(settings: config.TrainConfig, summary: RunSummary) -> str | None:

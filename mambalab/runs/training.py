@@ -1,8 +1,10 @@
 """`mambalab train`: resolve what the settings mean, train it, and report how it ended."""
 
 import contextlib
+import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.ops import backend as scan_backend
 from mambalab.records import run_folder
+from mambalab.records.metrics_file import FolderGoneError
 from mambalab.records.summary import EndedBy, RunSummary, Status
-from mambalab.runs import build, final_report, load, user_code
+from mambalab.runs import build, final_report, load, rebuild, tidy, user_code
 from mambalab.runs.callbacks import (
     FinalTest,
+    KeepFiles,
     LossPicture,
     ScoreBeforeTraining,
     TextSample,
@@ -31,7 +35,7 @@ from mambalab.train import checkpoint, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
 from mambalab.utils import console
-from mambalab.utils.files import write_text
+from mambalab.utils.files import describe, write_text
 
 LOG = logging.getLogger("mambalab")
 # As shells number signals; 0 for everything else.
@@ -52,6 +56,8 @@ def run(settings: config.TrainConfig) -> int:
         resolved = resolve(settings)
         if isinstance(resolved, FinishedRun):
             LOG.info("this run is finished already: %s", resolved.reason)
+            tidy.say_if_data_changed(resolved)
+            tidy.finished(resolved)
             final_report.show(resolved.settings, resolved.folder, resolved.summary)
             return 0
         summary = TrainingRun(resolved).run()
@@ -89,6 +95,7 @@ class TrainingRun:
             user_code.check_output(self.model, self.task, self.device, rows=rows)
             user_code.check_measure(self.model, self.task, self.device)
         self.summary = self._facts()
+        begun_with = resolved.initial_weights.checkpoint
         output_dir = Path(settings.output_dir)
         recorder.check(settings.tracking, output_dir=output_dir)
         self.recorder = recorder.Recorder(
@@ -109,6 +116,10 @@ class TrainingRun:
             stop_requested=self.signals.requested,
             callbacks=[
                 self.tracking_share,
+                KeepFiles(
+                    [folder.config, folder.spec, *map(folder.path.joinpath, self._assets())],
+                    self._write_settings,
+                ),
                 ScoreBeforeTraining(self.task.metric),
                 *self._text_sample(),
                 self.final_test,
@@ -116,6 +127,8 @@ class TrainingRun:
                 *callbacks,
             ],
             evaluate_first=settings.model.pretrained is not None,
+            run={"uid": self.summary.uid or "", "settings": config.settings_hash(self.recorded)},
+            facts={"spec": dataclasses.asdict(self.task.spec), "began_with": begun_with},
         )
 
     def run(self) -> RunSummary:
@@ -128,23 +141,28 @@ class TrainingRun:
             UserError: another process works in the folder, a checkpoint cannot be read or
                 written, the numbers broke, or user code failed.
         """
-        source = self.resolved.checkpoint
+        try:
+            return self._run()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(describe(error, self.folder.path)) from error
+
+    def _run(self) -> RunSummary:
+        source, damaged = self.resolved.checkpoint, []
         if self.settings.resume is Resume.never and self.folder.path.exists():
             LOG.info("the earlier run was moved to %s", self.folder.set_aside())
         if source is not None:
-            self._restore(source)
-        recording = self.settings.tracking.kind is not TrackingKind.none
-        lacks_curve = recording and not self.folder.metrics.exists()
+            source, damaged = self._restore()
+            self.summary.resumed_from = source.step
+        lacks_curve = not self.folder.metrics.exists()
         with contextlib.ExitStack() as stack:
             self._open(stack)
+            for line in damaged:
+                LOG.warning("%s", line)
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
-            if source is not None and source.step and lacks_curve:
-                LOG.warning(
-                    "there was no %s: the curve begins at step %s",
-                    self.folder.metrics,
-                    f"{source.step:,}",
-                )
+                self._check_curve(source.step, absent=lacks_curve)
             stack.enter_context(self.signals)
             try:
                 self._ended(self.trainer.run())
@@ -175,6 +193,7 @@ class TrainingRun:
             git_revision=runtime.git_revision(),
             packages=runtime.package_versions(),
             checkpoint=self.resolved.initial_weights.checkpoint,
+            uid=self.resolved.summary.uid or uuid.uuid4().hex,
             other=dict(self.resolved.summary.other),
             nulls={"git_revision"},
         )
@@ -217,13 +236,53 @@ class TrainingRun:
             stop_requested=self.signals.requested,
         )
 
-    def _restore(self, source: checkpoint.Checkpoint) -> None:
-        """Go back to a checkpoint; raises UserError if it cannot be read or another holds it."""
-        try:
-            self.trainer.restore(source)
-        except UserError:
-            self.folder.check_free()  # replaced by another process: that is the reason
-            raise
+    def _restore(self) -> tuple[checkpoint.Checkpoint, list[str]]:
+        """Go back to the newest checkpoint that is whole.
+
+        Returns:
+            That checkpoint, and what to say of the damaged ones after it.
+
+        Raises:
+            UserError: none is whole, one cannot be read, or another process holds the folder.
+        """
+        damaged: list[checkpoint.DamagedError] = []
+        for source in checkpoint.find_all(self.folder.path, "last"):
+            try:
+                self.trainer.restore(source)
+            except UserError as error:
+                self.folder.check_free()  # replaced by another process: that is the reason
+                if not isinstance(error, checkpoint.DamagedError):
+                    raise
+                damaged.append(error)
+            else:
+                told = [f"{e.what}: going on from the checkpoint before it" for e in damaged]
+                return source, told
+        raise damaged[0] if damaged else UserError(f"{self.folder} lost its checkpoints")
+
+    def _check_curve(self, step: int, *, absent: bool) -> None:
+        """Say what metrics.jsonl lacks of the curve that the checkpoint of `step` knew."""
+        now = self.recorder.flush()
+        if now is None or not step:
+            return
+        known = self.trainer.restored.get("history")
+        rows = known.get("rows", 0) if isinstance(known, dict) else 0
+        path, before = self.folder.metrics, self.recorder.kept_until(step)
+        from_step = f"the curve begins at step {step:,}"
+        if before is not None:
+            from_step = f"the curve has nothing between step {before:,} and step {step:,}"
+        if absent:
+            LOG.warning("there was no %s: %s", path, from_step)
+        elif now["rows"] < rows:
+            LOG.warning(
+                "%s has %s of the %s rows that the checkpoint of step %s knew: %s",
+                path,
+                now["rows"],
+                rows,
+                f"{step:,}",
+                from_step,
+            )
+        elif not now["rows"] and self.trainer.state.last:
+            LOG.warning("there was no row in %s: %s", path, from_step)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Acquire the folder's lock, and record what this run is.
@@ -243,11 +302,9 @@ class TrainingRun:
         moved_on = self.resolved.checkpoint != checkpoint.find(folder.path, "last")
         if moved_on or not self.resolved.is_current():
             raise UserError(f"{folder} was trained further meanwhile: start again")
+        tidy.sweep(folder.path, set(self._assets()))
         stack.enter_context(console.log_to(folder.log))
-        write_text(folder.config, config.to_yaml(self.recorded))
-        load.write_spec(folder.path, self.task.spec)
-        for name, text in (self.task.assets() | self.resolved.initial_weights.assets).items():
-            write_text(folder.path / name, text)
+        self._write_settings()
         self.summary.metric = self.task.metric
         self.summary.maximize = self.task.maximize
         self.summary.data = self.task.fingerprint()
@@ -259,10 +316,23 @@ class TrainingRun:
         running.status, running.reason = Status.RUNNING, None
         running.nulls.discard("reason")
         running.sign()
+        rebuild.set_damaged_aside(folder.summary_file)
         running.write(folder.summary_file)
         self.recorder.artifact(folder.config)
         for line in self._headlines():
             LOG.info(line)
+
+    def _write_settings(self) -> None:
+        """Write what tells how to build task and model again."""
+        folder = self.folder
+        write_text(folder.config, config.to_yaml(self.recorded), durable=True)
+        load.write_spec(folder.path, self.task.spec)
+        for name, text in self._assets().items():
+            write_text(folder.path / name, text, durable=True)
+
+    def _assets(self) -> dict[str, str]:
+        """Return what else is kept in the run folder, by file name: tokenizer, end tokens."""
+        return self.task.assets() | self.resolved.initial_weights.assets
 
     def _tags(self) -> dict[str, str]:
         return tags_of(self.summary.to_json())
@@ -292,6 +362,7 @@ class TrainingRun:
         summary.peak_memory_bytes = result.peak_memory_bytes
         summary.left = result.left
         summary.test = self.final_test.test
+        self.recorder.flush()  # the test's metrics, before the summary says that they are there
         self._write_summary()
         LOG.info("%s: %s", result.status.lower(), result.reason)
         self.recorder.finish(result.status)
@@ -303,14 +374,19 @@ class TrainingRun:
         reason = line or " ".join(str(error).split()) or type(error).__name__
         if gone:
             reason = "nobody reads the output any more (broken pipe)"
-        expected = gone or isinstance(error, UserError)
-        LOG.error("%s: %s", status, reason, exc_info=not expected)
+        elif line is None and isinstance(error, OSError):
+            reason = describe(error, self.folder.path)
+        expected = isinstance(error, UserError | OSError)
         summary = self.summary
         summary.status = status
         summary.ended_by = EndedBy.error
         summary.reason = reason
-        with contextlib.suppress(OSError):  # a full disk, perhaps; the first error is shown
-            self._write_summary()
+        # A full disk, perhaps: the first error is shown. And nothing is written at the old place
+        # of a folder that is gone.
+        if not isinstance(error, FolderGoneError):
+            with contextlib.suppress(OSError):
+                self._write_summary()
+        LOG.error("%s: %s", status, reason, exc_info=not expected)
         self.recorder.finish(status)
 
     def _write_summary(self) -> None:

@@ -73,6 +73,9 @@ class TrainerSettings:
     log_every: int = option("steps between points of the training curve", ge=1)
     eval_every: int = option("steps between evaluations of the validation split", ge=1)
     checkpoint_every: int = option("steps between checkpoints (the end writes one, too)", ge=1)
+    keep_last: int | None = option(
+        "checkpoints kept to go on from: the newest and those before it; null = 1", ge=1
+    )
     patience: int | None = option(
         "stop after this many evaluations without a new best; null = never", ge=1
     )

@@ -5,16 +5,16 @@ it (`mlflow_mirror`). A run killed at any moment loses at most the line that was
 """
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import Protocol, Self
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
+from mambalab.records.metrics_file import FolderWatch, MetricsFile
 from mambalab.records.run_folder import CONFIG, METRICS, MLFLOW
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
@@ -79,7 +79,8 @@ class Recorder:
         self.settings = settings
         self.output_dir = output_dir
         self._announce: Announce = announce or _log.warning
-        self._file: IO[bytes] | None = None
+        self._file: MetricsFile | None = None
+        self._watch: FolderWatch | None = None
         self._mirror: MlflowMirror | None = None
         self._open = False
         self._held = ExitStack()
@@ -129,6 +130,8 @@ class Recorder:
             except BaseException:
                 self._held.close()
                 raise
+        if self.run_dir.is_dir():
+            self._watch = FolderWatch(self.run_dir)
         self._open = True
 
     def _start_mirror(self, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowMirror:
@@ -151,13 +154,11 @@ class Recorder:
             if not resume:
                 path.unlink(missing_ok=True)
                 (self.run_dir / MLFLOW).unlink(missing_ok=True)
-            rows, end = run_folder.read_rows(path)
-            for step, values in rows:
+            self._file = held.enter_context(MetricsFile(self.run_dir))
+            for step, values in self._file.old:
                 for key, value in values.items():
                     self._old.setdefault(key, {}).setdefault(step, value)
             self._last = {key: max(points) for key, points in self._old.items()}
-            self._file = held.enter_context(path.open("ab"))
-            self._file.truncate(end)
             self._held = held.pop_all()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -190,10 +191,37 @@ class Recorder:
         if not new:
             return
         try:
-            self._file.write(run_folder.encode(step, new))
-            self._file.flush()
+            self._file.append(run_folder.encode(step, new))
         except OSError as error:
             raise UserError(f"cannot write {self.run_dir / METRICS}: {error.strerror}") from error
+
+    def flush(self) -> dict[str, int] | None:
+        """Wait until all rows are on the disk; say if somebody moved their file meanwhile.
+
+        Returns:
+            `rows` and `bytes` of metrics.jsonl, for a checkpoint to know later what was lost; None
+            if there is no such file.
+
+        Raises:
+            UserError: the run folder was moved or deleted (`FolderGoneError`), or a full disk.
+        """
+        if self._watch is not None:
+            self._watch.check()
+        if self._file is None:
+            return None
+        began = time.perf_counter()
+        try:
+            for line in self._file.sync():
+                self._announce(line)
+        except OSError as error:
+            raise UserError(f"cannot write {self.run_dir / METRICS}: {error.strerror}") from error
+        self.seconds += time.perf_counter() - began
+        return {"rows": self._file.rows, "bytes": self._file.size}
+
+    def kept_until(self, step: int) -> int | None:
+        """The latest step, up to `step`, that earlier sessions left a row of; None if none did."""
+        steps = (s for points in self._old.values() for s in points if s <= step)
+        return max(steps, default=None)
 
     def _is_new(self, key: str, step: int, value: float | None) -> bool:
         last = self._last.get(key)
@@ -253,7 +281,7 @@ class Recorder:
         self._open = False
         with self._held:
             if self._file is not None:
-                os.fsync(self._file.fileno())
+                self._file.settle()
             if self._mirror is not None:
                 for name in (CONFIG, run_folder.SUMMARY):
                     self._mirror.file(self.run_dir / name)

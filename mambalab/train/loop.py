@@ -11,10 +11,12 @@ tracking/recorder.py to metrics.jsonl, and by tracking/mlflow_mirror.py from tha
 Tasks measure them in `evaluate` (tasks/base.py). More after an evaluation: train/callbacks.py.
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.state import TrainState
 
+LOG = logging.getLogger("mambalab")
+
 
 class Trainer:
     """Trains one model on one task, resumable from its checkpoints.
@@ -46,9 +50,13 @@ class Trainer:
         callbacks: called after each evaluation and at the end, in this order.
         evaluate_first: evaluate, and keep a checkpoint, before the first step: for weights that
             come from a checkpoint.
+        run: identities of this run by name; its checkpoints hold them, and one that holds others
+            is refused.
+        facts: more that its checkpoints say of the run, JSON-able.
 
     Attributes:
         state: all that a checkpoint holds besides the weights.
+        restored: facts of the checkpoint that `restore` went back to; empty without one.
     """
 
     def __init__(
@@ -65,6 +73,8 @@ class Trainer:
         stop_requested: Callable[[], str | None],
         callbacks: Sequence[Callback] = (),
         evaluate_first: bool = False,
+        run: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.compute: nn.Module = model
@@ -80,6 +90,11 @@ class Trainer:
         self.stop_requested = stop_requested
         self.callbacks = callbacks
         self.evaluate_first = evaluate_first
+        self.run_identity = dict(run or {})
+        self.facts = {"precision": precision.value, **(facts or {})}
+        if run:
+            self.facts["run"] = self.run_identity
+        self.restored: dict[str, Any] = {}
         self.guard = FiniteGuard(device)
         self.state = TrainState(build_optimizer(model, optim), device)
         self.saved_step = -1  # of the newest checkpoint
@@ -189,13 +204,14 @@ class Trainer:
         with runtime.autocast(self.device, self.precision), watched:
             metrics = self.task.evaluate(self.compute, "val")
         check_metrics(metrics, self.task.metric)
+        self.recorder.flush()  # the folder is still there: nothing is written beside it
         self.model.train()
         state.last = metrics
         state.evaluated_step = state.step
         if state.best is None or self._ranking_key(metrics) > self._ranking_key(state.best.metrics):
             state.best = Evaluation(state.step, metrics)
             state.evaluations_since_best = 0
-            facts = {"metrics": metrics, "metric": self.task.metric}
+            facts = {**self.facts, "metrics": metrics, "metric": self.task.metric}
             checkpoint.save(self.run_dir, "best", state.step, self.model.state_dict(), facts=facts)
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
@@ -222,11 +238,16 @@ class Trainer:
     # -- checkpoints --------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything needed to go on exactly from here."""
+        """Write everything needed to go on exactly from here.
+
+        The curve reaches the disk first: after a power cut no checkpoint is ahead of it.
+        """
         if self.saved_step == self.state.step:
             return
         self._refuse_bad_step()
-        facts = {"precision": self.precision.value, "fingerprint": self.task.fingerprint()}
+        facts = {**self.facts, "fingerprint": self.task.fingerprint()}
+        if (history := self.recorder.flush()) is not None:
+            facts["history"] = history
         checkpoint.save(
             self.run_dir,
             "last",
@@ -234,6 +255,7 @@ class Trainer:
             self.model.state_dict(),
             facts=facts,
             trainer=self.state.state_dict(),
+            keep=self.settings.keep_last or 1,
         )
         self.saved_step = self.state.step
 
@@ -241,10 +263,15 @@ class Trainer:
         """Go back to where a checkpoint was written.
 
         Raises:
-            UserError: if it is damaged, or was written on other data or by another model.
+            DamagedError: it is damaged: the one before it may do.
+            UserError: it cannot be read, belongs to another run, or was written on other data or
+                by another model.
         """
         weights, facts, trainer = checkpoint.load(source, self.device)
-        ours, theirs = self.task.fingerprint(), facts["fingerprint"]
+        checkpoint.refuse_foreign(source, facts, self.run_identity)
+        ours, theirs = self.task.fingerprint(), facts.get("fingerprint")
+        if not isinstance(theirs, dict):
+            raise checkpoint.lacks_state(source)
         if ours.get("sha256") != theirs.get("sha256"):
             raise UserError(
                 f"the data changed since {source.path} was written"
@@ -252,8 +279,12 @@ class Trainer:
                 f"give a new run_dir, or start again with resume=never"
             )
         checkpoint.restore_weights(self.model, weights, source.path)
-        self.state.load_state_dict(trainer, step=source.step)
+        try:
+            self.state.load_state_dict(trainer, step=source.step)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise checkpoint.lacks_state(source) from error
         self.saved_step = source.step
+        self.restored = facts
         self._adopt_newer_best()
 
     def _adopt_newer_best(self) -> None:
@@ -261,7 +292,12 @@ class Trainer:
         found = checkpoint.find(self.run_dir, "best")
         if found is None or (self.state.best and found.step <= self.state.best.step):
             return
-        _, facts, _ = checkpoint.load(found, torch.device("cpu"))
+        try:
+            _, facts, _ = checkpoint.load(found, torch.device("cpu"))
+        except checkpoint.DamagedError as error:
+            LOG.warning("%s", error)  # the evaluation comes again, and so does the checkpoint
+            return
+        checkpoint.refuse_foreign(found, facts, self.run_identity)
         self.state.best = Evaluation(found.step, facts["metrics"])
         self.state.evaluations_since_best = 0  # those before it count no more when they come again
 

@@ -46,3 +46,7 @@ class MetricRecorder(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record values of one step."""
         ...
+
+    def flush(self) -> dict[str, int] | None:
+        """Wait until all of it is on the disk; what a checkpoint keeps of its length, if any."""
+        ...

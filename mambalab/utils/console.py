@@ -7,10 +7,14 @@ one: the command line does so once for every verb.
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
+
+from mambalab.utils.files import unlink_copies
 
 LOG = logging.getLogger("mambalab")
 
@@ -45,9 +49,42 @@ def show_log() -> contextlib.AbstractContextManager[None]:
 
 def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
     """Write messages of the logger `mambalab` to a file, with date and time."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return _handled_by(handler)
+
+
+class _LogFile(WatchedFileHandler):
+    """Appends messages to a file; one that cannot be written is said once, and no more.
+
+    A file that was renamed or deleted meanwhile is begun again, unless its folder was; one that
+    has other names (`cp -al`) is copied before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        unlink_copies(path)
+        super().__init__(path, encoding="utf-8")
+        self.failed = False
+        self.folder = path.parent.stat()
+
+    def reopenIfNeeded(self) -> None:
+        """Begin the file again if it went, in the folder where it was."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.folder, os.stat(os.path.dirname(self.baseFilename))):
+                super().reopenIfNeeded()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say why a message could not be written."""
+        error = sys.exc_info()[1]
+        if not self.failed and isinstance(error, OSError):
+            text = f"cannot write {self.baseFilename}: {error.strerror}"
+            _print_above_bar(text, sys.stderr)
+        self.failed = True
+
+    def close(self) -> None:
+        """Close the file; what it did not take any more is lost."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def _print_above_bar(text: str, stream: Any) -> None:

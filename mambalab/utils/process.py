@@ -41,6 +41,11 @@ def alive(record: Mapping[str, Any]) -> bool | None:
     return not now or not then or str(then) == now
 
 
+def exists(pid: int) -> bool:
+    """Whether this machine has a living process of this id."""
+    return alive({"host": socket.gethostname(), "pid": pid}) is True
+
+
 def _born(pid: int) -> str:
     """Return the start of a process in clock ticks since boot; `dead` for a zombie, or empty."""
     try:

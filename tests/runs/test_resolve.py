@@ -46,14 +46,18 @@ def test_a_run_that_goes_on_and_one_that_is_finished(folder):
     assert everything(folder) == before
 
 
-def test_a_run_that_is_begun_again_is_not_read(folder):
+def test_a_run_that_is_begun_again_is_not_read(folder, caplog):
     assert train("run_dir=here") == 0
     (folder / "here/summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"summary\.json is damaged"):
-        resolve(settings("run_dir=here", "trainer.max_steps=20"))
+    with caplog.at_level("WARNING"):
+        rebuilt = resolve(settings("run_dir=here", "trainer.max_steps=20"))
+    assert isinstance(rebuilt, ResolvedRun)
+    assert "summary.json is lost or damaged: what it said is taken from" in caplog.text
+    caplog.clear()
     resolved = resolve(settings("run_dir=here", "resume=never"))
     assert isinstance(resolved, ResolvedRun)
     assert resolved.checkpoint is None
+    assert not caplog.text
 
 
 def test_what_another_process_did_meanwhile_is_not_overwritten(folder):

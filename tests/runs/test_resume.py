@@ -97,10 +97,10 @@ def test_a_curve_that_was_deleted_begins_where_the_run_goes_on(folder, capsys):
 
 def test_a_damaged_run_is_set_aside_as_advised(folder, capsys):
     train("run_dir=here")
-    (path,) = (folder / "here").glob("checkpoints/last-*/trainer.pt")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 255
-    path.write_bytes(data)
+    for path in (folder / "here").glob("checkpoints/last-*/trainer.pt"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 255
+        path.write_bytes(data)
     capsys.readouterr()
     assert train("run_dir=here", "trainer.max_steps=20") == 1
     assert "resume=never (the damaged run is set aside)" in one_line(capsys)

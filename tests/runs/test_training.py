@@ -202,7 +202,7 @@ def test_changed_data_do_not_continue_a_run(folder, capsys):
 
 
 def test_a_checkpoint_cut_short(folder, capsys):
-    train()
+    train("trainer.keep_last=1")
     run_dir = only_run(folder)
     before = summary(run_dir)
     path = run_dir / "checkpoints/last-00000012/trainer.pt"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mambalab.errors import UserError
-from mambalab.train import checkpoint
+from mambalab.train import checkpoint, verify
 
 CPU = torch.device("cpu")
 
@@ -96,7 +96,7 @@ def test_a_flipped_byte_is_noticed(tmp_path, name):
 def test_checkpoints_without_checksums_are_read(tmp_path):
     path = write(tmp_path) / "manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["sha256"]
+    del manifest["sha256"], manifest["checksum"]
     path.write_text(json.dumps(manifest))
     assert checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)[1] == {"x": 1}
 
@@ -132,6 +132,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     facts = json.loads(manifest.read_text())
     facts["files"]["trainer.pt"] = len(data)
     facts["sha256"]["trainer.pt"] = hashlib.sha256(data).hexdigest()
+    facts["checksum"] = verify.checksum(facts)
     manifest.write_text(json.dumps(facts))
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)

@@ -27,6 +27,7 @@ LIMITS = TrainerSettings(
     log_every=3,
     eval_every=5,
     checkpoint_every=4,
+    keep_last=1,
     patience=None,
     grad_accum=1,
     compile=False,
@@ -87,6 +88,9 @@ class Lines:
     def metrics(self, step, values):
         kept = {k: v for k, v in values.items() if not k.startswith("time/")}
         self.rows.append((step, json.loads(json.dumps(kept))))
+
+    def flush(self):
+        return {"rows": len(self.rows), "bytes": 0}
 
 
 def model() -> nn.Module:

@@ -1,0 +1,73 @@
+"""Tidies a run folder: half-written files go, what a finished run lost comes again."""
+
+import contextlib
+import logging
+from collections.abc import Set
+from pathlib import Path
+
+import torch
+
+from mambalab import config
+from mambalab.errors import UserError
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs import build, load, rebuild, user_code
+from mambalab.runs.resolve import FinishedRun
+from mambalab.train import checkpoint
+from mambalab.utils import files
+
+LOG = logging.getLogger("mambalab")
+
+
+def sweep(run_dir: Path, assets: Set[str] = frozenset()) -> None:
+    """Remove what killed processes left half-written in a run folder that the caller holds.
+
+    Args:
+        run_dir: the folder.
+        assets: names of further files in it that the run writes.
+    """
+    folder = RunFolder(run_dir)
+    ours = {p.name for p in (folder.config, folder.metrics, folder.summary_file, folder.spec)}
+    ours |= {folder.mlflow.name, folder.log.name, *assets}
+    files.remove_unfinished(run_dir, lambda name: name in ours)
+    for below in (folder.samples, folder.plots, folder.tables):
+        files.remove_unfinished(below, lambda _: True)
+    checkpoint.sweep(run_dir)
+
+
+def say_if_data_changed(run: FinishedRun) -> None:
+    """Say so if the text of a finished run is another one now; other data take too long to read."""
+    data = run.summary.data or {}
+    if "tokenizer" not in config.to_plain(run.settings.task) or not isinstance(
+        named := data.get("path"), str
+    ):
+        return
+    path = Path(named)
+    with contextlib.suppress(OSError):
+        if path.is_file() and files.sha256(path) != data.get("sha256"):
+            LOG.warning(
+                "%s changed since this run was trained: the results are those of the old text; "
+                "resume=never trains on the new one",
+                path,
+            )
+
+
+def finished(run: FinishedRun) -> None:
+    """Write again what a finished run lost of its small files, and clear half-written ones.
+
+    Does nothing to a folder that is in use or cannot be written, or if that needs absent data.
+    """
+    folder, settings = run.folder, run.settings
+    try:
+        with folder.hold():
+            sweep(folder.path)
+            if load.has_spec(folder.path):
+                return
+            if (spec := rebuild.spec(folder.path)) is None:
+                vocabulary = load.own_tokenizer(folder.path, settings)
+                task = build.build_task(settings, vocabulary=vocabulary)
+                user_code.prepare(task, torch.device("cpu"))
+                spec = task.spec
+            load.write_spec(folder.path, spec)
+            LOG.warning("%s was missing or damaged: it is written again", folder.spec)
+    except (UserError, OSError) as error:
+        LOG.debug("%s is left as it is: %s", folder, error)
