@@ -36,6 +36,7 @@ class EndedBy(StrEnum):
     patience = "patience"
     SIGINT = "SIGINT"
     SIGTERM = "SIGTERM"
+    SIGHUP = "SIGHUP"
     error = "error"
 
 

@@ -70,6 +70,7 @@ class TextSample(Callback):
         seed: of the sampling: texts differ by the weights alone.
         device, precision: where and how to compute.
         folder, recorder: where the text goes.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class TextSample(Callback):
         precision: Precision,
         folder: RunFolder,
         recorder: Recorder,
+        stop_requested: Callable[[], str | None],
     ) -> None:
         self.model = model
         self.task = task
@@ -92,9 +94,10 @@ class TextSample(Callback):
         self.precision = precision
         self.folder = folder
         self.recorder = recorder
+        self.stop_requested = stop_requested
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Generate one text and write it."""
+        """Generate one text and write it; StoppedError if a signal comes before its end."""
         if obstacle(self.model) is None:
             path = self.folder.samples / f"step-{step:08d}.txt"
             self.recorder.artifact(write_text(path, self._sample()))
@@ -113,9 +116,14 @@ class TextSample(Callback):
                 rules=Sampling(temperature=SAMPLE_TEMPERATURE, allowed=tokenizer.vocab_size),
                 seed=self.seed,
             )
-            text = tokenizer.decode([int(token) for token in new])
+            text = tokenizer.decode([self._noted(token) for token in new])
         self.model.train()
         return text + "\n"
+
+    def _noted(self, token: torch.Tensor) -> int:
+        if name := self.stop_requested():
+            raise StoppedError(name)
+        return int(token)
 
 
 class FinalTest(Callback):
@@ -207,8 +215,9 @@ class LossPicture(Callback):
             self._draw()
 
     def on_end(self, result: Result) -> None:
-        """Draw the picture a last time."""
-        self._draw()
+        """Draw the picture a last time, unless somebody waits for the run to stop."""
+        if result.status is not Status.KILLED:
+            self._draw()
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()

@@ -35,14 +35,18 @@ from mambalab.utils.files import write_text
 
 LOG = logging.getLogger("mambalab")
 # As shells number signals; 0 for everything else.
-EXIT_STATUS: dict[EndedBy | None, int] = {EndedBy.SIGINT: 130, EndedBy.SIGTERM: 143}
+EXIT_STATUS: dict[EndedBy | None, int] = {
+    EndedBy.SIGHUP: 129,
+    EndedBy.SIGINT: 130,
+    EndedBy.SIGTERM: 143,
+}
 
 
 def run(settings: config.TrainConfig) -> int:
     """Train, or report a run that is finished already.
 
     Returns:
-        0 if the run reached its end, 130 or 143 if a signal stopped it.
+        0 if the run reached its end, 129, 130 or 143 if a signal stopped it.
 
     Raises:
         UserError: anything the user can mend; nothing half-written is left over.
@@ -199,6 +203,7 @@ class TrainingRun:
                 precision=self.precision,
                 folder=self.folder,
                 recorder=self.recorder,
+                stop_requested=self.signals.requested,
             )
         ]
 

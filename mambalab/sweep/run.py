@@ -26,7 +26,7 @@ def run(plan: Plan) -> int:
     """Run what is left of a sweep.
 
     Returns:
-        0; 1 if a job failed; 130 or 143 if a signal stopped the sweep.
+        0; 1 if a job failed; 129, 130 or 143 if a signal stopped the sweep.
 
     Raises:
         UserError: nothing could be started, or no more jobs from some point on.
@@ -97,7 +97,7 @@ def _end(
         parent,
         states.KILLED if stopped else states.FAILED if failed or open_ else states.FINISHED,
     )
-    return {"SIGINT": 130, "SIGTERM": 143}.get(stopped or "", 1 if failed or open_ else 0)
+    return {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}.get(stopped or "", 1 if failed or open_ else 0)
 
 
 def _compare(plan: Plan, parent: MlflowParent) -> None:
