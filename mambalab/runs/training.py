@@ -25,12 +25,12 @@ from mambalab.runs.callbacks import (
 )
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Precision, Resume, TrackingKind
-from mambalab.tracking import recorder
+from mambalab.tracking import recorder, sync
 from mambalab.tracking.description import tags_of
 from mambalab.train import checkpoint, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
-from mambalab.utils import console
+from mambalab.utils import console, memory
 from mambalab.utils.files import write_text
 
 LOG = logging.getLogger("mambalab")
@@ -52,10 +52,12 @@ def run(settings: config.TrainConfig) -> int:
         UserError: anything the user can mend; nothing half-written is left over.
     """
     runtime.prepare_process()
-    with console.show_log():
+    with console.show_log(), memory.told_in_one_line():
         resolved = resolve(settings)
         if isinstance(resolved, FinishedRun):
             LOG.info("this run is finished already: %s", resolved.reason)
+            finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
+            sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
             final_report.show(resolved.settings, resolved.folder, resolved.summary)
             return 0
         summary = TrainingRun(resolved).run()
@@ -150,6 +152,9 @@ class TrainingRun:
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
+                if (short := memory.shortage(error)) is not None:
+                    self._failed(UserError(short), None)
+                    raise
                 line = user_code.describe_user_error(
                     error, task=type(self.task), model=type(self.model)
                 )

@@ -17,6 +17,7 @@ from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.train import runtime
+from mambalab.utils import memory
 
 _OURS = Path(__file__).parents[1]
 
@@ -34,6 +35,8 @@ def describe_user_error(error: BaseException, **classes: type) -> str | None:
         classes: of the group `task` or `model`; those of mambalab are passed over.
     """
     if isinstance(error, UserError) or not isinstance(error, Exception):
+        return None
+    if memory.shortage(error) is not None:  # no mistake in the code; told by whoever runs it
         return None
     frames = traceback.extract_tb(error.__traceback__)
     for group, cls in classes.items():
