@@ -49,7 +49,7 @@ def run(plan: Plan) -> int:
         sweep.not_applicable |= plan.not_applicable
         for name, why in _by_reason(plan.not_applicable).items():
             _say(f"not applicable: {name}: {why}")
-        _wait_for_orphans(plan, sweep)
+        _wait_for_orphans(sweep)
         left = _sort_out(plan, sweep)
         source = _source(plan, left)
         launcher = _launcher(plan, sweep)
@@ -137,10 +137,11 @@ def _compare(plan: Plan, parent: MlflowParent) -> None:
 # -- before the start ----------------------------------------------------------------------------
 
 
-def _wait_for_orphans(plan: Plan, sweep: SweepFolder) -> None:
+def _wait_for_orphans(sweep: SweepFolder) -> None:
     """Wait for jobs of a sweep that was killed: they save and stop, which takes a moment."""
     until = time.monotonic() + MAX_ORPHAN_SECONDS
     told = False
+    alive: list[str] = []
     while time.monotonic() < until:
         alive = [name for name in sweep.jobs if _lives(sweep, name)]
         if not alive:

@@ -39,12 +39,12 @@ def test_a_moved_store_names_the_artifacts_beside_it(moved, tmp_path, caplog):
     uri = mlflow_store.store_uri(None, tmp_path)
     root = mlflow_store.artifact_root(uri, tmp_path)
     old = "file:///old%20place/outputs/mlartifacts"
-    assert store_state.foreign_root(moved, root) == old
+    assert store_state.foreign_root(moved, str(root)) == old
     before = places(moved)
     client = mlflow_store.connect(uri, tmp_path)
     assert places(moved) == [place.replace(old, root) for place in before]
     assert "file:///srv/artifacts/own" in places(moved)  # a person's own place stays
-    assert store_state.foreign_root(moved, root) is None
+    assert store_state.foreign_root(moved, str(root)) is None
     assert "was moved" in caplog.text
     run = client.search_runs([client.get_experiment_by_name("é/b").experiment_id])[0]
     (tmp_path / "x.txt").write_text("x")
