@@ -3,10 +3,12 @@
 import re
 from urllib.parse import unquote
 
-# `user:password@`, to the last @ of the word: a password may hold / and @ itself. A path, as that
-# of sqlite:///, has no user.
-_USER = re.compile(r"(://)(?!/)[^\s'\"`]*@")
-_VALUE = re.compile(r"([?&;])([^=&;?\s'\"]+)=([^&;\s'\"]*)")
+# `user:password@`, to the last @ of the word: a password may hold /, @ and quotes itself. A path, as
+# that of sqlite:///, has no user.
+_USER = re.compile(r"(://)(?!/)\S*@")
+_VALUE = re.compile(r"([?&;])([^=&;?\s]+)=([^&\s]*)")
+# The text is nothing but an address: blanks belong to the password, too.
+_ADDRESS = re.compile(r"([\w+.-]+://)(?!/)[^@]*@(?:.*@)?([^\s@]+)", re.S)
 _SECRET = re.compile(
     r"pass|pwd|secret|token|credential|signature|(^|[^a-z])(api|access|auth|private)?_?key$", re.I
 )
@@ -19,6 +21,7 @@ def hide_password(text: str) -> str:
     """
     if "://" not in text:
         return text
+    text = _ADDRESS.sub(r"\1\2", text) if _ADDRESS.fullmatch(text) else text
     return _VALUE.sub(_without_value, _USER.sub(r"\1", text))
 
 
