@@ -3,8 +3,8 @@
 import re
 from urllib.parse import unquote
 
-# `user:password@`, to the last @ of the word: a password may hold /, @ and quotes itself. A path, as
-# that of sqlite:///, has no user.
+# `user:password@`, to the last @ of the word: a password may hold /, @ and quotes itself. A path,
+# as that of sqlite:///, has no user.
 _USER = re.compile(r"(://)(?!/)\S*@")
 _VALUE = re.compile(r"([?&;])([^=&;?\s]+)=([^&\s]*)")
 # The text is nothing but an address: blanks belong to the password, too.
