@@ -13,6 +13,7 @@ from mambalab import __version__
 from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import openmp
+from mambalab.utils.secrets import hide_password
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def fail(error: UserError, status: int) -> int:
     """Print an error as one line; returns `status`."""
-    line = " ".join(str(error).splitlines())
+    line = hide_password(" ".join(str(error).splitlines()))
     print(f"mambalab: error: {line}", file=sys.stderr)
     return status
 
@@ -202,10 +203,10 @@ def run(verb: Verb, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    from mambalab.utils import console
+    from mambalab.utils import console, memory
 
     openmp.limit_openmp_spin()
-    with console.show_log():
+    with console.show_log(), memory.told_in_one_line():
         if plan is not None:
             plan.command = arguments.overrides
             return import_module("mambalab.sweep.run").run(plan)

@@ -184,9 +184,18 @@ def _outputs(settings: DoctorSettings) -> Iterator[Finding]:
 def _mlflow(settings: DoctorSettings) -> Iterator[Finding]:
     if importlib.util.find_spec("mlflow") is None:
         return
-    from mambalab.tracking import mlflow_store
+    from mambalab.tracking import mlflow_store, store_state
 
     uri = mlflow_store.store_uri(None, Path(settings.output_dir))
     mlflow_store.check(uri)
-    path = Path(settings.output_dir, "mlflow.db")
-    yield "ok", "mlflow", str(path) if path.exists() else f"{path} is made by the first run"
+    path = Path(settings.output_dir, mlflow_store.STORE)
+    if not path.exists():
+        yield "ok", "mlflow", f"{path} is made by the first run"
+        return
+    root = mlflow_store.artifact_root(uri, Path(settings.output_dir))
+    old = store_state.foreign_root(path.absolute(), str(root))
+    client = mlflow_store.connect(uri, Path(settings.output_dir))
+    count = len(client.search_experiments())
+    yield "ok", "mlflow", f"{path} opens, {count} experiment{'' if count == 1 else 's'}"
+    if old is not None:
+        yield "ok", "mlflow", f"{path} was moved; it named artifacts in {old}, now in {root}"

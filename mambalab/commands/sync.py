@@ -4,6 +4,7 @@ The folder of a sweep stands for the sweep's own MLflow run and the runs in it, 
 that, also those that were sent before.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from mambalab.records.reader import find_runs, resolve_run
 from mambalab.settings.rules import FOLDER, option
 from mambalab.sweep.mlflow_parent import send_sweep
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.mlflow_run import Note
+from mambalab.tracking.note import Note
 from mambalab.tracking.store_failure import SilentStoreError
 from mambalab.tracking.sync import send_run
+from mambalab.utils.secrets import hide_password
 
 
 @dataclass
@@ -38,7 +40,7 @@ def run(cfg: SyncSettings) -> int:
     output_dir = Path(cfg.output_dir)
     uri = mlflow_store.store_uri(cfg.uri, output_dir)
     mlflow_store.check(uri)
-    shown = mlflow_store.hide_password(uri)
+    shown = hide_password(uri)
     failed = 0
     names = [path for name in cfg.runs for path in _unfolded(name, output_dir)]
     for position, name in enumerate(names):
@@ -87,4 +89,6 @@ def _other_store(run_dir: Path, uri: str) -> str:
     meant = Note.read(run_dir).uri
     if meant is None or meant == uri:
         return ""
-    return f"; its record names another store, too: add uri={meant} to send it there"
+    return (
+        f"; its record names another store, too: add {shlex.quote(f'uri={meant}')} to send it there"
+    )

@@ -47,6 +47,7 @@ def run(cfg: UiSettings) -> int:
             f"no MLflow store at {store} yet: train with tracking=mlflow, or fill it with "
             f"`mambalab sync RUN`"
         )
+    mlflow_store.connect(uri, Path(cfg.output_dir))  # mends a store that was moved
     port = free_port(cfg.port)
     if cfg.port not in (0, port):
         print(f"port {cfg.port} is taken, using {port}")

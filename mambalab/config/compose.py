@@ -5,6 +5,7 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -68,7 +69,7 @@ def compose(verb: str, overrides: list[str], settings: type = TrainConfig) -> An
     params = found.sweep.get("params") or {}
     if keys := ", ".join(str(key) for key, values in params.items() if values is not None):
         raise UserError(
-            f"this is a sweep (over {keys}): write mambalab train -m {' '.join(overrides)}"
+            f"this is a sweep (over {keys}): write mambalab train -m {shlex.join(overrides)}"
         )
     return found.settings
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mambalab.config.schema import NULL_MEANS_ABSENT, TrainConfig
 from mambalab.utils.mapping import flatten
+from mambalab.utils.secrets import hide_password
 
 # What does not make another run: where it runs, where it is kept, how it is watched, how far.
 MAY_CHANGE = frozenset(
@@ -64,9 +65,12 @@ def to_yaml(cfg: Any) -> str:
 
 
 def as_recorded(cfg: TrainConfig) -> TrainConfig:
-    """The configuration as a run folder keeps it: its data are found from anywhere."""
+    """The configuration as a run folder keeps it: data found from anywhere, no password in it."""
     data_dir = os.path.abspath(os.path.expanduser(cfg.data_dir))
-    return dataclasses.replace(cfg, data_dir=data_dir)
+    tracking = cfg.tracking
+    if tracking.uri is not None:
+        tracking = dataclasses.replace(tracking, uri=hide_password(tracking.uri))
+    return dataclasses.replace(cfg, data_dir=data_dir, tracking=tracking)
 
 
 def run_dir(cfg: TrainConfig | DictConfig) -> Path:

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import stat
+import tempfile
 import time
 import weakref
 import zipfile
@@ -206,7 +207,15 @@ def _cache_home(path: Path) -> Path:
     """The folder for stores of `path` in the user's cache."""
     root = os.environ.get("XDG_CACHE_HOME", "")
     # The specification wants relative paths ignored.
-    base = Path(root) if os.path.isabs(root) else Path("~/.cache").expanduser()
+    home = os.path.expanduser("~")
+    if os.path.isabs(root):
+        base = Path(root)
+    elif os.path.isabs(home):
+        base = Path(home, ".cache")
+    else:  # a user without an entry in passwd and without HOME, as in some containers
+        base = Path(tempfile.gettempdir(), f"mambalab-{os.getuid()}")
+        if base.is_symlink() or (base.exists() and base.stat().st_uid != os.getuid()):
+            base = Path(tempfile.mkdtemp(prefix="mambalab-"))  # that one is somebody else's
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     return base / "mambalab" / "pairs" / f"{path.name}-{digest}.store"
 

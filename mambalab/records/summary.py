@@ -37,6 +37,7 @@ class EndedBy(StrEnum):
     patience = "patience"
     SIGINT = "SIGINT"
     SIGTERM = "SIGTERM"
+    SIGHUP = "SIGHUP"
     error = "error"
 
 

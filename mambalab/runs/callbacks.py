@@ -98,6 +98,7 @@ class TextSample(Callback):
         seed: of the sampling: texts differ by the weights alone.
         device, precision: where and how to compute.
         folder, recorder: where the text goes.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class TextSample(Callback):
         precision: Precision,
         folder: RunFolder,
         recorder: Recorder,
+        stop_requested: Callable[[], str | None],
     ) -> None:
         self.model = model
         self.task = task
@@ -120,9 +122,10 @@ class TextSample(Callback):
         self.precision = precision
         self.folder = folder
         self.recorder = recorder
+        self.stop_requested = stop_requested
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Generate one text and write it."""
+        """Generate one text and write it; StoppedError if a signal comes before its end."""
         if obstacle(self.model) is None:
             path = self.folder.samples / f"step-{step:08d}.txt"
             try:
@@ -147,8 +150,13 @@ class TextSample(Callback):
                 rules=Sampling(temperature=SAMPLE_TEMPERATURE, allowed=tokenizer.vocab_size),
                 seed=self.seed,
             )
-            text = continuation(tokenizer, [start], [int(token) for token in new])
+            text = continuation(tokenizer, [start], [self._noted(token) for token in new])
         return text + "\n"
+
+    def _noted(self, token: torch.Tensor) -> int:
+        if name := self.stop_requested():
+            raise StoppedError(name)
+        return int(token)
 
 
 class FinalTest(Callback):
@@ -243,8 +251,9 @@ class LossPicture(Callback):
             self._draw()
 
     def on_end(self, result: Result) -> None:
-        """Draw the picture a last time."""
-        self._draw()
+        """Draw the picture a last time, unless somebody waits for the run to stop."""
+        if result.status is not Status.KILLED:
+            self._draw()
 
     def _draw(self) -> None:
         self.drawn = time.monotonic()

@@ -1,12 +1,14 @@
 """Prints the report of `mambalab train` when a run is over."""
 
+import shlex
+
 from mambalab import config
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.train import TrackingKind
-from mambalab.tracking import mlflow_store
 from mambalab.train.progress import duration
 from mambalab.utils.files import read_json
+from mambalab.utils.secrets import hide_password
 
 
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
@@ -56,6 +58,8 @@ def _mlflow(settings: config.TrainConfig, folder: RunFolder) -> str | None:
     if settings.tracking.kind is not TrackingKind.mlflow or not note.get("run_id"):
         return None
     if settings.tracking.uri is not None:
-        return mlflow_store.hide_password(settings.tracking.uri)
+        return hide_password(settings.tracking.uri)
     default = settings.output_dir == "outputs"
-    return "mambalab ui" + ("" if default else f" output_dir={settings.output_dir}")
+    return "mambalab ui" + (
+        "" if default else f" {shlex.quote(f'output_dir={settings.output_dir}')}"
+    )

@@ -6,6 +6,7 @@ the run folder, with the checkpoint's hash, and the checkpoint is not needed aga
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def resolve_start(
     data_dir = Path(settings.data_dir).expanduser()
     found_at = fetch.checkpoint(name, data_dir, KEY)
     if RunFolder(found_at).config.is_file():
-        raise UserError(f"{KEY}={name} is a run: export it first (mambalab export run={name} ...)")
+        command = shlex.join(["mambalab", "export", f"run={name}"])
+        raise UserError(f"{KEY}={name} is a run: export it first ({command} ...)")
     found = load.read_description(found_at)
     sizes = {key: getattr(found.settings, key) for key in config.SIZES}
     settings = _sized(settings, {**sizes, "vocab_size": found.rows})

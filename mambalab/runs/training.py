@@ -29,35 +29,41 @@ from mambalab.runs.callbacks import (
 )
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Precision, Resume, TrackingKind
-from mambalab.tracking import recorder
+from mambalab.tracking import recorder, sync
 from mambalab.tracking.description import tags_of
 from mambalab.train import checkpoint, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
-from mambalab.utils import console
+from mambalab.utils import console, memory
 from mambalab.utils.files import describe, write_text
 
 LOG = logging.getLogger("mambalab")
 # As shells number signals; 0 for everything else.
-EXIT_STATUS: dict[EndedBy | None, int] = {EndedBy.SIGINT: 130, EndedBy.SIGTERM: 143}
+EXIT_STATUS: dict[EndedBy | None, int] = {
+    EndedBy.SIGHUP: 129,
+    EndedBy.SIGINT: 130,
+    EndedBy.SIGTERM: 143,
+}
 
 
 def run(settings: config.TrainConfig) -> int:
     """Train, or report a run that is finished already.
 
     Returns:
-        0 if the run reached its end, 130 or 143 if a signal stopped it.
+        0 if the run reached its end, 129, 130 or 143 if a signal stopped it.
 
     Raises:
         UserError: anything the user can mend; nothing half-written is left over.
     """
     runtime.prepare_process()
-    with console.show_log():
+    with console.show_log(), memory.told_in_one_line():
         resolved = resolve(settings)
         if isinstance(resolved, FinishedRun):
             LOG.info("this run is finished already: %s", resolved.reason)
             tidy.say_if_data_changed(resolved)
             tidy.finished(resolved)
+            finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
+            sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
             final_report.show(resolved.settings, resolved.folder, resolved.summary)
             return 0
         summary = TrainingRun(resolved).run()
@@ -167,6 +173,9 @@ class TrainingRun:
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
+                if (short := memory.shortage(error)) is not None:
+                    self._failed(UserError(short), None)
+                    raise
                 line = user_code.describe_user_error(
                     error, task=type(self.task), model=type(self.model)
                 )
@@ -221,6 +230,7 @@ class TrainingRun:
                 precision=self.precision,
                 folder=self.folder,
                 recorder=self.recorder,
+                stop_requested=self.signals.requested,
             )
         ]
 

@@ -22,6 +22,7 @@ from mambalab.tasks.text import TextTask
 from mambalab.train import runtime
 from mambalab.train.checks import check_metrics
 from mambalab.train.progress import StoppedError, watching
+from mambalab.utils import memory
 
 LOG = logging.getLogger("mambalab")
 _OURS = Path(__file__).parents[1]
@@ -40,6 +41,8 @@ def describe_user_error(error: BaseException, **classes: type) -> str | None:
         classes: of the group `task` or `model`; those of mambalab are passed over.
     """
     if isinstance(error, UserError) or not isinstance(error, Exception):
+        return None
+    if memory.shortage(error) is not None:  # no mistake in the code; told by whoever runs it
         return None
     frames = traceback.extract_tb(error.__traceback__)
     for group, cls in classes.items():

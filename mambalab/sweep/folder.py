@@ -168,7 +168,7 @@ class SweepFolder:
                 _mark_killed(record, f"{pruned}{entry.reason}")
         elif answer["status"] == 0:
             entry.status, entry.reason = FINISHED, None
-        elif answer["status"] in (130, 143):
+        elif answer["status"] in (129, 130, 143):
             noted = record.summary.reason if record else answer["reason"]
             entry.status, entry.reason = KILLED, noted
             if asked is not None:

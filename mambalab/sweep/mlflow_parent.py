@@ -30,6 +30,7 @@ from mambalab.tracking.mlflow_mirror import MlflowMirror
 from mambalab.tracking.mlflow_run import SECONDS_METRIC
 from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.sync import Receipt, experiment_of, send
+from mambalab.utils.secrets import hide_password
 
 
 class MlflowParent:
@@ -81,7 +82,7 @@ class MlflowParent:
         values = {f"jobs/{status.lower()}": float(sum(e.status == status for e in ended))
                   for status in (states.FINISHED, states.FAILED, states.PRUNED)}  # fmt: skip
         path = self.sweep.path / run_folder.METRICS
-        values[SECONDS_METRIC] = round(time.time() - self.sweep.began, 3)
+        values[SECONDS_METRIC] = max(0.0, round(time.time() - self.sweep.began, 3))
         with suppress(OSError):  # a full disk: the counts are in sweep.json, too
             rows, end = run_folder.read_rows(path)
             with path.open("ab") as file:
@@ -135,7 +136,7 @@ def describe(sweep: SweepFolder) -> Description:
 
 
 def _command(sweep: SweepFolder) -> str:
-    return f"mambalab train -m {shlex.join(sweep.command)}"
+    return f"mambalab train -m {shlex.join(map(hide_password, sweep.command))}"
 
 
 def _params(plan: Plan, sweep: SweepFolder) -> dict[str, Any]:

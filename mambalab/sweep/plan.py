@@ -101,6 +101,8 @@ def plan(overrides: list[str]) -> Plan:
     launcher = _launcher(launcher_name, first.launcher)
     declared = {k: v for k, v in settings.params.items() if k not in choices}
     varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
+    if "tracking.uri" in varying:  # its values would name folders, passwords and all
+        raise UserError("tracking.uri: one sweep is recorded in one store; give one value for it")
     order = [*sorted(varying - {"seed"}), "seed"]
     fixed = {k: words[0] for k, words in choices.items() if len(words) == 1}
     folder = _folder(settings, first, fixed, order)

@@ -22,7 +22,10 @@ from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.secrets import hide_password
 
+TRACKING_URI = "MAMBALAB_TRACKING_URI"
+"""Environment variable by which jobs get an address with a password: none is written to disk."""
 # -P: a file random.py where the person works must not stand in for Python's own.
 COMMAND = [sys.executable, "-P", "-m", "mambalab", "__job"]
 
@@ -150,7 +153,11 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
         _clear_half_beginning(sweep, job)
         sweep.answer_file(job.name).unlink(missing_ok=True)
         sweep.process_file(job.name).unlink(missing_ok=True)
-        write_json(order, {"config": to_plain(job.config), **facts})
+        settings = to_plain(job.config)
+        tracking = settings.get("tracking", {})
+        if tracking.get("uri") is not None:  # the whole one is in TRACKING_URI
+            tracking["uri"] = hide_password(tracking["uri"])
+        write_json(order, {"config": settings, **facts})
     except OSError as error:
         raise UserError(f"cannot write in {order.parent}: {error.strerror}") from error
     return order

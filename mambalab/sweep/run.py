@@ -1,7 +1,10 @@
 """`mambalab train -m`: run a planned sweep from its first job to the table at the end."""
 
 import contextlib
+import os
 import sys
+import time
+from pathlib import Path
 from typing import TextIO
 
 from mambalab import config
@@ -14,11 +17,17 @@ from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder, note_results
 from mambalab.sweep.mlflow_parent import MlflowParent
 from mambalab.sweep.plan import Job, Plan
-from mambalab.sweep.processes import Launcher, ProcessLauncher
+from mambalab.sweep.processes import TRACKING_URI, Launcher, ProcessLauncher
 from mambalab.sweep.schedule import Grid, JobSource, Scheduler
 from mambalab.sweep.slots import Slots
+from mambalab.tracking import sync
+from mambalab.utils import process
+from mambalab.utils.files import read_json
+from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import table
 
+POLL_SECONDS = 0.2
+MAX_ORPHAN_SECONDS = 120.0
 HEADER = ("job", "status", "best", "minutes", "remark")
 
 
@@ -26,17 +35,21 @@ def run(plan: Plan) -> int:
     """Run what is left of a sweep.
 
     Returns:
-        0; 1 if a job failed; 130 or 143 if a signal stopped the sweep.
+        0; 1 if a job failed; 129, 130 or 143 if a signal stopped the sweep.
 
     Raises:
         UserError: nothing could be started, or no more jobs from some point on.
     """
     with SweepFolder(plan.folder).held():
         sweep = SweepFolder.read(plan.folder)  # as the last holder left it
-        sweep.command = plan.command
+        sweep.command = [hide_password(word) for word in plan.command]
+        uri = plan.first.tracking.uri
+        if uri is not None and uri != hide_password(uri):
+            os.environ[TRACKING_URI] = uri
         sweep.not_applicable |= plan.not_applicable
         for name, why in _by_reason(plan.not_applicable).items():
             _say(f"not applicable: {name}: {why}")
+        _wait_for_orphans(sweep)
         left = _sort_out(plan, sweep)
         source = _source(plan, left)
         launcher = _launcher(plan, sweep)
@@ -97,7 +110,8 @@ def _end(
         parent,
         states.KILLED if stopped else states.FAILED if failed or open_ else states.FINISHED,
     )
-    return {"SIGINT": 130, "SIGTERM": 143}.get(stopped or "", 1 if failed or open_ else 0)
+    unwell = 1 if failed or open_ else 0
+    return {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}.get(stopped or "", unwell)
 
 
 def _compare(plan: Plan, parent: MlflowParent) -> None:
@@ -123,6 +137,33 @@ def _compare(plan: Plan, parent: MlflowParent) -> None:
 # -- before the start ----------------------------------------------------------------------------
 
 
+def _wait_for_orphans(sweep: SweepFolder) -> None:
+    """Wait for jobs of a sweep that was killed: they save and stop, which takes a moment."""
+    until = time.monotonic() + MAX_ORPHAN_SECONDS
+    told = False
+    alive: list[str] = []
+    while time.monotonic() < until:
+        alive = [name for name in sweep.jobs if _lives(sweep, name)]
+        if not alive:
+            return
+        if not told:
+            told = True
+            more = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
+            _say(f"waiting for {alive[0]}{more}, which the killed sweep left: to save and stop")
+        time.sleep(POLL_SECONDS)
+    _say(f"{', '.join(alive)}: still running after {MAX_ORPHAN_SECONDS:.0f} s; not waiting longer")
+
+
+def _lives(sweep: SweepFolder, name: str) -> bool:
+    """Whether the process of a job runs on this machine; one on a cluster is watched anyhow."""
+    entry = sweep.jobs[name]
+    try:
+        worker = read_json(sweep.process_file(name))
+    except (OSError, UserError):
+        return False
+    return entry.cluster_id is None and process.alive(worker) is True
+
+
 def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
     """Note the state of the jobs on disk; returns those that are to run."""
     left: list[Job] = []
@@ -134,6 +175,7 @@ def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:
             resume.check(settings, job.run_dir, setting="sweep.dir")
         if is_run(job.run_dir) and resume.finished(settings, job.run_dir):
             entry.status, entry.reason = states.FINISHED, None
+            sync.send_rest(job.run_dir, settings.tracking, Path(settings.output_dir))
             note_results(entry, read_run(job.run_dir))
             done += 1
         else:

@@ -1,11 +1,9 @@
 """The loop of a sweep: starts jobs where there is room, watches them, says what happens."""
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +20,7 @@ POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
 MAX_NEWS_LINES = 8  # jobs that are named then; a cluster runs hundreds
 # From the request to stop to the kill; a person who pressed Ctrl-C can press it again.
-GRACE_SECONDS = {"SIGTERM": 6.0, "SIGINT": 60.0}
+GRACE_SECONDS = {"SIGHUP": 6.0, "SIGTERM": 6.0, "SIGINT": 60.0}
 
 
 class JobSource(Protocol):
@@ -151,7 +149,7 @@ class Scheduler:
         news = time.monotonic()
         obeyed = False
         try:
-            with signals, _hangup_as_sigterm():
+            with signals:
                 while self.running or self._may_start():
                     if (name := signals.requested()) and not obeyed:
                         obeyed = True
@@ -262,7 +260,8 @@ class Scheduler:
         watched.kill_at = min(watched.kill_at, time.monotonic() + GRACE_SECONDS[name])
         if watched.asked is None:
             watched.asked = request
-            watched.handle.stop(signal.Signals[name])
+            # Jobs have no terminal: one of them may have been told to ignore that it closes.
+            watched.handle.stop(signal.Signals["SIGTERM" if name == "SIGHUP" else name])
 
     def _kill_rest(self) -> None:
         """Kill what still runs after an error or a second Ctrl-C, and note how the jobs ended."""
@@ -298,20 +297,6 @@ class Scheduler:
                 self.say(f"        {name}: {line}")
         if len(self.running) > MAX_NEWS_LINES:
             self.say(f"        and {len(self.running) - MAX_NEWS_LINES} more running")
-
-
-@contextlib.contextmanager
-def _hangup_as_sigterm() -> Iterator[None]:
-    """Let a terminal that closes stop the sweep as SIGTERM does, unless `nohup` ignores that."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _several(count: int, what: str) -> str:

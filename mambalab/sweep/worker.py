@@ -15,9 +15,11 @@ import traceback
 from pathlib import Path
 
 from mambalab.errors import UserError
+from mambalab.sweep.processes import TRACKING_URI
 from mambalab.tracking.recorder import STORE_IS_SILENT
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.secrets import hide_password
 
 
 def main(words: list[str]) -> int:
@@ -46,6 +48,7 @@ def _train(job: dict) -> tuple[int, str | None]:
         from mambalab.config.compose import from_plain
         from mambalab.runs import training
 
+        _fill_in_password(job["config"])
         settings = from_plain(job["config"])
         return training.run(settings), None
     except UserError as error:
@@ -59,6 +62,14 @@ def _train(job: dict) -> tuple[int, str | None]:
         traceback.print_exc()
         lines = str(error).splitlines()
         return 1, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _fill_in_password(config: dict) -> None:
+    """Put the whole tracking address in, which the sweep passes on in the environment only."""
+    whole = os.environ.pop(TRACKING_URI, None)
+    tracking = config.get("tracking") or {}
+    if whole is not None and tracking.get("uri") == hide_password(whole):
+        tracking["uri"] = whole
 
 
 def _stop_when_alone() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mambalab.tracking.mlflow_store import hide_password
 from mambalab.utils.mapping import flatten
+from mambalab.utils.secrets import hide_password
 
 # Entries of summary.json that become tags.
 SUMMARY_TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")

@@ -14,12 +14,16 @@ from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.description import Description
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.store_failure import NO_ANSWER, TOO_SLOW, StoreFailure, failure_of
+from mambalab.utils import process
+from mambalab.utils.secrets import hide_password
 
 PERIOD_SECONDS = 1.0  # between batches
 PAUSE_SECONDS = (5.0, 15.0, 60.0)  # between attempts to reach a store that failed
 REMOTE_PATIENCE_SECONDS = 5.0  # without any progress, after which `finish` gives up a server,
 LOCAL_PATIENCE_SECONDS = 30.0  # or a store on this machine, which may have to be created first
 MAX_FINISH_SECONDS = 60.0
+STOP_PATIENCE_SECONDS = 5.0  # as the two above when somebody waits for the run to stop,
+MAX_STOP_SECONDS = 8.0  # and the whole time then: a container is killed after ten seconds
 
 
 class _GivenUpError(Exception):
@@ -96,20 +100,25 @@ class MlflowMirror:
     def finish(self, status: str) -> None:
         """Send what is left and the run's status; waits while that makes progress.
 
-        A store that does not answer is given up after a few seconds; a message says so.
+        A store that does not answer is given up after a few seconds; a message says so. A run
+        that was asked to stop (KILLED) waits a few seconds at most for any store.
         """
         self._end = (status, _now_ms())
         patience = (
             REMOTE_PATIENCE_SECONDS if store.is_remote(self._run.uri) else LOCAL_PATIENCE_SECONDS
         )
+        longest = MAX_FINISH_SECONDS
+        if status == "KILLED":
+            patience, longest = min(patience, STOP_PATIENCE_SECONDS), MAX_STOP_SECONDS
         asked = time.monotonic()
         self._closing.set()
         while self._thread.is_alive():
             self._thread.join(0.1)
             now = time.monotonic()
             silent = now - max(self._progress, asked) > patience
-            if self._thread.is_alive() and (silent or now - asked > MAX_FINISH_SECONDS):
+            if self._thread.is_alive() and (silent or now - asked > longest):
                 self._given_up.set()
+                process.abandon(self._thread)
                 self._note_failure(NO_ANSWER if silent else TOO_SLOW)
                 return
         if self._ended and self._announced:
@@ -155,6 +164,8 @@ class MlflowMirror:
             run.open(params=about.params, tags=about.tags, start_ms=about.start_ms)
             run.set_running()
             run.close_dead_runs()
+            if run.copy_of is not None:
+                self._tell(f"{run.run_dir} is a copy of {run.copy_of}: an MLflow run of its own")
         run.advance(self._waiting, end)
         if end is not None:
             run.note.set_complete(run.run_dir)
@@ -195,7 +206,7 @@ class MlflowMirror:
         self.notices.put(Notice(text, store_is_silent))
 
     def _shown(self) -> str:
-        return store.hide_password(self._run.uri)
+        return hide_password(self._run.uri)
 
 
 def _now_ms() -> int:

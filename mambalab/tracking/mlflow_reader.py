@@ -15,6 +15,7 @@ from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_run import RESUMED
 from mambalab.tracking.store_failure import failure_of
 from mambalab.utils.files import read_json
+from mambalab.utils.secrets import hide_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -46,7 +47,7 @@ def read(experiment: str, uri: str | None, output_dir: Path) -> list[RunRecord]:
     except UserError:
         raise
     except Exception as error:  # MLflow and its drivers raise all kinds
-        shown = mlflow_store.hide_password(uri)
+        shown = hide_password(uri)
         raise UserError(f"cannot read runs from {shown}: {failure_of(error).reason}") from error
     return sorted(records, key=lambda record: str(record.path))
 

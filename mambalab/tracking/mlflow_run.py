@@ -9,60 +9,24 @@ noting it, the run is found again by the `uid` that was noted before.
 
 import getpass
 import math
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mambalab.records import run_folder
 from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.description import MAX_NAME_CHARS, cut
+from mambalab.tracking.note import Note, ended_as, holds
 from mambalab.utils import process
-from mambalab.utils.files import read_json, write_json
+from mambalab.utils.secrets import hide_password
 
 METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
 PARAMS_PER_BATCH = 100
 MAX_TAG_CHARS = 8000
 SECONDS_METRIC = "time/seconds"
 RESUMED = "resumed."  # prefix of tags: settings that a later session changed
-
-
-@dataclass
-class Note:
-    """What the run folder knows of its MLflow run.
-
-    Attributes:
-        uid: identity of the run in every store it is sent to.
-        uri, experiment, run_id: where it was sent last; run_id is None before it exists.
-        state: `new`, `sending`, `behind` (the store lacks something) or `complete`.
-        problem: why it is behind, one line.
-        points: (key, step) pairs the store is known to hold.
-    """
-
-    uid: str
-    uri: str | None = None
-    experiment: str | None = None
-    run_id: str | None = None
-    state: str = "new"
-    problem: str | None = None
-    points: int = 0
-
-    @classmethod
-    def read(cls, run_dir: Path) -> "Note":
-        """Read the note of a run folder, or begin one; raises UserError if it is damaged."""
-        data = read_json(run_dir / run_folder.MLFLOW)
-        known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
-        return cls(**{"uid": uuid.uuid4().hex, **known})
-
-    def write(self, run_dir: Path) -> None:
-        """Save the note in a run folder."""
-        write_json(run_dir / run_folder.MLFLOW, asdict(self))
-
-    def set_complete(self, run_dir: Path) -> None:
-        """Save that the store has the whole run."""
-        self.state, self.problem = "complete", None
-        self.write(run_dir)
 
 
 class MlflowRun:
@@ -74,6 +38,9 @@ class MlflowRun:
         output_dir: runs are named by their path below it.
         experiment: name of the MLflow experiment.
         tick: called after every exchange with the store; what it raises ends the sending.
+
+    Attributes:
+        copy_of: the folder of which this one is a copy, so that it became a run of its own.
     """
 
     def __init__(
@@ -99,6 +66,14 @@ class MlflowRun:
         self._offset = 0
         self._seconds = 0.0
         self._has_parent = False
+        # What the store held at the start and the file did not: a folder that came back from a
+        # backup comes by these points again.
+        self._ahead: dict[tuple[str, int], float | None] = {}
+
+    @property
+    def copy_of(self) -> Path | None:
+        """The folder of which this one is a copy, if it is one."""
+        return self.note.copy_of
 
     def open(self, *, params: Mapping[str, str], tags: Mapping[str, str], start_ms: int) -> None:
         """Connect; find this folder's run in the store or create it, with parameters and tags.
@@ -113,7 +88,7 @@ class MlflowRun:
         Raises:
             Exception: whatever MLflow raises; safe to call again.
         """
-        uri = store.hide_password(self.uri)
+        uri = hide_password(self.uri)
         if self.note.run_id is None:
             self.note.uri, self.note.experiment = uri, self.experiment
         self.note.write(self.run_dir)  # the uid is known before any store hears of the run
@@ -153,7 +128,7 @@ class MlflowRun:
     def _find(self, client: Any) -> Any:
         from mlflow.exceptions import MlflowException
 
-        if self.note.run_id is not None and self.note.uri == store.hide_password(self.uri):
+        if self.note.run_id is not None and self.note.uri == hide_password(self.uri):
             try:
                 run = client.get_run(self.note.run_id)
             except MlflowException as error:
@@ -161,9 +136,24 @@ class MlflowRun:
                     raise
             else:
                 if run.data.tags.get(store.UID) == self.note.uid:
-                    return run
+                    return self._unless_copied(run)
         found = store.search(client, f"tags.`{store.UID}` = '{self.note.uid}'", deleted=True)
-        return found[0] if found else None
+        return self._unless_copied(found[0]) if found else None
+
+    def _unless_copied(self, run: Any) -> Any:
+        """Return the run, or None and a new note if it belongs to another folder with that uid.
+
+        The note of a copy cannot tell it from a moved folder once the original was renamed.
+        """
+        folder = run.data.tags.get(store.FOLDER)
+        if folder and holds(Path(folder), self.note.uid, besides=self.run_dir):
+            state = self.note.state
+            self.note = Note.new(copy_of=Path(folder))
+            self.note.uri, self.note.experiment = hide_password(self.uri), self.experiment
+            self.note.state = state
+            self.note.write(self.run_dir)
+            return None
+        return run
 
     def _set_parent(self) -> None:
         """Name the run of the sweep as this one's parent, as soon as the store has it."""
@@ -171,7 +161,7 @@ class MlflowRun:
         if self._has_parent or not (above / run_folder.SWEEP).is_file():
             return
         sweep = Note.read(above)
-        if sweep.run_id is not None and sweep.uri == store.hide_password(self.uri):
+        if sweep.run_id is not None and sweep.uri == hide_password(self.uri):
             self._client.set_tag(self._run_id, store.PARENT, sweep.run_id)
             self._has_parent = True
 
@@ -184,7 +174,7 @@ class MlflowRun:
         known = {run.info.run_id for run in hanging}
         for path in sorted(self.run_dir.glob(f"*/{run_folder.MLFLOW}")):
             note = Note.read(path.parent)
-            here = note.uri == store.hide_password(self.uri)
+            here = note.uri == hide_password(self.uri)
             if here and note.run_id is not None and note.run_id not in known:
                 self._client.set_tag(note.run_id, store.PARENT, self._run_id)
                 self.tick()
@@ -199,7 +189,7 @@ class MlflowRun:
         for part in _chunks(new, PARAMS_PER_BATCH):
             client.log_batch(self._run_id, params=part)
         changed = {f"{RESUMED}{k}": v for k, v in params.items() if held.get(k, v) != v}
-        all_tags = {**tags, **changed}
+        all_tags = {**tags, **changed, store.FOLDER: str(self.run_dir.absolute())}
         if "git_revision" in tags:
             all_tags["mlflow.source.git.commit"] = tags["git_revision"].partition("+")[0]
         items = [
@@ -218,9 +208,9 @@ class MlflowRun:
             Exception: whatever MLflow raises; safe to call again.
         """
         self._set_parent()
-        known: dict[tuple[str, int], float | None] = {}
+        known = self._ahead
         if not self._certain:
-            known = self._stored()
+            known = self._ahead = self._stored()
             self._offset, self._seconds, self.note.points = 0, 0.0, len(known)
         rows, end = run_folder.read_rows(self.run_dir / run_folder.METRICS, self._offset)
         points = self._points(rows, known, remember=not self._certain)
@@ -243,7 +233,7 @@ class MlflowRun:
 
     def _points(
         self,
-        rows: Iterable[run_folder.Row],
+        rows: Sequence[run_folder.Row],
         known: dict[tuple[str, int], float | None],
         *,
         remember: bool,
@@ -264,7 +254,10 @@ class MlflowRun:
                     known[key, step] = value
                 points.append(Metric(key, math.nan if value is None else value, stamp, step))
         if remember:
-            self.conflicts = conflicts
+            for step, values in rows:
+                for key in values:
+                    known.pop((key, step), None)
+        self.conflicts = conflicts if remember else self.conflicts + conflicts
         return points
 
     # -- files and the end --------------------------------------------------------------------
@@ -296,12 +289,19 @@ class MlflowRun:
     def send_file(self, path: Path) -> None:
         """Copy a file below the run folder to the same place among the run's artifacts."""
         folder = path.relative_to(self.run_dir).parent.as_posix()
-        self._client.log_artifact(self._run_id, str(path), None if folder == "." else folder)
+        with _without_passwords(path) as sent:
+            self._client.log_artifact(self._run_id, str(sent), None if folder == "." else folder)
         self.tick()
 
     def close_dead_runs(self) -> int:
-        """Mark dead runs of this run's store, see `mlflow_store.close_dead_runs`."""
-        return store.close_dead_runs(self._client)
+        """Mark dead runs of this run's store as their folders say, KILLED if those do not."""
+
+        def ending(run: Any) -> str:
+            tags, name = run.data.tags, run.info.run_name or ""
+            folder = tags.get(store.FOLDER) or self.output_dir / name
+            return ended_as(Path(folder), tags.get(store.UID, "")) or "KILLED"
+
+        return store.close_dead_runs(self._client, ending)
 
     def set_running(self) -> None:
         """Show that this process trains the run now."""
@@ -317,6 +317,7 @@ class MlflowRun:
         if (self.run_dir / run_folder.SWEEP).is_file():
             self._set_parent_of_children()
         self._client.set_tag(self._run_id, store.STATUS, status)
+        end_ms = max(end_ms, self.start_ms)  # a clock that was set back
         self._client.set_terminated(self._run_id, status, end_ms)
         self.tick()
 
@@ -331,6 +332,22 @@ def attachments(run_dir: Path) -> list[Path]:
         files = (p for p in (run_dir / folder).glob("*") if p.is_file())
         found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
     return found
+
+
+@contextmanager
+def _without_passwords(path: Path) -> Iterator[Path]:
+    """Give the file itself, or a copy without the passwords that older versions wrote there."""
+    if path.name not in (run_folder.CONFIG, run_folder.SWEEP):
+        yield path
+        return
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    if (clean := hide_password(text)) == text:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mambalab-") as folder:
+        copy = Path(folder, path.name)
+        copy.write_text(clean, encoding="utf-8", errors="surrogateescape")
+        yield copy
 
 
 def _system_tags() -> dict[str, str]:

@@ -6,29 +6,36 @@ together all fail and the file stays broken. Here a lock encloses the opening, a
 built elsewhere and appears whole. MLflow itself is imported by the functions that need it.
 """
 
+import atexit
 import importlib.util
+import logging
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mambalab.errors import UserError
+from mambalab.tracking import store_state
 from mambalab.utils import process
 from mambalab.utils.files import replacing
 from mambalab.utils.locks import locked
+from mambalab.utils.secrets import hide_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+LOG = logging.getLogger("mambalab")
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 HOST, PID, BORN, UID = "mambalab.host", "mambalab.pid", "mambalab.born", "mambalab.uid"
+FOLDER = "mambalab.folder"  # absolute path of the run folder on that host
 STATUS = "mambalab.status"
 KIND, SWEEP = "mambalab.kind", "sweep"  # tag and value of a run that stands for a sweep
 PARENT = "mlflow.parentRunId"
@@ -39,6 +46,10 @@ _SCHEMES = ("sqlite", "http", "https", *_SQL)
 # File systems on which several machines share a file: SQLite's WAL needs shared memory, so
 # there it would corrupt the store.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs"}
+
+
+Ending = Callable[["Run"], str]
+"""Tells how the run of a dead process ended: FINISHED, FAILED or KILLED."""
 
 
 def store_uri(uri: str | None, output_dir: Path) -> str:
@@ -59,10 +70,15 @@ def store_uri(uri: str | None, output_dir: Path) -> str:
         if scheme != "sqlite":
             return uri
         if not uri.startswith(_SQLITE) or uri == _SQLITE:
-            raise UserError(f"{uri}: a SQLite store is written sqlite:////ABSOLUTE/PATH/mlflow.db")
+            raise UserError(
+                f"{hide_password(uri)}: a SQLite store is written sqlite:////ABSOLUTE/PATH/mlflow.db"
+            )
         path = Path(uri[len(_SQLITE) :]).absolute()
     if set("%?") & set(str(path)):
-        raise UserError(f"{path}: a SQLite store cannot lie on a path with '%' or '?' in it")
+        raise UserError(
+            f"{path}: an MLflow store cannot lie on a path with '%' or '?' in it; use "
+            f"tracking=jsonl, or tracking.uri=sqlite:////ELSEWHERE/mlflow.db (sync: uri=...)"
+        )
     return f"{_SQLITE}{path}"
 
 
@@ -76,9 +92,9 @@ def is_remote(uri: str) -> bool:
     return not uri.startswith(_SQLITE)
 
 
-def hide_password(text: str) -> str:
-    """Return the text without `user:password@` in its URLs: what may be shown and recorded."""
-    return re.sub(r"://[^/@\s]+@", "://", text)
+def is_server(uri: str) -> bool:
+    """Tell whether a tracking server answers, not a database."""
+    return uri.startswith("http")
 
 
 def check(uri: str) -> None:
@@ -112,8 +128,14 @@ def check(uri: str) -> None:
 
 def prepare_environment() -> None:
     """Set what MLflow reads from the environment; what the user has set there stays."""
+    if not os.path.isabs(os.path.expanduser("~")):  # no HOME, no entry in passwd: a container
+        # MLflow does not start without a home. It is this process's own, and goes with it.
+        home = tempfile.mkdtemp(prefix="mambalab-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its lines would cut the bar
+    # Its lines would cut the bar; a store that fails is told in one line of ours.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # By default a server that does not answer blocks for four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -128,19 +150,38 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
         output_dir: artifacts of a SQL server without artifact store go below it.
 
     Raises:
+        UserError: another version of MLflow made the store.
         Exception: whatever MLflow raises for a store it cannot use.
     """
     prepare_environment()
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     path = sqlite_path(uri)
-    if path is None:
-        return MlflowClient(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock"), wait=True):
-        if not path.exists() or path.stat().st_size == 0:
-            _create(path, artifact_root(uri, output_dir))
-        return MlflowClient(uri)
+    with ExitStack() as held:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(path.with_name(f".{path.name}.lock"), wait=True))
+            _make_ready(path, uri, output_dir)
+        try:
+            return MlflowClient(uri)
+        except MlflowException:
+            if not is_server(uri):
+                store_state.check_schema(uri)  # says what is wrong better than MLflow does
+            raise
+
+
+def _make_ready(path: Path, uri: str, output_dir: Path) -> None:
+    """Create a SQLite store that is not there; mend one that was moved. The lock is held."""
+    root = artifact_root(uri, output_dir)
+    if not path.exists() or path.stat().st_size == 0:
+        _create(path, root)
+        return
+    assert root is not None, "a SQLite store has its artifacts beside it"
+    with suppress(sqlite3.Error):  # locked or read-only: MLflow will say so
+        if old := store_state.mend(path, root):
+            LOG.warning("%s was moved: its artifacts are looked for in %s now, not in %s", path,
+                        root, old)  # fmt: skip
 
 
 def artifact_root(uri: str, output_dir: Path) -> str | None:
@@ -232,8 +273,13 @@ def _pages(ask: Any) -> list[Any]:
     return found
 
 
-def close_dead_runs(client: "MlflowClient") -> int:
-    """Mark runs as KILLED whose process on this host died; returns how many."""
+def close_dead_runs(client: "MlflowClient", ending: Ending = lambda run: "KILLED") -> int:
+    """Mark runs as ended whose process on this host died; returns how many.
+
+    Args:
+        client: of the store.
+        ending: how such a run ended: FINISHED, FAILED or KILLED.
+    """
     me = process.identity()
     host = str(me["host"]).replace("'", "")
     left = search(client, f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{host}'")
@@ -242,7 +288,9 @@ def close_dead_runs(client: "MlflowClient") -> int:
         tags = run.data.tags
         record = {"host": tags.get(HOST), "pid": tags.get(PID), "born": tags.get(BORN)}
         if process.alive(record) is False:
-            client.set_tag(run.info.run_id, STATUS, "KILLED")
-            client.set_terminated(run.info.run_id, "KILLED")
+            status = ending(run)
+            now = max(round(1000 * time.time()), run.info.start_time)  # clocks jump
+            client.set_tag(run.info.run_id, STATUS, status)
+            client.set_terminated(run.info.run_id, status, now)
             count += 1
     return count

@@ -5,6 +5,7 @@ it (`mlflow_mirror`). A run killed at any moment loses at most the line that was
 """
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.description import Description, experiment_name, params_of
 from mambalab.tracking.mlflow_mirror import MlflowMirror
+from mambalab.utils.secrets import hide_password
 
 _log = logging.getLogger(__name__)
 STORE_IS_SILENT = "store_is_silent"  # attribute of log records, see `Notice.store_is_silent`
@@ -45,12 +47,12 @@ def check(settings: TrackingSettings, *, output_dir: Path) -> None:
 
 def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
     """Return what a person types to send a run to MLflow later."""
-    words = ["mambalab sync", str(run_dir)]
+    words = ["mambalab", "sync", str(run_dir)]
     if settings.uri is not None:
-        words.append(f"uri={mlflow_store.hide_password(settings.uri)}")
+        words.append(f"uri={hide_password(settings.uri)}")
     elif str(output_dir) != "outputs":
         words.append(f"output_dir={output_dir}")
-    return " ".join(words)
+    return shlex.join(words)
 
 
 class Recorder:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mambalab.errors import UserError
-from mambalab.tracking.mlflow_store import hide_password
+from mambalab.utils.secrets import hide_password
 
 MAX_REASON_CHARS = 200
 _NO_ANSWER = {"ConnectionError", "Timeout", "ConnectTimeout", "ReadTimeout"}  # of requests
@@ -39,4 +39,6 @@ def failure_of(error: BaseException) -> StoreFailure:
             return NO_ANSWER
         cause = cause.__cause__ or cause.__context__
     text = hide_password(str(error)).strip() or type(error).__name__
+    if isinstance(error, UserError):  # ours is one line, with its advice at the end
+        return StoreFailure(" ".join(text.splitlines()))
     return StoreFailure(text.splitlines()[0][:MAX_REASON_CHARS])

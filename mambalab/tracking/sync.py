@@ -1,15 +1,22 @@
 """Sending a folder to MLflow after the fact; what the store holds already is not sent again."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord, read_run
+from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.description import Description, experiment_name, params_of, tags_of
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
+from mambalab.tracking.note import Note
+from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.store_failure import SilentStoreError, failure_of
+from mambalab.utils.secrets import hide_password
+
+LOG = logging.getLogger("mambalab")
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,32 @@ def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
         return send(run_dir, uri, output_dir, describe(record), record.status, seconds)
 
 
+def send_rest(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> None:
+    """Send what MLflow lacks of a finished run that was killed before it had sent its end.
+
+    Says so in one line, also if the store does not take it; a run that was sent whole, or is
+    not recorded in MLflow, is left alone.
+
+    Args:
+        run_dir: the run folder.
+        settings: where the record goes.
+        output_dir: holds the MLflow store if `settings.uri` is None.
+    """
+    if settings.kind is not TrackingKind.mlflow or not (run_dir / run_folder.MLFLOW).exists():
+        return
+    command = sync_command(run_dir, settings, output_dir)
+    try:
+        if Note.read(run_dir).state == "complete":
+            return
+        uri = mlflow_store.store_uri(settings.uri, output_dir)
+        mlflow_store.check(uri)
+        sent = send_run(run_dir, uri, output_dir)
+    except UserError as error:
+        LOG.warning("MLflow lacks the end of this run: %s; try again with `%s`", error, command)
+    else:
+        LOG.info("MLflow lacked the end of this run: sent now, with %s points", f"{sent.new:,}")
+
+
 def describe(record: RunRecord) -> Description:
     """Describe a run by its folder."""
     started = record.summary.started
@@ -93,6 +126,8 @@ def send(
     status = status if status in ("FINISHED", "FAILED") else "KILLED"
     try:
         run.open(params=about.params, tags=about.tags, start_ms=about.start_ms)
+        if run.copy_of is not None:
+            LOG.warning("%s is a copy of %s: an MLflow run of its own", folder, run.copy_of)
         ended = (status, run.start_ms + round(1000 * seconds))
         new = run.advance(dict.fromkeys(attachments(folder)), ended)
     except UserError:
@@ -100,7 +135,7 @@ def send(
     except Exception as error:  # MLflow and its drivers raise all kinds
         failure = failure_of(error)
         kind = SilentStoreError if failure.is_silent else UserError
-        shown = mlflow_store.hide_password(uri)
+        shown = hide_password(uri)
         raise kind(f"{folder}: cannot send it to {shown}: {failure.reason}") from error
     run.note.set_complete(folder)
     return Receipt(new, run.note.points, run.conflicts, run.experiment, str(run.note.run_id))

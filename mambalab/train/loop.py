@@ -31,7 +31,7 @@ from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_laye
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
-from mambalab.train.state import TrainState
+from mambalab.train.state import BeforeStep, TrainState
 
 LOG = logging.getLogger("mambalab")
 
@@ -131,14 +131,22 @@ class Trainer:
             return self.task.loss(self.compute, batch)
 
     def _train_step(self) -> None:
-        """Do one optimiser step, over `grad_accum` batches; log every `log_every` steps."""
+        """Do one optimiser step, over `grad_accum` batches; log every `log_every` steps.
+
+        Raises:
+            StoppedError: a signal asked for it between two batches; the step is undone.
+        """
         state = self.state
         rate = learning_rate(self.optim, state.step, self.progress())
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         parts = self.settings.grad_accum
+        before = None if parts == 1 else BeforeStep(self.model, self.device)
         total = torch.zeros((), device=self.device)
         for part in range(parts):
+            if before is not None and (signal_name := self.stop_requested()):
+                before.restore()
+                raise StoppedError(signal_name)
             loss = self._loss(state.position + part)
             check_loss(loss)
             loss = loss / parts
@@ -206,6 +214,7 @@ class Trainer:
         check_metrics(metrics, self.task.metric)
         self.recorder.flush()  # the folder is still there: nothing is written beside it
         self.model.train()
+        before = state.ranking()
         state.last = metrics
         state.evaluated_step = state.step
         if state.best is None or self._ranking_key(metrics) > self._ranking_key(state.best.metrics):
@@ -216,8 +225,12 @@ class Trainer:
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
         self.recorder.metrics(state.step, metrics)
-        for callback in self.callbacks:
-            callback.on_evaluated(state.step, metrics)
+        try:
+            for callback in self.callbacks:
+                callback.on_evaluated(state.step, metrics)
+        except StoppedError:  # what follows an evaluation is incomplete: it is done again
+            state.restore_ranking(before)
+            raise
 
     def _ranking_key(self, metrics: dict[str, float]) -> tuple[float, float]:
         """Key by which evaluations are compared, more is better: the metric, then the lower loss.

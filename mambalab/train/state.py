@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambalab.records.summary import Evaluation
 from mambalab.train import runtime
@@ -43,6 +43,29 @@ class Clock:
             self.timed_steps += 1
 
 
+class BeforeStep:
+    """Remembers what the forward and backward passes of a step change, to undo half of one.
+
+    Args:
+        model: its buffers may change (running statistics), and it gets gradients.
+        device: whose random numbers count.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._random = runtime.random_state(device)
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to the moment at which this object was made."""
+        self._model.zero_grad(set_to_none=True)
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+        runtime.restore_random_state(self._random, self._device)
+
+
 @dataclass
 class TrainState:
     """What the next step and the next evaluation depend on, besides the weights and the data.
@@ -78,6 +101,14 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.loss_sum = torch.zeros((), device=self.device)
+
+    def ranking(self) -> tuple[Any, ...]:
+        """Return what an evaluation changes, for `restore_ranking`."""
+        return self.best, self.last, self.evaluated_step, self.evaluations_since_best
+
+    def restore_ranking(self, before: tuple[Any, ...]) -> None:
+        """Forget the evaluations since `ranking` returned `before`."""
+        self.best, self.last, self.evaluated_step, self.evaluations_since_best = before
 
     def state_dict(self) -> dict[str, Any]:
         """Return what trainer.pt of a checkpoint holds.

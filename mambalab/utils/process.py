@@ -1,10 +1,19 @@
-"""Which process wrote this, and does it still live? Files and MLflow tags outlive a `kill -9`."""
+"""Which process wrote this, and does it still live? Files and MLflow tags outlive a `kill -9`.
 
+Also ends this process though a thread hangs.
+"""
+
+import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+_abandoned: list[threading.Thread] = []
 
 
 def identity() -> dict[str, Any]:
@@ -44,6 +53,25 @@ def alive(record: Mapping[str, Any]) -> bool | None:
 def exists(pid: int) -> bool:
     """Whether this machine has a living process of this id."""
     return alive({"host": socket.gethostname(), "pid": pid}) is True
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Note that nobody waits for a thread any more: the process may end while it hangs."""
+    _abandoned.append(thread)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with an exit status, at once if an abandoned thread still hangs.
+
+    Python's own end would wait for what such a thread holds: 20 s for a locked SQLite store.
+    """
+    if any(thread.is_alive() for thread in _abandoned):
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # closed, or a full disk
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _born(pid: int) -> str:

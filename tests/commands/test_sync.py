@@ -1,6 +1,8 @@
 import json
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -11,6 +13,7 @@ from mambalab.records import run_folder
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.sweep.folder import SweepFolder
 from mambalab.tracking.recorder import Recorder
+from mambalab.tracking.sync import send_rest
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 from tests.tracking.stores import points_in_folder, points_in_store, query
@@ -44,6 +47,51 @@ def run(tmp_path):
         return sync.run(SyncSettings([str(r) for r in runs], str(tmp_path), uri))
 
     return call
+
+
+MLFLOW = TrackingSettings(TrackingKind.mlflow, None, None)
+
+
+@pytest.mark.parametrize("state", ["sending", "behind", "new"])
+def test_the_same_command_sends_the_end_that_mlflow_lacks(
+    record, run, store, tmp_path, caplog, state
+):
+    """Killed after FINISHED was written and before MLflow had heard of it."""
+    folder = record()
+    assert run(folder) == 0
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "test/loss": 0.5}\n')
+    noted = read_json(folder / "mlflow_run.json")
+    write_json(folder / "mlflow_run.json", {**noted, "state": state})
+    with closing(sqlite3.connect(store)) as database, database:
+        database.execute("update runs set status = 'RUNNING', end_time = null")
+    caplog.set_level("INFO", "mambalab")
+    send_rest(folder, MLFLOW, tmp_path)
+    assert points_in_store(store) == points_in_folder(folder)
+    assert query(store, "select status from runs") == [("FINISHED",)]
+    assert "MLflow lacked the end of this run: sent now, with 1 points" in caplog.text
+    caplog.clear()
+    send_rest(folder, MLFLOW, tmp_path)
+    assert not caplog.text
+
+
+def test_what_mlflow_has_or_never_had_is_not_sent_unasked(record, store, tmp_path, caplog):
+    caplog.set_level("INFO", "mambalab")
+    send_rest(record(), MLFLOW, tmp_path)  # never recorded there: that is for `sync`
+    folder = record("toy/other")
+    write_json(folder / "mlflow_run.json", {"uid": "a", "state": "sending"})
+    send_rest(folder, TrackingSettings(TrackingKind.jsonl, None, None), tmp_path)
+    assert not caplog.text
+    assert query(store, "select count(*) from runs") == [(0,)]
+
+
+def test_an_end_that_mlflow_does_not_take_names_the_command(record, tmp_path, caplog):
+    folder = record("toy/my run")
+    write_json(folder / "mlflow_run.json", {"uid": "a", "state": "sending"})
+    (tmp_path / "mlflow.db").write_text("no store at all")
+    send_rest(folder, MLFLOW, tmp_path)
+    assert "MLflow lacks the end of this run" in caplog.text
+    assert f"`mambalab sync '{folder}' output_dir={tmp_path}`" in caplog.text
 
 
 def test_a_run_recorded_without_mlflow_is_sent_once(record, run, store, tmp_path, capsys):

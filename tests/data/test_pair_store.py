@@ -412,3 +412,21 @@ def test_converting_takes_little_memory_whatever_the_size(place):
 def test_rows_are_counted_with_and_without_a_final_end(place):
     assert count_rows(place(b"a\nb\n")) == count_rows(place(b"a\nb")) == 2
     assert count_rows(place(b"")) == 0
+
+
+def test_a_user_without_a_home_has_a_folder_for_the_converted_texts(tmp_path, monkeypatch):
+    import pwd
+
+    def unknown(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pair_store.tempfile, "tempdir", str(tmp_path))
+    ours = f"mambalab-{os.getuid()}"
+    home = pair_store._cache_home(tmp_path / "a.tsv")
+    assert home.is_relative_to(tmp_path / ours)
+    (tmp_path / ours).symlink_to(tmp_path)  # a stranger was first
+    home = pair_store._cache_home(tmp_path / "a.tsv")
+    assert not home.is_relative_to(tmp_path / ours)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -129,6 +131,38 @@ def test_half_a_beginning_is_cleared_away(sweep):
     write_json(sweep.process_file("a"), {**process.identity(), "pid": 2**22 + 1})
     write_order(sweep, it)
     assert it.run_dir.exists()
+
+
+def test_a_rerun_waits_for_the_jobs_that_a_killed_sweep_left(sweep, monkeypatch, capsys):
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    born = process._born(worker.pid)
+    sweep.process_file("a").parent.mkdir()
+    write_json(sweep.process_file("a"), {**process.identity(), "pid": worker.pid, "born": born})
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            worker.communicate(b"\n")
+
+    monkeypatch.setattr(sweeps.time, "sleep", sleep)
+    sweep.jobs["a"].cluster_id = None
+    sweeps._wait_for_orphans(sweep)
+    assert len(slept) == 3
+    assert capsys.readouterr().err == (
+        "waiting for a, which the killed sweep left: to save and stop\n"
+    )
+    sweeps._wait_for_orphans(sweep)
+    assert len(slept) == 3
+
+
+def test_a_job_that_does_not_end_is_not_waited_for_for_ever(sweep, monkeypatch, capsys):
+    sweep.process_file("a").parent.mkdir()
+    write_json(sweep.process_file("a"), process.identity())  # this very process
+    sweep.jobs["a"].cluster_id = None
+    monkeypatch.setattr(sweeps, "MAX_ORPHAN_SECONDS", 0.3)
+    sweeps._wait_for_orphans(sweep)
+    assert "a: still running" in capsys.readouterr().err
 
 
 # -- what a command finds in the folder --------------------------------------------------------

@@ -1,15 +1,18 @@
 import json
+import logging
 import math
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
 from mambalab.settings.train import TrackingKind, TrackingSettings
-from mambalab.tracking import mlflow_mirror
+from mambalab.tracking import mlflow_mirror, mlflow_store
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.recorder import Recorder
 from tests.tracking.stores import points_in_folder, points_in_store, query
@@ -241,6 +244,32 @@ def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, 
     assert len(said) == 1
     assert "it does not answer" in said[0]
     assert note(tmp_path)["state"] == "behind"
+
+
+def test_a_run_that_was_stopped_does_not_wait_for_a_locked_store(
+    recorder, store, tmp_path, said, monkeypatch, capfd
+):
+    monkeypatch.setattr(mlflow_mirror, "STOP_PATIENCE_SECONDS", 0.3)
+    it = recorder()
+    it.metrics(1, {"train/loss": 3.0})
+    wait_for(lambda: points_in_store(store))
+    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        it.metrics(2, {"train/loss": 2.0})
+        began = time.monotonic()
+        it.finish("KILLED")
+        assert time.monotonic() - began < mlflow_mirror.LOCAL_PATIENCE_SECONDS / 3
+        other.execute("ROLLBACK")
+    assert len(said) == 1
+    assert "it does not answer" in said[0]
+    assert note(tmp_path)["state"] == "behind"
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", ["mlflow.store.db.utils", "mlflow.tracking", "alembic"])
+def test_tracebacks_of_others_stay_off_the_terminal(store, name):
+    mlflow_store.connect(mlflow_store.store_uri(None, store.parent), store.parent)
+    assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_a_store_that_fails_for_a_while_gets_everything_in_the_end(

@@ -6,7 +6,8 @@ import pytest
 
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.description import params_of
-from mambalab.tracking.mlflow_run import MlflowRun, Note
+from mambalab.tracking.mlflow_run import MlflowRun
+from mambalab.tracking.note import Note
 from tests.tracking.stores import forget_runs, points_in_folder, points_in_store, query
 
 

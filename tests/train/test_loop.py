@@ -6,12 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mambalab.errors import UserError
 from mambalab.settings.train import Schedule
 from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback
 from mambalab.train.nonfinite import NonFiniteError
+from mambalab.train.optim import build_optimizer
+from mambalab.train.progress import StoppedError
+from mambalab.train.state import TrainState
 from tests.train.toy import OPTIM, ToyTask, model, trainer
 
 
@@ -110,6 +114,71 @@ def test_stopped_in_an_evaluation_and_resumed_equals_never_stopped(tmp_path):
     assert (result.status, result.best) == ("FINISHED", expected.best)
     for name, tensor in weights_of(whole).items():
         assert torch.equal(tensor, weights_of(last)[name]), name
+
+
+class Averages(nn.Module):
+    """Counts its calls and keeps a running mean, as batch normalisation does."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.inside = model()
+
+    def forward(self, x):
+        return self.inside(self.norm(x))
+
+
+@pytest.mark.parametrize("asked", [5 * 3 + 1, 5 * 3 + 2, 20 * 3 - 1])
+def test_a_step_given_up_half_way_leaves_the_whole_step_before_it(tmp_path, asked):
+    def make(name):
+        run, lines = trainer(tmp_path / name, grad_accum=3)
+        run.model = run.compute = Averages()
+        run.state = TrainState(build_optimizer(run.model, OPTIM), torch.device("cpu"))
+        return run, lines
+
+    torch.manual_seed(1)
+    whole, lines = make("whole")
+    whole.run()
+    torch.manual_seed(1)
+    first, before = make("cut")
+    first.stop_requested = lambda: "SIGTERM" if len(first.task.seen) >= asked else None
+    result = first.run()
+    assert (result.status, result.step) == ("KILLED", asked // 3)
+    assert all(p.grad is None for p in first.model.parameters())
+    assert len(first.task.seen) == asked  # heard before the next batch
+    second, after = make("cut")
+    second.restore(checkpoint.find(tmp_path / "cut", "last"))
+    second.run()
+    assert before.rows + after.rows == lines.rows
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(tensor, weights_of(second)[name]), name
+
+
+@pytest.mark.parametrize("asked", [5, 10, 20])
+def test_stopped_after_an_evaluation_what_follows_it_is_done_again(tmp_path, asked):
+    class Sample(Callback):
+        def __init__(self, run):
+            self.run, self.done = run, []
+
+        def on_evaluated(self, step, metrics):
+            if stops and step == asked:
+                raise StoppedError("SIGTERM")
+            self.done.append(step)
+
+    _, lines, expected = whole_run(tmp_path / "whole")
+    done, rows = [], []
+    for stops in (True, True, False):
+        run, part = trainer(tmp_path / "cut")
+        if source := checkpoint.find(tmp_path / "cut", "last"):
+            run.restore(source)
+        run.callbacks = [sample := Sample(run)]
+        result = run.run()
+        assert result.status == ("KILLED" if stops else "FINISHED")
+        done += sample.done
+        rows += [row for row in part.rows if row not in rows]
+    assert done == [5, 10, 15, 20]
+    assert rows == lines.rows
+    assert (result.best, result.last) == (expected.best, expected.last)
 
 
 def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
