@@ -12,8 +12,7 @@ from mambalab.config.compose import from_plain
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError, first_line
 from mambalab.settings.model import AUTO
-
-MAX_CONFIG_BYTES = 1_000_000  # a config.yaml is some three thousand
+from mambalab.utils.reading import read_yaml
 
 
 def resolve_target(target: str) -> type:
@@ -99,23 +98,11 @@ def load_run_config(run_dir: Path, trust: list[str]) -> TrainConfig:
         UserError: no such file, not a configuration, a class outside mambalab that `trust` does
             not cover, an interpolation (they could read the environment).
     """
-    import yaml
-
     path = Path(run_dir, "config.yaml")
     try:
-        data = path.read_bytes()
-        if len(data) > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: {len(data)} bytes are too many for a configuration")
-        text = data.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path}: aliases (*name) are refused in a run's configuration")
-        plain = yaml.safe_load(text)
+        plain = read_yaml(path, path.parent)
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder (it has no config.yaml)") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML; the file is damaged") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path}: not the configuration of a run")
     for key, value in _leaves(plain):

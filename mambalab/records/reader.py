@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mambalab.errors import UserError, first_line
+from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY, RunFolder
 from mambalab.records.summary import RunSummary, Status
+from mambalab.utils.reading import NotYamlError, read_yaml
 
 LOG = logging.getLogger("mambalab")
 
@@ -160,10 +159,11 @@ def read_run(path: Path) -> RunRecord:
     if not is_run(path):
         raise UserError(f"{path} is no run folder: it has no {CONFIG} with {SUMMARY} or {METRICS}")
     try:
-        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        raise UserError(f"{path / CONFIG} is damaged ({reason}): mend it") from error
+        config = read_yaml(path / CONFIG, path)
+    except FileNotFoundError as error:  # since it was looked at
+        raise UserError(f"{path} is no run folder: it has no {CONFIG}") from error
+    except NotYamlError as error:
+        raise UserError(f"{path / CONFIG} is damaged ({error.reason}): mend it") from error
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG} is damaged (no settings in it): mend it")
     return RunRecord(path, config, RunFolder(path).summary())

@@ -22,6 +22,7 @@ from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
 from mambalab.utils.files import obstacle
 from mambalab.utils.locks import LOCK, InUseError, locked
+from mambalab.utils.reading import open_regular
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -32,6 +33,8 @@ LOG = "train.log"
 SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
 Row = tuple[int, dict[str, float | None]]
+
+MAX_METRICS_BYTES = 500_000_000  # some ten million values
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
 _encode = json.JSONEncoder(allow_nan=False).encode  # made once: it is most of the cost of a line
@@ -92,11 +95,15 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
         UserError: if a line is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, path.parent) as file:
             file.seek(start)
-            data = file.read()
+            data = file.read(MAX_METRICS_BYTES + 1)
     except FileNotFoundError:
         return [], start
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_METRICS_BYTES:
+        raise UserError(f"{path}: more than {MAX_METRICS_BYTES:,} bytes are too many")
     rows: list[Row] = []
     position = start
     for line in data.split(b"\n")[:-1]:

@@ -185,7 +185,7 @@ class RunSummary:
         Raises:
             UserError: the file is damaged: it is no JSON object.
         """
-        return cls.from_json(read_json(path))
+        return cls.from_json(read_json(path, path.parent))
 
     def write(self, path: Path) -> None:
         """Write the file in one step; raises OSError if that fails, the old file stays then."""

@@ -52,7 +52,7 @@ def _listed(metrics: dict[str, float]) -> str:
 
 def _mlflow(settings: config.TrainConfig, folder: RunFolder) -> str | None:
     """Where to look at the run in MLflow; None if it never arrived there."""
-    note = read_json(folder.mlflow)
+    note = read_json(folder.mlflow, folder.path)
     if settings.tracking.kind is not TrackingKind.mlflow or not note.get("run_id"):
         return None
     if settings.tracking.uri is not None:

@@ -44,7 +44,7 @@ def write_spec(run_dir: Path, spec: ModelSpec) -> None:
 def read_spec(run_dir: Path) -> ModelSpec:
     """Read what `write_spec` wrote; raises UserError if it is missing or damaged."""
     path = RunFolder(run_dir).spec
-    fields = read_json(path)
+    fields = read_json(path, run_dir)
     try:
         return ModelSpec(**fields)
     except TypeError:

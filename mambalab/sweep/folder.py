@@ -89,7 +89,7 @@ class SweepFolder:
         """Read sweep.json, or begin an empty sweep; raises UserError if it is damaged."""
         where = path / run_folder.SWEEP
         try:
-            data = read_json(where)
+            data = read_json(where, path)
             jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
             names = ("command", "threads", "not_applicable", "began", "status", "record")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
@@ -148,7 +148,7 @@ class SweepFolder:
             status: exit status of the process, -N if signal N killed it, None if unknown.
             asked: the request to stop, if the sweep had made one.
         """
-        answer = read_json(self.answer_file(name))
+        answer = read_json(self.answer_file(name), self.path)
         entry = self.jobs.get(name, Entry())
         entry.cluster_id = None
         try:

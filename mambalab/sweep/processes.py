@@ -158,7 +158,7 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
 
 def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
     """Delete what a job left that was killed as it began: it holds no run, and is in the way."""
-    worker = read_json(sweep.process_file(job.name))
+    worker = read_json(sweep.process_file(job.name), sweep.path)
     folder = RunFolder(job.run_dir)
     begun = folder.is_begun() or folder.checkpoints.exists()
     if worker and process.alive(worker) is False and not begun:

@@ -51,7 +51,7 @@ class Note:
     @classmethod
     def read(cls, run_dir: Path) -> "Note":
         """Read the note of a run folder, or begin one; raises UserError if it is damaged."""
-        data = read_json(run_dir / run_folder.MLFLOW)
+        data = read_json(run_dir / run_folder.MLFLOW, run_dir)
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
         return cls(**{"uid": uuid.uuid4().hex, **known})
 
