@@ -206,6 +206,8 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
     openmp.limit_openmp_spin()
     with console.show_log():
+        for path in config.replaced(verb.name):
+            console.LOG.warning("%s takes the place of mambalab's own", path)
         if plan is not None:
             plan.command = arguments.overrides
             return import_module("mambalab.sweep.run").run(plan)

@@ -4,6 +4,7 @@ from mambalab.config.compose import compose, typed
 from mambalab.config.identity import SIZES, as_recorded, differences, run_dir, to_plain, to_yaml
 from mambalab.config.schema import TrainConfig
 from mambalab.config.trust import check_modules, load_run_config, resolve_target
+from mambalab.config.user_conf import replaced
 
 __all__ = [
     "SIZES",
@@ -13,6 +14,7 @@ __all__ = [
     "compose",
     "differences",
     "load_run_config",
+    "replaced",
     "resolve_target",
     "run_dir",
     "to_plain",

@@ -100,6 +100,8 @@ def plan(overrides: list[str]) -> Plan:
     launcher_name = first.choices.get(paths.LAUNCHER_GROUP, "basic")
     launcher = _launcher(launcher_name, first.launcher)
     declared = {k: v for k, v in settings.params.items() if k not in choices}
+    if "trust" in declared:
+        raise UserError("sweep.params.trust: whom to trust is not tried out; type trust=MODULE")
     varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
     order = [*sorted(varying - {"seed"}), "seed"]
     fixed = {k: words[0] for k, words in choices.items() if len(words) == 1}

@@ -117,13 +117,14 @@ def parse_yaml(text: str, name: str, *, aliases: bool = False) -> Any:
         raise NotYamlError(name, first_line(error)) from error
 
 
-def check_yaml(text: str, name: str, *, aliases: bool = False) -> None:
+def check_yaml(text: str, name: str, *, aliases: bool = False, loader: Any = None) -> None:
     """Check that YAML is small once it is read; builds nothing.
 
     Args:
         text: the YAML.
         name: of the file, for messages.
         aliases: whether `*name` is allowed.
+        loader: PyYAML's class that reads it; None for the fastest.
 
     Raises:
         UserError: nested too deeply, too large once what `*name` means is put in its place, a
@@ -134,7 +135,7 @@ def check_yaml(text: str, name: str, *, aliases: bool = False) -> None:
 
     sizes: dict[str, int] = {}  # of the nodes with a name
     open_nodes: list[list[Any]] = [["", 0]]  # name and size of those around this place
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, loader or getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
             if not aliases:
                 raise UserError(f"{name}: aliases (*name) are refused here")
