@@ -13,6 +13,7 @@ from mambalab import __version__
 from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import openmp
+from mambalab.utils.text import printable
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 def fail(error: UserError, status: int) -> int:
     """Print an error as one line; returns `status`."""
     line = " ".join(str(error).splitlines())
-    print(f"mambalab: error: {line}", file=sys.stderr)
+    print(f"mambalab: error: {printable(line)}", file=sys.stderr)
     return status
 
 

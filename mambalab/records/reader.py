@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
@@ -89,8 +89,9 @@ class RunRecord:
     def best(self) -> Best | None:
         """The best finite value of the metric in metrics.jsonl, else the summary's, or None."""
         of_summary, chosen = self.summary.best, None
-        if of_summary is not None and self.metric in of_summary.metrics:
-            chosen = Best(self.metric, of_summary.metrics[self.metric], of_summary.step)
+        named = of_summary.metrics.get(self.metric) if of_summary is not None else None
+        if of_summary is not None and _is_finite(named):
+            chosen = Best(self.metric, named, of_summary.step)
         if self.metric not in self.curves:  # a run that kept no metrics.jsonl
             return chosen
         found = best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
@@ -109,7 +110,7 @@ class RunRecord:
     def minutes(self) -> float | None:
         """Training time so far, by the last `time/seconds` or the summary, or None."""
         seconds = [v for _, v in self.curves.get("time/seconds", []) if v is not None]
-        if self.summary.seconds is not None:
+        if _is_finite(self.summary.seconds):
             # Of the last session's end: later than the last point, or older.
             seconds.append(self.summary.seconds)
         return max(seconds) / 60 if seconds else None
@@ -122,6 +123,13 @@ class RunRecord:
                 return None
             value = value.get(part)
         return value
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a value of a summary, which anybody may have written, is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < float("inf")
 
 
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:

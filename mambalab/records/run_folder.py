@@ -22,7 +22,7 @@ from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
 from mambalab.utils.files import obstacle
 from mambalab.utils.locks import LOCK, InUseError, locked
-from mambalab.utils.reading import open_regular
+from mambalab.utils.reading import check_no_link, open_regular
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -77,7 +77,10 @@ def decode(line: bytes) -> Row:
     for key, value in data.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
             raise ValueError(f"{key} is not a number")
-        values[key] = None if value is None else finite(value)
+        try:
+            values[key] = None if value is None else finite(value)
+        except OverflowError as error:  # a whole number of hundreds of digits
+            raise ValueError(f"{key} is too large") from error
     return step, values
 
 
@@ -197,6 +200,11 @@ class RunFolder:
     def hold(self) -> AbstractContextManager[None]:
         """Lock the folder, as the function `hold`."""
         return hold(self.path)
+
+    def check_own(self) -> None:
+        """Raise UserError if a link leads elsewhere where this run's files are to be written."""
+        for path in (self.checkpoints, self.samples, self.tables, self.plots):
+            check_no_link(path)
 
     def check_free(self) -> None:
         """Raise UserError if another process records or sends the run."""

@@ -6,7 +6,9 @@ from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.train import TrackingKind
 from mambalab.tracking import mlflow_store
 from mambalab.train.progress import duration
+from mambalab.utils import console
 from mambalab.utils.files import read_json
+from mambalab.utils.reading import read_bytes
 
 
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
@@ -18,7 +20,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
         rows.append(("speed", f"{summary.tokens_per_second:,.0f} tokens/s"))
     rows += _metrics(summary)
     if samples := sorted(folder.samples.glob("*.txt")):
-        text = samples[-1].read_text(encoding="utf-8").strip()
+        text = read_bytes(samples[-1], folder.path).decode("utf-8", "replace").strip()
         rows.append(("sample", "\n" + "\n".join(f"    {line}" for line in text.splitlines())))
     rows.append(("folder", str(folder)))
     if folder.loss_plot.exists():
@@ -31,7 +33,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
         if summary.left == "test":
             goes_on = "measures the test, from its beginning"
         rows.append(("next", f"the same command {goes_on}"))
-    print("\n".join(f"{name:<8} {text}" for name, text in rows))
+    console.result("\n".join(f"{name:<8} {text}" for name, text in rows))
 
 
 def _metrics(summary: RunSummary) -> list[tuple[str, str]]:

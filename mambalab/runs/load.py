@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from mambalab import config
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary
 from mambalab.runs.build import build_model
+from mambalab.settings.model import AUTO
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
 from mambalab.tasks.text import CHARACTERS
@@ -45,9 +46,13 @@ def read_spec(run_dir: Path) -> ModelSpec:
     """Read what `write_spec` wrote; raises UserError if it is missing or damaged."""
     path = RunFolder(run_dir).spec
     fields = read_json(path, run_dir)
+    pair = fields.get("pair", False)
+    sizes = [size for name, size in fields.items() if name != "pair"]
     try:
+        if type(pair) is not bool or any(type(n) is not int or n < 0 for n in sizes):
+            raise TypeError("sizes are whole numbers")
         return ModelSpec(**fields)
-    except TypeError:
+    except (TypeError, AssertionError):
         raise UserError(f"{path} is missing or damaged: this run cannot be rebuilt") from None
 
 
@@ -87,11 +92,32 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
         raise UserError(f"{path} holds no checkpoint yet: train it first")
     place = runtime.choose_device(device)
     weights, _, _ = checkpoint.load(source, place)
+    _check_sizes(settings, spec, weights, source.path)
     with place:
         model = build_model(settings, spec)
     checkpoint.restore_weights(model, weights, source.path)
     summary = RunFolder(path).summary()
-    precision = Precision(summary.precision or "fp32")
+    precision = Precision.bf16 if summary.precision == Precision.bf16.value else Precision.fp32
     if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
         precision = Precision.fp32
     return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary)
+
+
+def _check_sizes(
+    settings: config.TrainConfig, spec: ModelSpec, weights: dict[str, Any], source: Path
+) -> None:
+    """Raise UserError if settings do not belong to weights; nothing of their size is made.
+
+    A stranger's settings may ask for a model that no memory holds.
+    """
+    if settings.model._target_ != AUTO:
+        return
+    if settings.model.n_layer > len(weights):
+        raise UserError(f"{source} has {len(weights)} tensors, fewer than layers: another model's?")
+    try:
+        with torch.device("meta"):
+            model = build_model(settings, spec)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes beyond torch's
+        reason = first_line(error)
+        raise UserError(f"{source}: no model has these sizes ({reason})") from error
+    checkpoint.check_shapes(model, weights, source)

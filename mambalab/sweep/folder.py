@@ -22,6 +22,7 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, Status
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.reading import check_no_link
 
 WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
@@ -114,6 +115,8 @@ class SweepFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make {self.path}: {error.strerror}") from error
+        for name in (".jobs", "logs", "comparison", "plots", "study.log"):
+            check_no_link(self.path / name)
         with run_folder.hold(self.path, "running this sweep"):
             yield
 

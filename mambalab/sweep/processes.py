@@ -22,6 +22,7 @@ from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.reading import check_no_link
 
 # -P: a file random.py where the person works must not stand in for Python's own.
 COMMAND = [sys.executable, "-P", "-m", "mambalab", "__job"]
@@ -145,6 +146,7 @@ class ProcessLauncher:
 def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
     """Write down what the process of a job has to do; returns the file."""
     order = sweep.order_file(job.name)
+    check_no_link(job.run_dir)
     try:
         order.parent.mkdir(exist_ok=True)
         _clear_half_beginning(sweep, job)
@@ -169,7 +171,9 @@ def open_log(path: Path) -> int:
     """Open a descriptor that appends to a log; raises UserError if it cannot be written."""
     try:
         path.parent.mkdir(exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -17,7 +17,7 @@ from mambalab.sweep.plan import Job, Plan
 from mambalab.sweep.processes import Launcher, ProcessLauncher
 from mambalab.sweep.schedule import Grid, JobSource, Scheduler
 from mambalab.sweep.slots import Slots
-from mambalab.utils.text import table
+from mambalab.utils.text import harmless, table
 
 HEADER = ("job", "status", "best", "minutes", "remark")
 
@@ -251,4 +251,4 @@ def _say(line: str) -> None:
 def _show(text: str, file: TextIO | None = None) -> None:
     """Print; a reader that has gone, or a closed terminal, stops no job."""
     with contextlib.suppress(OSError):
-        print(text, file=file, flush=True)
+        print(harmless(text), file=file, flush=True)

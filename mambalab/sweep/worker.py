@@ -18,6 +18,7 @@ from mambalab.errors import UserError
 from mambalab.tracking.recorder import STORE_IS_SILENT
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.text import printable
 
 
 def main(words: list[str]) -> int:
@@ -51,7 +52,7 @@ def _train(job: dict) -> tuple[int, str | None]:
     except UserError as error:
         reason = " ".join(str(error).splitlines())
         if job.get("has_log"):
-            print(f"mambalab: error: {reason}", file=sys.stderr)
+            print(f"mambalab: error: {printable(reason)}", file=sys.stderr)
         return 1, reason
     except KeyboardInterrupt:
         return 130, "stopped before training began"

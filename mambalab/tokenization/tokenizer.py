@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,6 +89,17 @@ class Characters:
         return {VOCABULARY: self.vocabulary.to_json()}
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Raise RuntimeError where the library panics, which is no Exception: for a wild regex, say."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as panic:
+        raise RuntimeError(first_line(panic)) from panic
+
+
 class FileTokenizer:
     """A tokenizer.json in the format of the library `tokenizers`.
 
@@ -116,7 +128,8 @@ class FileTokenizer:
         self.path = path
         self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
-            self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
+            with _panics_as_errors():
+                self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
         except Exception as error:  # the library raises nothing more special
             raise UserError(f"{path} is no tokenizer: {first_line(error)}") from None
         self._tokenizer.no_truncation()
@@ -173,7 +186,8 @@ class FileTokenizer:
     def start_token(self) -> int:
         """The new line, else the token that ends a text, else the first token."""
         try:
-            return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
+            with _panics_as_errors():
+                return self._tokenizer.encode("\n", add_special_tokens=False).ids[0]
         except Exception:  # as above; a tokenizer that drops blanks has no such token (IndexError)
             return self.eos_id or 0
 
@@ -186,7 +200,8 @@ class FileTokenizer:
 
     def _encode(self, piece: str, text: str, around: bool) -> list[int]:
         try:
-            return self._tokenizer.encode(piece, add_special_tokens=around).ids
+            with _panics_as_errors():
+                return self._tokenizer.encode(piece, add_special_tokens=around).ids
         except Exception as error:  # as above
             raise UserError(
                 self._unknown(text) or f"cannot tokenize: {first_line(error)}"
@@ -203,7 +218,8 @@ class FileTokenizer:
         """Describe the first character that has no token; None if all have one."""
         for character in dict.fromkeys(text):
             try:
-                self._tokenizer.encode(character)
+                with _panics_as_errors():
+                    self._tokenizer.encode(character)
             except Exception:
                 return (
                     f"character {shown(character)} (U+{ord(character):04X}, number "

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mambalab.errors import UserError
-from mambalab.utils import files, tensors
+from mambalab.utils import files, reading, tensors
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
@@ -119,7 +119,11 @@ def load(
     if checkpoint.kind == "best":
         remedy = "delete that folder, and the last weights take its place"
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads(reading.read_bytes(path / MANIFEST))
+        for name in {WEIGHTS, *manifest["files"]}:
+            if Path(name).name != name:
+                raise UserError(f"{path / MANIFEST} names {name}, which is no file beside it")
+            reading.open_regular(path / name).close()
         for name, size in manifest["files"].items():
             actual = (path / name).stat().st_size
             if actual != size:
@@ -146,6 +150,20 @@ def load(
 
 def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Load `weights` into `model`; a mismatch names the tensors and raises UserError."""
+    shared = check_shapes(model, weights, source)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(weights[name if name in weights else shared[name]])
+
+
+def check_shapes(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path
+) -> dict[str, str]:
+    """Check that `weights` are those of a model; returns the first name of each tensor.
+
+    Raises:
+        UserError: tensors are missing, unknown, or of another shape; it names some.
+    """
     present = model.state_dict()
     shared = {name: _first_alias(present, name) for name in present}
     missing = [n for n in present if n not in weights and shared[n] not in weights]
@@ -156,14 +174,17 @@ def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], so
     for what, names in (("lacks", missing), ("has the unknown", unknown), ("reshapes", shapes)):
         if names:
             raise UserError(f"{source} {what} {', '.join(names[:3])}: another model's checkpoint?")
-    with torch.no_grad():
-        for name, tensor in present.items():
-            tensor.copy_(weights[name if name in weights else shared[name]])
+    return shared
 
 
 def _first_alias(state: dict[str, torch.Tensor], name: str) -> str:
-    pointer = state[name].data_ptr()
-    return next(n for n, t in state.items() if t.data_ptr() == pointer)
+    pointer = _address(state[name])
+    return next(n for n, t in state.items() if _address(t) == pointer)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where a tensor begins; for one on the meta device, which lies nowhere, its storage."""
+    return tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
 
 
 def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, runtime
@@ -251,7 +251,14 @@ class Trainer:
                 f"give a new run_dir, or start again with resume=never"
             )
         checkpoint.restore_weights(self.model, weights, source.path)
-        self.state.load_state_dict(trainer, step=source.step)
+        try:
+            self.state.load_state_dict(trainer, step=source.step)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{source.path / checkpoint.TRAINER} is not what training wrote "
+                f"({type(error).__name__}: {first_line(error)}); start again with resume=never "
+                f"(the damaged run is set aside)"
+            ) from error
         self.saved_step = source.step
         self._adopt_newer_best()
 

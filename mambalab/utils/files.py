@@ -24,6 +24,7 @@ def replacing(target: Path) -> Iterator[Path]:
         OSError: the file cannot be put in place.
     """
     partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    partial.unlink(missing_ok=True)  # a stranger's link of that name would be written through
     try:
         yield partial
         partial.replace(target)
@@ -99,8 +100,8 @@ def obstacle(folder: Path) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, in hexadecimal digits; UserError if it is no regular file."""
+    with reading.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,8 +8,9 @@ must be small enough to be looked at: a few hundred bytes of YAML can mean gigab
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mambalab.errors import UserError, first_line
 
@@ -34,7 +35,7 @@ class NotYamlError(UserError):
         self.reason = reason
 
 
-def open_regular(path: Path, within: Path | None = None) -> BinaryIO:
+def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
     """Open a file to read if it is one: no folder, pipe, socket or device.
 
     Args:
@@ -66,6 +67,15 @@ def inside(path: Path, folder: Path) -> bool:
     """Whether a path lies below a folder once all links are followed."""
     real = os.path.realpath(path)
     return os.path.commonpath([real, top := os.path.realpath(folder)]) == top
+
+
+def check_no_link(path: Path) -> None:
+    """Raise UserError if a place to write in is a link: its files would lie elsewhere."""
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a link, and nothing is written through it: put the folder or file itself "
+            f"there, or take the link away"
+        )
 
 
 def read_bytes(
@@ -109,12 +119,16 @@ def parse_yaml(text: str, name: str, *, aliases: bool = False) -> Any:
     """Read YAML as plain data; raises NotYamlError, and UserError as `check_yaml`."""
     import yaml
 
-    try:
-        check_yaml(text, name, aliases=aliases)
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # All but the first for a value that is not what its tag or form promises: !!int x.
-        raise NotYamlError(name, first_line(error)) from error
+    loaders = [getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader]
+    problem: Exception = ValueError()
+    for loader in loaders:  # the second reads a little that the first, faster one does not
+        try:
+            check_yaml(text, name, aliases=aliases, loader=loader)
+            return yaml.load(text, loader)
+        except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # All but the first for a value that is not what its tag or form promises: !!int x.
+            problem = error
+    raise NotYamlError(name, first_line(problem)) from problem
 
 
 def check_yaml(text: str, name: str, *, aliases: bool = False, loader: Any = None) -> None:
