@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +130,7 @@ def _is_finite(value: Any) -> TypeGuard[float]:
     """Whether a value of a summary, which anybody may have written, is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) < float("inf")
+    return abs(value) <= sys.float_info.max
 
 
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:

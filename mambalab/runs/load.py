@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mambalab import config
-from mambalab.errors import UserError, first_line
+from mambalab.errors import UserError
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary
 from mambalab.runs.build import build_model
@@ -92,7 +92,7 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
         raise UserError(f"{path} holds no checkpoint yet: train it first")
     place = runtime.choose_device(device)
     weights, _, _ = checkpoint.load(source, place)
-    _check_sizes(settings, spec, weights, source.path)
+    check_sizes(settings, spec, weights, source.path)
     with place:
         model = build_model(settings, spec)
     checkpoint.restore_weights(model, weights, source.path)
@@ -103,21 +103,29 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
     return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary)
 
 
-def _check_sizes(
+def check_sizes(
     settings: config.TrainConfig, spec: ModelSpec, weights: dict[str, Any], source: Path
 ) -> None:
-    """Raise UserError if settings do not belong to weights; nothing of their size is made.
+    """Raise UserError if settings ask for a larger model than weights are of; makes nothing.
 
-    A stranger's settings may ask for a model that no memory holds.
+    A stranger's settings may ask for one that no memory holds. What is counted is in every model
+    of these sizes, so none that was saved is refused.
     """
-    if settings.model._target_ != AUTO:
+    model = settings.model
+    if model._target_ != AUTO:
         return
-    if settings.model.n_layer > len(weights):
-        raise UserError(f"{source} has {len(weights)} tensors, fewer than layers: another model's?")
-    try:
-        with torch.device("meta"):
-            model = build_model(settings, spec)
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes beyond torch's
-        reason = first_line(error)
-        raise UserError(f"{source}: no model has these sizes ({reason})") from error
-    checkpoint.check_shapes(model, weights, source)
+    width, inner = model.d_model, model.expand * model.d_model
+    ranks = [n for n in (model.dt_rank,) if n != "auto"]
+    mamba = inner * (3 * width + model.d_state + model.d_conv + sum(ranks))
+    attention = 2 * width * (2 * width + (0 if model.d_ff == "auto" else model.d_ff))
+    layers = model.layers()
+    rows = max(spec.vocab_size, model.vocab_size or 0, spec.input_dim, spec.classes)
+    if model.position_embedding:
+        rows = max(rows, spec.seq_len)
+    least = layers.count("M") * mamba + layers.count("A") * attention + rows * width
+    held = sum(tensor.numel() for tensor in weights.values())
+    if least > held or len(layers) > len(weights):
+        raise UserError(
+            f"{source} holds {held:,} weights, and the model that config.yaml and spec.json "
+            f"describe has more: another model's?"
+        )

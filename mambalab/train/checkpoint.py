@@ -150,20 +150,6 @@ def load(
 
 def restore_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Load `weights` into `model`; a mismatch names the tensors and raises UserError."""
-    shared = check_shapes(model, weights, source)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(weights[name if name in weights else shared[name]])
-
-
-def check_shapes(
-    model: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path
-) -> dict[str, str]:
-    """Check that `weights` are those of a model; returns the first name of each tensor.
-
-    Raises:
-        UserError: tensors are missing, unknown, or of another shape; it names some.
-    """
     present = model.state_dict()
     shared = {name: _first_alias(present, name) for name in present}
     missing = [n for n in present if n not in weights and shared[n] not in weights]
@@ -174,17 +160,14 @@ def check_shapes(
     for what, names in (("lacks", missing), ("has the unknown", unknown), ("reshapes", shapes)):
         if names:
             raise UserError(f"{source} {what} {', '.join(names[:3])}: another model's checkpoint?")
-    return shared
+    with torch.no_grad():
+        for name, tensor in present.items():
+            tensor.copy_(weights[name if name in weights else shared[name]])
 
 
 def _first_alias(state: dict[str, torch.Tensor], name: str) -> str:
-    pointer = _address(state[name])
-    return next(n for n, t in state.items() if _address(t) == pointer)
-
-
-def _address(tensor: torch.Tensor) -> int:
-    """Where a tensor begins; for one on the meta device, which lies nowhere, its storage."""
-    return tensor.untyped_storage()._cdata if tensor.is_meta else tensor.data_ptr()
+    pointer = state[name].data_ptr()
+    return next(n for n, t in state.items() if t.data_ptr() == pointer)
 
 
 def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
