@@ -55,7 +55,8 @@ def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]
     Raises:
         UserError: the folder cannot be written.
     """
-    RunFolder(run_dir).check_own()
+    if tables:
+        RunFolder(run_dir).check_own()
     above = run_title(read_run(run_dir)) if tables else ""
     paths: list[Path] = []
     for table in tables:
