@@ -14,6 +14,7 @@ from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import openmp
 from mambalab.utils.secrets import hide_password
+from mambalab.utils.text import printable
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 def fail(error: UserError, status: int) -> int:
     """Print an error as one line; returns `status`."""
     line = hide_password(" ".join(str(error).splitlines()))
-    print(f"mambalab: error: {line}", file=sys.stderr)
+    print(f"mambalab: error: {printable(line)}", file=sys.stderr)
     return status
 
 
@@ -207,6 +208,8 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
     openmp.limit_openmp_spin()
     with console.show_log(), memory.told_in_one_line():
+        for path in config.replaced(verb.name):
+            console.LOG.warning("%s takes the place of mambalab's own", path)
         if plan is not None:
             plan.command = arguments.overrides
             return import_module("mambalab.sweep.run").run(plan)

@@ -7,6 +7,7 @@ from pathlib import Path
 from mambalab.errors import UserError
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
+from mambalab.utils.reading import check_no_link
 
 
 class Interval(Enum):
@@ -20,9 +21,13 @@ class Interval(Enum):
 class CompareSettings:
     """`mambalab compare PATH...`."""
 
-    paths: list[str] = option("run folders, folders of runs, or latest (the newest sweep)")
+    paths: list[str] = option(
+        "run folders, folders of runs, or latest (the newest sweep)", path=True
+    )
     mlflow: str | None = option("MLflow experiment whose runs are compared instead of folders")
-    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+    uri: str | None = option(
+        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+    )
     output_dir: str = option("folder of runs, sweeps and the MLflow store", **FOLDER)
     out: str | None = option("folder for the files; null = beside the sweep's runs", **FOLDER)
     metric: str | None = option("metric to judge by; null = what the runs are judged by")
@@ -73,6 +78,8 @@ def run(cfg: CompareSettings) -> int:
         pairs=cfg.pairs,
     )
     folder = Path(cfg.out) if cfg.out else select.default_folder(folders, records, output_dir)
+    if not cfg.out:
+        check_no_link(folder)
     files = compare_files.write(found, folder)
     console.result(terminal(found))
     names = " ".join(path.name for path in files if path.suffix != ".svg")

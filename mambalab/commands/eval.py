@@ -39,6 +39,7 @@ class EvalSettings:
     path: str | None = option(
         "what task.path named and lies elsewhere now; null = as trained",
         match=r"[\s\S]+",
+        path=True,
         hint="the path of a file or folder, or null",
     )
     trust: list[str] = option("modules outside mambalab whose classes the run may use")

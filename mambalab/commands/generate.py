@@ -147,7 +147,7 @@ def run(settings: GenerateSettings) -> int:
     alone = len(wanted) == 1 and not settings.json
     speed = Speed()
     if alone:
-        console.result(prompts[0], end="")
+        console.result(prompts[0], end="", exact=True)
     for start in range(0, len(wanted), settings.batch):
         rows = wanted[start : start + settings.batch]
         seed = settings.seed + start
@@ -157,7 +157,8 @@ def run(settings: GenerateSettings) -> int:
             if settings.json:
                 console.result(json.dumps(_record(prompts[b], writer, seed + number, speed)))
             elif not alone:
-                console.result(f"--- {start + number + 1} ---\n{prompts[b]}{writer.text}")
+                text = f"--- {start + number + 1} ---\n{prompts[b]}{writer.text}"
+                console.result(text, exact=True)
     if alone:
         console.result()
     LOG.info(speed.line())
@@ -271,7 +272,7 @@ def _write(
     for writer in writers:
         rest = writer.finish()
         if alone:
-            console.result(rest, end="")
+            console.result(rest, end="", exact=True)
     return writers
 
 
@@ -279,7 +280,7 @@ def _take(writers: "list[Writer]", tokens: list[int], alone: bool) -> None:
     for writer, token in zip(writers, tokens, strict=True):
         piece = writer.add(token)
         if alone and piece:
-            console.result(piece, end="")
+            console.result(piece, end="", exact=True)
 
 
 def _record(prompt: str, writer: "Writer", seed: int, speed: Speed) -> dict[str, Any]:

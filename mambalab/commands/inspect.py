@@ -9,6 +9,7 @@ from mambalab.errors import UserError
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
+from mambalab.utils.reading import check_no_link
 
 if TYPE_CHECKING:
     from mambalab.inspect.examples import InspectInput
@@ -81,6 +82,8 @@ def run(settings: InspectSettings) -> int:
     given.answer(output, sequence)
     sequence.facts = [*facts, *sequence.facts]
     out = default_folder if settings.out is None else Path(settings.out).expanduser()
+    if settings.out is None:
+        check_no_link(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

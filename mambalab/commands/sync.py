@@ -18,16 +18,20 @@ from mambalab.tracking import mlflow_store
 from mambalab.tracking.note import Note
 from mambalab.tracking.store_failure import SilentStoreError
 from mambalab.tracking.sync import send_run
+from mambalab.utils import console
 from mambalab.utils.secrets import hide_password
+from mambalab.utils.text import printable
 
 
 @dataclass
 class SyncSettings:
     """`mambalab sync RUN...`."""
 
-    runs: list[str] = option("run folders, or latest")
+    runs: list[str] = option("run folders, or latest", path=True)
     output_dir: str = option("folder of the MLflow store; run=latest looks there", **FOLDER)
-    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+    uri: str | None = option(
+        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+    )
 
     def check_ready(self) -> None:
         """Raise UserError if no run is named."""
@@ -50,13 +54,13 @@ def run(cfg: SyncSettings) -> int:
             is_sweep = (path / run_folder.SWEEP).is_file()
             sent = (send_sweep if is_sweep else send_run)(path, uri, output_dir)
         except SilentStoreError as error:
-            print(error, file=sys.stderr)
+            print(printable(str(error)), file=sys.stderr)
             if others := len(names) - position - 1:
                 print(f"{others} more not tried", file=sys.stderr)
             return 1
         except UserError as error:
             failed += 1
-            print(error, file=sys.stderr)
+            print(printable(str(error)), file=sys.stderr)
             continue
         if sent.conflicts:
             print(
@@ -64,7 +68,7 @@ def run(cfg: SyncSettings) -> int:
                 f"{sent.conflicts} points; MLflow cannot correct them",
                 file=sys.stderr,
             )
-        print(
+        console.result(
             f"{path}: {sent.new:,} points sent, {sent.points:,} there now "
             f"(experiment {sent.experiment}, run {sent.run_id}){hint}"
         )

@@ -131,7 +131,13 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write rows with equal keys as CSV; what is None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([printable(name) for name in rows[0]])
+    writer.writerow([_cell(name) for name in rows[0]])
     for row in rows:
-        writer.writerow([printable(v) if isinstance(v, str) else v for v in row.values()])
+        writer.writerow([_cell(v) if isinstance(v, str) else v for v in row.values()])
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: with `'` before it if it begins like one."""
+    text = printable(text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "'")) else text

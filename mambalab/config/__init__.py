@@ -12,6 +12,7 @@ from mambalab.config.identity import (
 )
 from mambalab.config.schema import TrainConfig
 from mambalab.config.trust import check_modules, load_run_config, resolve_target
+from mambalab.config.user_conf import replaced
 
 __all__ = [
     "SIZES",
@@ -21,6 +22,7 @@ __all__ = [
     "compose",
     "differences",
     "load_run_config",
+    "replaced",
     "resolve_target",
     "run_dir",
     "settings_hash",

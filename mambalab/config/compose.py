@@ -18,7 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import paths, unused
+from mambalab.config import paths, unused, user_conf
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
@@ -92,7 +92,7 @@ def compose_parts(
     import yaml
     from hydra.errors import HydraException
 
-    register_user_conf()
+    user_conf.register()
     try:
         with hydra.initialize_config_dir(
             str(paths.package_conf()), job_name="mambalab", version_base="1.3"
@@ -107,6 +107,9 @@ def compose_parts(
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_problem(error) + _shadow_hint(verb)) from error
+    words = [word.lstrip("+").partition("=") for word in prepared]
+    given = {key: value for key, _, value in words}
+    user_conf.check_reach(verb, _unresolved(raw), set(given))
     chosen = raw.hydra.runtime.choices
     training = settings is TrainConfig
     groups = paths.groups() if training else {}
@@ -121,8 +124,6 @@ def compose_parts(
         config = _merged(settings, _resolved(raw))
         found = check_typed(config) if checked else None
         if isinstance(found, TrainConfig):
-            parts = [word.lstrip("+").partition("=") for word in prepared]
-            given = {key: value for key, _, value in parts}
             _check_sizes(found, given)
             unused.check(given, found)
         return Composed(config, found, choices, sweep, launcher_values)
@@ -149,6 +150,13 @@ def _plain(node: Any) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {first_line(error)}") from error
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _unresolved(raw: DictConfig) -> dict[Any, Any]:
+    """The composed YAML as plain values, `${` as it is."""
+    plain = OmegaConf.to_container(raw, resolve=False)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _resolved(raw: DictConfig) -> dict[Any, Any]:
@@ -234,22 +242,6 @@ def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
 def typed(cfg: Any) -> Any:
     """The settings object of a composed configuration; a settings object as it is."""
     return OmegaConf.to_object(cfg) if OmegaConf.is_config(cfg) else cfg
-
-
-def register_user_conf() -> None:
-    """Let Hydra look into the working directory's `conf` before it looks into mambalab's."""
-    from hydra.core.config_search_path import ConfigSearchPath
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    class UserConf(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            if user := paths.user_conf():
-                search_path.prepend("mambalab-user", f"file://{user}", anchor="main")
-
-    name = f"{UserConf.__module__}.{UserConf.__name__}"
-    if name not in Plugins.instance().class_name_to_class:
-        Plugins.instance().register(UserConf)
 
 
 def _escaped(value: Any) -> Any:

@@ -1,10 +1,14 @@
 """Where the YAML files are: mambalab's own `conf`, and a user's `./conf` in front of it."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mambalab.errors import UserError
+from mambalab.utils.reading import inside
 
 LAUNCHER_GROUP = "hydra/launcher"
+MAX_ENTRIES = 20_000  # below a group's folder
 OLD_LAUNCHERS = {"joblib": "local"}  # old names of launchers: still accepted, listed nowhere
 
 
@@ -35,11 +39,30 @@ def options(group: str) -> list[str]:
     found = set()
     for root in folders():
         base = root / group
-        for path in base.rglob("*.yaml"):
+        for path in _yaml_files(base, root):
             name = path.relative_to(base).with_suffix("").as_posix()
             if not any(part.startswith("_") for part in name.split("/")):
                 found.add(name)
     return sorted(found)
+
+
+def _yaml_files(base: Path, root: Path) -> Iterator[Path]:
+    """The YAML files below a folder of a `conf`.
+
+    Raises:
+        UserError: a link leads out of the folder around `conf`, or there are too many files.
+    """
+    if not base.is_dir():
+        return
+    own = root == package_conf()
+    if not (own or inside(base, root) or inside(base, root.parent)):
+        raise UserError(f"{base}: a link leads out of {root.parent}; put the files there")
+    entries = 0
+    for folder, _, files in os.walk(base):
+        entries += 1 + len(files)
+        if entries > MAX_ENTRIES:
+            raise UserError(f"{base}: more than {MAX_ENTRIES:,} files are no folder of options")
+        yield from (Path(folder, name) for name in files if name.endswith(".yaml"))
 
 
 def groups() -> dict[str, list[str]]:

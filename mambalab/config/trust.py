@@ -1,6 +1,6 @@
 """Classes named in configurations, and configurations of run folders that are not trusted."""
 
-import sys
+import logging
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.config.compose import from_plain
+from mambalab.config.own_modules import hidden_by, search_here
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError, first_line
 from mambalab.settings.model import AUTO
+from mambalab.utils.reading import read_yaml
 
-MAX_CONFIG_BYTES = 1_000_000  # a config.yaml is some three thousand
+LOG = logging.getLogger("mambalab")
 
 
 def resolve_target(target: str) -> type:
     """The class that `_target_: package.module.Class` names.
 
-    A module outside mambalab may also be in the working directory, which is searched last.
+    A module outside mambalab may also be in the working directory, see `own_modules`.
 
     Raises:
         UserError: no such module, it fails on import, no such class in it.
@@ -29,7 +31,7 @@ def resolve_target(target: str) -> type:
         raise UserError(f"_target_={target}: expected module.Class, as in my_module.MyTask")
     ours = _inside(module_name, "mambalab")
     if not ours:
-        _search_here()
+        search_here(module_name)
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -46,17 +48,20 @@ def resolve_target(target: str) -> type:
             raise
         raise UserError(f"_target_={target}: {_import_problem(module_name, error)}") from error
     found = getattr(module, name, None)
+    hidden = None if ours else hidden_by(module_name)
     if not isinstance(found, type) or (ours and not _inside(found.__module__, "mambalab")):
-        raise UserError(f"_target_={target}: {module_name} has no class {name}")
+        hint = f" ({hidden} stands before that of {Path.cwd()}: rename yours)" if hidden else ""
+        raise UserError(f"_target_={target}: {module_name} has no class {name}{hint}")
+    if hidden:
+        LOG.warning("%s: taking %s, not the one in %s", target, hidden, Path.cwd())
     return found
 
 
 def check_modules(trust: list[str]) -> None:
     """Raise UserError for a module in `trust` that does not exist: a slip, most likely."""
-    if trust:
-        _search_here()
     for name in trust:
         try:
+            search_here(name)
             found = find_spec(name) is not None
         except ModuleNotFoundError:  # of the package that it lies in
             found = False
@@ -64,12 +69,6 @@ def check_modules(trust: list[str]) -> None:
             raise UserError(f"trust={name}: {_import_problem(name, error)}") from error
         if not found:
             raise UserError(f"trust={name}: no such module, neither installed nor in {Path.cwd()}")
-
-
-def _search_here() -> None:
-    """Put the working directory at the end of `sys.path`."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
 
 
 def _import_problem(module: str, error: BaseException) -> str:
@@ -99,23 +98,11 @@ def load_run_config(run_dir: Path, trust: list[str]) -> TrainConfig:
         UserError: no such file, not a configuration, a class outside mambalab that `trust` does
             not cover, an interpolation (they could read the environment).
     """
-    import yaml
-
     path = Path(run_dir, "config.yaml")
     try:
-        data = path.read_bytes()
-        if len(data) > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: {len(data)} bytes are too many for a configuration")
-        text = data.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path}: aliases (*name) are refused in a run's configuration")
-        plain = yaml.safe_load(text)
+        plain = read_yaml(path, path.parent)
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder (it has no config.yaml)") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML; the file is damaged") from error
     if not isinstance(plain, dict):
         raise UserError(f"{path}: not the configuration of a run")
     for key, value in _leaves(plain):

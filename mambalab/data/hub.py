@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from mambalab.data.download import LOG, PATIENCE_SECONDS, DownloadError, download, open_url, reason
 from mambalab.errors import UserError
+from mambalab.utils.reading import read_bytes
 from mambalab.utils.version import package_version
 
 Kind = Literal["model", "dataset"]
@@ -25,6 +26,7 @@ PREFLIGHT_SECONDS = 6.0
 """Seconds for the hub's first answer: with the start of a command, a dead network shows in ten."""
 
 _REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MAX_JSON_BYTES = 200_000_000  # the largest tokenizer.json known is some 35 million
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -197,7 +199,7 @@ def read_json(path: Path, kind: str | None = None) -> dict[str, Any]:
     """
     wrong = "is damaged" if kind is None else f"is no {kind}"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, limit=MAX_JSON_BYTES))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {path.parent} is no checkpoint") from None
     except OSError as error:

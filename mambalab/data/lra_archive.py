@@ -31,6 +31,11 @@ _ARCHIVE = "lra_release.gz"
 _ARCHIVE_BYTES = 7_700_000_000  # of the archive, about; the files' own sizes are not published
 _TEXT_BYTES = 4000  # what conf/task/retrieval.yaml cuts a text to: converted ahead of the first run
 _READ_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
+_EXTENDED_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 
 
 def file_name(part: str) -> str:
@@ -154,7 +159,7 @@ def extract(archive: Path, folder: Path, rows: dict[str, int]) -> None:
     parts = {name: folder / f"{name}.part" for name in rows}
     try:
         try:
-            with tarfile.open(archive, "r|gz") as tar:
+            with tarfile.open(archive, "r|gz", tarinfo=_Member) as tar:
                 _take(tar, archive, parts, rows)
         except (tarfile.TarError, EOFError, zlib.error, _ArchiveError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -168,6 +173,15 @@ def extract(archive: Path, folder: Path, rows: dict[str, int]) -> None:
         for part in parts.values():
             with suppress(OSError):
                 part.unlink()
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header is of a sane size: tarfile reads it into memory as a whole."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED_HEADERS and self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {human_bytes(self.size)}")
+        return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _ArchiveError(Exception):

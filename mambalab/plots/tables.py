@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mambalab.errors import UserError
 from mambalab.plots.style import VAL_COLOUR, run_title, save
 from mambalab.records.reader import read_run
+from mambalab.records.run_folder import RunFolder
 from mambalab.utils.files import write_json
 from mambalab.utils.text import short
 from mambalab.utils.text import table as text_table
@@ -54,6 +55,8 @@ def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]
     Raises:
         UserError: the folder cannot be written.
     """
+    if tables:
+        RunFolder(run_dir).check_own()
     above = run_title(read_run(run_dir)) if tables else ""
     paths: list[Path] = []
     for table in tables:

@@ -2,17 +2,17 @@
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import yaml
-
-from mambalab.errors import UserError, first_line
+from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY, RunFolder
 from mambalab.records.summary import RunSummary, Status
+from mambalab.utils.reading import NotYamlError, read_yaml
 
 LOG = logging.getLogger("mambalab")
 
@@ -90,8 +90,9 @@ class RunRecord:
     def best(self) -> Best | None:
         """The best finite value of the metric in metrics.jsonl, else the summary's, or None."""
         of_summary, chosen = self.summary.best, None
-        if of_summary is not None and self.metric in of_summary.metrics:
-            chosen = Best(self.metric, of_summary.metrics[self.metric], of_summary.step)
+        named = of_summary.metrics.get(self.metric) if of_summary is not None else None
+        if of_summary is not None and _is_finite(named):
+            chosen = Best(self.metric, named, of_summary.step)
         if self.metric not in self.curves:  # a run that kept no metrics.jsonl
             return chosen
         found = best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
@@ -110,7 +111,7 @@ class RunRecord:
     def minutes(self) -> float | None:
         """Training time so far, by the last `time/seconds` or the summary, or None."""
         seconds = [v for _, v in self.curves.get("time/seconds", []) if v is not None]
-        if self.summary.seconds is not None:
+        if _is_finite(self.summary.seconds):
             # Of the last session's end: later than the last point, or older.
             seconds.append(self.summary.seconds)
         return max(seconds) / 60 if seconds else None
@@ -140,6 +141,13 @@ class StoredRun(RunRecord):
     def curves(self) -> dict[str, Curve]:
         """Values of each metric, by name."""
         return self.points
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a value of a summary, which anybody may have written, is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def best_of(points: Curve, metric: str, *, maximize: bool = False) -> Best | None:
@@ -179,10 +187,11 @@ def read_run(path: Path) -> RunRecord:
             f"{path} is no run folder: it has no {CONFIG} with {SUMMARY}, {METRICS} or a checkpoint"
         )
     try:
-        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        raise UserError(f"{path / CONFIG} is damaged ({reason}): mend it") from error
+        config = read_yaml(path / CONFIG, path)
+    except FileNotFoundError as error:  # since it was looked at
+        raise UserError(f"{path} is no run folder: it has no {CONFIG}") from error
+    except NotYamlError as error:
+        raise UserError(f"{path / CONFIG} is damaged ({error.reason}): mend it") from error
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG} is damaged (no settings in it): mend it")
     return RunRecord(path, config, RunFolder(path).summary())

@@ -22,6 +22,7 @@ from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
 from mambalab.utils.files import free_name, obstacle
 from mambalab.utils.locks import LOCK, InUseError, locked
+from mambalab.utils.reading import check_no_link, open_regular
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -34,6 +35,7 @@ SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 Row = tuple[int, dict[str, float | None]]
 
 _CHECKPOINT = re.compile(r"(last|best)-([0-9]{8,})")
+MAX_METRICS_BYTES = 500_000_000  # some ten million values
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
 _encode = json.JSONEncoder(allow_nan=False).encode  # made once: it is most of the cost of a line
@@ -87,7 +89,10 @@ def decode(line: bytes) -> Row:
     for key, value in data.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
             raise ValueError(f"{key} is not a number")
-        values[key] = None if value is None else finite(value)
+        try:
+            values[key] = None if value is None else finite(value)
+        except OverflowError as error:  # a whole number of hundreds of digits
+            raise ValueError(f"{key} is too large") from error
     return step, values
 
 
@@ -105,11 +110,15 @@ def read_rows(path: Path, start: int = 0) -> tuple[list[Row], int]:
         UserError: if a line is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, path.parent) as file:
             file.seek(start)
-            data = file.read()
+            data = file.read(MAX_METRICS_BYTES + 1)
     except FileNotFoundError:
         return [], start
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_METRICS_BYTES:
+        raise UserError(f"{path}: more than {MAX_METRICS_BYTES:,} bytes are too many")
     rows: list[Row] = []
     position = start
     for line in data.split(b"\n")[:-1]:
@@ -211,6 +220,11 @@ class RunFolder:
     def hold(self) -> AbstractContextManager[None]:
         """Lock the folder, as the function `hold`."""
         return hold(self.path)
+
+    def check_own(self) -> None:
+        """Raise UserError if a link leads elsewhere where this run's files are to be written."""
+        for path in (self.checkpoints, self.samples, self.tables, self.plots):
+            check_no_link(path)
 
     def check_free(self) -> None:
         """Raise UserError if another process records or sends the run."""

@@ -6,7 +6,7 @@ None here. What a field cannot hold (a key of another version, a value of anothe
 """
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -193,7 +193,7 @@ class RunSummary:
             UserError: the file is damaged: it is no JSON object.
         """
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_json(path, path.parent))
         except UserError as error:
             raise UserError(
                 f"{error}; the run's own `mambalab train` command writes it anew"
@@ -266,7 +266,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    if not _is_number(value) or not math.isfinite(value) or int(value) != value:
+    if not _is_number(value) or abs(value) >= 2**63 or int(value) != value:  # NaN: not equal
         raise TypeError("no whole number")
     return int(value)  # another program may have written 20 as 20.0
 
@@ -274,6 +274,8 @@ def _whole(value: Any) -> int:
 def _number(value: Any) -> float:
     if not _is_number(value):
         raise TypeError("no number")
+    if abs(value) > sys.float_info.max and isinstance(value, int):
+        raise ValueError("too large")
     return value  # as it was read: 3 stays 3
 
 

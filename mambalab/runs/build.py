@@ -77,6 +77,8 @@ def _build(group: str, target: type, base: type, *args: Any, **options: Any) -> 
     if lacking := sorted(getattr(target, "__abstractmethods__", ())):
         raise UserError(f"{name}: lacks the method {', '.join(lacking)} of {_public(base)}")
     try:
+        if target.__init__ is nn.Module.__init__:
+            raise TypeError("it has none of its own")
         inspect.signature(target).bind(*args, **options)
     except TypeError as error:
         given = ["settings", *(["dropout", "spec"] if args[1:] else ["*"]), *options]

@@ -7,7 +7,9 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.train import TrackingKind
 from mambalab.train.progress import duration
+from mambalab.utils import console
 from mambalab.utils.files import read_json
+from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
 
 
@@ -20,7 +22,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
         rows.append(("speed", f"{summary.tokens_per_second:,.0f} tokens/s"))
     rows += _metrics(summary)
     if samples := sorted(folder.samples.glob("*.txt")):
-        text = samples[-1].read_text(encoding="utf-8").strip()
+        text = read_bytes(samples[-1], folder.path).decode("utf-8", "replace").strip()
         rows.append(("sample", "\n" + "\n".join(f"    {line}" for line in text.splitlines())))
     rows.append(("folder", str(folder)))
     if folder.loss_plot.exists():
@@ -33,7 +35,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
         if summary.left == "test":
             goes_on = "measures the test, from its beginning"
         rows.append(("next", f"the same command {goes_on}"))
-    print("\n".join(f"{name:<8} {text}" for name, text in rows))
+    console.result("\n".join(f"{name:<8} {text}" for name, text in rows))
 
 
 def _metrics(summary: RunSummary) -> list[tuple[str, str]]:
@@ -54,7 +56,7 @@ def _listed(metrics: dict[str, float]) -> str:
 
 def _mlflow(settings: config.TrainConfig, folder: RunFolder) -> str | None:
     """Where to look at the run in MLflow; None if it never arrived there."""
-    note = read_json(folder.mlflow)
+    note = read_json(folder.mlflow, folder.path)
     if settings.tracking.kind is not TrackingKind.mlflow or not note.get("run_id"):
         return None
     if settings.tracking.uri is not None:

@@ -14,6 +14,7 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary
 from mambalab.runs import rebuild
 from mambalab.runs.build import build_model
+from mambalab.settings.model import AUTO
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
 from mambalab.tasks.text import CHARACTERS
@@ -48,10 +49,14 @@ def write_spec(run_dir: Path, spec: ModelSpec) -> None:
 def read_spec(run_dir: Path) -> ModelSpec:
     """Read what `write_spec` wrote; raises UserError if it is missing or damaged."""
     path = RunFolder(run_dir).spec
-    fields = read_json(path)
+    fields = read_json(path, run_dir)
+    pair = fields.get("pair", False)
+    sizes = [size for name, size in fields.items() if name != "pair"]
     try:
+        if type(pair) is not bool or any(type(n) is not int or n < 0 for n in sizes):
+            raise TypeError("sizes are whole numbers")
         return ModelSpec(**fields)
-    except TypeError:
+    except (TypeError, AssertionError):
         raise UserError(f"{path} is missing or damaged") from None
 
 
@@ -111,12 +116,41 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
         raise UserError(f"{path} holds no checkpoint yet: train it first")
     place = runtime.choose_device(device)
     weights, facts, _ = checkpoint.load(source, place)
+    check_sizes(settings, spec, weights, source.path)
     with place:
         model = build_model(settings, spec)
     checkpoint.restore_weights(model, weights, source.path)
     summary = rebuild.read_summary(RunFolder(path))
     checkpoint.refuse_foreign(source, facts, {"uid": summary.uid} if summary.uid else {})
-    precision = Precision(summary.precision or "fp32")
+    precision = Precision.bf16 if summary.precision == Precision.bf16.value else Precision.fp32
     if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
         precision = Precision.fp32
     return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary)
+
+
+def check_sizes(
+    settings: config.TrainConfig, spec: ModelSpec, weights: dict[str, Any], source: Path
+) -> None:
+    """Raise UserError if settings ask for a larger model than weights are of; makes nothing.
+
+    A stranger's settings may ask for one that no memory holds. What is counted is in every model
+    of these sizes, so none that was saved is refused.
+    """
+    model = settings.model
+    if model._target_ != AUTO:
+        return
+    width, inner = model.d_model, model.expand * model.d_model
+    ranks = [n for n in (model.dt_rank,) if n != "auto"]
+    mamba = inner * (3 * width + model.d_state + model.d_conv + sum(ranks))
+    attention = 2 * width * (2 * width + (0 if model.d_ff == "auto" else model.d_ff))
+    layers = model.layers()
+    rows = max(spec.vocab_size, model.vocab_size or 0, spec.input_dim, spec.classes)
+    if model.position_embedding:
+        rows = max(rows, spec.seq_len)
+    least = layers.count("M") * mamba + layers.count("A") * attention + rows * width
+    held = sum(tensor.numel() for tensor in weights.values())
+    if least > held or len(layers) > len(weights):
+        raise UserError(
+            f"{source} holds {held:,} weights, and the model that config.yaml and spec.json "
+            f"describe has more: another model's?"
+        )

@@ -84,6 +84,7 @@ def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
     folder = RunFolder(config.run_dir(settings))
     if not folder.is_begun():
         folder.check_writable()
+    folder.check_own()
     resume.check(settings, folder.path)
     summary, version = RunSummary(), None
     if settings.resume is not Resume.never:

@@ -8,6 +8,7 @@ of its fields in a method `check(self)`, and what is needed to run, not to be sh
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -20,8 +21,9 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a name that is also the name of a folder
 NAME_HINT = "made of letters, digits, '.', '_' and '-'"
 DEVICE = r"auto|cpu|cuda(:\d+)?|mps"
 DEVICE_HINT = "auto, cpu, cuda, cuda:N or mps"
-FOLDER: dict[str, Any] = {"match": r"[\s\S]+", "hint": "the path of a folder"}  # not empty
-RUN: dict[str, Any] = {"match": r"[\s\S]+", "hint": "a run folder, or the word latest"}
+PATH: dict[str, Any] = {"match": r"[\s\S]+", "path": True}  # not empty
+FOLDER = {**PATH, "hint": "the path of a folder"}
+RUN = {**PATH, "hint": "a run folder, or the word latest"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Rule:
         auto: the value is a whole number or the word `auto`.
         length: number of entries in a list.
         match: regular expression for the whole of a text; `hint` is its wording for people.
+        path: the text, or every text of a list, names a file or folder.
     """
 
     ge: float | None = None
@@ -43,6 +46,7 @@ class Rule:
     length: int | None = None
     match: str | None = None
     hint: str | None = None
+    path: bool = False
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, to be read after "key=value: ", or None."""
@@ -57,7 +61,7 @@ class Rule:
         if isinstance(value, str):
             if self.match is not None and re.fullmatch(self.match, value) is None:
                 return f"must be {self.hint or self.match}"
-            return None
+            return _path_problem(value) if self.path or self.match == NAME else None
         if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"
         bounds = [
@@ -71,6 +75,17 @@ class Rule:
             return None
         wording = " and ".join(f"{word} {b}" for word, b, _ in given)
         return f"must be {'auto, or ' if self.auto else ''}{wording}"
+
+
+def _path_problem(path: str) -> str | None:
+    """Why no file can have this name, or None."""
+    if path.startswith(("http://", "https://")):
+        return None
+    if "\0" in path:
+        return "no file has a NUL in its name"
+    if len(os.fsencode(path)) > 4000 or any(len(os.fsencode(p)) > 255 for p in path.split("/")):
+        return "too long for the name of a file: at most 255 bytes between two slashes"
+    return None
 
 
 def option(help: str, **rule: Any) -> Any:

@@ -25,12 +25,14 @@ class TextSettings(TaskSettings):
     path: str | None = option(
         "UTF-8 text file; null = the text that comes with the task",
         match=r"[\s\S]+",
+        path=True,
         hint="the path of a file, or null",
     )
     tokenizer: str | None = option(
         "char, or a tokenizer.json, a folder, owner/name on the hub; null = that of "
         "model.pretrained, else char",
         match=r"[\s\S]+",
+        path=True,
         hint="char, the path of a file or folder, owner/name, or null",
     )
     seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
@@ -101,6 +103,7 @@ class PairSettings(ClassificationSettings):
     path: str | None = option(
         "TSV file: label, text, text; null = the data that come with the task",
         match=r"[\s\S]+",
+        path=True,
         hint="the path of a file, or null",
     )
     max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)

@@ -96,5 +96,7 @@ class TrackingSettings:
     """Where the record of a run goes; the run folder always keeps the truth."""
 
     kind: TrackingKind = option("where metrics go besides the terminal")
-    uri: str | None = option("MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db")
+    uri: str | None = option(
+        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+    )
     experiment_name: str | None = option("MLflow experiment; null = the task's name")

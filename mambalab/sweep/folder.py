@@ -22,6 +22,7 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, Status
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.reading import check_no_link
 
 WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
@@ -89,7 +90,7 @@ class SweepFolder:
         """Read sweep.json, or begin an empty sweep; raises UserError if it is damaged."""
         where = path / run_folder.SWEEP
         try:
-            data = read_json(where)
+            data = read_json(where, path)
             jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
             names = ("command", "threads", "not_applicable", "began", "status", "record")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
@@ -114,6 +115,8 @@ class SweepFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make {self.path}: {error.strerror}") from error
+        for name in (".jobs", "logs", "comparison", "plots", "study.log"):
+            check_no_link(self.path / name)
         with run_folder.hold(self.path, "running this sweep"):
             yield
 
@@ -148,7 +151,7 @@ class SweepFolder:
             status: exit status of the process, -N if signal N killed it, None if unknown.
             asked: the request to stop, if the sweep had made one.
         """
-        answer = read_json(self.answer_file(name))
+        answer = read_json(self.answer_file(name), self.path)
         entry = self.jobs.get(name, Entry())
         entry.cluster_id = None
         try:

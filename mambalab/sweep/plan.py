@@ -100,6 +100,8 @@ def plan(overrides: list[str]) -> Plan:
     launcher_name = first.choices.get(paths.LAUNCHER_GROUP, "basic")
     launcher = _launcher(launcher_name, first.launcher)
     declared = {k: v for k, v in settings.params.items() if k not in choices}
+    if "trust" in declared:
+        raise UserError("sweep.params.trust: whom to trust is not tried out; type trust=MODULE")
     varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
     if "tracking.uri" in varying:  # its values would name folders, passwords and all
         raise UserError("tracking.uri: one sweep is recorded in one store; give one value for it")

@@ -22,6 +22,7 @@ from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.reading import check_no_link
 from mambalab.utils.secrets import hide_password
 
 TRACKING_URI = "MAMBALAB_TRACKING_URI"
@@ -148,6 +149,7 @@ class ProcessLauncher:
 def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
     """Write down what the process of a job has to do; returns the file."""
     order = sweep.order_file(job.name)
+    check_no_link(job.run_dir)
     try:
         order.parent.mkdir(exist_ok=True)
         _clear_half_beginning(sweep, job)
@@ -165,7 +167,7 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
 
 def _clear_half_beginning(sweep: SweepFolder, job: Job) -> None:
     """Delete what a job left that was killed as it began: it holds no run, and is in the way."""
-    worker = read_json(sweep.process_file(job.name))
+    worker = read_json(sweep.process_file(job.name), sweep.path)
     folder = RunFolder(job.run_dir)
     begun = folder.is_begun() or folder.checkpoints.exists()
     if worker and process.alive(worker) is False and not begun:
@@ -176,7 +178,9 @@ def open_log(path: Path) -> int:
     """Open a descriptor that appends to a log; raises UserError if it cannot be written."""
     try:
         path.parent.mkdir(exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

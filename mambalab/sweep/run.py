@@ -24,7 +24,7 @@ from mambalab.tracking import sync
 from mambalab.utils import process
 from mambalab.utils.files import read_json
 from mambalab.utils.secrets import hide_password
-from mambalab.utils.text import table
+from mambalab.utils.text import harmless, table
 
 POLL_SECONDS = 0.2
 MAX_ORPHAN_SECONDS = 120.0
@@ -293,4 +293,4 @@ def _say(line: str) -> None:
 def _show(text: str, file: TextIO | None = None) -> None:
     """Print; a reader that has gone, or a closed terminal, stops no job."""
     with contextlib.suppress(OSError):
-        print(text, file=file, flush=True)
+        print(harmless(text), file=file, flush=True)

@@ -8,6 +8,7 @@ is no `utils.locks.locked`: it may be shared, and the job inherits its descripto
 import fcntl
 import math
 import os
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -181,11 +182,19 @@ def _lease(gpu: str, share: int, *, alone: bool) -> list[int]:
     held: list[int] = []
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise UserError(
+                f"{folder} is not yours alone: it is a link, or another user made it or may write "
+                f"in it; remove it, or set TMPDIR to a folder of your own"
+            )
         for file, kind in (
             (name, fcntl.LOCK_EX if alone else fcntl.LOCK_SH),
             (f"{name}.{share}", fcntl.LOCK_EX),
         ):
-            held.append(os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            held.append(
+                os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            )
             fcntl.flock(held[-1], kind | fcntl.LOCK_NB)
     except OSError as error:
         for descriptor in held:

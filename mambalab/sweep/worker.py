@@ -20,6 +20,7 @@ from mambalab.tracking.recorder import STORE_IS_SILENT
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.secrets import hide_password
+from mambalab.utils.text import printable
 
 
 def main(words: list[str]) -> int:
@@ -54,7 +55,7 @@ def _train(job: dict) -> tuple[int, str | None]:
     except UserError as error:
         reason = " ".join(str(error).splitlines())
         if job.get("has_log"):
-            print(f"mambalab: error: {reason}", file=sys.stderr)
+            print(f"mambalab: error: {printable(reason)}", file=sys.stderr)
         return 1, reason
     except KeyboardInterrupt:
         return 130, "stopped before training began"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +93,17 @@ class Characters:
         return {VOCABULARY: self.vocabulary.to_json()}
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Raise RuntimeError where the library panics, which is no Exception: for a wild regex, say."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as panic:
+        raise RuntimeError(first_line(panic)) from panic
+
+
 class FileTokenizer:
     """A tokenizer.json in the format of the library `tokenizers`.
 
@@ -122,10 +134,9 @@ class FileTokenizer:
         self.path = path
         self.content = hub.read_json(path, None if path.name == FILE else FILE)
         try:
-            self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
-        except BaseException as error:
-            if not _is_failure(error):
-                raise
+            with _panics_as_errors():
+                self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
+        except Exception as error:  # the library raises nothing more special
             raise UserError(f"{path} is no tokenizer: {first_line(error)}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -178,11 +189,10 @@ class FileTokenizer:
     def start_token(self) -> int:
         """The new line, else the token that ends a text, else the first token."""
         try:
-            ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
+            with _panics_as_errors():
+                ids = self._tokenizer.encode("\n", add_special_tokens=False).ids
             return next((i for i in ids if self.decode([i]) == "\n"), ids[0])
-        except BaseException as error:  # also a tokenizer that drops blanks (IndexError)
-            if not _is_failure(error):
-                raise
+        except Exception:  # also a tokenizer that drops blanks (IndexError)
             return self.eos_id or 0
 
     def assets(self) -> dict[str, str]:
@@ -196,10 +206,9 @@ class FileTokenizer:
 
     def _encode(self, piece: str, text: str, around: bool) -> list[int]:
         try:
-            return self._tokenizer.encode(piece, add_special_tokens=around).ids
-        except BaseException as error:
-            if not _is_failure(error):
-                raise
+            with _panics_as_errors():
+                return self._tokenizer.encode(piece, add_special_tokens=around).ids
+        except Exception as error:
             if unknown := self._unknown(text):
                 raise NoTokenError(unknown) from None
             raise UserError(f"{self.path} cannot tokenize this: {first_line(error)}") from None
@@ -218,10 +227,9 @@ class FileTokenizer:
         """Describe the first character that has no token; None if all have one."""
         for character in dict.fromkeys(text):
             try:
-                self._tokenizer.encode(character)
-            except BaseException as error:
-                if not _is_failure(error):
-                    raise
+                with _panics_as_errors():
+                    self._tokenizer.encode(character)
+            except Exception:
                 return (
                     f"character {shown(character)} (U+{ord(character):04X}, number "
                     f"{text.index(character) + 1} of the text) is not among the "

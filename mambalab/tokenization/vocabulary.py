@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mambalab.errors import UserError, shown
+from mambalab.utils.reading import read_bytes
 
 
 class NoTokenError(UserError):
@@ -79,7 +80,7 @@ class Vocabulary:
         """
         try:
             content = json.loads(document)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{source} is not a vocabulary: {error}") from None
         symbols = content.get("symbols") if isinstance(content, dict) else None
         if not isinstance(symbols, str) or not symbols or len(set(symbols)) != len(symbols):
@@ -101,7 +102,7 @@ class Vocabulary:
             UserError: absent, unreadable, or not a vocabulary.
         """
         try:
-            document = path.read_text(encoding="utf-8")
+            document = read_bytes(path).decode("utf-8")
         except OSError as error:
             raise UserError(f"cannot read the vocabulary {path}: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -20,6 +20,7 @@ from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.description import MAX_NAME_CHARS, cut
 from mambalab.tracking.note import Note, ended_as, holds
 from mambalab.utils import process
+from mambalab.utils.reading import inside
 from mambalab.utils.secrets import hide_password
 
 METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
@@ -281,7 +282,7 @@ class MlflowRun:
         if ended is not None:
             self.end(*ended)
         for path in list(files):
-            if path.exists():
+            if _is_own(path, self.run_dir):
                 self.send_file(path)
             del files[path]
         return new
@@ -325,11 +326,14 @@ class MlflowRun:
 def attachments(run_dir: Path) -> list[Path]:
     """List the files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
     checkpoints and logs.
+
+    Regular files only, and none that a link leads out of the folder: a stranger's run would else
+    send what is elsewhere on this machine.
     """
     named = [run_dir / name for name in (run_folder.CONFIG, run_folder.SUMMARY, run_folder.SWEEP)]
-    found = [path for path in named if path.is_file()]
+    found = [path for path in named if _is_own(path, run_dir)]
     for folder in ("plots", "samples", "tables", "comparison"):
-        files = (p for p in (run_dir / folder).glob("*") if p.is_file())
+        files = (p for p in (run_dir / folder).glob("*") if _is_own(p, run_dir))
         found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
     return found
 
@@ -348,6 +352,10 @@ def _without_passwords(path: Path) -> Iterator[Path]:
         copy = Path(folder, path.name)
         copy.write_text(clean, encoding="utf-8", errors="surrogateescape")
         yield copy
+
+
+def _is_own(path: Path, run_dir: Path) -> bool:
+    return path.is_file() and inside(path, run_dir)
 
 
 def _system_tags() -> dict[str, str]:

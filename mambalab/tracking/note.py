@@ -52,7 +52,7 @@ class Note:
         Raises:
             UserError: the note is damaged.
         """
-        data = read_json(run_dir / run_folder.MLFLOW)
+        data = read_json(run_dir / run_folder.MLFLOW, run_dir)
         known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__ and k != "copy_of"}
         if not isinstance(known.get("uid"), str):
             return cls.new()
@@ -78,7 +78,7 @@ def holds(folder: Path, uid: str, *, besides: Path | None = None) -> bool:
     try:
         if besides is not None and folder.samefile(besides):
             return False
-        return read_json(folder / run_folder.MLFLOW).get("uid") == uid
+        return read_json(folder / run_folder.MLFLOW, folder).get("uid") == uid
     except (OSError, UserError, ValueError):
         return False
 

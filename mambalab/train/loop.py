@@ -294,7 +294,7 @@ class Trainer:
         checkpoint.restore_weights(self.model, weights, source.path)
         try:
             self.state.load_state_dict(trainer, step=source.step)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise checkpoint.lacks_state(source) from error
         self.saved_step = source.step
         self.restored = facts

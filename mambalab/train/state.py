@@ -138,6 +138,7 @@ class TrainState:
             state: as `state_dict` returned it.
             step: optimiser steps done then.
         """
+        _check_types(state)
         self.optimizer.load_state_dict(state["optimizer"])
         runtime.restore_random_state(state["random"], self.device)
         self.step = step
@@ -150,3 +151,15 @@ class TrainState:
         self.last = state["last"]
         self.evaluated_step = state["evaluated_step"]
         self.evaluations_since_best = state["evaluations_since_best"]
+
+
+def _check_types(state: Any) -> None:
+    """Raise TypeError for what `state_dict` did not return: it would fail steps later."""
+    whole = ("position", "loss_count", "evaluated_step", "evaluations_since_best")
+    kinds = {**dict.fromkeys(whole, int), "optimizer": dict, "random": dict, "last": dict}
+    kinds |= dict.fromkeys(("seconds", "loss_sum", "latest_loss"), (int, float))
+    for key, kind in kinds.items():
+        if not isinstance(state[key], kind):
+            raise TypeError(f"{key} is of type {type(state[key]).__name__}")
+    if not 0 <= state["position"] < 2**62:
+        raise ValueError(f"position is {state['position']}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.utils.files import unlink_copies
+from mambalab.utils.text import harmless
 
 LOG = logging.getLogger("mambalab")
 
@@ -28,15 +29,24 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         if record.levelno < logging.ERROR:
-            _print_above_bar(self.format(record), sys.stderr)
+            _print_above_bar(harmless(self.format(record)), sys.stderr)
 
 
-def result(value: Any = "", end: str = "\n") -> None:
-    """Print a result on standard output and flush it, above the progress bar if there is one."""
+def result(value: Any = "", end: str = "\n", *, exact: bool = False) -> None:
+    """Print a result on standard output and flush it, above the progress bar if there is one.
+
+    Args:
+        value: what `str` makes a text of; control characters in it become `?`.
+        end: what comes after it.
+        exact: leaves control characters as they are, unless standard output is a terminal.
+    """
+    text = str(value)
+    if not exact or sys.stdout.isatty():
+        text = harmless(text)
     if end == "\n":
-        _print_above_bar(str(value), sys.stdout)
+        _print_above_bar(text, sys.stdout)
     else:
-        print(value, end=end)
+        print(text, end=end)
     sys.stdout.flush()
 
 
@@ -50,7 +60,7 @@ def show_log() -> contextlib.AbstractContextManager[None]:
 def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
     """Write messages of the logger `mambalab` to a file, with date and time."""
     handler = _LogFile(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_HarmlessFormatter("%(asctime)s %(levelname)s %(message)s"))
     return _handled_by(handler)
 
 
@@ -62,6 +72,8 @@ class _LogFile(WatchedFileHandler):
     """
 
     def __init__(self, path: Path) -> None:
+        if path.is_symlink():  # a stranger's: what it leads to is not ours to write
+            path.unlink()
         unlink_copies(path)
         super().__init__(path, encoding="utf-8")
         self.failed = False
@@ -85,6 +97,14 @@ class _LogFile(WatchedFileHandler):
         """Close the file; what it did not take any more is lost."""
         with contextlib.suppress(OSError):
             super().close()
+
+
+class _HarmlessFormatter(logging.Formatter):
+    """Formats a message, its traceback included, so that `cat` can show the file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one message."""
+        return harmless(super().format(record))
 
 
 def _print_above_bar(text: str, stream: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.utils import process
+from mambalab.utils import process, reading
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,6 +34,7 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
         OSError: the file cannot be written or put in place; it names `target`.
     """
     partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    partial.unlink(missing_ok=True)  # a stranger's link of that name would be written through
     try:
         yield partial
         if durable:
@@ -127,18 +128,23 @@ def write_json(target: Path, data: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
     """Read a JSON object; an absent file is an empty one.
 
+    Args:
+        path: the file.
+        within: the folder that a link may not lead out of; None follows every link.
+
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, too large, no regular file, or cannot be read.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(reading.read_bytes(path, within))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): mend or delete it") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is damaged ({reason}): mend or delete it") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged (not an object): mend or delete it")
     return data
@@ -189,8 +195,8 @@ def remedy(error: Exception) -> str:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, in hexadecimal digits; UserError if it is no regular file."""
+    with reading.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

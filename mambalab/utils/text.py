@@ -1,5 +1,6 @@
 """Text for terminals: tables, numbers, and untrusted text made harmless."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from unicodedata import normalize
 
@@ -38,6 +39,11 @@ def alike(name: str) -> str:
 def printable(text: str) -> str:
     """Return the text with `?` for every character that would steer a terminal or is no Unicode."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def harmless(text: str) -> str:
+    """Return the text with `?` for control characters; new lines and tabs stay."""
+    return "".join("?" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 def short(text: str, length: int) -> str:

@@ -242,6 +242,15 @@ def test_a_damaged_archive_is_named_and_kept_and_nothing_else_stays(
     assert plain(folder) == ["lra_release.gz"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_gigabytes_is_not_read(tmp_path, kind):
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, 3_000_000_000
+    (tmp_path / "a.gz").write_bytes(gzip.compress(header.tobuf() + bytes(10240)))
+    with pytest.raises(UserError, match="a header of"):
+        extract(tmp_path / "a.gz", tmp_path, ROWS)
+
+
 def test_wrong_numbers_of_rows_are_refused(files, tmp_path):
     (tmp_path / "a.gz").write_bytes(release(files))
     folder = tmp_path / "out"

@@ -52,6 +52,7 @@ MODELS = {
     "class Own(nn.Module):\n def __init__(self): pass": "its __init__ must take (settings, "
     "dropout, spec): too many positional arguments",
     "class Own(nn.Module):\n def __init__(self, a, b, c, d): pass": "missing a required argument",
+    "class Own(nn.Module): pass": "dropout, spec): it has none of its own",
 }
 
 

@@ -111,6 +111,23 @@ def test_leases_that_cannot_be_made_are_one_line(tmp_path):
         Slots(1, 1, TWO).take()
 
 
+@pytest.mark.parametrize("kind", ["link", "writable", "another's"])
+def test_leases_are_made_in_a_folder_of_ones_own_only(tmp_path, monkeypatch, kind):
+    folder = tmp_path / f"mambalab-gpus-{os.getuid()}"
+    folder.mkdir()
+    if kind == "link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to("elsewhere")
+    elif kind == "writable":
+        folder.chmod(0o777)
+    else:
+        other = os.getuid() + 1
+        folder.rename(tmp_path / f"mambalab-gpus-{other}")
+        monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(UserError, match="is not yours alone"):
+        Slots(1, 1, TWO).take()
+
+
 def test_the_environment_of_a_job(monkeypatch):
     assert Slot().environment() == {}
     monkeypatch.setenv("MKL_NUM_THREADS", "5")

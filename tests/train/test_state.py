@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 import torch
 
 from mambalab.records.summary import Evaluation
@@ -62,3 +63,21 @@ def test_a_new_state_has_evaluated_nothing():
     state.load_state_dict(saved, step=0)
     assert (state.best, state.last, state.evaluated_step) == (None, {}, -1)
     assert torch.equal(runtime.random_state(CPU)["cpu"], before)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+@pytest.mark.parametrize("value", ["gone", None, "x", [], 10**300], ids=lambda v: str(v)[:9])
+def test_a_state_that_training_did_not_write_is_an_error_at_once(key, value):
+    state = trained(model())
+    saved = state.state_dict()
+    saved[key] = value
+    if value == "gone":
+        del saved[key]
+    if (key, value) == ("best", None) or (key, value) == ("best", []):
+        state.load_state_dict(saved, step=7)
+        return
+    whole = {"loss_count", "evaluated_step", "evaluations_since_best", "seconds", "loss_sum"}
+    if value == 10**300 and key in whole | {"latest_loss"}:
+        return  # a number, if an odd one
+    with pytest.raises((LookupError, TypeError, ValueError, AttributeError, RuntimeError)):
+        state.load_state_dict(saved, step=7)
