@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -223,7 +224,7 @@ def _outcome(begun: _Try, late: bool, keep: bool) -> Outcome:
 
 
 def _fork(world: World, kind: Kind, seed: int) -> _Try:
-    folder = world.folder / f"{kind.name.replace(' ', '-').replace('/', '-')}-{seed}"
+    folder = world.folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', kind.name)}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.flush()
     pid = os.fork()
