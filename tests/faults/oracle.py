@@ -101,9 +101,10 @@ def check_mlflow(run_dir: Path, store: Path) -> None:
         twice = len(there) - len({point for point, _ in there})
         missing = len({p for p, _ in here} - {p for p, _ in there})
         more = len({p for p, _ in there} - {p for p, _ in here})
-        raise BrokenPromiseError(
-            f"MLflow's points: {missing} missing, {twice} twice, {more} not in the folder"
-        )
+        what = f"{missing} missing, {twice} twice, {more} not in the folder"
+        if not missing + twice + more:
+            what = "other values than the folder's"
+        raise BrokenPromiseError(f"MLflow's points: {what}")
     status = json.loads((run_dir / "summary.json").read_text())["status"]
     if run[0] != status:
         raise BrokenPromiseError(f"MLflow's status is {run[0]}, the folder's is {status}")
@@ -152,9 +153,3 @@ def _weights(run_dir: Path, kind: str) -> str:
     if folder is None:
         raise BrokenPromiseError(f"there is no checkpoint {kind}")
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-def query(store: Path, sql: str) -> list[tuple]:
-    """Ask MLflow's database itself."""
-    with closing(sqlite3.connect(store, timeout=20)) as database:
-        return database.execute(sql).fetchall()

