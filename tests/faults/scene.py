@@ -107,6 +107,11 @@ class Scene:
             raise BrokenPromiseError(f"{len(found)} run folders, expected one")
         return found[0]
 
+    def choose_text(self) -> None:
+        """Take one of the variants that read text.txt."""
+        own = [v for v in ("text", "odd", "transformer") if v in self.undisturbed]
+        self.variant = self.rng.choice(own)
+
     def checkpoint(self, kind: str = "last") -> Path:
         """Folder of the newest checkpoint of a kind."""
         found = oracle.newest(self.run_dir, kind)

@@ -121,7 +121,7 @@ def file_size(scene: Scene) -> None:
 @kind("folder becomes read-only", ONE_LINE)
 def locked_out(scene: Scene) -> None:
     """Somebody takes the right to write away while the run works; root runs as `nobody`."""
-    scene.variant = scene.rng.choice(("text", "odd", "transformer"))  # all imported already
+    scene.choose_text()  # all imported already
     nobody = 65534 if os.getuid() == 0 else None
     scene.explicit = scene.folder / "run"
     if nobody is not None:

@@ -60,7 +60,7 @@ def in_the_middle(scene: Scene) -> None:
 @kind("batch or model too large", "one line that names what to make smaller; nothing is left")
 def too_large(scene: Scene) -> None:
     """A batch, a sequence or a model that does not fit; the limit stands for the machine's end."""
-    scene.variant = scene.rng.choice(("text", "odd", "transformer"))
+    scene.choose_text()
     word = scene.rng.choice(
         ("task.batch_size=2000000", "model.d_model=300000", "task.batch_size=200000")
     )

@@ -35,7 +35,7 @@ def edited(scene: Scene) -> None:
 @kind("data changed between sittings", REFUSED)
 def data_changed(scene: Scene) -> None:
     """The text is edited, cut, grows or is deleted."""
-    scene.variant = scene.rng.choice(("text", "odd", "transformer"))
+    scene.choose_text()
     scene.stopped(by=scene.rng.choice((signal.SIGKILL, signal.SIGTERM)))
     path = scene.folder / "text.txt"
     before = path.read_text()
@@ -52,7 +52,7 @@ def data_changed(scene: Scene) -> None:
 @kind("data changed while running", "the run ends as if undisturbed, or is refused later")
 def data_changed_while_running(scene: Scene) -> None:
     """The text is edited in place while the run reads it."""
-    scene.variant = scene.rng.choice(("text", "odd", "transformer"))
+    scene.choose_text()
     path = scene.folder / "text.txt"
     before = path.read_text()
 
