@@ -1,5 +1,6 @@
 """Data files as people have them and as nobody has them, each given to a training of one step."""
 
+import gzip
 import json
 import random
 import shutil
@@ -123,7 +124,7 @@ def idx(rng: random.Random, count: int) -> list[Input]:
 
     def prepare(place: Path, seed: int) -> None:
         own = random.Random(seed)
-        folder = place / "data" / own.choice(("MNIST/raw", "MNIST", "mnist", ""))
+        folder = place / "data" / "MNIST" / "raw"
         folder.mkdir(parents=True, exist_ok=True)
         for name, amount in (("train", 60), ("t10k", 20)):
             shapes = struct.pack(">IIII", 2051, amount, 28, 28), struct.pack(">II", 2049, amount)
@@ -138,8 +139,11 @@ def idx(rng: random.Random, count: int) -> list[Input]:
                     head_bytes[own.randrange(16)] = own.choice((0, 1, 8, 127, 255))
                     data = bytes(head_bytes)
                     path.write_bytes(data if own.random() < 0.5 else odd.mutated(data, own))
-                elif own.random() < 0.1:
-                    damage.damage(path, own.choice(damage.WAYS), own)
+                if own.random() < 0.5:
+                    packed = gzip.compress(path.read_bytes(), 1)
+                    packed = odd.mutated(packed, own) if own.random() < 0.3 else packed
+                    path.unlink()
+                    path.with_name(f"{path.name}.gz").write_bytes(packed)
 
     words = ("task=mnist", "data_dir=data", "task.val_size=10", "task.batch_size=4")
     return _many("data: idx", prepare, command(*words, *NO_NETWORK), rng, count)
@@ -174,7 +178,7 @@ def parquet(rng: random.Random, count: int) -> list[Input]:
                     data = odd.mutated(data, own)
                 label = number % 10 if own.random() < 0.97 else own.choice((-1, 10, 10**9))
                 rows.append({"img": {"bytes": data, "path": None}, "label": label})
-            path = folder / f"{name}-00000-of-00001.parquet"
+            path = folder / f"{name}.parquet"
             table = pa.Table.from_pylist(rows or [{"img": None, "label": None}])
             if own.random() < 0.1:
                 table = table.rename_columns(["image", own.choice(("label", "labels"))])
