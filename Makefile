@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check docs gpu install clean
+.PHONY: help run test check docs faults fuzz gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
 	@echo "make docs   build the documentation into site/ (open site/index.html)"
+	@echo "make faults inject faults into runs and check every promise of docs/reliability.md: SEED=, ARGS="
+	@echo "make fuzz   feed odd settings and damaged files to every verb: SEED=, ARGS="
 	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train generate'"
 	@echo "            or runs: STAGE='mnist/gpu cifar10/gpu'; each stops after LIMIT s and goes on when called again"
 
@@ -26,6 +28,13 @@ check: install
 
 docs: $(VENV)-docs/.installed
 	$(VENV)-docs/bin/mkdocs build --strict
+
+# Repeat with SEED=, choose with ARGS="--kind 'disk full: small tmpfs' --tries 5".
+faults: install
+	$(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: install
+	$(BIN)/python -m tests.faults.fuzz $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there.
