@@ -313,12 +313,6 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     return path
 
 
-def _is_failure(error: BaseException) -> bool:
-    """Whether the library failed: it raises nothing more special than Exception, and its panics
-    (a regular expression that takes too long) are none of that."""
-    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
-
-
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
