@@ -175,6 +175,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     try:
         from mambalab import config
         from mambalab.config.overrides import known, positional
+        from mambalab.utils import console
 
         if arguments.help:
             from mambalab.cli.help import verb_help
@@ -188,7 +189,8 @@ def run(verb: Verb, arguments: Arguments) -> int:
         if arguments.multirun:
             from mambalab.sweep import plan as multirun
 
-            plan = multirun.plan(overrides)
+            with console.show_log():
+                plan = multirun.plan(overrides)
             if arguments.show:
                 shown = [job.config for job in plan.jobs] or [plan.first]
                 print("---\n".join(map(config.to_yaml, shown)), end="")
@@ -202,8 +204,6 @@ def run(verb: Verb, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    from mambalab.utils import console
-
     openmp.limit_openmp_spin()
     with console.show_log():
         if plan is not None:

@@ -10,7 +10,8 @@ from mambalab.commands.data import DataAction
 from mambalab.commands.eval import Split
 from mambalab.config import paths
 from mambalab.config.compose import compose_parts
-from mambalab.config.overrides import QUOTED, known, prepare
+from mambalab.config.grammar import QUOTED
+from mambalab.config.overrides import known, prepare
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError
 from mambalab.settings.model import ScanBackend
