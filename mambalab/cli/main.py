@@ -4,6 +4,7 @@ Only sorts the words and hands them on; whatever takes time is imported when a v
 Exit status: 0 done, 1 failed while running, 2 misused, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import openmp
+from mambalab.utils import openmp, streams
 
 OVERVIEW = """\
 mambalab {version}: train and compare Mamba and Transformer models
@@ -47,9 +48,20 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status, prints one line for a mistake."""
     try:
-        status = dispatch(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return status
+        with streams.lenient():
+            return _status(sys.argv[1:] if argv is None else argv)
+    except streams.BrokenOutputError as error:
+        if error.errno == errno.EPIPE:  # `mambalab runs | head`: the reader has seen enough
+            return 141
+        why = f"standard output cannot be written: {error.strerror}"
+        with streams.lenient():
+            return fail(UserError(f"{why}; send it elsewhere"), 1)
+
+
+def _status(argv: list[str]) -> int:
+    """Do what the words say; returns the exit status, whatever was wrong is one line."""
+    try:
+        return dispatch(argv)
     except UsageError as error:
         return fail(error, 2)
     except UserError as error:
@@ -57,9 +69,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mambalab: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `mambalab runs | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def fail(error: UserError, status: int) -> int:
