@@ -252,6 +252,9 @@ def _check_value(text: str, override: Any, groups: dict[str, list[str]], multiru
         if value == "":
             raise UserError(f"{key}=: choose one of {', '.join(groups[key])}")
         if not isinstance(value, str) or value not in groups[key]:
+            user = paths.user_conf()
+            if user and isinstance(value, str) and (user / key / f"{value}.yml").is_file():
+                raise UserError(f"{key}={value}: rename {user / key / value}.yml to {value}.yaml")
             raise no_such_option(key, value, groups[key])
 
 

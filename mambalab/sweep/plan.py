@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from mambalab.config import paths
+from mambalab.config import origins, paths
 from mambalab.config.axes import LAUNCHER, SWEEP, axes, check_count
 from mambalab.config.compose import Composed, compose_parts, merge_onto, typed
 from mambalab.config.identity import may_change
@@ -195,7 +195,12 @@ def _launcher(name: str, plain: dict[str, Any]) -> LauncherSettings:
         known = ", ".join(LAUNCHERS)
         raise UserError(f"hydra/launcher={name}: mambalab can start jobs by {known}")
     values = {} if name == "basic" else {k: v for k, v in plain.items() if k != "_target_"}
-    return merge_onto(cls, values, prefix=LAUNCHER)
+    try:
+        return merge_onto(cls, values, prefix=LAUNCHER)
+    except UserError as error:
+        old = [option for option, new in paths.OLD_LAUNCHERS.items() if new == name]
+        hints = {origins.hint("train", {paths.LAUNCHER_GROUP: option}) for option in [name, *old]}
+        raise UserError(f"{error}{''.join(sorted(hints))}") from error
 
 
 def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
