@@ -37,6 +37,7 @@ HEADER = ("tickets", "tasks", "scratch", "scratch_bytes")
 """First fields of every block: address of the two counters, tasks, scratch memory per worker."""
 
 _CACHE_LINE = 64
+_numba: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
 _forked = False
 _lock = threading.Lock()
 _announced = False
@@ -93,7 +94,7 @@ def _move_cache() -> bool:
     """
     global _cacheable
     folder = private_folder("numba")
-    if folder is not None and str(folder) == numba.config.CACHE_DIR:
+    if folder is not None and str(folder) == _numba.CACHE_DIR:
         folder = None  # it does not take them
     _cacheable = folder is not None
     where = f"are kept in {folder}" if folder else "cannot be kept and are compiled at each start"
@@ -104,7 +105,7 @@ def _move_cache() -> bool:
         flush=True,
     )
     if folder is not None:
-        numba.config.CACHE_DIR = str(folder)
+        _numba.CACHE_DIR = str(folder)
     return _cacheable
 
 
@@ -142,7 +143,7 @@ class Kernel:
             if not _cacheable:
                 return numba.cfunc(signature)(function)
             here = Path(__file__).parent
-            if not (numba.config.CACHE_DIR or home_is_known() or os.access(here, os.W_OK)):
+            if not (_numba.CACHE_DIR or home_is_known() or os.access(here, os.W_OK)):
                 _move_cache()  # numba would make a folder called ~
             for _ in range(2):
                 try:
