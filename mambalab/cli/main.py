@@ -205,7 +205,8 @@ def run(verb: Verb, arguments: Arguments) -> int:
                 print("---\n".join(map(config.to_yaml, shown)), end="")
                 return 0
         else:
-            settings = config.compose(verb.name, overrides, cls)
+            with console.show_log():
+                settings = config.compose(verb.name, overrides, cls)
             if arguments.show:
                 print(config.to_yaml(settings), end="")
                 return 0

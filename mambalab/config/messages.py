@@ -55,6 +55,8 @@ def unknown_key(key: str, known: list[str]) -> UnknownKeyError:
 def no_such_option(group: str, value: object, known: list[str]) -> UserError:
     """The error for an option that a group does not have."""
     text = "null" if value is None else value
+    if group == "dropout" and isinstance(value, int | float):
+        return UserError(f"dropout={text}: names a variant; did you mean dropout.p={text}?")
     below = [option for option in known if option.startswith(f"{value}/")]
     if below:  # a folder of options: the one for any machine, if there is
         first = f"{value}/cpu" if f"{value}/cpu" in below else below[0]

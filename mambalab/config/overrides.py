@@ -274,6 +274,8 @@ def _not_an_override(text: str, names: Known) -> UserError:
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
+    if "run" not in names.options and "output_dir" in names.options and os.path.isdir(text):
+        hint = f"; did you mean output_dir={text}?"
     if "prompt" in names.options and not os.path.exists(text):
         hint = f'; did you mean prompt="{text}"?'
     for group, found in names.groups.items():
