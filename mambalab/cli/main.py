@@ -47,15 +47,21 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status, prints one line for a mistake."""
+    argv = sys.argv[1:] if argv is None else argv
+    status = 0
     try:
-        with streams.lenient():
-            return _status(sys.argv[1:] if argv is None else argv)
+        # The results of a sweep's job are in its folder; its terminal may go.
+        with streams.lenient(results_matter=argv[:1] != ["__job"]):
+            status = _status(argv)
     except streams.BrokenOutputError as error:
+        if status:
+            return status
         if error.errno == errno.EPIPE:  # `mambalab runs | head`: the reader has seen enough
             return 141
         why = f"standard output cannot be written: {error.strerror}"
         with streams.lenient():
             return fail(UserError(f"{why}; send it elsewhere"), 1)
+    return status
 
 
 def _status(argv: list[str]) -> int:

@@ -58,8 +58,11 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def lenient() -> Iterator[None]:
+def lenient(*, results_matter: bool = True) -> Iterator[None]:
     """Let standard streams be what they are while the block runs.
+
+    Args:
+        results_matter: False drops what cannot be written to standard output, too.
 
     Raises:
         BrokenOutputError: standard output did not take all that was printed.
@@ -70,7 +73,10 @@ def lenient() -> Iterator[None]:
         if callable(reconfigure := getattr(stream, "reconfigure", None)):
             reconfigure(errors="mambalab")
     before = sys.stdout, sys.stderr
-    results, messages = _Watched(sys.stdout, hide=False), _Watched(sys.stderr, hide=True)
+    results, messages = (
+        _Watched(sys.stdout, hide=not results_matter),
+        _Watched(sys.stderr, hide=True),
+    )
     sys.stdout, sys.stderr = results, messages  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
@@ -80,7 +86,7 @@ def lenient() -> Iterator[None]:
         for watched in (results, messages):
             if watched.error is not None:
                 _drop(watched)
-    if results.error is not None:  # somebody did not mind
+    if results_matter and results.error is not None:  # somebody did not mind
         raise BrokenOutputError(results.error.errno, results.error.strerror)
 
 

@@ -54,6 +54,20 @@ def test_a_result_that_nobody_missed_is_told_at_the_end(monkeypatch):
         sweep()
 
 
+@pytest.mark.parametrize(
+    ("argv", "status", "seen"), [(["runs"], 143, 143), (["__job"], 0, 0), (["runs"], 0, 1)]
+)
+def test_the_status_of_a_run_that_was_stopped_stays(argv, status, seen, monkeypatch):
+    def dispatch(argv: list[str]) -> int:
+        with contextlib.suppress(OSError):
+            print("a table")
+        return status
+
+    monkeypatch.setattr(main, "dispatch", dispatch)
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EIO))
+    assert main.main(argv) == seen
+
+
 def test_what_the_encoding_lacks_is_written_as_what_looks_alike(monkeypatch):
     screen = io.TextIOWrapper(data := io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
