@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from mambalab.cli.verbs import Verb
 from mambalab.config import paths
+from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.compose import Composed, compose_parts
 from mambalab.config.messages import choices, strip_optional
-from mambalab.config.overrides import LAUNCHER, SWEEP, prepare
+from mambalab.config.overrides import prepare
 from mambalab.config.schema import Option, TrainConfig, task_settings, walk
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, SweepSettings
 

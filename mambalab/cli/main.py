@@ -4,6 +4,7 @@ Only sorts the words and hands them on; whatever takes time is imported when a v
 Exit status: 0 done, 1 failed while running, 2 misused, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import openmp
+from mambalab.utils import openmp, streams
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
 
@@ -48,10 +49,27 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status, prints one line for a mistake."""
+    argv = sys.argv[1:] if argv is None else argv
+    status = 0
     try:
-        status = dispatch(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return status
+        # The results of a sweep's job are in its folder; its terminal may go.
+        with streams.lenient(results_matter=argv[:1] != ["__job"]):
+            status = _status(argv)
+    except streams.BrokenOutputError as error:
+        if status:
+            return status
+        if error.errno == errno.EPIPE:  # `mambalab runs | head`: the reader has seen enough
+            return 141
+        why = f"standard output cannot be written: {error.strerror}"
+        with streams.lenient():
+            return fail(UserError(f"{why}; send it elsewhere"), 1)
+    return status
+
+
+def _status(argv: list[str]) -> int:
+    """Do what the words say; returns the exit status, whatever was wrong is one line."""
+    try:
+        return dispatch(argv)
     except UsageError as error:
         return fail(error, 2)
     except UserError as error:
@@ -59,9 +77,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mambalab: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `mambalab runs | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def fail(error: UserError, status: int) -> int:
@@ -177,6 +192,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     try:
         from mambalab import config
         from mambalab.config.overrides import known, positional
+        from mambalab.utils import console
 
         if arguments.help:
             from mambalab.cli.help import verb_help
@@ -190,13 +206,15 @@ def run(verb: Verb, arguments: Arguments) -> int:
         if arguments.multirun:
             from mambalab.sweep import plan as multirun
 
-            plan = multirun.plan(overrides)
+            with console.show_log():
+                plan = multirun.plan(overrides)
             if arguments.show:
                 shown = [job.config for job in plan.jobs] or [plan.first]
                 print("---\n".join(map(config.to_yaml, shown)), end="")
                 return 0
         else:
-            settings = config.compose(verb.name, overrides, cls)
+            with console.show_log():
+                settings = config.compose(verb.name, overrides, cls)
             if arguments.show:
                 print(config.to_yaml(settings), end="")
                 return 0

@@ -117,5 +117,5 @@ def _dataset(name: str) -> "Dataset":
     if name in CATALOG:
         return CATALOG[name]
     close = get_close_matches(name, CATALOG, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(CATALOG)}"
-    raise UserError(f"there is no data set {name!r}; {hint}")
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"there is no data set {name!r}; {hint}there are: {', '.join(CATALOG)}")

@@ -1,6 +1,5 @@
 """`mambalab inspect`: a page and pictures of what a trained model does with one sequence."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +73,6 @@ def run(settings: InspectSettings) -> int:
     from mambalab.train import runtime
 
     runtime.prepare_process()
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     opened = _of_run(settings) if settings.pretrained is None else _of_checkpoint(settings)
     model, given, facts, default_folder = opened
     sequence = given.sequence

@@ -1,5 +1,6 @@
 """Comparing groups of runs: what each achieves over its seeds."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -69,6 +70,9 @@ def compare(
             kept.append(record)
             found.append(measured)
     if not kept:
+        if metric is not None and (there := _measured(finished)) and metric not in there:
+            names = ", ".join(printable(name) for name in there)
+            raise UserError(f"metric={printable(metric)}: no run measured it; there are: {names}")
         reasons = "".join(f"; {d.path}: {d.reason}" for d in dropped[:3])
         raise UserError(f"no finished run to compare{reasons}")
     groups = split(kept, ignore, failed)
@@ -114,6 +118,15 @@ def compare(
         ],
         left_out=dropped,
     )
+
+
+def _measured(records: Sequence[RunRecord]) -> list[str]:
+    """Return the metrics of these runs that say something of a model, sorted."""
+    found = set()
+    for record in records:
+        with contextlib.suppress(UserError):  # damaged, which is the reason given then
+            found |= {name for name in record.curves if not name.startswith("time/")}
+    return sorted(found)
 
 
 def _metric(records: Sequence[RunRecord], name: str | None) -> Metric:

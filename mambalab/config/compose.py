@@ -7,7 +7,6 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 import os
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,9 +17,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import paths, unused, user_conf
+from mambalab.config import origins, paths, unused, user_conf
 from mambalab.config.identity import DECIDED
-from mambalab.config.messages import unknown_key, wrong_type
+from mambalab.config.messages import MissingValueError, UnknownKeyError, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
@@ -106,11 +105,11 @@ def compose_parts(
         where = paths.folders()[0]
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_problem(error) + _shadow_hint(verb)) from error
+        raise UserError(_problem(error) + origins.hint(verb, {})) from error
     words = [word.lstrip("+").partition("=") for word in prepared]
     given = {key: value for key, _, value in words}
     user_conf.check_reach(verb, _unresolved(raw), set(given))
-    chosen = raw.hydra.runtime.choices
+    chosen = {str(k): v for k, v in _plain(raw.hydra.runtime.choices).items()}
     training = settings is TrainConfig
     groups = paths.groups() if training else {}
     choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
@@ -127,8 +126,27 @@ def compose_parts(
             _check_sizes(found, given)
             unused.check(given, found)
         return Composed(config, found, choices, sweep, launcher_values)
+    except UnknownKeyError as error:
+        group = error.key.partition(".")[0]
+        several = [w[12:-1].split(",") for w in prepared if w.startswith("experiment=[")]
+        names = several[-1] if several else [choices.get("experiment", "")]
+        if group in choices and (experiment := origins.experiment_of(error.key, names)):
+            option = f"{group}={choices[group]}"
+            raise UserError(
+                f"{experiment} sets {error.key}, which {option} does not have; choose an "
+                f"experiment for {option}, or leave {option} out"
+            ) from error
+        if group == "experiment" and (lacking := origins.without_package(names)):
+            raise UserError(
+                f"{lacking} lacks its first line, # @package _global_, without which its keys "
+                "are not those of the run"
+            ) from error
+        raise UserError(str(error) + origins.hint(verb, chosen)) from error
+    except MissingValueError as error:
+        more = origins.base_hint(error.key.partition(".")[0], choices)
+        raise UserError(f"{error}{more or origins.hint(verb, chosen)}") from error
     except UserError as error:
-        raise type(error)(str(error) + _shadow_hint(verb)) from error
+        raise type(error)(str(error) + origins.hint(verb, chosen)) from error
 
 
 def _check_sizes(settings: TrainConfig, given: dict[str, str]) -> None:
@@ -200,9 +218,9 @@ def check_typed(cfg: DictConfig, prefix: str = "") -> Any:
         UserError: missing value, value out of bounds, values that do not go together.
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(
-            f"{prefix}{missing[0]}: no value; set it in your YAML or on the command line"
-        )
+        key = f"{prefix}{missing[0]}"
+        problem = f"{key}: no value; set it in your YAML or on the command line"
+        raise MissingValueError(problem, key)
     settings = OmegaConf.to_object(cfg)
     check(settings, prefix)
     return settings
@@ -278,10 +296,3 @@ def _yaml_problem(error: Any) -> str:
     mark = error.problem_mark
     where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
     return f"{where}not YAML: {error.problem}"
-
-
-def _shadow_hint(verb: str) -> str:
-    """A clause that names the user's file in place of mambalab's own, the first suspect; or ""."""
-    user = paths.user_conf()
-    shadow = Path(user, f"{verb}.yaml") if user else None
-    return f" ({shadow} replaces mambalab's own)" if shadow and shadow.is_file() else ""

@@ -17,16 +17,36 @@ _OF_TRANSFORMERS = {
 }
 
 
+class KeyProblemError(UserError):
+    """Something is wrong with a key.
+
+    Attributes:
+        key: the key, dotted.
+    """
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class UnknownKeyError(KeyProblemError):
+    """A key that does not exist."""
+
+
+class MissingValueError(KeyProblemError):
+    """A key that no YAML file gives a value."""
+
+
 def did_you_mean(word: str, known: list[str]) -> str:
     """The clause "; did you mean X?", or nothing if no known word is near."""
     near = get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def unknown_key(key: str, known: list[str]) -> UserError:
+def unknown_key(key: str, known: list[str]) -> UnknownKeyError:
     """The error for a key that does not exist; a leaf such as `lr` finds `optim.lr`."""
     if "max_new_tokens" in known and key in _OF_TRANSFORMERS:
-        return UserError(f"{key}: no such key; {_OF_TRANSFORMERS[key]}")
+        return UnknownKeyError(f"{key}: no such key; {_OF_TRANSFORMERS[key]}", key)
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     if same_leaf:
@@ -40,12 +60,14 @@ def unknown_key(key: str, known: list[str]) -> UserError:
     if key.startswith(("task.", "model.")):
         group = key.split(".")[0]
         hint += f" (options of a class of your own go into {group}.params)"
-    return UserError(f"{key}: no such key{hint}")
+    return UnknownKeyError(f"{key}: no such key{hint}", key)
 
 
 def no_such_option(group: str, value: object, known: list[str]) -> UserError:
     """The error for an option that a group does not have."""
     text = "null" if value is None else value
+    if group == "dropout" and isinstance(value, int | float):
+        return UserError(f"dropout={text}: names a variant; did you mean dropout.p={text}?")
     below = [option for option in known if option.startswith(f"{value}/")]
     if below:  # a folder of options: the one for any machine, if there is
         first = f"{value}/cpu" if f"{value}/cpu" in below else below[0]

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_origin
 
-from mambalab.config import paths
+from mambalab.config import axes, grammar, paths
+from mambalab.config.axes import LAUNCHER, SWEEP
+from mambalab.config.grammar import QUOTED, quoted
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
 from mambalab.config.schema import TASK_SETTINGS, Option, TrainConfig, walk
-from mambalab.errors import UserError, first_line
+from mambalab.errors import UserError
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
-QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 # Texts to read or to find, not names: ${...} in them means itself, and \n a new line.
 LITERAL = {"prompt", "text", "stop"}
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
@@ -26,7 +27,6 @@ _NUMBERS = re.compile(r"\d+(,\d+)*")
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
 PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "model.pretrained"}
 PATHS |= {"tokenizer", "task.tokenizer"}
-SWEEP, LAUNCHER = "sweep.", "hydra.launcher."
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def prepare(
     for text in overrides:
         if any("\ud800" <= c <= "\udfff" for c in text):  # bytes of argv that were no UTF-8
             raise UserError(f"{text.partition('=')[0]}: the value is not UTF-8")
-        line = _rewrite(text, names, multirun)
-        _check_value(text, line, names.groups, multirun)
+        line, override = _read(text, _rewrite(text, names, multirun))
+        _check_value(text, override, names.groups, multirun)
         prepared.append(line)
     return prepared
 
@@ -121,32 +121,6 @@ def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]
     return found
 
 
-def axes(prepared: list[str]) -> dict[str, list[str]]:
-    """What varies and what does not: for each key the overrides that it takes in turn.
-
-    Args:
-        prepared: from `prepare`, with `multirun`. As Hydra has it, the last word on a key counts.
-
-    Raises:
-        UserError: a sweep that does not list its values.
-    """
-    found: dict[str, list[str]] = {}
-    for override in map(_parse, prepared):
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            found[key] = [override.input_line]
-        elif override.is_discrete_sweep() and not _is_glob(override):
-            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            raise UserError(
-                f"{override.input_line}: a sweep must list its values, as in seed=1,2,3 "
-                "or seed=range(1,4); ranges to search go into sweep.params"
-            )
-        if len(found[key]) > 1 and key.startswith((SWEEP, LAUNCHER, "hydra/launcher")):
-            raise UserError(f"{override.input_line}: one value, please: it concerns all jobs")
-    return found
-
-
 def assignment(key: str, value: Any, groups: Iterable[str]) -> str:
     """The override that gives a key a plain value: a number, text, list, True, None."""
     if isinstance(value, str):
@@ -156,13 +130,6 @@ def assignment(key: str, value: Any, groups: Iterable[str]) -> str:
     if isinstance(value, bool) or value is None:
         return f"{key}={'null' if value is None else str(value).lower()}"
     return f"{key}={value!r}"
-
-
-def quoted(text: str) -> str:
-    """`text` in the quotes of Hydra's grammar, which make it a text whatever it holds."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def escape(text: str) -> str:
@@ -188,9 +155,9 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
     if key.startswith(("hydra.", "hydra/")) and not key.startswith((LAUNCHER, "hydra/launcher")):
         raise UserError(f"{text}: {_instead(key)}")
     if names.is_free(key) or names.is_node(key):
-        return text if sigil else f"++{text}"
+        return text if sigil == "~" else f"++{key}={value}"  # new or not, it is set
     if key not in names.options and key not in names.groups:
-        _check_readable(text)
+        grammar.readable(text)
         if inside := [known for known in names.options if known.startswith(f"{key}.")]:
             raise UserError(f"{key}: holds settings; set them one by one, as in {inside[0]}=VALUE")
         raise unknown_key(key, [*names.options, *names.groups])
@@ -229,7 +196,9 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
         return f"[{','.join(map(quoted, parts))}]"
     if get_origin(kind) is list and get_args(kind)[0] is int and _NUMBERS.fullmatch(value):
         return f"[{value}]"
-    if kind is str and not (multirun or is_quoted or (optional and value == "null")):
+    if kind is str and multirun:
+        return grammar.listed_texts(value, optional=optional)
+    if kind is str and not (is_quoted or (optional and value == "null")):
         return quoted(value)
     return value
 
@@ -254,35 +223,26 @@ def _literals(value: str) -> str:
     return _IN_LIST.sub(inside, value)
 
 
-def _parse(line: str) -> Any:
-    """The override as Hydra's grammar reads it."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _read(text: str, line: str) -> tuple[str, Any]:
+    """The override as Hydra reads it, and parsed; quotes are added where it needs them.
 
-    return OverridesParser.create().parse_override(line)
-
-
-def _is_glob(override: Any) -> bool:
-    from hydra.core.override_parser.types import Glob
-
-    return isinstance(override.value(), Glob)
-
-
-def _check_readable(text: str, line: str | None = None) -> Any:
-    """The parsed override; the error names what the person wrote, not what became of it."""
+    Args:
+        text: as a person wrote it, for messages.
+        line: what `_rewrite` made of it.
+    """
     from hydra.errors import HydraException
 
     try:
-        return _parse(line or text)
-    except HydraException as error:
-        raise UserError(
-            f"{text}: cannot be read ({first_line(error)}); a text with special characters "
-            "needs quotes inside the shell's, as in 'key=\"a, b\"'"
-        ) from error
+        return line, grammar.parse(line)
+    except HydraException:
+        key, sign, value = line.partition("=")
+        better = f"{key}{sign}{grammar.with_odd_words_quoted(value)}"
+        return better, grammar.readable(better, text)
 
 
-def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: bool) -> None:
-    """Raise UserError for an override that cannot be read, or an option that does not exist."""
-    override = _check_readable(text, line)
+def _check_value(text: str, override: Any, groups: dict[str, list[str]], multirun: bool) -> None:
+    """Raise UserError for values to vary in a wrong place, or an option that does not exist."""
+    grammar.check_sweeps(text, override)
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{text}: several values are a sweep; write mambalab train -m ...")
     key = override.key_or_group
@@ -295,13 +255,16 @@ def _check_value(text: str, line: str, groups: dict[str, list[str]], multirun: b
         if value == "":
             raise UserError(f"{key}=: choose one of {', '.join(groups[key])}")
         if not isinstance(value, str) or value not in groups[key]:
+            user = paths.user_conf()
+            if user and isinstance(value, str) and (user / key / f"{value}.yml").is_file():
+                raise UserError(f"{key}={value}: rename {user / key / value}.yml to {value}.yaml")
             raise no_such_option(key, value, groups[key])
 
 
 def _values(override: Any) -> list[Any]:
     """The options that an override of a group names; an experiment may be a list of them."""
     if override.is_sweep_override():
-        if _is_glob(override):
+        if not axes.lists_values(override):
             return []
         return [v.strip("'\"") for v in override.sweep_string_iterator()]
     value = override.value()
@@ -314,6 +277,8 @@ def _not_an_override(text: str, names: Known) -> UserError:
     if text.startswith("-") and "=" in text:
         return UserError(f"{text}: settings are written without dashes: {word}")
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
+    if "run" not in names.options and "output_dir" in names.options and os.path.isdir(text):
+        hint = f"; did you mean output_dir={text}?"
     if "prompt" in names.options and not os.path.exists(text):
         hint = f'; did you mean prompt="{text}"?'
     for group, found in names.groups.items():

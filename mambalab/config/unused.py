@@ -1,15 +1,19 @@
-"""What the command line asks for and this run has no use for: refused rather than passed over.
+"""What the command line asks for and this run has no use for: refused or said, not passed over.
 
 Only words of the command line count. An experiment may set `model.bidirectional` for its Mamba and
 be trained with `model=transformer`, too.
 """
 
 from collections.abc import Collection
+from functools import cache
 
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError
 from mambalab.settings.model import AUTO
 from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
+from mambalab.utils.console import LOG
+
+OF_ATTENTION = frozenset(["model.n_head", "model.d_ff", "model.rope_theta"])
 
 
 def check(given: Collection[str], settings: TrainConfig) -> None:
@@ -28,6 +32,9 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
         )
     if model._target_ != AUTO:
         return
+    for key in given:
+        if key in OF_ATTENTION and "A" not in model.layers():
+            _say(f"{key} has no effect: model={model.name} has no attention")
     if "model.pooling" in given and (generated or isinstance(task, TextSettings)):
         raise NotApplicableError(
             f"model.pooling={model.pooling.name}: task={task.name} predicts tokens, nothing is "
@@ -38,3 +45,9 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
             f"model.bidirectional=true: model={model.name} has no Mamba layer that reads one way "
             "only; leave it out"
         )
+
+
+@cache
+def _say(line: str) -> None:
+    """Say a line once: a sweep asks for each of its jobs."""
+    LOG.warning(line)

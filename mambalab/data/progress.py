@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-LOG = logging.getLogger("mambalab")
+from mambalab.utils.console import LOG, bar_options
 
 _PLAIN_SECONDS = 10.0  # between plain lines
 
@@ -45,7 +45,10 @@ class Progress:
         elif LOG.isEnabledFor(logging.INFO):
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=label, initial=done, total=total, unit="B", unit_scale=True)
+            width = bar_options(sys.stderr)
+            self._bar = tqdm(
+                desc=label, initial=done, total=total, unit="B", unit_scale=True, **width
+            )
 
     def __enter__(self) -> Progress:
         return self

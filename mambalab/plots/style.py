@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
+from mambalab.plots.fonts import with_glyphs
 from mambalab.records.reader import RunRecord
 from mambalab.utils.files import replacing
 from mambalab.utils.text import short
@@ -137,17 +137,9 @@ def seed_counts(counts: Sequence[int]) -> str:
 
 
 def drawable(text: str, length: int = MAX_LABEL_CHARS) -> str:
-    """Return a text, cut, with `?` for what the font lacks; legends hide none of them."""
-    text = "".join(c if ord(c) in _glyphs() else "?" for c in short(text, length))
+    """Return a text, cut, with `?` for what no font has; legends hide none of them."""
+    text = with_glyphs(short(text, length))
     return f" {text}" if text.startswith("_") else text
-
-
-@cache
-def _glyphs() -> frozenset[int]:
-    """Return the characters of matplotlib's own font, as code points."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def save(figure: "Figure", target: Path) -> Path:

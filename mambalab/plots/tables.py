@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.plots.style import VAL_COLOUR, run_title, save
+from mambalab.plots.style import VAL_COLOUR, drawable, run_title, save
 from mambalab.records.reader import read_run
 from mambalab.records.run_folder import RunFolder
 from mambalab.utils.files import write_json
@@ -88,7 +88,7 @@ def text(table: dict[str, Any]) -> str:
 
 def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
     """Draw the share of each true class (row) taken for each class; counts in cells if they fit."""
-    classes, counts = [short(name, MAX_CLASS_CHARS) for name in table["classes"]], table["counts"]
+    classes, counts = [drawable(n, MAX_CLASS_CHARS) for n in table["classes"]], table["counts"]
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     few = len(classes) <= MAX_NUMBERED_CLASSES

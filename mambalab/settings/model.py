@@ -40,7 +40,7 @@ class ModelSettings:
         hint="a word of the letters M (Mamba) and A (attention), such as M, A or MMA",
     )
     d_model: int = option("width of the residual stream", ge=1)
-    n_layer: int = option("number of layers", ge=1, le=100_000)
+    n_layer: int = option("number of layers", ge=1, le=10_000)
     d_state: int = option("Mamba: N, states per channel", ge=1)
     d_conv: int = option("Mamba: width of the causal convolution", ge=1)
     expand: int = option("Mamba: d_inner = expand * d_model", ge=1)

@@ -9,22 +9,27 @@ counts as varying, and one more seed only adds a job.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from mambalab.config import paths
+from mambalab.config import origins, paths
+from mambalab.config.axes import LAUNCHER, SWEEP, axes, check_count
 from mambalab.config.compose import Composed, compose_parts, merge_onto, typed
 from mambalab.config.identity import may_change
-from mambalab.config.overrides import LAUNCHER, SWEEP, assignment, axes, prepare
+from mambalab.config.overrides import assignment, prepare
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError, UserError
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
+from mambalab.utils.console import LOG
 
 MAX_NAME_CHARS = 150  # of a job's folder; file systems take 255 bytes
+MANY_JOBS = 200  # to check them takes so long that a word is due
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Plan:
         """
         groups = paths.groups()
         words = [assignment(key, value, groups) for key, value in values.items()]
-        composed = compose_parts("train", [*self.fixed, *words])
+        composed = compose_parts("train", [*prepare("train", words, multirun=True), *self.fixed])
         name = _fit(_name({k: _short(values[k]) for k in self.varying if k in values}))
         return _job(self.folder, name, composed.config)
 
@@ -122,24 +127,30 @@ def plan(overrides: list[str]) -> Plan:
         words = [assignment(key, value, groups) for value in values]
         choices[key] = prepare("train", words, multirun=True)
     choices.setdefault("seed", [f"seed={first.config.seed}"])
-    jobs, skipped = _grid(choices, order, folder)
+    check_count(map(len, choices.values()), "")
+    jobs, skipped = _grid(choices, order, folder, declared)
+    if len(jobs) == 1 and not skipped:
+        LOG.info("nothing varies, so there is one job; list values, as in seed=1,2,3")
     config = typed(jobs[0].config)
     return Plan(folder, settings, launcher, launcher_name, jobs, skipped, list(fixed.values()),
                 order, config)  # fmt: skip
 
 
 def _grid(
-    choices: dict[str, list[str]], order: list[str], folder: Path
+    choices: dict[str, list[str]], order: list[str], folder: Path, declared: Collection[str]
 ) -> tuple[list[Job], dict[str, str]]:
     jobs: dict[str, Job] = {}
     skipped: dict[str, str] = {}
     refusal: NotApplicableError | None = None
+    if (count := prod(map(len, choices.values()))) >= MANY_JOBS:
+        LOG.info(f"checking {count:,} jobs before the first of them starts ...")
     for combination in product(*choices.values()):
         words = dict(zip(choices, combination, strict=True))
+        typed_last = sorted(words, key=lambda key: key not in declared)
         given = {k: words[k].partition("=")[2].strip("'\"") for k in order if k in words}
         name = _name(given)
         try:
-            config = compose_parts("train", list(combination)).config
+            config = compose_parts("train", [words[key] for key in typed_last]).config
         except NotApplicableError as error:
             skipped[name] = str(error)
             refusal = error
@@ -188,7 +199,12 @@ def _launcher(name: str, plain: dict[str, Any]) -> LauncherSettings:
         known = ", ".join(LAUNCHERS)
         raise UserError(f"hydra/launcher={name}: mambalab can start jobs by {known}")
     values = {} if name == "basic" else {k: v for k, v in plain.items() if k != "_target_"}
-    return merge_onto(cls, values, prefix=LAUNCHER)
+    try:
+        return merge_onto(cls, values, prefix=LAUNCHER)
+    except UserError as error:
+        old = [option for option, new in paths.OLD_LAUNCHERS.items() if new == name]
+        hints = {origins.hint("train", {paths.LAUNCHER_GROUP: option}) for option in [name, *old]}
+        raise UserError(f"{error}{''.join(sorted(hints))}") from error
 
 
 def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +232,7 @@ def _folder(
     if settings.dir is not None:
         return Path(settings.dir)
     same = {
-        k: v.partition("=")[2]
+        v.partition("=")[0]: v.partition("=")[2]
         for k, v in fixed.items()
         if k not in order and not may_change(k) and not k.startswith((SWEEP, "hydra"))
     }
@@ -239,6 +255,8 @@ def _value(config: DictConfig, key: str, given: str | None) -> str:
         return str(given)
     node: Any = config
     for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return "absent"  # ~task.params.KEY takes it away
         node = node.get(part)
     return _short(node) if not isinstance(node, DictConfig) else str(given)
 

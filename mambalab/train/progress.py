@@ -13,6 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from mambalab.train.protocols import Watchable
+from mambalab.utils.console import bar_options, is_narrow
 
 PLAIN_SECONDS = 15.0  # between two plain lines
 QUIET_SECONDS = 2.0  # a measurement shorter than this shows nothing
@@ -42,13 +43,14 @@ class Progress:
         self.started = time.monotonic()
         self.first = done
         self.last_line = 0.0
+        narrow = is_narrow(self.stream)
         self.bar = tqdm(
             total=100,
             initial=round(100 * done, 2),
             file=self.stream,
             disable=not self.live,
-            bar_format="{percentage:3.0f}%|{bar}| {desc}",
-            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%" + ("  {desc}" if narrow else "|{bar}| {desc}"),
+            **bar_options(self.stream),
         )
 
     def update(
@@ -147,8 +149,8 @@ class Watch:
                 total=total,
                 file=self.stream,
                 leave=False,
-                dynamic_ncols=True,
                 bar_format=text,
+                **bar_options(self.stream),
             )
         self.bar.n = done
         self.bar.refresh()

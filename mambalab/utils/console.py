@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mambalab.utils.files import unlink_copies
 from mambalab.utils.text import harmless
 
 LOG = logging.getLogger("mambalab")
+NARROW_COLUMNS = 60
 
 
 class Console(logging.Handler):
@@ -48,6 +49,30 @@ def result(value: Any = "", end: str = "\n", *, exact: bool = False) -> None:
     else:
         print(text, end=end)
     sys.stdout.flush()
+
+
+def bar_options(stream: TextIO) -> dict[str, Any]:
+    """Return the arguments by which tqdm finds the width of a bar.
+
+    A terminal may have no columns (`script`, some of `docker exec -t`): nothing at all would be
+    shown there, so it counts as `$COLUMNS` wide, or 80.
+    """
+    try:
+        unknown = os.get_terminal_size(stream.fileno()).columns == 0
+    except (OSError, ValueError):
+        unknown = False
+    if not unknown:
+        return {"dynamic_ncols": True}
+    given = os.environ.get("COLUMNS", "")
+    return {"ncols": int(given) if given.isdecimal() and 0 < int(given) < 1000 else 80}
+
+
+def is_narrow(stream: TextIO) -> bool:
+    """Return whether a terminal has no room for a bar beside its text."""
+    try:
+        return 0 < os.get_terminal_size(stream.fileno()).columns < NARROW_COLUMNS
+    except (OSError, ValueError):
+        return False
 
 
 def show_log() -> contextlib.AbstractContextManager[None]:

@@ -106,6 +106,9 @@ def test_version(capsys):
         ("completion", "write mambalab completion bash|zsh|fish"),
         ("completion tcsh", "completion tcsh: write mambalab completion bash|zsh|fish"),
         ("sync", "sync: which run?"),
+        ("runs /", "did you mean output_dir=/?"),
+        ("train dropout=0.2", "did you mean dropout.p=0.2?"),
+        ("train model.n_layer=2147483648 --cfg job", "must be at least 1 and at most 10000"),
     ],
 )
 def test_a_misuse_is_one_line_and_creates_nothing(line, message, capsys, workdir):

@@ -114,6 +114,12 @@ def test_only_finished_runs_count_and_the_others_are_named(tmp_path):
         compare([read_run(killed)], ignore=ignore)
 
 
+def test_a_metric_that_no_run_has_lists_those_there_are(tmp_path):
+    record = read_run(make_run(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"metric=foo: no run measured it; there are: .*val/loss"):
+        compare([record], ignore=ignore, metric="foo")
+
+
 def test_one_group_is_just_described(tmp_path):
     found = compare(make_group(tmp_path, [1.0, 1.1, 1.2]), ignore=ignore)
     assert [g.verdict for g in found.groups] == ["baseline"]

@@ -183,7 +183,8 @@ def test_runs_without_any_curve_have_a_box_only(tmp_path):
     assert [p.name for p in paths] == ["best.png", "best.svg"]
 
 
-def test_names_that_the_font_or_the_legend_would_not_show():
+def test_names_that_the_font_or_the_legend_would_not_show(monkeypatch):
+    monkeypatch.setattr("mambalab.plots.fonts._installed", tuple)  # nor any other font
     assert drawable("漢 d=0.1") == "? d=0.1"
     assert drawable("_x=1") == " _x=1"
     assert quantity("val/\x1b") == quantity("val/?")

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 from dataclasses import MISSING
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import strategies as st
 from mambalab.cli.verbs import VERBS
 from mambalab.commands.data import DataAction
 from mambalab.commands.eval import Split
-from mambalab.config import paths
+from mambalab.config import paths, unused
 from mambalab.config.compose import compose_parts
-from mambalab.config.overrides import QUOTED, known, prepare
+from mambalab.config.grammar import QUOTED
+from mambalab.config.overrides import known, prepare
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError
 from mambalab.settings.model import ScanBackend
@@ -289,3 +291,14 @@ def test_ssm_dropout_needs_only_one_mamba_layer():
 def test_mistakes_at_other_verbs(verb, overrides, message):
     with pytest.raises(UserError, match=message):
         compose(verb, overrides)
+
+
+def test_a_key_of_attention_without_attention_is_said_once(caplog):
+    unused._say.cache_clear()
+    with caplog.at_level(logging.WARNING, "mambalab"):
+        compose("train", ["model=transformer", "model.n_head=2"])
+        assert not caplog.records
+        for _ in range(2):
+            compose("train", ["model=mamba", "model.n_head=3"])
+    (line,) = caplog.messages
+    assert line == "model.n_head has no effect: model=mamba has no attention"

@@ -1,6 +1,10 @@
 """The line that shows where a run stands; what is shown of a long measurement, and its end."""
 
+import fcntl
 import io
+import os
+import struct
+import termios
 
 import pytest
 
@@ -63,3 +67,30 @@ def test_a_signal_ends_what_is_measured():
         task.evaluate(None, "val")
     assert stopped.value.signal == "SIGTERM"
     assert task.on_eval_batch is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "shown"),
+    [
+        (0, None, "| step 3"),
+        (0, "40", "| step 3"),
+        (20, None, " 50%  step 3  loss"),
+        (40, None, " 50%  step 3  loss 1.5000"),
+        (100, None, "| step 3  loss 1.5000"),
+    ],
+)
+def test_a_terminal_of_few_columns_or_none_shows_where_the_run_is(
+    columns, given, shown, monkeypatch
+):
+    main, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if given:
+        monkeypatch.setenv("COLUMNS", given)
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        live = Progress(stream=stream)
+        live.update(0.5, 3, 1.5, "", 0.0)
+        live.close()
+        text = os.read(main, 10_000).decode()
+    os.close(main)
+    assert shown in text

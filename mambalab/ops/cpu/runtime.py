@@ -31,13 +31,17 @@ import torch
 from numba import types
 from numba.core import event
 
+from mambalab.utils.private import home_is_known, private_folder
+
 HEADER = ("tickets", "tasks", "scratch", "scratch_bytes")
 """First fields of every block: address of the two counters, tasks, scratch memory per worker."""
 
 _CACHE_LINE = 64
+_numba: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
 _forked = False
 _lock = threading.Lock()
 _announced = False
+_cacheable = True
 
 
 def _after_fork() -> None:
@@ -82,6 +86,29 @@ class _Announce(event.Listener):
         pass
 
 
+def _move_cache() -> bool:
+    """Let numba keep compiled kernels in a temporary folder of one's own, the first time.
+
+    Returns:
+        whether that is possible and was not done before.
+    """
+    global _cacheable
+    folder = private_folder("numba")
+    if folder is not None and str(folder) == _numba.CACHE_DIR:
+        folder = None  # it does not take them
+    _cacheable = folder is not None
+    where = f"are kept in {folder}" if folder else "cannot be kept and are compiled at each start"
+    print(
+        f"mambalab: the compiled CPU kernels {where}; set NUMBA_CACHE_DIR to a writable folder "
+        "to keep them there",
+        file=sys.stderr,
+        flush=True,
+    )
+    if folder is not None:
+        _numba.CACHE_DIR = str(folder)
+    return _cacheable
+
+
 class Kernel:
     """A kernel that is compiled, or read from numba's cache on disk, when it is first run.
 
@@ -108,22 +135,25 @@ class Kernel:
         return self._call
 
     def _compile(self) -> Any:
-        """Compile the kernel or read it from numba's cache; uncached if no folder is writable."""
+        """Compile the kernel or read it from numba's cache, if there is a place for one."""
         record = numba.from_dtype(np.dtype([(name, np.int64) for name in self._fields]))
         signature = types.void(types.CPointer(record))
         function = self._build(_sources())
         with event.install_listener("numba:compile", _Announce()):
-            try:
-                return numba.cfunc(signature, cache=True)(function)
-            except (RuntimeError, OSError) as error:
-                if isinstance(error, RuntimeError) and "no locator available" not in str(error):
-                    raise
-                print(
-                    f"mambalab: the compiled CPU kernels cannot be kept ({error}); "
-                    "set NUMBA_CACHE_DIR to a writable folder to compile them only once",
-                    file=sys.stderr,
-                )
+            if not _cacheable:
                 return numba.cfunc(signature)(function)
+            here = Path(__file__).parent
+            if not (_numba.CACHE_DIR or home_is_known() or os.access(here, os.W_OK)):
+                _move_cache()  # numba would make a folder called ~
+            for _ in range(2):
+                try:
+                    return numba.cfunc(signature, cache=True)(function)
+                except (RuntimeError, OSError) as error:
+                    if isinstance(error, RuntimeError) and "no locator available" not in str(error):
+                        raise
+                    if not _move_cache():
+                        break
+            return numba.cfunc(signature)(function)
 
     def run(self, values: Sequence[int], tasks: int, scratch_bytes: int, parallel: bool) -> None:
         """Run all tasks; return when they are done.

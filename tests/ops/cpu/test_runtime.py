@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from types import SimpleNamespace
 
 import numba
 import pytest
@@ -181,17 +183,56 @@ def test_compilation_is_announced_once_and_cached(tmp_path):
     assert run(program, NUMBA_CACHE_DIR=str(tmp_path)).stderr == ""
 
 
-def test_without_a_writable_folder_it_compiles_each_time_and_says_so(monkeypatch, capsys):
-    def unwritable(signature, cache=False):
-        if cache:
-            raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
-        return real(signature)
+@pytest.fixture
+def unwritable(monkeypatch, tmp_path):
+    """numba that can keep nothing but in the folders listed here; temporary files in tmp_path."""
+    writable = []
 
-    real = numba.cfunc
-    monkeypatch.setattr(numba, "cfunc", unwritable)
-    kernel = cpu_runtime.Kernel(conv_kernels.build_forward, conv_kernels.ConvArgs._fields)
-    kernel.load()
-    assert "set NUMBA_CACHE_DIR to a writable folder" in capsys.readouterr().err
+    def compiled(signature, cache=False):
+        if cache and numba.config.CACHE_DIR not in writable:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
+        return lambda function: SimpleNamespace(address=0)
+
+    monkeypatch.setattr(numba, "cfunc", compiled)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(cpu_runtime, "_cacheable", True)
+    return writable
+
+
+def load_kernels(capsys) -> list[str]:
+    for _ in range(2):
+        cpu_runtime.Kernel(conv_kernels.build_forward, conv_kernels.ConvArgs._fields).load()
+    return capsys.readouterr().err.splitlines()
+
+
+def test_without_a_writable_folder_a_private_one_keeps_kernels(unwritable, tmp_path, capsys):
+    folder = tmp_path / f"mambalab-numba-{os.getuid()}"
+    unwritable.append(str(folder))
+    (line,) = load_kernels(capsys)
+    assert f"are kept in {folder}; set NUMBA_CACHE_DIR to a writable folder" in line
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_any_folder_it_compiles_each_time_and_says_so(unwritable, tmp_path, capsys):
+    (tmp_path / f"mambalab-numba-{os.getuid()}").mkdir(mode=0o777)
+    (tmp_path / f"mambalab-numba-{os.getuid()}").chmod(0o777)
+    (line,) = load_kernels(capsys)
+    assert "cannot be kept and are compiled at each start; set NUMBA_CACHE_DIR" in line
+
+
+def test_no_folder_is_called_tilde(unwritable, monkeypatch, capsys):
+    monkeypatch.setattr(cpu_runtime, "home_is_known", lambda: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: "mambalab-numba" in str(path))
+    asked = []
+
+    def compiled(signature, cache=False):
+        asked.append(numba.config.CACHE_DIR)
+        return lambda function: SimpleNamespace(address=0)
+
+    monkeypatch.setattr(numba, "cfunc", compiled)
+    assert len(load_kernels(capsys)) == 1
+    assert all("mambalab-numba" in folder for folder in asked)
 
 
 def test_other_failures_of_numba_are_not_hidden(monkeypatch):
