@@ -9,10 +9,12 @@ import torch
 
 from mambalab import config
 from mambalab.errors import UserError
-from mambalab.records.run_folder import RunFolder
+from mambalab.records.run_folder import METRICS, RunFolder
 from mambalab.runs import build, load, rebuild, user_code
 from mambalab.runs.resolve import FinishedRun
+from mambalab.tracking.recorder import Recorder
 from mambalab.train import checkpoint
+from mambalab.train.loop import Trainer
 from mambalab.utils import files
 
 LOG = logging.getLogger("mambalab")
@@ -49,6 +51,38 @@ def say_if_data_changed(run: FinishedRun) -> None:
                 "resume=never trains on the new one",
                 path,
             )
+
+
+def say_what_the_curve_lacks(recorder: Recorder, trainer: Trainer, *, absent: bool) -> None:
+    """Say what metrics.jsonl lacks of the curve that the checkpoint gone on from knew.
+
+    Args:
+        recorder: of the run, started.
+        trainer: as restored from that checkpoint.
+        absent: whether there was no metrics.jsonl when the session began.
+    """
+    now, step = recorder.flush(), trainer.state.step
+    if now is None or not step:
+        return
+    known = trainer.restored.get("history")
+    rows = known.get("rows", 0) if isinstance(known, dict) else 0
+    path, before = recorder.run_dir / METRICS, recorder.kept_until(step)
+    from_step = f"the curve begins at step {step:,}"
+    if before is not None:
+        from_step = f"the curve has nothing between step {before:,} and step {step:,}"
+    if absent:
+        LOG.warning("there was no %s: %s", path, from_step)
+    elif now["rows"] < rows:
+        LOG.warning(
+            "%s has %s of the %s rows that the checkpoint of step %s knew: %s",
+            path,
+            now["rows"],
+            rows,
+            f"{step:,}",
+            from_step,
+        )
+    elif not now["rows"] and trainer.state.last:
+        LOG.warning("there was no row in %s: %s", path, from_step)
 
 
 def finished(run: FinishedRun) -> None:

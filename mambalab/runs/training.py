@@ -168,7 +168,7 @@ class TrainingRun:
                 LOG.warning("%s", line)
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
-                self._check_curve(source.step, absent=lacks_curve)
+                tidy.say_what_the_curve_lacks(self.recorder, self.trainer, absent=lacks_curve)
             stack.enter_context(self.signals)
             try:
                 self._ended(self.trainer.run())
@@ -268,31 +268,6 @@ class TrainingRun:
                 told = [f"{e.what}: going on from the checkpoint before it" for e in damaged]
                 return source, told
         raise damaged[0] if damaged else UserError(f"{self.folder} lost its checkpoints")
-
-    def _check_curve(self, step: int, *, absent: bool) -> None:
-        """Say what metrics.jsonl lacks of the curve that the checkpoint of `step` knew."""
-        now = self.recorder.flush()
-        if now is None or not step:
-            return
-        known = self.trainer.restored.get("history")
-        rows = known.get("rows", 0) if isinstance(known, dict) else 0
-        path, before = self.folder.metrics, self.recorder.kept_until(step)
-        from_step = f"the curve begins at step {step:,}"
-        if before is not None:
-            from_step = f"the curve has nothing between step {before:,} and step {step:,}"
-        if absent:
-            LOG.warning("there was no %s: %s", path, from_step)
-        elif now["rows"] < rows:
-            LOG.warning(
-                "%s has %s of the %s rows that the checkpoint of step %s knew: %s",
-                path,
-                now["rows"],
-                rows,
-                f"{step:,}",
-                from_step,
-            )
-        elif not now["rows"] and self.trainer.state.last:
-            LOG.warning("there was no row in %s: %s", path, from_step)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Acquire the folder's lock, and record what this run is.
