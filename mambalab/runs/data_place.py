@@ -71,18 +71,18 @@ def prepared_task(
             at = dataclasses.replace(settings, task=dataclasses.replace(settings.task, path=place))
         task = build_task(at, data_dir=data_dir, vocabulary=vocabulary)
         check(task)
-        found: dict[str, str] = {}
+        changed = ""
         try:
             user_code.prepare(task, loaded.device)
             found = task.fingerprint()
+            if found.get("sha256") == trained_on.get("sha256"):
+                return task
+            changed = describe_changes(trained_on, found)
         except NoTokenError:  # a run's own tokens fit the text that it was trained on
             pass
         except UserError as error:  # another file of this name, perhaps
             problem = problem or error
             continue
-        if found and found.get("sha256") == trained_on.get("sha256"):
-            return task
-        changed = describe_changes(trained_on, found) if found else ""
         problem = UserError(
             f"the data of task {task.name} are not those {loaded.path} was trained on{changed}: "
             "bring them back, or point data_dir or path to them"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import find_runs, read_run
 from mambalab.settings.train import TrackingKind
@@ -83,7 +84,7 @@ class MlflowParent:
                   for status in (states.FINISHED, states.FAILED, states.PRUNED)}  # fmt: skip
         path = self.sweep.path / run_folder.METRICS
         values[SECONDS_METRIC] = max(0.0, round(time.time() - self.sweep.began, 3))
-        with suppress(OSError):  # a full disk: the counts are in sweep.json, too
+        with suppress(OSError, UserError):  # a full disk: the counts are in sweep.json, too
             rows, end = run_folder.read_rows(path)
             with path.open("ab") as file:
                 file.truncate(end)  # a line that was cut short

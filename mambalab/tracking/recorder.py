@@ -89,7 +89,9 @@ class Recorder:
         self._last: dict[str, int] = {}  # highest step of each key that is in the file
         self._old: dict[str, dict[int, float | None]] = {}  # points of earlier sessions, by key
         self._differed = False
-        self.seconds = 0.0  # that the caller's thread has spent here between start and finish
+        # That the caller's thread has spent here between start and finish; not in `flush`, which
+        # is a part of writing checkpoints: they wait for the disk.
+        self.seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -211,13 +213,11 @@ class Recorder:
             self._watch.check()
         if self._file is None:
             return None
-        began = time.perf_counter()
         try:
             for line in self._file.sync():
                 self._announce(line)
         except OSError as error:
             raise UserError(f"cannot write {self.run_dir / METRICS}: {error.strerror}") from error
-        self.seconds += time.perf_counter() - began
         return {"rows": self._file.rows, "bytes": self._file.size}
 
     def kept_until(self, step: int) -> int | None:

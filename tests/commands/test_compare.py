@@ -133,7 +133,7 @@ def test_options_reach_the_comparison(run, sweep, capsys):
     assert "One setting at a time" in (folder / "comparison" / "comparison.md").read_text()
     with pytest.raises(UserError, match="interval=bootstrap needs 8 seeds"):
         run(folder, interval=Interval.bootstrap)
-    with pytest.raises(UserError, match="no finite val/accuracy"):
+    with pytest.raises(UserError, match="metric=val/accuracy: no run measured it; there are: "):
         run(folder, metric="val/accuracy")
     capsys.readouterr()
 

@@ -32,6 +32,7 @@ def sample(build_model, tmp_path):
             seed=seed,
             folder=RunFolder(tmp_path),
             recorder=recorder,
+            stop_requested=lambda: None,
             **where,
         )
         made.sent = sent

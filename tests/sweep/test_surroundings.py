@@ -94,7 +94,7 @@ def test_a_server_that_never_answers_is_named_once_and_slows_nothing(lab):
     assert f"uri={uri}" in said[0]
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
     assert len(summaries) == 3
-    assert all(summary["tracking_share"] <= 0.01 for summary in summaries)
+    assert [s["tracking_share"] for s in summaries if s["tracking_share"] > 0.01] == []
     notes = list(lab.glob("outputs/sweeps/*/*/mlflow_run.json"))
     assert len(notes) == 1, "the jobs that came later waited for it, too"
 
