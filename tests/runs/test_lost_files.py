@@ -130,7 +130,7 @@ def test_a_curve_that_lost_rows_is_said(run_dir, caplog, how, words):
     session = TrainingRun(resolve(settings("run_dir=run", "trainer.max_steps=20")))
     session._restore()
     session.recorder.start(params={}, tags={}, resume=True)
-    session._check_curve(12, absent=absent)
+    tidy.say_what_the_curve_lacks(session.recorder, session.trainer, absent=absent)
     session.recorder.finish("KILLED")
     assert words in caplog.text
     assert "step 12" in caplog.text
