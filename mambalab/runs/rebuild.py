@@ -88,4 +88,6 @@ def _test(run_dir: Path) -> FinalTestResult | None:
     last = {k: points[-1] for k, points in curves.items() if k.startswith("test/")}
     step = max((step for step, _ in last.values()), default=None)
     metrics = {k: value for k, (at, value) in last.items() if at == step and value is not None}
-    return FinalTestResult(step, None, metrics) if metrics else None
+    # A run is tested again only with weights of another step.
+    times = len({at for k, points in curves.items() if k.startswith("test/") for at, _ in points})
+    return FinalTestResult(step, times, metrics) if metrics else None

@@ -13,6 +13,7 @@ from mambalab.records import run_folder
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.settings.train import Resume
+from mambalab.utils import reading
 from mambalab.utils.files import is_damaged_json, is_partial
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ def _died_before_training(folder: RunFolder) -> bool:
 def read_recorded_config(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
     """Read the configuration of the run in a folder; raises UserError if that fails."""
     trust = [*_user_modules(settings), *settings.trust]
+    try:
+        reading.read_yaml(run_dir / run_folder.CONFIG, run_dir)
+    except reading.CannotReadError:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"{error}: bring the file back, or start again with resume=never (the run is set aside)"
+        ) from error
+    except FileNotFoundError:  # told below
+        pass
     return config.typed(config.load_run_config(run_dir, trust))
 
 

@@ -104,10 +104,14 @@ class TrainingRun:
         begun_with = resolved.initial_weights.checkpoint
         output_dir = Path(settings.output_dir)
         recorder.check(settings.tracking, output_dir=output_dir)
-        self.recorder = recorder.Recorder(
-            folder.path, settings.tracking, output_dir=output_dir, announce=LOG.warning
-        )
         self.signals = signals.StopSignals()
+        self.recorder = recorder.Recorder(
+            folder.path,
+            settings.tracking,
+            output_dir=output_dir,
+            announce=LOG.warning,
+            stop_requested=self.signals.requested,
+        )
         self.tracking_share = TrackingShare(self.recorder)
         self.final_test = self._final_test()
         self.trainer = Trainer(
@@ -163,13 +167,13 @@ class TrainingRun:
             self.summary.resumed_from = source.step
         lacks_curve = not self.folder.metrics.exists()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.signals)  # a run that is being opened ends as one that trains
             self._open(stack)
             for line in damaged:
                 LOG.warning("%s", line)
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
                 tidy.say_what_the_curve_lacks(self.recorder, self.trainer, absent=lacks_curve)
-            stack.enter_context(self.signals)
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:

@@ -7,6 +7,7 @@ piles up in memory while a server is silent, and the training thread never waits
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,22 +98,27 @@ class MlflowMirror:
         """Copy a file of the run folder to MLflow soon; the latest version if it comes again."""
         self._files.put(path)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str, hurried: Callable[[], object] = lambda: False) -> None:
         """Send what is left and the run's status; waits while that makes progress.
 
         A store that does not answer is given up after a few seconds; a message says so. A run
-        that was asked to stop (KILLED) waits a few seconds at most for any store.
+        that was asked to stop waits a few seconds at most for any store.
+
+        Args:
+            status: FINISHED, FAILED, or KILLED for a run that was asked to stop.
+            hurried: whether somebody asks a run that ended otherwise to stop while this waits.
         """
         self._end = (status, _now_ms())
         patience = (
             REMOTE_PATIENCE_SECONDS if store.is_remote(self._run.uri) else LOCAL_PATIENCE_SECONDS
         )
         longest = MAX_FINISH_SECONDS
-        if status == "KILLED":
-            patience, longest = min(patience, STOP_PATIENCE_SECONDS), MAX_STOP_SECONDS
-        asked = time.monotonic()
+        asked, in_hurry = time.monotonic(), False
         self._closing.set()
         while self._thread.is_alive():
+            if not in_hurry and (status == "KILLED" or hurried()):
+                patience, longest = min(patience, STOP_PATIENCE_SECONDS), MAX_STOP_SECONDS
+                asked, in_hurry = time.monotonic(), True
             self._thread.join(0.1)
             now = time.monotonic()
             silent = now - max(self._progress, asked) > patience

@@ -7,7 +7,7 @@ it (`mlflow_mirror`). A run killed at any moment loses at most the line that was
 import logging
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +67,7 @@ class Recorder:
         output_dir: folder of all runs; holds the MLflow store if `settings.uri` is None.
         announce: shows a line to the person; only ever called in the thread that calls the
             recorder, from within its methods. By default a warning of this module's logger.
+        stop_requested: whether the user has asked the run to stop: `finish` then hurries.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Recorder:
         *,
         output_dir: Path,
         announce: Announce | None = None,
+        stop_requested: Callable[[], object] = lambda: None,
     ) -> None:
         self.run_dir = run_dir
         self.settings = settings
         self.output_dir = output_dir
         self._announce: Announce = announce or _log.warning
+        self.stop_requested = stop_requested
         self._file: MetricsFile | None = None
         self._watch: FolderWatch | None = None
         self._mirror: MlflowMirror | None = None
@@ -156,8 +159,9 @@ class Recorder:
         with ExitStack() as held:
             held.enter_context(run_folder.hold(self.run_dir))
             if not resume:
+                if path.exists() and path.stat().st_size:  # else it is the note of this very run,
+                    (self.run_dir / MLFLOW).unlink(missing_ok=True)  # that was stopped as it began
                 path.unlink(missing_ok=True)
-                (self.run_dir / MLFLOW).unlink(missing_ok=True)
             self._file = held.enter_context(MetricsFile(self.run_dir))
             for step, values in self._file.old:
                 for key, value in values.items():
@@ -287,7 +291,7 @@ class Recorder:
             if self._mirror is not None:
                 for name in (CONFIG, run_folder.SUMMARY):
                     self._mirror.file(self.run_dir / name)
-                self._mirror.finish(status)
+                self._mirror.finish(status, self.stop_requested)
                 self._pass_on_notices(self._mirror)
 
     def _pass_on_notices(self, mirror: MlflowMirror) -> None:

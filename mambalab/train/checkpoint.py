@@ -23,7 +23,7 @@ from mambalab.errors import UserError, first_line
 from mambalab.records.run_folder import RunFolder, checkpoint_name, checkpoint_of
 from mambalab.train import verify
 from mambalab.train.verify import CHECKSUM
-from mambalab.utils import files, tensors
+from mambalab.utils import files, reading, tensors
 
 LOG = logging.getLogger("mambalab")
 WEIGHTS = "model.safetensors"
@@ -146,7 +146,7 @@ def _put(target: Path, weights: dict[str, torch.Tensor], *content: Any) -> None:
     folder = target.parent
     partial = folder / f"{_PARTIAL}{target.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not the run folder: if that is gone, it stays so
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         _write(partial, weights, *content)
@@ -291,6 +291,8 @@ def load(
         raise DamagedError(str(error), remedy) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f"cannot read the checkpoint {path}: {MEMORY}") from error
+    except reading.CannotReadError as error:
+        raise UserError(f"{error}; {files.remedy(error.error)}") from error
     except OSError as error:
         reason = f"cannot read the checkpoint {error.filename or path}: {error.strerror}"
         if error.errno in verify.NOT_THERE:

@@ -35,6 +35,19 @@ class NotYamlError(UserError):
         self.reason = reason
 
 
+class CannotReadError(UserError):
+    """The system refuses to open a file: for want of rights, descriptors or memory, say.
+
+    Args:
+        path: the file.
+        error: what the system said.
+    """
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
+        self.error = error
+
+
 def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
     """Open a file to read if it is one: no folder, pipe, socket or device.
 
@@ -44,7 +57,8 @@ def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is something else, lies elsewhere, or cannot be opened.
+        CannotReadError: the system refuses to open it.
+        UserError: it is something else, or lies elsewhere.
     """
     if within is not None and not inside(path, within):
         raise UserError(f"{path}: a link leads out of {within}; put the file itself there")
@@ -54,7 +68,7 @@ def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # a NUL in the name, for one
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+        raise CannotReadError(path, error) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

@@ -147,11 +147,19 @@ def test_a_resumed_run_continues_its_mlflow_run(recorder, store, tmp_path, said)
 
 
 def test_a_new_run_in_the_same_folder_is_a_new_mlflow_run(recorder, store, tmp_path):
-    recorder().finish("FINISHED")
+    it = recorder()
+    it.metrics(1, {"train/loss": 3.0})
+    it.finish("FINISHED")
     first = note(tmp_path)["run_id"]
     recorder(resume=False).finish("FINISHED")
     assert note(tmp_path)["run_id"] != first
     assert len(query(store, "select * from runs")) == 2
+
+
+def test_a_run_that_was_stopped_as_it_began_is_taken_up_by_the_next(recorder, store, tmp_path):
+    recorder().finish("KILLED")  # before a summary, a row or a checkpoint was written
+    recorder(resume=False).finish("FINISHED")
+    assert query(store, "select status from runs") == [("FINISHED",)]
 
 
 CHILD = """
@@ -246,8 +254,9 @@ def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, 
     assert note(tmp_path)["state"] == "behind"
 
 
-def test_a_run_that_was_stopped_does_not_wait_for_a_locked_store(
-    recorder, store, tmp_path, said, monkeypatch, capfd
+@pytest.mark.parametrize("status", ["KILLED", "FINISHED"])
+def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
+    recorder, store, tmp_path, said, monkeypatch, capfd, status
 ):
     monkeypatch.setattr(mlflow_mirror, "STOP_PATIENCE_SECONDS", 0.3)
     it = recorder()
@@ -257,7 +266,8 @@ def test_a_run_that_was_stopped_does_not_wait_for_a_locked_store(
         other.execute("BEGIN IMMEDIATE")
         it.metrics(2, {"train/loss": 2.0})
         began = time.monotonic()
-        it.finish("KILLED")
+        it.stop_requested = lambda: status == "FINISHED"  # while it waits: it had ended already
+        it.finish(status)
         assert time.monotonic() - began < mlflow_mirror.LOCAL_PATIENCE_SECONDS / 3
         other.execute("ROLLBACK")
     assert len(said) == 1

@@ -105,6 +105,8 @@ def trainer(
     lines = Lines()
     built: list[Trainer] = []
 
+    run_dir.mkdir(parents=True, exist_ok=True)
+
     def stop() -> str | None:
         return "SIGTERM" if stop_after is not None and built[0].state.step >= stop_after else None
 

@@ -16,8 +16,9 @@ def newest_and_before(scene: Scene) -> tuple[Path, Path]:
     """Stop the run with two checkpoints to go on from; returns the newest, the one before."""
     scene.stopped(by=scene.rng.choice((signal.SIGKILL, signal.SIGTERM)))
     found = sorted((scene.run_dir / "checkpoints").glob("last-" + "[0-9]" * 8))
-    promise(len(found) == 2, f"{len(found)} checkpoints to go on from, not 2 (trainer.keep_last)")
-    return found[1], found[0]
+    # Three after a kill between writing the newest and removing the oldest.
+    promise(len(found) in (2, 3), f"{len(found)} checkpoints to go on from (trainer.keep_last)")
+    return found[-1], found[-2]
 
 
 def _newest(scene: Scene, how: str) -> None:
@@ -150,5 +151,5 @@ def own_files(scene: Scene) -> None:
 
 def oracle_name(path: Path) -> bool:
     """Whether the program itself gives such names to checkpoints."""
-    kind_of, _, number = path.name.partition("-")
+    kind_of, _, number = path.name.removeprefix(".partial-").partition("-")
     return kind_of in ("last", "best") and len(number) == 8 and number.isdigit()
