@@ -18,6 +18,8 @@ from mambalab.tokenization.ends import KEY, numbers
 
 CONFIG = "config.json"
 OURS, THEIRS = "backbone.embedding.", "backbone.embeddings."
+MAX_SIZE = 100_000_000  # of a dimension: products of two of them are sizes still
+MAX_LAYERS = 2_000  # published models have up to 64
 NORM_EPS = 1e-5  # of the original code, whose config cannot say another
 _TRAINING_ONLY = {"dt_min", "dt_max", "dt_init", "dt_init_floor", "dt_scale", "use_fast_path"}
 # An absent key has the default of the format, not one of ours: that of MambaConfig of transformers
@@ -102,19 +104,21 @@ class _Values:
         value = self.values.get(key)
         return UserError(f"{self.file}: {self.within}{key}={value!r}: {why}")
 
-    def size(self, key: str) -> int:
-        """Read a whole number of at least 1."""
+    def size(self, key: str, most: int = MAX_SIZE) -> int:
+        """Read a whole number of at least 1 and at most `most`."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.refuse(key, "must be a whole number")
-        if value < 1:
-            raise self.refuse(key, "must be at least 1")
+        if not 1 <= value <= most:  # nor NaN
+            raise self.refuse(key, f"must be at least 1 and at most {most:,}")
+        if value != int(value):
+            raise self.refuse(key, "must be a whole number")
         return int(value)
 
     def number(self, key: str) -> float:
         """Read a number above 0."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e30:
             raise self.refuse(key, "must be a number above 0")
         return float(value)
 
@@ -179,7 +183,7 @@ def _hf(values: _Values) -> Description:
             raise values.refuse("intermediate_size", why)
     settings = _settings(
         d_model=d_model,
-        n_layer=values.size("num_hidden_layers"),
+        n_layer=values.size("num_hidden_layers", MAX_LAYERS),
         d_state=values.size("state_size"),
         d_conv=values.size("conv_kernel"),
         expand=expand,
@@ -212,7 +216,7 @@ def _original(values: _Values) -> Description:
     d_model, multiple = values.size("d_model"), values.size("pad_vocab_size_multiple")
     settings = _settings(
         d_model=d_model,
-        n_layer=values.size("n_layer"),
+        n_layer=values.size("n_layer", MAX_LAYERS),
         d_state=ssm.size("d_state"),
         d_conv=ssm.size("d_conv"),
         expand=ssm.size("expand"),
