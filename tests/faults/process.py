@@ -8,12 +8,15 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from tqdm import tqdm
 
 LIMIT_SECONDS = 90.0  # of one run; a tiny one takes a second or two on a quiet machine
 
@@ -145,6 +148,8 @@ def be(
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # tqdm's own lock is shared by all forks: one that is killed while it holds it stops all.
+        tqdm.set_lock(threading.RLock())
         os.chdir(folder)
         for target, source in enumerate(files):
             os.dup2(source, target)
