@@ -59,7 +59,7 @@ def read_summary(folder: RunFolder) -> RunSummary:
 
 def set_damaged_aside(path: Path) -> None:
     """Rename a JSON file that is damaged, unless it is empty; raises OSError if that fails."""
-    if files.is_damaged_json(path) and path.stat().st_size:
+    if files.is_damaged_json(path) and path.lstat().st_size:
         path.rename(files.free_name(path))
 
 

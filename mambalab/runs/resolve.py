@@ -103,7 +103,7 @@ def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
 def file_version(path: Path) -> FileVersion | None:
     """Identify the present content of a file by its stat; None if there is no such file."""
     try:
-        found = path.stat()
+        found = path.lstat()  # of a link itself: it may lead in a circle
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

@@ -151,12 +151,14 @@ def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
 
 
 def is_damaged_json(path: Path) -> bool:
-    """Whether a file is there, can be read, and holds no JSON object."""
+    """Whether what is there is no JSON object; not if the system does not let us read it."""
     try:
-        return not isinstance(json.loads(path.read_bytes()), dict)
+        return not isinstance(json.loads(reading.read_bytes(path, path.parent)), dict)
+    except reading.CannotReadError as error:
+        return getattr(error.error, "errno", None) == errno.ELOOP
     except OSError:
         return False
-    except (ValueError, RecursionError):
+    except (UserError, ValueError, RecursionError):
         return True
 
 

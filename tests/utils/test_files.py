@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mambalab.utils.files import is_partial, replacing, write_json
+from mambalab.utils.files import is_damaged_json, is_partial, replacing, write_json
 
 
 def cut_short(target) -> str:
@@ -36,3 +36,22 @@ def test_json_brings_no_lost_folder_back(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_json(tmp_path / "gone/summary.json", {})
     assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "damaged"),
+    [
+        (lambda path: path.write_text("{}"), False),
+        (lambda path: path.write_text("[1]"), True),
+        (lambda path: path.write_bytes(b"\x00\xff"), True),
+        (lambda path: path.mkdir(), True),
+        (lambda path: path.symlink_to(path.name), True),  # a loop
+        (lambda path: path.symlink_to("/etc/hostname"), True),
+        (os.mkfifo, True),
+        (lambda path: None, False),
+    ],
+)
+def test_what_is_no_json_file_is_damaged(tmp_path, make, damaged):
+    path = tmp_path / "summary.json"
+    make(path)
+    assert is_damaged_json(path) == damaged

@@ -151,5 +151,7 @@ def own_files(scene: Scene) -> None:
 
 def oracle_name(path: Path) -> bool:
     """Whether the program itself gives such names to checkpoints."""
-    kind_of, _, number = path.name.removeprefix(".partial-").partition("-")
+    kind_of, _, number = (
+        path.name.removeprefix(".partial-").removeprefix(".removed-").partition("-")
+    )
     return kind_of in ("last", "best") and len(number) == 8 and number.isdigit()
