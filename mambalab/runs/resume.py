@@ -69,12 +69,11 @@ def read_recorded_config(settings: config.TrainConfig, run_dir: Path) -> config.
         reading.read_yaml(run_dir / run_folder.CONFIG, run_dir)
     except reading.CannotReadError:
         raise
-    except UserError as error:
+    except (UserError, FileNotFoundError) as error:
+        what = error if isinstance(error, UserError) else f"{run_dir} has no {run_folder.CONFIG}"
         raise UserError(
-            f"{error}: bring the file back, or start again with resume=never (the run is set aside)"
+            f"{what}: bring the file back, or start again with resume=never (the run is set aside)"
         ) from error
-    except FileNotFoundError:  # told below
-        pass
     return config.typed(config.load_run_config(run_dir, trust))
 
 
