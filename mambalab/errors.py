@@ -10,14 +10,14 @@ class UserError(Exception):
     """
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` with whatever does not print, such as an escape sequence, written as an escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shown(text: str) -> str:
     """`text` in quotes as a message shows it: what prints as it is, the rest escaped."""
-    inside = printable(text)
+    inside = escaped(text)
     return f'"{inside}"' if "'" in text and '"' not in text else f"'{inside}'"
 
 
@@ -33,4 +33,4 @@ def first_line(error: BaseException) -> str:
     says nothing."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     line = next(iter(text.strip().splitlines()), "").rstrip(". ")
-    return printable(line) or type(error).__name__
+    return escaped(line) or type(error).__name__

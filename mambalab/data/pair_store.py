@@ -40,6 +40,7 @@ from mambalab.data.pair_rows import (
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
 from mambalab.utils.locks import locked_folder
+from mambalab.utils.private import private_folder
 
 LOG = logging.getLogger("mambalab")
 
@@ -213,9 +214,7 @@ def _cache_home(path: Path) -> Path:
     elif os.path.isabs(home):
         base = Path(home, ".cache")
     else:  # a user without an entry in passwd and without HOME, as in some containers
-        base = Path(tempfile.gettempdir(), f"mambalab-{os.getuid()}")
-        if base.is_symlink() or (base.exists() and base.stat().st_uid != os.getuid()):
-            base = Path(tempfile.mkdtemp(prefix="mambalab-"))  # that one is somebody else's
+        base = private_folder("cache") or Path(tempfile.mkdtemp(prefix="mambalab-"))
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     return base / "mambalab" / "pairs" / f"{path.name}-{digest}.store"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mambalab.data.hub import read_json
-from mambalab.errors import UserError, printable
+from mambalab.errors import UserError, escaped
 from mambalab.models.dropout import NO_DROPOUT
 from mambalab.models.heads import LanguageModel
 from mambalab.pretrained import names, weights
@@ -116,7 +116,7 @@ def _named(tensors: list[str], layout: Layout) -> str:
     if layout is Layout.hf:
         tensors = [name.replace(OURS, THEIRS, 1) for name in tensors]
     more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-    return ", ".join(map(printable, tensors[:3])) + more
+    return ", ".join(map(escaped, tensors[:3])) + more
 
 
 def _layers(tensors: dict[str, Tensor]) -> set[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mambalab.errors import UserError, printable
+from mambalab.errors import UserError, escaped
 
 LOG = logging.getLogger("mambalab")
 _BACKBONE, _HEAD = "backbone.", "lm_head."
@@ -41,11 +41,11 @@ def unwrapped(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
         if new in found:
             twin = next(other for other, same in renamed.items() if same == new)
             raise UserError(
-                f"{folder}: {printable(twin)} and {printable(name)} are one tensor: drop one"
+                f"{folder}: {escaped(twin)} and {escaped(name)} are one tensor: drop one"
             )
         found[new] = tensors[name]
     if changed := next((pair for pair in renamed.items() if pair[0] != pair[1]), None):
-        LOG.info("%s: tensors are taken by other names, %s as %s", folder, *map(printable, changed))
+        LOG.info("%s: tensors are taken by other names, %s as %s", folder, *map(escaped, changed))
     return found
 
 

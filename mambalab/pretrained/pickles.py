@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from mambalab.errors import UserError, printable
+from mambalab.errors import UserError, escaped
 from mambalab.pretrained.names import FIRST_LAYER
 
 # What PyTorch's own pickles of tensors call.
@@ -61,7 +61,7 @@ def read(path: Path) -> dict[str, Tensor]:
             key = repr(name)[:_MAX_KEY_CHARS]
             raise UserError(f"{path}: {key} names a tensor: names must be texts; {_ELSEWHERE}")
         if why := _unreadable(tensor):
-            raise UserError(f"{path}: {printable(name)} {why}; {_ELSEWHERE}")
+            raise UserError(f"{path}: {escaped(name)} {why}; {_ELSEWHERE}")
     return table
 
 
@@ -76,16 +76,16 @@ def _table(content: Any, path: Path) -> dict[str, Tensor]:
         }
         tables = like if len(like) == 1 else tables
     if len(tables) > 1:
-        where = ", ".join(map(printable, tables))
+        where = ", ".join(map(escaped, tables))
         raise UserError(f"{path} holds several tables of tensors, {where}: save one of them alone")
     for where, table in tables.items():
         if where:
-            LOG.info("%s: the weights are those under %s", path, printable(where))
+            LOG.info("%s: the weights are those under %s", path, escaped(where))
         return table
     other = ""
     if isinstance(content, dict) and any(isinstance(t, Tensor) for t in content.values()):
         strange = next(key for key, value in content.items() if not isinstance(value, Tensor))
-        other = f"; {printable(str(strange))} is a {type(content[strange]).__name__}"
+        other = f"; {escaped(str(strange))} is a {type(content[strange]).__name__}"
     raise UserError(f"{path} is no state dict: a table of names and tensors is wanted{other}")
 
 

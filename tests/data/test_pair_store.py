@@ -354,9 +354,10 @@ def test_a_user_without_a_home_has_a_folder_for_the_converted_texts(tmp_path, mo
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(pair_store.tempfile, "tempdir", str(tmp_path))
-    ours = f"mambalab-{os.getuid()}"
+    ours = f"mambalab-cache-{os.getuid()}"
     home = pair_store._cache_home(tmp_path / "a.tsv")
     assert home.is_relative_to(tmp_path / ours)
+    (tmp_path / ours).rmdir()
     (tmp_path / ours).symlink_to(tmp_path)  # a stranger was first
     home = pair_store._cache_home(tmp_path / "a.tsv")
     assert not home.is_relative_to(tmp_path / ours)
