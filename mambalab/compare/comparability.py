@@ -7,6 +7,7 @@ from typing import Any
 from mambalab.compare.groups import Group
 from mambalab.errors import UserError
 from mambalab.records.reader import RunRecord
+from mambalab.records.summary import BY_STEPS
 from mambalab.utils.text import printable, short
 
 # Settings of a task that do not change what its validation metrics mean.
@@ -83,7 +84,7 @@ def _obstacle(first: RunRecord, second: RunRecord) -> str | None:
         ("tokenizer", _tokenizer),
         ("the checkpoint they began with (sha256)", _checkpoint),
     ]
-    if all(r.summary.ended_by == "max_steps" for r in (first, second)):
+    if all(r.summary.ended_by in BY_STEPS for r in (first, second)):
         facts.append(("steps", lambda r: r.step))
     for name, fact in facts:
         a, b = fact(first), fact(second)
@@ -128,7 +129,7 @@ def warnings(groups: Sequence[Group]) -> list[str]:
     noted = [_data(record) is not None for record in everything]
     if any(noted) and not all(noted):
         lines.append(f"{noted.count(False)} of {len(noted)} runs did not note which data they saw")
-    for key in ("trainer.max_steps", "trainer.max_minutes"):
+    for key in ("trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes"):
         if key in groups[0].settings:
             values = ", ".join(str(group.settings[key]) for group in groups)
             lines.append(f"the groups were not trained equally long: {key} is {printable(values)}")

@@ -63,7 +63,7 @@ def ignore(key: str) -> bool:
 
     How far runs were trained does matter here.
     """
-    limits = ("trainer.max_steps", "trainer.max_minutes")
+    limits = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_minutes")
     return key == "seed" or (may_change(key) and key not in limits)
 
 

@@ -26,6 +26,7 @@ MAY_CHANGE = frozenset(
         "tracking",
         "trust",
         "trainer.max_steps",
+        "trainer.max_epochs",
         "trainer.max_minutes",
         "trainer.keep_last",
     ]

@@ -55,6 +55,7 @@ NULL_MEANS_ABSENT = frozenset(
         "task.tokenizer",
         "task.background",
         "trainer.keep_last",
+        "trainer.max_epochs",
     ]
 )
 

@@ -33,12 +33,16 @@ class EndedBy(StrEnum):
     """What ended a run: a limit of the settings, a signal, or an error."""
 
     max_steps = "max_steps"
+    max_epochs = "max_epochs"
     max_minutes = "max_minutes"
     patience = "patience"
     SIGINT = "SIGINT"
     SIGTERM = "SIGTERM"
     SIGHUP = "SIGHUP"
     error = "error"
+
+
+BY_STEPS = frozenset([EndedBy.max_steps, EndedBy.max_epochs])  # ends that can be repeated exactly
 
 
 @dataclass
@@ -126,6 +130,7 @@ class RunSummary:
         ended_by: what ended the last session.
         reason: how it ended, one line for people.
         step: optimiser steps done.
+        epochs: passes over the training data done; None where the task draws without end.
         best: the evaluation that did best on `metric`; None if there was none.
         last: metrics of the latest evaluation; empty if there was none.
         tokens_per_second: training speed of the last session after warm-up, evaluations left out;
@@ -170,6 +175,7 @@ class RunSummary:
     ended_by: EndedBy | None = None
     reason: str | None = None
     step: int | None = None
+    epochs: float | None = None
     best: Evaluation | None = None
     last: dict[str, float] | None = None
     tokens_per_second: float | None = None

@@ -109,6 +109,8 @@ def end_of(settings: config.TrainConfig, summary: RunSummary) -> str | None:
     reached = []
     if limits.max_steps is not None and (summary.step or 0) >= limits.max_steps:
         reached.append(f"trainer.max_steps={limits.max_steps}")
+    if limits.max_epochs is not None and (summary.epochs or 0.0) >= limits.max_epochs * (1 - 1e-9):
+        reached.append(f"trainer.max_epochs={limits.max_epochs:g}")
     if limits.max_minutes is not None and (summary.seconds or 0.0) >= 60 * limits.max_minutes:
         reached.append(f"trainer.max_minutes={limits.max_minutes:g}")
     if not reached:

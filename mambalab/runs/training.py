@@ -31,7 +31,7 @@ from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Precision, Resume, TrackingKind
 from mambalab.tracking import recorder, sync
 from mambalab.tracking.description import tags_of
-from mambalab.train import checkpoint, runtime, signals
+from mambalab.train import checkpoint, limits, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
 from mambalab.utils import console, memory
@@ -93,6 +93,9 @@ class TrainingRun:
         self.device, self.precision = resolved.device, resolved.precision
         self.task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
         user_code.prepare(self.task, self.device)
+        limits.steps(
+            settings.trainer, self.task.batches_per_epoch
+        )  # refused before anything is made
         runtime.seed_everything(settings.seed)
         self.model = build.build_model(settings, self.task.spec).to(self.device)
         resolved.initial_weights.fill(self.model)
@@ -346,6 +349,9 @@ class TrainingRun:
         summary.reason = result.reason
         summary.tokens_per_second = round(result.tokens_per_second, 1)
         summary.seconds = round(result.seconds, 2)
+        summary.epochs = limits.epochs(
+            result.step, self.settings.trainer, self.task.batches_per_epoch
+        )
         summary.tokens_per_step = self.task.items_per_batch * self.settings.trainer.grad_accum
         summary.tracking_share = self.tracking_share.share
         summary.peak_memory_bytes = result.peak_memory_bytes

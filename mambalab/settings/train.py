@@ -67,6 +67,9 @@ class TrainerSettings:
     """How long to train and how often to look."""
 
     max_steps: int | None = option("stop after this many optimiser steps; null = no limit", ge=1)
+    max_epochs: float | None = option(
+        "stop after this many passes over the training data; null = no limit", gt=0
+    )
     max_minutes: float | None = option(
         "stop after this many minutes of training; null = no limit", gt=0
     )
@@ -85,9 +88,10 @@ class TrainerSettings:
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
-        if self.max_steps is None and self.max_minutes is None:
+        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             raise UserError(
-                "training would never end: give trainer.max_steps=N or trainer.max_minutes=M"
+                "training would never end: give trainer.max_steps=N, trainer.max_epochs=E or "
+                "trainer.max_minutes=M"
             )
 
 

@@ -149,6 +149,14 @@ class Task(ABC):
         """Tokens (steps of all sequences) in a training batch: the unit of the reported speed."""
         return self.settings.batch_size * self.spec.seq_len
 
+    @property
+    def batches_per_epoch(self) -> float | None:
+        """Training batches that show as much as the training split holds: one epoch.
+
+        None where examples are drawn without end.
+        """
+        return None
+
     def fingerprint(self) -> dict[str, str]:
         """Identify the prepared data, for the record of the run.
 

@@ -60,6 +60,11 @@ class ClassificationTask(Task):
                 augmentation; None in an evaluation: nothing random happens.
         """
 
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches that hold as many examples as the training split."""
+        return len(self.labels["train"]) / self.settings.batch_size
+
     def rows(self, position: int) -> np.ndarray:
         """Rows of the training split in batch `position`."""
         total = len(self.labels["train"])

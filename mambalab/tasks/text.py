@@ -116,6 +116,11 @@ class TextTask(Task):
         """Tokens predicted in a training batch."""
         return self.settings.batch_size * self.settings.seq_len
 
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches that predict as many tokens as the training split has."""
+        return len(self._data["train"]) / self.items_per_batch
+
     def fingerprint(self) -> dict[str, str]:
         """sha256 of the text file (of the assembled text if there is none) and its origin;
         `tokenizer`, the sha256 of its content, unless a token is a character."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mambalab.errors import UserError
 from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
-from mambalab.train import checkpoint, runtime
+from mambalab.train import checkpoint, limits, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.checks import check_loss, check_metrics, describe_changes
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
@@ -97,6 +97,7 @@ class Trainer:
         self.restored: dict[str, Any] = {}
         self.guard = FiniteGuard(device)
         self.state = TrainState(build_optimizer(model, optim), device)
+        self.max_steps = limits.steps(settings, task.batches_per_epoch)
         self.saved_step = -1  # of the newest checkpoint
 
     # -- how far the run is -------------------------------------------------------------------
@@ -104,21 +105,23 @@ class Trainer:
     def progress(self) -> float:
         """Share of the run that is done, in [0, 1]: by steps or by time, whichever is further."""
         shares = [0.0]
-        if self.settings.max_steps is not None:
-            shares.append(self.state.step / self.settings.max_steps)
+        if self.max_steps is not None:
+            shares.append(self.state.step / self.max_steps)
         if self.settings.max_minutes is not None:
             shares.append(self.state.clock.elapsed() / (60 * self.settings.max_minutes))
         return max(shares)
 
     def _reached_limit(self) -> tuple[EndedBy, str] | None:
         """The limit that ends the run and how to say it, or None."""
-        state, limits = self.state, self.settings
-        if limits.max_steps is not None and state.step >= limits.max_steps:
-            return EndedBy.max_steps, f"max_steps={limits.max_steps} reached"
-        if limits.max_minutes is not None and state.clock.elapsed() >= 60 * limits.max_minutes:
-            return EndedBy.max_minutes, f"max_minutes={limits.max_minutes:g} reached"
-        if limits.patience is not None and state.evaluations_since_best >= limits.patience:
-            evaluations = f"{limits.patience} evaluations"
+        state, settings = self.state, self.settings
+        if settings.max_steps is not None and state.step >= settings.max_steps:
+            return EndedBy.max_steps, f"max_steps={settings.max_steps} reached"
+        if self.max_steps is not None and state.step >= self.max_steps:
+            return EndedBy.max_epochs, f"max_epochs={settings.max_epochs:g} reached"
+        if settings.max_minutes is not None and state.clock.elapsed() >= 60 * settings.max_minutes:
+            return EndedBy.max_minutes, f"max_minutes={settings.max_minutes:g} reached"
+        if settings.patience is not None and state.evaluations_since_best >= settings.patience:
+            evaluations = f"{settings.patience} evaluations"
             return EndedBy.patience, f"no improvement of {self.task.metric} in {evaluations}"
         return None
 
@@ -351,8 +354,8 @@ class Trainer:
 
     def _run(self, display: Progress) -> tuple[EndedBy, str]:
         """What ended the run, and how to say it; raises StoppedError when a signal did."""
-        state, limits = self.state, self.settings
-        due = self.evaluate_first if state.step == 0 else state.step % limits.eval_every == 0
+        state, settings = self.state, self.settings
+        due = self.evaluate_first if state.step == 0 else state.step % settings.eval_every == 0
         if due and state.evaluated_step != state.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
@@ -362,12 +365,12 @@ class Trainer:
             started = time.monotonic()
             self._train_step()
             state.clock.step_took(time.monotonic() - started)
-            milestone = state.step % limits.eval_every == 0
+            milestone = state.step % settings.eval_every == 0
             if milestone:
                 self._evaluate()
-            if state.step % limits.checkpoint_every == 0:
+            if state.step % settings.checkpoint_every == 0:
                 self.save()
-            if milestone or state.step % limits.log_every == 0:
+            if milestone or state.step % settings.log_every == 0:
                 display.update(
                     self.progress(),
                     state.step,

@@ -23,6 +23,11 @@ class TrainableTask(Watchable, Protocol):
         """Tokens in one training batch."""
         ...
 
+    @property
+    def batches_per_epoch(self) -> float | None:
+        """Training batches in a pass over the training data; None if there is no end of them."""
+        ...
+
     def fingerprint(self) -> dict[str, str]:
         """Where the data came from; the entry `sha256` is their identity."""
         ...

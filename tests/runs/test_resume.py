@@ -68,6 +68,11 @@ def test_a_finished_run_is_reported_whoever_holds_it(folder, capsys):
     ("options", "again", "message"),
     [
         (["trainer.max_minutes=0.001"], ["trainer.max_steps=null"], "max_minutes=0.001 reached"),
+        (
+            ["trainer.max_epochs=0.01"],
+            ["trainer.max_steps=null"],
+            "trainer.max_epochs=0.01 reached; give more",
+        ),
         ([], ["trainer.max_minutes=1e-6"], "max_steps=12 and trainer.max_minutes=1e-06 reached"),
         (
             ["trainer.patience=1", "optim.lr=1e-12", "trainer.max_steps=60"],

@@ -11,12 +11,13 @@ from torch import nn
 from mambalab.errors import UserError
 from mambalab.settings.train import Schedule
 from mambalab.train import checkpoint, runtime
+from mambalab.train import limits as limits_module
 from mambalab.train.callbacks import Callback
 from mambalab.train.nonfinite import NonFiniteError
 from mambalab.train.optim import build_optimizer
 from mambalab.train.progress import StoppedError
 from mambalab.train.state import TrainState
-from tests.train.toy import OPTIM, ToyTask, model, trainer
+from tests.train.toy import LIMITS, OPTIM, ToyTask, model, trainer
 
 
 class CrashAt(Callback):
@@ -199,6 +200,40 @@ def test_resume_after_a_crash_repeats_the_lost_steps_exactly(tmp_path):
 def test_gradient_accumulation_sees_every_batch_once(tmp_path):
     run, _, _ = whole_run(tmp_path, grad_accum=4, max_steps=5)
     assert run.task.seen == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps", "ended_by"),
+    [
+        ({"max_epochs": 2.0}, 5, "max_epochs"),
+        ({"max_epochs": 2.1}, 6, "max_epochs"),  # the step that completes it
+        ({"max_epochs": 2.0, "grad_accum": 2}, 3, "max_epochs"),
+        ({"max_epochs": 2.0, "max_steps": 4}, 4, "max_steps"),
+        ({"max_epochs": 1e-9}, 1, "max_epochs"),
+    ],
+)
+def test_max_epochs_ends_the_run(tmp_path, limits, steps, ended_by):
+    run, _ = trainer(tmp_path, **{"max_steps": None, **limits})
+    result = run.run()
+    assert (result.step, result.ended_by) == (steps, ended_by)
+    assert run.progress() == 1
+
+
+def test_epochs_and_steps_are_each_others_inverse():
+    for batches in (7, 1 / 3, 30.4, 1e6 / 3):
+        for epochs in (1, 2, 3, 10, 49):
+            settings = dataclasses.replace(LIMITS, max_steps=None, max_epochs=epochs, grad_accum=3)
+            steps = limits_module.steps(settings, batches)
+            done = limits_module.epochs(steps, settings, batches)
+            assert done >= epochs * (1 - 1e-9)
+            assert limits_module.epochs(steps - 1, settings, batches) < epochs
+
+
+def test_a_task_without_end_has_no_epochs(tmp_path):
+    settings = dataclasses.replace(LIMITS, max_epochs=2)
+    with pytest.raises(UserError, match="task draws its examples without end"):
+        limits_module.steps(settings, None)
+    assert limits_module.epochs(3, settings, None) is None
 
 
 def test_max_minutes_ends_the_run_and_the_schedule_follows(tmp_path):

@@ -23,6 +23,7 @@ OPTIM = OptimSettings(
 )
 LIMITS = TrainerSettings(
     max_steps=20,
+    max_epochs=None,
     max_minutes=None,
     log_every=3,
     eval_every=5,
@@ -41,6 +42,7 @@ class ToyTask:
     metric = "val/loss"
     maximize = False
     items_per_batch = 8
+    batches_per_epoch = 2.5
     on_eval_batch = None
 
     def __init__(self, bad_at: int | None = None, name: str = "toy") -> None:
