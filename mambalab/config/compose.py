@@ -106,6 +106,13 @@ def compose_parts(
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_problem(error) + origins.hint(verb, {})) from error
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if (where := paths.user_conf()) is None:
+            raise
+        raise UserError(  # Hydra takes the form of a file for granted
+            f"{where}: a file there has no form that a configuration can have: "
+            f"{' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
     words = [word.lstrip("+").partition("=") for word in prepared]
     given = {key: value for key, _, value in words}
     user_conf.check_reach(verb, _unresolved(raw), set(given))

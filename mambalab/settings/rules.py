@@ -28,7 +28,9 @@ RUN = {**PATH, "hint": "a run folder, or the word latest"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value may be; every bound that is not None must hold, None itself always passes.
+    """What a value may be; every bound that is not None must hold.
+
+    Null passes, unless the word `auto` says that something else finds the value.
 
     Attributes:
         ge, gt, le, lt: bounds of a number, or of every number in a list.
@@ -50,10 +52,12 @@ class Rule:
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, to be read after "key=value: ", or None."""
-        if value is None or (self.auto and value == "auto"):
+        if self.auto and value == "auto":
             return None
         if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
             return "must be auto or a whole number"
+        if value is None:
+            return None
         if isinstance(value, list):
             if self.length is not None and len(value) != self.length:
                 return f"must be a list of {self.length}"

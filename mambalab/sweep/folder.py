@@ -23,6 +23,7 @@ from mambalab.records.summary import EndedBy, Status
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.reading import check_no_link
+from mambalab.utils.typed_json import check_types
 
 WAITING, RUNNING, FINISHED = "WAITING", "RUNNING", "FINISHED"
 FAILED, KILLED, PRUNED = "FAILED", "KILLED", "PRUNED"
@@ -61,6 +62,12 @@ class Entry:
     cluster_id: str | None = None
 
 
+def _entry(values: dict[str, Any]) -> Entry:
+    """Read the state of one job; raises TypeError or AttributeError for anything else."""
+    check_types(Entry, values)
+    return Entry(**values)
+
+
 @dataclass
 class SweepFolder:
     """A sweep on disk.
@@ -91,7 +98,8 @@ class SweepFolder:
         where = path / run_folder.SWEEP
         try:
             data = read_json(where, path)
-            jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
+            jobs = {name: _entry(entry) for name, entry in data.pop("jobs", {}).items()}
+            check_types(cls, data)
             names = ("command", "threads", "not_applicable", "began", "status", "record")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
         except (TypeError, AttributeError) as error:

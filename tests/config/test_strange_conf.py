@@ -87,6 +87,10 @@ def bomb() -> str:
         ("seed: 1" + ":30" * 200, "number of 601 characters"),
         ('seed: "\0"', "not YAML"),
         ("#" * 1_000_001, "too many for a configuration"),
+        ("defaults: [3]", "no form that a configuration can have"),
+        ("defaults: [[a]]", "no form that a configuration can have"),
+        ("defaults: {a: b}", "defaults"),
+        ("defaults: 3", "defaults"),
     ],
 )
 def test_odd_yaml_is_one_line(write, content, message):

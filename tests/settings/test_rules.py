@@ -12,7 +12,7 @@ from mambalab.settings.rules import Rule, check, option
         (Rule(ge=0, lt=1), [0, 0.5, None], [-1, 1, 1.5, float("nan"), float("inf")]),
         (Rule(gt=0, le=1), [1, 1e-9], [0, 2]),
         (Rule(), [1e30, -5, "any", [1], True], [float("inf"), [float("nan")]]),
-        (Rule(auto=True, ge=1), ["auto", 3], ["automatic", 0, 2.0, True]),
+        (Rule(auto=True, ge=1), ["auto", 3], ["automatic", 0, 2.0, True, None]),
         (Rule(length=2, ge=0), [[0, 1]], [[0], [0, -1], [0, 1, 2]]),
         (Rule(match="a+"), ["a", "aa"], ["", "ab", "b"]),
     ],

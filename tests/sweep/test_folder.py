@@ -44,6 +44,12 @@ def test_what_is_written_is_read(sweep):
         '{"jobs": {"a": 3}}',
         '{"jobs": {"a": {"mood": "bad"}}}',
         '{"jobs": ["a"]}',
+        '{"jobs": {"a": {"minutes": "long"}}}',
+        '{"command": [1]}',
+        '{"command": "train"}',
+        '{"threads": true}',
+        '{"not_applicable": {"a": null}}',
+        '{"record": []}',
     ],
 )
 def test_a_damaged_file_is_one_line(sweep, text):
