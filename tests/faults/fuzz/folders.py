@@ -5,6 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tests.faults.fuzz import odd
 from tests.faults.fuzz.batch import Input
 from tests.faults.scene import STEPS, Scene
@@ -132,7 +134,7 @@ def _damaged(
             if path.is_file():
                 try:
                     odd.spoil(path, own)
-                except ValueError:  # damaged already: not JSON any more
+                except (ValueError, yaml.YAMLError):  # damaged already: no JSON, no YAML any more
                     path.write_bytes(b"")
 
     return Input(family, f"folder {seed}", commands, prepare)
