@@ -53,6 +53,7 @@ NULL_MEANS_ABSENT = frozenset(
         "model.vocab_size",
         "model.pretrained",
         "task.tokenizer",
+        "task.tune",
         "task.background",
         "trainer.keep_last",
     ]
@@ -103,8 +104,10 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
     target = task.get("_target_")
     if target in TASK_SETTINGS:
         return TASK_SETTINGS[target]
+    optional = {key.removeprefix("task.") for key in NULL_MEANS_ABSENT if key.startswith("task.")}
     for cls in (*TASK_SETTINGS.values(), ClassificationSettings, ImageSettings):
-        if set(task) == {f.name for f in fields(cls)}:
+        names = {f.name for f in fields(cls)}
+        if names - optional <= set(task) <= names:
             return cls
     return TaskSettings
 
@@ -121,7 +124,7 @@ def complete(plain: dict[Any, Any]) -> None:
         if not isinstance(part, dict) or name in part:
             continue
         classes: dict[str, type] = {"model": ModelSettings, "trainer": TrainerSettings}
-        cls = classes.get(group) or task_settings({**part, name: None})
+        cls = classes.get(group) or task_settings(part)
         if name in {f.name for f in fields(cls)}:
             part[name] = None
 

@@ -15,7 +15,15 @@ class TaskSettings:
     _target_: str = option("class that builds the task; your own class may stand here")
     batch_size: int = option("sequences in a training batch", ge=1)
     eval_batch_size: int = option("sequences in an evaluation batch", ge=1)
+    tune: bool | None = option(
+        "true: validate on a tenth of the training data, to choose settings without a look at "
+        "the reported splits; null = no"
+    )
     params: dict[str, Any] = option("free options for a class of your own")
+
+    def __post_init__(self) -> None:
+        """Turn false into null: a run with either is the same as one of before there was `tune`."""
+        self.tune = self.tune or None
 
 
 @dataclass
