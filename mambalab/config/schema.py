@@ -55,6 +55,11 @@ NULL_MEANS_ABSENT = frozenset(
         "task.tokenizer",
         "task.tune",
         "task.background",
+        "optim.kind",
+        "optim.adamw_lr_ratio",
+        "optim.momentum",
+        "optim.nesterov",
+        "optim.ns_steps",
         "trainer.keep_last",
     ]
 )
@@ -123,7 +128,11 @@ def complete(plain: dict[Any, Any]) -> None:
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
             continue
-        classes: dict[str, type] = {"model": ModelSettings, "trainer": TrainerSettings}
+        classes: dict[str, type] = {
+            "model": ModelSettings,
+            "optim": OptimSettings,
+            "trainer": TrainerSettings,
+        }
         cls = classes.get(group) or task_settings(part)
         if name in {f.name for f in fields(cls)}:
             part[name] = None
