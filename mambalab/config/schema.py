@@ -54,6 +54,7 @@ NULL_MEANS_ABSENT = frozenset(
         "model.pretrained",
         "task.tokenizer",
         "task.tune",
+        "task.windows",
         "task.background",
         "optim.kind",
         "optim.adamw_lr_ratio",

@@ -1,10 +1,18 @@
 """Settings of tasks (no torch here: the command line reads this)."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.settings.rules import NAME, NAME_HINT, option
+
+
+class Windows(Enum):
+    """Where the windows of a text that a model is trained on begin."""
+
+    random = "random"
+    fixed = "fixed"
 
 
 @dataclass
@@ -45,6 +53,15 @@ class TextSettings(TaskSettings):
     )
     seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
     val_fraction: float = option("share at the end of the text held out for validation", gt=0, lt=1)
+    windows: Windows | None = option(
+        "training windows: random = anywhere; fixed = side by side, in a new order each epoch; "
+        "null = random"
+    )
+
+    def __post_init__(self) -> None:
+        """Turn random into null: a run with either is the same as one of before."""
+        super().__post_init__()
+        self.windows = Windows.fixed if self.windows is Windows.fixed else None
 
 
 @dataclass

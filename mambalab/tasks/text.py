@@ -19,10 +19,10 @@ from mambalab.data.catalog import CATALOG
 from mambalab.data.help_topics import help_topics
 from mambalab.data.text_files import read_text
 from mambalab.errors import UserError
-from mambalab.settings.task import TextSettings
+from mambalab.settings.task import TextSettings, Windows
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
-from mambalab.tasks.sampling import draw, tuning_size
+from mambalab.tasks.sampling import draw, shuffled, tuning_size
 from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import current
@@ -51,7 +51,9 @@ class TextTask(Task):
     `data_fraction` keeps a share of the other nine.
 
     *Training batch k*: `batch_size` windows of `seq_len` + 1 tokens at offsets drawn uniformly
-    and independently (with replacement) by `sampling.draw(seed, k)`.
+    and independently (with replacement) by `sampling.draw(seed, k)`. With `task.windows=fixed` they
+    begin at multiples of `seq_len` and are gone through in a new order each epoch
+    (`sampling.shuffled`); what is left at the end of the text, less than a window, is not seen.
 
     *Evaluation* cuts a split of n tokens into non-overlapping windows: window i reads tokens
     i * seq_len .. (i+1) * seq_len - 1 and predicts their successors; the last one is as
@@ -131,7 +133,12 @@ class TextTask(Task):
     def batch(self, position: int) -> TextBatch:
         """Draw inputs and targets (b, l) int64 of batch `position`; targets are one token ahead."""
         every = self._data["train"].unfold(0, self.settings.seq_len + 1, 1)  # a view, no copy
-        starts = draw(self.seed, position, count=self.settings.batch_size, bound=len(every))
+        count, length = self.settings.batch_size, self.settings.seq_len
+        if self.settings.windows is Windows.fixed:
+            total = -(-len(every) // length)
+            starts = length * shuffled(self.seed, position, count=count, total=total)
+        else:
+            starts = draw(self.seed, position, count=count, bound=len(every))
         windows = every[torch.from_numpy(starts).to(every.device)].long()
         return windows[:, :-1], windows[:, 1:]
 

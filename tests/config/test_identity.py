@@ -39,7 +39,8 @@ def test_another_run(other):
 
 
 def test_a_run_that_chooses_settings_is_another_and_says_so():
-    assert folder("task.tune=false") == folder()
+    assert folder("task.tune=false") == folder("task.windows=random") == folder()
+    assert folder("task.windows=fixed") != folder()
     tuned = folder("task.tune=true")
     assert tuned.name.startswith("ssm-tune-")
     assert tuned.name.split("-")[2] != folder().name.split("-")[1]
