@@ -10,6 +10,7 @@ from mambalab.records.reader import RunRecord
 from mambalab.records.summary import BY_STEPS
 from mambalab.utils.text import printable, short
 
+TUNE = "task.tune"
 # Settings of a task that do not change what its validation metrics mean.
 _HARMLESS = ("task.batch_size", "task.eval_batch_size", "task.augment")
 
@@ -40,8 +41,26 @@ def check_groups(groups: Sequence[Group]) -> None:
     task = _values(everything, lambda r: r.setting("task.name"))
     if len(task) > 1:
         raise UserError(f"runs of different tasks cannot be compared: {_listed(task)}")
+    if len(_values(everything, _tuned)) > 1:
+        raise UserError(_different_splits(everything))
     if len(_values(everything, _data)) > 1:
         raise UserError(_different_data(groups, everything))
+
+
+def _tuned(record: RunRecord) -> bool:
+    """Return whether a run was scored on a part of the training data (`task.tune=true`)."""
+    return record.setting(TUNE) is True
+
+
+def _different_splits(records: Sequence[RunRecord]) -> str:
+    """Say that runs which chose settings are no match for those that are reported."""
+    tuned = [record for record in records if _tuned(record)]
+    other = next(record for record in records if not _tuned(record))
+    return (
+        f"{len(tuned)} of {len(records)} runs have {TUNE}=true, so their val is a part of the "
+        f"training data, that of the others the reported split ({tuned[0].path}, {other.path}): "
+        "compare one kind only"
+    )
 
 
 def _different_data(groups: Sequence[Group], records: Sequence[RunRecord]) -> str:
@@ -118,6 +137,11 @@ def warnings(groups: Sequence[Group]) -> list[str]:
         ("git revision", lambda r: r.summary.git_revision),
     ]
     lines = []
+    if all(map(_tuned, everything)):
+        lines.append(
+            f"all runs have {TUNE}=true: they were scored on a tenth of the training data, to "
+            "choose settings; these are no values to report"
+        )
     for name, fact in facts:
         if len(values := _values(everything, fact)) > 1:
             lines.append(f"the runs differ in {name}: {_listed(values)}")

@@ -77,7 +77,8 @@ def as_recorded(cfg: TrainConfig) -> TrainConfig:
 def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     """The folder of the run that a training configuration means.
 
-    `run_dir` if it is set, else `<output_dir>/<task>/<model>/<dropout>-<hash>-s<seed>`, where the
+    `run_dir` if it is set, else `<output_dir>/<task>/<model>/<dropout>-<hash>-s<seed>`
+    (`<dropout>-tune-<hash>-s<seed>` with `task.tune=true`), where the
     hash covers every value but the seed and those of `MAY_CHANGE`: the same values mean the same
     folder, whoever gave them.
     """
@@ -85,7 +86,8 @@ def run_dir(cfg: TrainConfig | DictConfig) -> Path:
     if plain["run_dir"]:
         return Path(plain["run_dir"])
     digest = _digest(plain, leave_out={"seed"})[:8]
-    name = f"{plain['dropout']['name']}-{digest}-s{plain['seed']}"
+    tune = "-tune" if plain["task"].get("tune") else ""
+    name = f"{plain['dropout']['name']}{tune}-{digest}-s{plain['seed']}"
     return Path(plain["output_dir"], plain["task"]["name"], plain["model"]["name"], name)
 
 

@@ -53,7 +53,14 @@ NULL_MEANS_ABSENT = frozenset(
         "model.vocab_size",
         "model.pretrained",
         "task.tokenizer",
+        "task.tune",
+        "task.windows",
         "task.background",
+        "optim.kind",
+        "optim.adamw_lr_ratio",
+        "optim.momentum",
+        "optim.nesterov",
+        "optim.ns_steps",
         "trainer.keep_last",
         "trainer.max_epochs",
     ]
@@ -104,8 +111,10 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
     target = task.get("_target_")
     if target in TASK_SETTINGS:
         return TASK_SETTINGS[target]
+    optional = {key.removeprefix("task.") for key in NULL_MEANS_ABSENT if key.startswith("task.")}
     for cls in (*TASK_SETTINGS.values(), ClassificationSettings, ImageSettings):
-        if set(task) == {f.name for f in fields(cls)}:
+        names = {f.name for f in fields(cls)}
+        if names - optional <= set(task) <= names:
             return cls
     return TaskSettings
 
@@ -121,8 +130,12 @@ def complete(plain: dict[Any, Any]) -> None:
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
             continue
-        classes: dict[str, type] = {"model": ModelSettings, "trainer": TrainerSettings}
-        cls = classes.get(group) or task_settings({**part, name: None})
+        classes: dict[str, type] = {
+            "model": ModelSettings,
+            "optim": OptimSettings,
+            "trainer": TrainerSettings,
+        }
+        cls = classes.get(group) or task_settings(part)
         if name in {f.name for f in fields(cls)}:
             part[name] = None
 

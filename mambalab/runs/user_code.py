@@ -98,6 +98,12 @@ def prepare(task: Task, device: torch.device) -> None:
     cls = type(task)
     with one_line_errors(task=cls):
         task.prepare(device)
+        if task.tuning and not task.tunes:
+            raise UserError(
+                f"task.tune=true: {_name('task', cls)} does not know it: hold a tenth of the "
+                "training data out as val in its prepare and set self.tunes = True there, or leave "
+                "task.tune out"
+            )
         if not is_user_class(cls):
             return
         problem = None

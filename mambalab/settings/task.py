@@ -1,10 +1,18 @@
 """Settings of tasks (no torch here: the command line reads this)."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.settings.rules import NAME, NAME_HINT, option
+
+
+class Windows(Enum):
+    """Where the windows of a text that a model is trained on begin."""
+
+    random = "random"
+    fixed = "fixed"
 
 
 @dataclass
@@ -15,7 +23,15 @@ class TaskSettings:
     _target_: str = option("class that builds the task; your own class may stand here")
     batch_size: int = option("sequences in a training batch", ge=1)
     eval_batch_size: int = option("sequences in an evaluation batch", ge=1)
+    tune: bool | None = option(
+        "true: validate on a tenth of the training data, to choose settings without a look at "
+        "the reported splits; null = no"
+    )
     params: dict[str, Any] = option("free options for a class of your own")
+
+    def __post_init__(self) -> None:
+        """Turn false into null: a run with either is the same as one of before there was `tune`."""
+        self.tune = self.tune or None
 
 
 @dataclass
@@ -37,6 +53,15 @@ class TextSettings(TaskSettings):
     )
     seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
     val_fraction: float = option("share at the end of the text held out for validation", gt=0, lt=1)
+    windows: Windows | None = option(
+        "training windows: random = anywhere; fixed = side by side, in a new order each epoch; "
+        "null = random"
+    )
+
+    def __post_init__(self) -> None:
+        """Turn random into null: a run with either is the same as one of before."""
+        super().__post_init__()
+        self.windows = Windows.fixed if self.windows is Windows.fixed else None
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from omegaconf import MISSING
+
 from mambalab.errors import UserError
 from mambalab.settings.rules import NAME, NAME_HINT, option
 
@@ -13,6 +15,13 @@ class Schedule(Enum):
     cosine = "cosine"
     exponential = "exponential"
     constant = "constant"
+
+
+class OptimKind(Enum):
+    """Rule by which gradients become steps."""
+
+    adamw = "adamw"
+    muon = "muon"
 
 
 class Precision(Enum):
@@ -41,10 +50,16 @@ class TrackingKind(Enum):
 
 @dataclass
 class OptimSettings:
-    """AdamW and the course of its learning rate."""
+    """AdamW, or Muon with AdamW, and the course of the learning rate."""
 
     name: str = option("name of the optimiser preset", match=NAME, hint=NAME_HINT)
+    kind: OptimKind | None = option(
+        "adamw, or muon: Muon for the matrices of layers, AdamW for the rest; null = adamw"
+    )
     lr: float = option("peak learning rate", gt=0)
+    adamw_lr_ratio: float | None = option(
+        "muon: what AdamW trains has the learning rate lr * adamw_lr_ratio; null = 1", gt=0
+    )
     min_lr_ratio: float = option("the schedule ends at lr * min_lr_ratio", ge=0, le=1)
     betas: list[float] = option("AdamW's two averaging coefficients", length=2, ge=0, lt=1)
     eps: float = option("AdamW's epsilon", gt=0)
@@ -52,9 +67,25 @@ class OptimSettings:
     warmup_steps: int = option("steps of linear warm-up", ge=0)
     schedule: Schedule = option("course of the learning rate after warm-up")
     grad_clip: float | None = option("largest gradient norm; null = no clipping", gt=0)
+    momentum: float | None = option("muon: share of the past in the average gradient", ge=0, lt=1)
+    nesterov: bool | None = option("muon: look one step ahead of the average gradient")
+    ns_steps: int | None = option("muon: Newton-Schulz iterations of a step", ge=1, lt=100)
+
+    def __post_init__(self) -> None:
+        """Turn adamw into null: a run with either is the same as one of before there was Muon."""
+        self.kind = OptimKind.muon if self.kind is OptimKind.muon else None
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
+        for name in ("momentum", "nesterov", "ns_steps", "adamw_lr_ratio"):
+            value = getattr(self, name)
+            if self.kind is None and value not in (None, MISSING):
+                raise UserError(
+                    f"optim.{name}={value}: AdamW has no such thing; take optim=muon, or leave it "
+                    "out"
+                )
+            if self.kind is not None and value is None and name != "adamw_lr_ratio":
+                raise UserError(f"optim.{name}=null: Muon needs a value; take it from optim=muon")
         if self.schedule is Schedule.exponential and self.min_lr_ratio == 0:
             raise UserError(
                 "optim.min_lr_ratio=0: an exponential schedule never reaches 0, "

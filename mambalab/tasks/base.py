@@ -67,7 +67,10 @@ class Task(ABC):
         data_fraction: share of the training data to use, 0 < data_fraction <= 1.
         name: of the task, as in run folders and reports.
         spec: the shape of the task as a model sees it; set by `prepare`.
-        splits: names that `evaluate` accepts.
+        splits: names that `evaluate` accepts; no `test` with `task.tune=true`.
+        tuning: whether settings are being chosen (`task.tune=true`): `val` has to be a part of the
+            training data then, and what validates and tests otherwise stays unseen.
+        tunes: whether `tuning` is obeyed; `prepare` sets it where it takes that part away.
         metric: the key of `evaluate`'s result by which checkpoints are chosen.
         maximize: whether a higher `metric` is better.
         loss_unit: unit of the loss, for the axis of a picture.
@@ -79,6 +82,8 @@ class Task(ABC):
     splits: tuple[str, ...] = ("train", "val")
     metric: str = "val/loss"
     maximize: bool = False
+    tuning: bool = False
+    tunes: bool = False
     loss_unit: str = "nats"
     on_eval_batch: Callable[[int, int], None] | None = None
 
@@ -102,6 +107,9 @@ class Task(ABC):
         self.data_dir = Path(data_dir)
         self.data_fraction = data_fraction
         self.name = settings.name
+        if settings.tune is True:  # a settings object made by hand may lack it
+            self.tuning = True
+            self.splits = tuple(split for split in self.splits if split != "test")
 
     @abstractmethod
     def prepare(self, device: str | torch.device = "cpu") -> None:

@@ -42,7 +42,8 @@ class ImageFolderTask(PatchTask):
         """Read, split and place the images; log the classes, and warn of images in two splits and
         of splits without any image of a class."""
         super().prepare(device)
-        images = ", ".join(f"{len(self.labels[s]):,} {s}" for s in ("train", "val", "test"))
+        splits = [split for split in ("train", "val", "test") if split in self.splits]
+        images = ", ".join(f"{len(self.labels[split]):,} {split}" for split in splits)
         names = ", ".join(map(printable, self.classes[:_MAX_CLASSES_NAMED])) + (
             ", ..." if len(self.classes) > _MAX_CLASSES_NAMED else ""
         )
@@ -51,10 +52,10 @@ class ImageFolderTask(PatchTask):
         )
         digests = {
             name: np.array([duplicates.digest(row.numpy()) for row in self.pixels[name].cpu()])
-            for name in ("train", "val", "test")
+            for name in splits
         }
         duplicates.warn(self.settings.path, "images", digests)
-        for split in ("val", "test"):
+        for split in splits[1:]:
             self.warn_of_absent_classes(split, "image")
 
     def read(self) -> ImageData:

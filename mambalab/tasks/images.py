@@ -16,7 +16,7 @@ from mambalab.settings.task import ImageSettings, PatchSettings, PixelSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.augment import augment
 from mambalab.tasks.classification import ClassificationTask, Inputs
-from mambalab.tasks.sampling import permutation
+from mambalab.tasks.sampling import permutation, tuning_size
 
 _SPLIT_SEED = 0  # seed of what is the same in every run: splits, the order of permuted pixels
 
@@ -65,7 +65,8 @@ class ImageTask(ClassificationTask):
     *Splits*: `val` is `val_size` of the training images, chosen once for all seeds; `data_fraction`
     keeps a share of the rest, likewise chosen; `train_sample` is as many of the training images as
     `val` has, to set beside it. Pixels are normalised by mean and deviation of each channel over
-    the training images, validation included.
+    the training images, validation included. With `task.tune=true` these images are put aside as
+    well as those of `test`: `val` is a tenth of the others, chosen by the same rule.
 
     *Augmentation* (`task.augment`) changes each training image at random (`augment.augment`).
 
@@ -112,18 +113,26 @@ class ImageTask(ClassificationTask):
             )
         order = permutation(_SPLIT_SEED, 0, total, "split")
         val, rest = order[:held_out], order[held_out:]
+        if self.tuning:
+            order = rest
+            val, rest = np.split(rest, [tuning_size(len(rest))])
+            self.tunes = True
         used = rest[: int(len(rest) * self.data_fraction)]
         if not len(used):
             raise UserError(f"data_fraction={self.data_fraction}: no training image is left")
-        parts = {"train": data.train.rows(used), "test": data.test}
-        parts["val"] = data.val or data.train.rows(val)
+        parts = {"train": data.train.rows(used)}
+        if self.tuning:
+            parts["val"] = data.train.rows(val)
+        else:
+            parts |= {"val": data.val or data.train.rows(val), "test": data.test}
         sample = min(len(parts["val"].labels), len(used))
         parts["train_sample"] = parts["train"].rows(np.arange(sample))
         self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
         self.labels = {name: part.labels.to(device) for name, part in parts.items()}
         self.classes = data.classes
         self.warn_of_absent_classes("train", "image")
-        mean, deviation = _statistics(data.train.pixels)
+        seen = data.train.rows(np.sort(order)) if self.tuning else data.train
+        mean, deviation = _statistics(seen.pixels)
         self._mean = mean.to(device).view(1, channels, 1, 1)
         self._scale = (1 / deviation.clamp(min=1 / 255)).to(device).view(1, channels, 1, 1)
         self._fingerprint = {"sha256": _digest(data), **data.source}

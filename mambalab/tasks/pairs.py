@@ -20,7 +20,7 @@ from mambalab.errors import UserError
 from mambalab.settings.task import PairSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.classification import ClassificationTask, Inputs
-from mambalab.tasks.sampling import permutation
+from mambalab.tasks.sampling import permutation, tuning_size
 from mambalab.utils.text import alike, short
 
 LOG = logging.getLogger("mambalab")
@@ -41,7 +41,8 @@ class PairTask(ClassificationTask):
 
     *Splits*: `val` and `test` are `val_fraction` and `test_fraction` of all pairs, chosen once for
     all seeds; `data_fraction` keeps a share of the rest, likewise chosen; `train_sample` is as many
-    of the training pairs as `val` has, to set beside it.
+    of the training pairs as `val` has, to set beside it. With `task.tune=true` `val` is a tenth of
+    what trains otherwise, by the same choice, and there is no `test`.
     """
 
     settings: PairSettings
@@ -81,8 +82,8 @@ class PairTask(ClassificationTask):
             int(total * share)
             for share in (self.settings.val_fraction, self.settings.test_fraction)
         )
-        rest = total - val - test
-        used = int(rest * self.data_fraction)
+        held_out, chosen = self._tuning_part(order[val + test :])
+        used = int(len(chosen) * self.data_fraction)
         if min(val, test, used) < 1:
             raise UserError(
                 f"{store.source}: of {total:,} pairs, task.val_fraction="
@@ -97,14 +98,20 @@ class PairTask(ClassificationTask):
             "rows": str(total),
             "rejected": str(store.rejected),
         }
-        rows = {
-            "train": order[val + test :][:used],
-            "val": order[:val],
-            "test": order[val : val + test],
-        }
+        rows = {"train": chosen[:used]}
+        if self.tuning:
+            rows["val"] = held_out
+        else:
+            rows |= {"val": order[:val], "test": order[val : val + test]}
         digests = store.digests()
         duplicates.warn(store.source, "pairs", {name: digests[part] for name, part in rows.items()})
         return {name: (store, part) for name, part in rows.items()}
+
+    def _tuning_part(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What of the training pairs `task.tune=true` holds out (else nothing), and the others."""
+        self.tunes = True
+        held_out = tuning_size(len(rows)) if self.tuning else 0
+        return rows[:held_out], rows[held_out:]
 
     def fingerprint(self) -> dict[str, str]:
         """sha256 of texts (as cut), labels and classes; origin, pairs, and rows left out."""
@@ -132,7 +139,7 @@ class PairTask(ClassificationTask):
 
     def _tell_classes(self, source: Path) -> None:
         """Log the classes with how often each occurs, and warn of what is odd about them."""
-        splits = ("train", "val", "test")
+        splits = [split for split in ("train", "val", "test") if split in self.splits]
         counts = sum(
             torch.bincount(self.labels[split], minlength=len(self.classes)) for split in splits
         )
@@ -226,10 +233,14 @@ class RetrievalTask(PairTask):
             for part, split in (("train", "train"), ("eval", "val"), ("test", "test"))
         }
         total = len(stores["train"])
-        used = permutation(_SPLIT_SEED, 0, total, "split")[: int(total * self.data_fraction)]
+        order = permutation(_SPLIT_SEED, 0, total, "split")
+        held_out, chosen = self._tuning_part(order)
+        used = chosen[: int(len(chosen) * self.data_fraction)]
         if not len(used):
             raise UserError(f"data_fraction={self.data_fraction}: no training pair is left")
         self._fingerprint = self._describe(folder, stores)
+        if self.tuning:
+            return {"train": (stores["train"], used), "val": (stores["train"], held_out)}
         parts = {split: (store, np.arange(len(store))) for split, store in stores.items()}
         return parts | {"train": (stores["train"], used)}
 

@@ -6,6 +6,12 @@ from functools import lru_cache
 import numpy as np
 
 _WORD = 2**64
+_TUNING_SHARE = 10  # one of so many training examples validates with task.tune=true
+
+
+def tuning_size(total: int) -> int:
+    """How many of `total` training examples validate with `task.tune=true`: a tenth, rounded up."""
+    return -(-total // _TUNING_SHARE)
 
 
 def draw(seed: int, position: int, *, count: int, bound: int, stream: str = "batch") -> np.ndarray:

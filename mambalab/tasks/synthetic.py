@@ -28,7 +28,8 @@ class AnswerTask(Task):
     """Sequences made up on the fly; the model has to answer at their last steps, and only there.
 
     *Training batch k* is drawn by (seed, k); no sequence comes twice. `val` and `test` are
-    sequences of other streams, the same for all seeds. `data_fraction` has no meaning here.
+    sequences of other streams, the same for all seeds. `data_fraction` has no meaning here. With
+    `task.tune=true` `val` is of a stream of its own, and there is no `test`.
 
     *Metrics*: `<split>/loss` in nats an answer and `<split>/accuracy` of answers, 0 to 1.
 
@@ -37,6 +38,7 @@ class AnswerTask(Task):
 
     settings: SelectiveCopyingSettings | InductionHeadsSettings
     splits = ("val", "test")
+    tunes = True
     metric = "val/accuracy"
     maximize = True
 
@@ -74,7 +76,8 @@ class AnswerTask(Task):
         for number, numbers in current(self, "eval_batches", "each")(self._batches(asked)):
             split, length = asked[number]
             # One at a time: the questions do not depend on how many are asked at once.
-            pairs = [self.sequences(EVAL_SEED, n, 1, length, f"{split} {length}") for n in numbers]
+            stream = f"{'tune' if self.tuning else split} {length}"
+            pairs = [self.sequences(EVAL_SEED, n, 1, length, stream) for n in numbers]
             tokens, answers = (torch.cat(x).to(self.device) for x in zip(*pairs, strict=True))
             logits, expected = _answering(model, tokens, answers), answers.flatten()
             totals[number][0] += float(F.cross_entropy(logits, expected, reduction="sum"))

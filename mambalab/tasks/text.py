@@ -19,10 +19,10 @@ from mambalab.data.catalog import CATALOG
 from mambalab.data.help_topics import help_topics
 from mambalab.data.text_files import read_text
 from mambalab.errors import UserError
-from mambalab.settings.task import TextSettings
+from mambalab.settings.task import TextSettings, Windows
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task, evaluating
-from mambalab.tasks.sampling import draw
+from mambalab.tasks.sampling import draw, shuffled, tuning_size
 from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import current
@@ -46,10 +46,14 @@ class TextTask(Task):
     vocabulary stay as they are. `train` is that training part, all of it; `train_sample` its first
     characters, as many as the validation split has, to set beside `val` at the same cost. There is
     no test split. Each split becomes tokens on its own, so that whatever the tokenizer, the same
-    text is held out.
+    text is held out. With `task.tune=true` the validation split is never looked at but for its
+    characters' place in the vocabulary: the last tenth of the training part is `val`, and
+    `data_fraction` keeps a share of the other nine.
 
     *Training batch k*: `batch_size` windows of `seq_len` + 1 tokens at offsets drawn uniformly
-    and independently (with replacement) by `sampling.draw(seed, k)`.
+    and independently (with replacement) by `sampling.draw(seed, k)`. With `task.windows=fixed` they
+    begin at multiples of `seq_len` and are gone through in a new order each epoch
+    (`sampling.shuffled`); what is left at the end of the text, less than a window, is not seen.
 
     *Evaluation* cuts a split of n tokens into non-overlapping windows: window i reads tokens
     i * seq_len .. (i+1) * seq_len - 1 and predicts their successors; the last one is as
@@ -87,8 +91,9 @@ class TextTask(Task):
                 windows of seq_len, or has a character for which there is no token.
         """
         text, self._fingerprint = self.read()
-        train = text[: self._training_characters(len(text))]
-        val = text[len(text) - self._validation_characters(len(text)) :]
+        begins, ends = self._validation_part(len(text))
+        train, val = text[: self._training_characters(len(text))], text[begins:ends]
+        self.tunes = True
         self.tokenizer: Tokenizer
         if self.settings.tokenizer in (None, CHARACTERS):
             self._check_length(len(text))
@@ -133,7 +138,12 @@ class TextTask(Task):
     def batch(self, position: int) -> TextBatch:
         """Draw inputs and targets (b, l) int64 of batch `position`; targets are one token ahead."""
         every = self._data["train"].unfold(0, self.settings.seq_len + 1, 1)  # a view, no copy
-        starts = draw(self.seed, position, count=self.settings.batch_size, bound=len(every))
+        count, length = self.settings.batch_size, self.settings.seq_len
+        if self.settings.windows is Windows.fixed:
+            total = -(-len(every) // length)
+            starts = length * shuffled(self.seed, position, count=count, total=total)
+        else:
+            starts = draw(self.seed, position, count=count, bound=len(every))
         windows = every[torch.from_numpy(starts).to(every.device)].long()
         return windows[:, :-1], windows[:, 1:]
 
@@ -220,11 +230,17 @@ class TextTask(Task):
                     "task.tokenizer=FILE"
                 ) from None
 
+    def _validation_part(self, characters: int) -> tuple[int, int]:
+        """Where the validation split begins and ends in a text of so many characters."""
+        begins = int(characters * (1 - self.settings.val_fraction))
+        return (begins - tuning_size(begins), begins) if self.tuning else (begins, characters)
+
     def _validation_characters(self, characters: int) -> int:
-        return characters - int(characters * (1 - self.settings.val_fraction))
+        begins, ends = self._validation_part(characters)
+        return ends - begins
 
     def _training_characters(self, characters: int) -> int:
-        return int((characters - self._validation_characters(characters)) * self.data_fraction)
+        return int(self._validation_part(characters)[0] * self.data_fraction)
 
     def _check_length(self, characters: int) -> None:
         """Raise UserError unless both splits hold a window and the character after it."""
@@ -237,10 +253,9 @@ class TextTask(Task):
 
         if fits(characters):
             return
-        share = min(
-            self.settings.val_fraction, (1 - self.settings.val_fraction) * self.data_fraction
-        )
-        likely = min(math.ceil(window / share), 10**15)
+        rest = 10**15  # characters of a text in which both splits surely have a window
+        share = min(self._training_characters(rest), self._validation_characters(rest)) / rest
+        likely = min(math.ceil(window / share), 10**15) if share else 10**15
         needed = bisect_left(range(2 * likely), True, key=fits)
         longest = min(
             self._training_characters(characters), self._validation_characters(characters)
@@ -286,7 +301,7 @@ class TextTask(Task):
     def _remedy(self, characters: int, window: int) -> str:
         """What helps most: more of the text if the whole of it would do, else another one."""
         validation = self._validation_characters(characters)
-        training = characters - validation
+        training = self._validation_part(characters)[0]
         if min(validation, training) < window:
             return "give a longer text"
         share = (1000 * window // training + 1) / 1000

@@ -142,7 +142,7 @@ class Trainer:
         state = self.state
         rate = learning_rate(self.optim, state.step, self.progress())
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_ratio", 1.0)
         parts = self.settings.grad_accum
         before = None if parts == 1 else BeforeStep(self.model, self.device)
         total = torch.zeros((), device=self.device)

@@ -1,11 +1,13 @@
-"""Builds AdamW with its parameter groups; computes the learning rate from step and progress."""
+"""Builds the optimiser, in groups; computes the learning rate from step and progress."""
 
 import math
 
 import torch
 from torch import nn
 
-from mambalab.settings.train import OptimSettings, Schedule
+from mambalab.errors import UserError
+from mambalab.settings.train import OptimKind, OptimSettings, Schedule
+from mambalab.train.muon import MuonWithAdamW, hidden_matrices
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -14,9 +16,45 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and last not in ("A_log", "D")
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters, in a decayed and an undecayed group."""
+def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """Build the optimiser over the trainable parameters.
+
+    AdamW has a decayed and an undecayed group. With `optim=muon` the `hidden_matrices` have Muon
+    instead (arXiv 2502.16982, with its scale of the steps: 0.2 sqrt(max(rows, columns))).
+
+    Raises:
+        UserError: Muon, and the model has no matrix for it, or nothing else.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if settings.kind is not OptimKind.muon:
+        return _adamw(named, settings)
+    hidden = hidden_matrices(model)
+    matrices = [p for _, p in named if p in hidden]
+    rest = [(n, p) for n, p in named if p not in hidden]
+    if not matrices or not rest:
+        lacks = "parameters besides" if matrices else ""
+        raise UserError(
+            f"optim=muon: the model has no {lacks} linear maps inside numbered layers "
+            "(nn.ModuleList, nn.Sequential); use optim=adamw".replace("no  ", "no ")
+        )
+    assert settings.momentum is not None, "optim.check"
+    assert settings.ns_steps is not None, "optim.check"
+    muon = torch.optim.Muon(
+        matrices,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        nesterov=bool(settings.nesterov),
+        ns_steps=settings.ns_steps,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = _adamw(rest, settings)
+    for group in adamw.param_groups:
+        group["lr_ratio"] = settings.adamw_lr_ratio or 1.0
+    return MuonWithAdamW(muon, adamw)
+
+
+def _adamw(named: list[tuple[str, nn.Parameter]], settings: OptimSettings) -> torch.optim.AdamW:
     decayed = [p for n, p in named if decays(n, p)]
     others = [p for n, p in named if not decays(n, p)]
     groups = [

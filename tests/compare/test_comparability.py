@@ -85,6 +85,16 @@ def test_groups_must_have_one_task_and_one_data_set(groups, change, message):
         check_groups(groups({}, change))
 
 
+def test_runs_that_chose_settings_are_no_match_for_reported_ones(groups):
+    with pytest.raises(UserError, match=r"1 of 2 runs have task\.tune=true, so their val"):
+        check_groups(groups({"task__tune": None}, {"task__tune": True}))
+    tuned = groups({"task__tune": True}, {"task__tune": True, "optim__lr": 7})
+    check_groups(tuned)
+    (line,) = warnings(tuned)
+    assert "all runs have task.tune=true" in line
+    assert "no values to report" in line
+
+
 def test_what_a_reader_must_know(groups):
     found = groups(
         {},

@@ -38,6 +38,24 @@ def test_another_run(other):
     assert folder(other) != folder()
 
 
+def test_a_run_that_chooses_settings_is_another_and_says_so():
+    assert folder("task.tune=false") == folder("task.windows=random") == folder()
+    assert folder("task.windows=fixed") != folder()
+    tuned = folder("task.tune=true")
+    assert tuned.name.startswith("ssm-tune-")
+    assert tuned.name.split("-")[2] != folder().name.split("-")[1]
+
+
+def test_a_task_of_ones_own_from_before_there_was_tune(workdir):
+    (workdir / "conf/task").mkdir(parents=True)
+    keys = "name: own\n_target_: own.Own\nbatch_size: 2\neval_batch_size: 2\nparams: {}\n"
+    (workdir / "conf/task/own.yaml").write_text(
+        keys + "path: null\nseq_len: 8\nval_fraction: 0.5\n"
+    )
+    found = compose("train", ["task=own", "task.tune=true"]).task
+    assert (type(found).__name__, found.tune, found.tokenizer) == ("TextSettings", True, None)
+
+
 def test_seeds_lie_side_by_side():
     assert folder("seed=2").name.replace("-s2", "") == folder("seed=3").name.replace("-s3", "")
 

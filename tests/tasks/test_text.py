@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mambalab.errors import UserError
+from mambalab.settings.task import Windows
 from mambalab.tasks.text import ShakespeareTask, TextTask, _smallest_dtype
 from mambalab.tokenization.vocabulary import Vocabulary
 
@@ -74,6 +75,27 @@ def test_the_first_part_trains_and_the_rest_validates(make):
     assert task.spec.vocab_size == len(set(TEXT))
     assert task.spec.seq_len == 8
     assert task.items_per_batch == 32
+
+
+def test_fixed_windows_lie_side_by_side_and_come_once_an_epoch(make):
+    content = "".join(chr(0x4E00 + n) for n in range(100))  # 75 characters train: 9 windows
+    task = make(content, seed=4, windows=Windows.fixed, batch_size=3)
+    begins = [task.batch(k)[0][:, 0].tolist() for k in range(6)]
+    first, second = ([n for batch in half for n in batch] for half in (begins[:3], begins[3:]))
+    assert sorted(first) == sorted(second) == list(range(0, 72, 8))
+    assert first != second
+    for inputs, targets in map(task.batch, (5, 0)):
+        assert torch.equal(
+            inputs[:, 0, None] + torch.arange(9), torch.cat((inputs, targets[:, -1:]), 1)
+        )
+    again = make(content, seed=4, windows=Windows.fixed, batch_size=3)
+    assert again.batch(5)[0][:, 0].tolist() == begins[5]
+    assert (
+        make(content, seed=5, windows=Windows.fixed, batch_size=3).batch(0)[0][:, 0].tolist()
+        != (begins[0])
+    )
+    random = {n for k in range(9) for n in make(content).batch(k)[0][:, 0].tolist()}
+    assert {n % 8 for n in random} != {0}
 
 
 def test_data_fraction_keeps_the_first_share_of_the_training_part_only(make):

@@ -17,7 +17,7 @@ from mambalab.train.nonfinite import NonFiniteError
 from mambalab.train.optim import build_optimizer
 from mambalab.train.progress import StoppedError
 from mambalab.train.state import TrainState
-from tests.train.toy import LIMITS, OPTIM, ToyTask, model, trainer
+from tests.train.toy import LIMITS, MUON, OPTIM, ToyTask, model, trainer
 
 
 class CrashAt(Callback):
@@ -72,15 +72,20 @@ def test_the_last_step_is_evaluated_even_off_the_grid(tmp_path):
     assert result.last == lines.rows[-1][1]
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 7, 19])
-@pytest.mark.parametrize("grad_accum", [1, 3])
-def test_stop_and_resume_equals_never_stopped(tmp_path, stop_after, grad_accum):
-    whole, lines, expected = whole_run(tmp_path / "whole", grad_accum=grad_accum)
-    first, before = trainer(tmp_path / "cut", stop_after=stop_after, grad_accum=grad_accum)
+@pytest.mark.parametrize(
+    ("stop_after", "options"),
+    [
+        *((step, {"grad_accum": parts}) for step in (1, 4, 5, 7, 19) for parts in (1, 3)),
+        *((step, {"optim": MUON, "grad_accum": parts}) for step, parts in ((1, 1), (7, 3))),
+    ],
+)
+def test_stop_and_resume_equals_never_stopped(tmp_path, stop_after, options):
+    whole, lines, expected = whole_run(tmp_path / "whole", **options)
+    first, before = trainer(tmp_path / "cut", stop_after=stop_after, **options)
     stopped = first.run()
     assert stopped.status == "KILLED"
     assert stopped.step == stop_after
-    second, after = trainer(tmp_path / "cut", grad_accum=grad_accum)
+    second, after = trainer(tmp_path / "cut", **options)
     second.restore(checkpoint.find(tmp_path / "cut", "last"))
     result = second.run()
     assert before.rows + after.rows == lines.rows

@@ -1,12 +1,17 @@
-"""Groups of AdamW and the course of the learning rate."""
+"""Groups of the optimisers and the course of the learning rate."""
 
 import dataclasses
 
 import pytest
+import torch
+from torch import nn
 
+from mambalab.errors import UserError
+from mambalab.settings.rules import check
 from mambalab.settings.train import Schedule
 from mambalab.train.optim import build_optimizer, learning_rate
-from tests.train.toy import OPTIM
+from tests.lab import compose
+from tests.train.toy import MUON, OPTIM
 
 
 def test_only_matrices_decay(build_model):
@@ -50,3 +55,69 @@ def test_warm_up_is_linear_and_multiplies_the_schedule():
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
     none = dataclasses.replace(settings, warmup_steps=0)
     assert learning_rate(none, 0, 0.0) == settings.lr
+
+
+def names_in(model: nn.Module, group: dict) -> set[str]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {names[id(p)].rsplit("layers.", 1)[-1].split(".", 1)[-1] for p in group["params"]}
+
+
+def test_muon_is_for_the_matrices_of_layers(build_model):
+    model = build_model(pattern="MA")
+    optimizer = build_optimizer(model, MUON)
+    muon, decayed, others = optimizer.param_groups
+    assert {(g["weight_decay"], g.get("lr_ratio", 1.0)) for g in (muon, decayed, others)} == {
+        (0.1, 1.0),
+        (0.1, 0.5),
+        (0.0, 0.5),
+    }
+    assert names_in(model, muon) == {
+        *("mixer.in_proj.weight", "mixer.x_proj.weight", "mixer.out_proj.weight"),
+        *("mlp.fc1.weight", "mlp.fc2.weight"),
+    }
+    assert names_in(model, decayed) == {
+        *("embedding.weight", "weight", "mixer.conv1d.weight", "mixer.dt_proj.weight"),
+    }
+    count = sum(len(g["params"]) for g in optimizer.param_groups)
+    assert count == len(list(model.parameters()))
+
+
+def test_both_step_and_muon_as_it_does_alone(build_model, tokens):
+    models = [build_model(), build_model()]
+    both = build_optimizer(models[0], MUON)
+    hidden = {id(p) for p in both.param_groups[0]["params"]}
+    for model in models:
+        model(tokens).float().square().mean().backward()
+    both.found_inf = torch.ones(())
+    both.step()
+    for ours, theirs in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.equal(ours, theirs)
+    both.found_inf = torch.zeros(())
+    both.step()
+    pairs = list(zip(*(m.parameters() for m in models), strict=True))
+    matrices = [theirs for ours, theirs in pairs if id(ours) in hidden]
+    torch.optim.Muon(
+        matrices, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    ).step()
+    for ours, theirs in pairs:
+        assert torch.equal(ours, theirs) == (id(ours) in hidden)
+
+
+def test_what_muon_cannot_do_is_one_line():
+    with pytest.raises(UserError, match="optim=muon: the model has no linear maps inside"):
+        build_optimizer(nn.Linear(2, 2), MUON)
+    with pytest.raises(UserError, match="the model has no parameters besides linear maps"):
+        build_optimizer(nn.Sequential(nn.Linear(2, 2, bias=False)), MUON)
+    with pytest.raises(UserError, match=r"optim\.momentum=0\.9: AdamW has no such thing"):
+        check(dataclasses.replace(OPTIM, momentum=0.9), "optim.")
+    with pytest.raises(UserError, match=r"optim\.ns_steps=null: Muon needs a value"):
+        check(dataclasses.replace(MUON, ns_steps=None), "optim.")
+
+
+def test_muon_by_its_preset():
+    found = compose("train", ["optim=muon", "optim.lr=2e-3"]).optim
+    expected = compose("train", ["optim.lr=2e-3"]).optim
+    assert dataclasses.replace(MUON, lr=2e-3, adamw_lr_ratio=1.0) == dataclasses.replace(
+        found, betas=OPTIM.betas, warmup_steps=OPTIM.warmup_steps
+    )
+    assert (found.betas, found.warmup_steps) == (expected.betas, expected.warmup_steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mambalab.settings.train import OptimSettings, Precision, Schedule, TrainerSettings
+from mambalab.settings.train import OptimKind, OptimSettings, Precision, Schedule, TrainerSettings
 from mambalab.train.loop import Trainer
 
 OPTIM = OptimSettings(
@@ -20,6 +20,15 @@ OPTIM = OptimSettings(
     warmup_steps=3,
     schedule=Schedule.cosine,
     grad_clip=1.0,
+)
+MUON = dataclasses.replace(
+    OPTIM,
+    name="muon",
+    kind=OptimKind.muon,
+    adamw_lr_ratio=0.5,
+    momentum=0.95,
+    nesterov=True,
+    ns_steps=5,
 )
 LIMITS = TrainerSettings(
     max_steps=20,
