@@ -12,6 +12,7 @@ from mambalab.models.dropout import NO_DROPOUT, Dropout, SSMDropout
 from mambalab.models.layers import FeedForward, RMSNorm
 from mambalab.models.mamba import Mamba
 from mambalab.models.state import LayerState, ModelState
+from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.spec import ModelSpec
 
@@ -114,18 +115,16 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Map tokens (b, l) int64 or vectors (b, l, input_dim) to features (b, l, d_model).
 
-        Features are float32, or what the parameters are converted to; the stream of sums is at
-        least float32. Continues from `state` and updates it if given: in place without gradients.
-        Inputs beyond `lengths` (b,) int64 do not affect features before it.
+        Features are float32, or what the parameters are converted to; the stream of sums, into and
+        out of every layer, is at least float32, whatever the inputs and autocast. Continues from
+        `state` and updates it if given: in place without gradients. Inputs beyond `lengths` (b,)
+        int64 do not affect features before it.
         """
         hidden = self.embedding(inputs)
+        hidden = hidden.to(compute_dtype(hidden.dtype))  # half under autocast, or as its weights
         if self.positions is not None:
             hidden = hidden + self.positions[: hidden.shape[1]]
         hidden = self.dropout(hidden)
-        if (
-            self.norm_f.weight.dtype.itemsize < 4
-        ):  # a model in half precision: sums of layers are not
-            hidden = hidden.float()
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
             hidden = layer(hidden, layer_state, lengths)
