@@ -4,7 +4,7 @@ The classes of its groups are in `mambalab/settings/`; here they are joined. The
 any other verb is at the top of the verb's file in `mambalab/commands/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -46,17 +46,19 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }
 
-# Settings that older recorded runs do not have. Null in them means the same as their absence: it
-# makes no other run and no other folder.
-NULL_MEANS_ABSENT = frozenset(
-    [
-        "model.vocab_size",
-        "model.pretrained",
-        "task.tokenizer",
-        "task.background",
-        "trainer.keep_last",
-    ]
-)
+# Settings that older recorded runs do not have, with the value that means the same as their
+# absence: it makes no other run and no other folder (see `means_absent`).
+AS_BEFORE: dict[str, Any] = {
+    "model.vocab_size": None,
+    "model.pretrained": None,
+    "model.qk_norm": False,
+    "model.rotary": "sequence",
+    "model.patch_norm": None,
+    "task.tokenizer": None,
+    "task.background": None,
+    "trainer.keep_last": None,
+}
+PATCH_NORM = "model.patch_norm"
 
 
 @dataclass
@@ -110,12 +112,12 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
 
 
 def complete(plain: dict[Any, Any]) -> None:
-    """Add the keys of `NULL_MEANS_ABSENT` that a plain training configuration lacks, as None.
+    """Add the keys of `AS_BEFORE` that a plain training configuration lacks, with its values.
 
     Args:
         plain: changed in place; an older run's perhaps.
     """
-    for key in NULL_MEANS_ABSENT:
+    for key, value in AS_BEFORE.items():
         group, _, name = key.partition(".")
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
@@ -123,7 +125,24 @@ def complete(plain: dict[Any, Any]) -> None:
         classes: dict[str, type] = {"model": ModelSettings, "trainer": TrainerSettings}
         cls = classes.get(group) or task_settings({**part, name: None})
         if name in {f.name for f in fields(cls)}:
-            part[name] = None
+            part[name] = value
+
+
+def means_absent(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a setting says no more than its absence from the configuration of an older run.
+
+    Args:
+        key: dotted name of the setting.
+        flat: all settings of the run by dotted name, as plain values.
+    """
+    value = flat[key]
+    if key == PATCH_NORM and value is not None:
+        if "task.patch_size" in flat:
+            return value is False
+        # Tasks of mambalab cut patches only with this key; of a user's own, `false` may say more.
+        ours = str(flat.get("task._target_")).startswith("mambalab.")
+        return value == "auto" or (value is False and ours)
+    return key in AS_BEFORE and value == AS_BEFORE[key]
 
 
 def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") -> Iterator[Option]:

@@ -100,7 +100,7 @@ def test_a_parametrised_layer_counts(build_settings):
 
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_dynamic_quantisation_of_every_linear_layer(build_model, tokens, pattern, state):
     model = build_model(pattern=pattern)
     exact = model(tokens)
