@@ -84,7 +84,7 @@ def model_settings(option: str = "mamba", **changes: Any) -> ModelSettings:
     True
 
     Args:
-        option: mamba, transformer, hybrid, or one of ./conf/model.
+        option: mamba, transformer, transformer_equal_depth, hybrid, or one of ./conf/model.
         **changes: keys of the group `model`, such as d_model, n_layer, d_state, d_conv, expand.
 
     Raises:

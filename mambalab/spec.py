@@ -20,6 +20,8 @@ class ModelSpec:
         input_dim: values in a step; 0 if the inputs are tokens.
         classes: number of classes; 0 for next-token prediction.
         pair: True if a class is that of two sequences.
+        rows, columns: of the grid of patches that the steps are, read row by row; 0 for steps
+            that are no patches.
     """
 
     vocab_size: int
@@ -27,7 +29,17 @@ class ModelSpec:
     input_dim: int = 0
     classes: int = 0
     pair: bool = False
+    rows: int = 0
+    columns: int = 0
 
     def __post_init__(self) -> None:
         assert (self.vocab_size > 0) != (self.input_dim > 0), "tokens or vectors, not both"
         assert self.classes or not (self.input_dim or self.pair), "only tokens have a next one"
+        if self.rows or self.columns:
+            assert self.input_dim, "patches are vectors"
+            assert self.rows * self.columns == self.seq_len, "a step for each patch of the grid"
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patches, if there is more than one of each; else None."""
+        return (self.rows, self.columns) if min(self.rows, self.columns) > 1 else None

@@ -15,7 +15,7 @@ import torch
 
 from mambalab.data.catalog import CATALOG
 from mambalab.models.heads import LanguageModel
-from mambalab.settings.model import DropoutSettings, ModelSettings, Pooling, ScanBackend
+from mambalab.settings.model import DropoutSettings, ModelSettings, Pooling, Rotary, ScanBackend
 from mambalab.settings.task import TextSettings
 from mambalab.spec import ModelSpec
 from tests.data.file_server import FileServer
@@ -40,6 +40,9 @@ SETTINGS = ModelSettings(
     n_head="auto",
     d_ff="auto",
     rope_theta=10000.0,
+    rotary=Rotary.sequence,
+    qk_norm=False,
+    patch_norm=False,
     norm_eps=1e-5,
     tie_embeddings=False,
     position_embedding=False,
@@ -64,6 +67,8 @@ def build_model():
 
     def build(dropout: DropoutSettings = NO_DROPOUT, **changes) -> LanguageModel:
         torch.manual_seed(0)
+        if "S" in changes.get("pattern", ""):  # is repeated whole
+            changes = {"n_layer": 4, **changes}
         return LanguageModel(dataclasses.replace(SETTINGS, **changes), dropout, SPEC).eval()
 
     return build

@@ -167,9 +167,9 @@ def _behind(
             return None
         state = model.initial_state(batch, room)
         for layer in state.layers:
-            assert isinstance(layer, AttentionState)
-            layer.key.normal_()
-            layer.value.normal_()
+            if isinstance(layer, AttentionState):
+                layer.key.normal_()
+                layer.value.normal_()
         return state
 
 

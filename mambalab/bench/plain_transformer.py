@@ -1,4 +1,4 @@
-"""The Transformer baseline written plainly, to show that ours is not a slow one.
+"""`transformer_equal_depth` written plainly, to show that ours is not a slow one.
 
 Layers of the same kind and size in nothing but PyTorch's own modules and functions, without
 dropout, caches, masks or settings: what one writes by hand for a benchmark.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mambalab.config.schema import means_absent
 from mambalab.records.reader import RunRecord
 from mambalab.utils.mapping import flatten
 from mambalab.utils.text import printable, short
@@ -80,7 +81,12 @@ def split(
 def _relevant(record: RunRecord, ignore: Callable[[str], bool]) -> dict[str, Any]:
     """Return the settings of a run that may make another group, by dotted name."""
     settings = flatten(record.config, max_depth=MAX_DEPTH)
-    return {k: v for k, v in settings.items() if not ignore(k)}
+    # A value that means "as before" says no more than the absence in an older run.
+    return {
+        k: v
+        for k, v in settings.items()
+        if not ignore(k) and (v is None or not means_absent(k, settings))
+    }
 
 
 def _text(settings: Mapping[str, Any], key: str) -> str:

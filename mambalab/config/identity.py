@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mambalab.config.schema import NULL_MEANS_ABSENT, TrainConfig
+from mambalab.config.schema import TrainConfig, means_absent
 from mambalab.utils.mapping import flatten
 from mambalab.utils.secrets import hide_password
 
@@ -102,10 +102,11 @@ def settings_hash(cfg: TrainConfig) -> str:
 
 def _digest(plain: dict[str, Any], leave_out: Set[str]) -> str:
     """SHA-256 of the values that make a run, in hexadecimal digits."""
+    flat = flatten(plain)
     values = {
         key: value
-        for key, value in flatten(plain).items()
-        if not (key in leave_out or may_change(key) or (value is None and key in NULL_MEANS_ABSENT))
+        for key, value in flat.items()
+        if not (key in leave_out or may_change(key) or means_absent(key, flat))
     }
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -120,13 +121,18 @@ def differences(a: Any, b: Any) -> list[str]:
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if not may_change(key) and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if not may_change(key) and _said(key, old) != _said(key, new)
     ]
 
 
 def may_change(key: str) -> bool:
     """Whether a dotted key may differ when a run is resumed."""
     return key in MAY_CHANGE or key.split(".")[0] in MAY_CHANGE
+
+
+def _said(key: str, flat: dict[str, Any]) -> Any:
+    """A setting's value; the same for all that say no more than its absence."""
+    return _ABSENT if key not in flat or means_absent(key, flat) else flat[key]
 
 
 _ABSENT = object()

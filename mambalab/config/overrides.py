@@ -10,7 +10,7 @@ from mambalab.config import axes, grammar, paths
 from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.grammar import QUOTED, quoted
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
-from mambalab.config.schema import NULL_MEANS_ABSENT, TASK_SETTINGS, Option, TrainConfig, walk
+from mambalab.config.schema import AS_BEFORE, TASK_SETTINGS, Option, TrainConfig, walk
 from mambalab.errors import UserError
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
@@ -27,7 +27,7 @@ _NUMBERS = re.compile(r"\d+(,\d+)*")
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
 PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "model.pretrained"}
 PATHS |= {"tokenizer", "task.tokenizer"}
-_LATER = {o.key for o in walk(TrainConfig)} & NULL_MEANS_ABSENT  # an older YAML file lacks them
+_LATER = {o.key for o in walk(TrainConfig)} & AS_BEFORE.keys()  # an older YAML file lacks them
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The classes of its groups are in `mambalab/settings/`; here they are joined. The
 any other verb is at the top of the verb's file in `mambalab/commands/`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -46,25 +46,27 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }
 
-# Settings that older recorded runs do not have. Null in them means the same as their absence: it
-# makes no other run and no other folder.
-NULL_MEANS_ABSENT = frozenset(
-    [
-        "model.vocab_size",
-        "model.pretrained",
-        "task.tokenizer",
-        "task.tune",
-        "task.windows",
-        "task.background",
-        "optim.kind",
-        "optim.adamw_lr_ratio",
-        "optim.momentum",
-        "optim.nesterov",
-        "optim.ns_steps",
-        "trainer.keep_last",
-        "trainer.max_epochs",
-    ]
-)
+# Settings that older recorded runs do not have, with the value that means the same as their
+# absence: it makes no other run and no other folder (see `means_absent`).
+AS_BEFORE: dict[str, Any] = {
+    "model.vocab_size": None,
+    "model.pretrained": None,
+    "model.qk_norm": False,
+    "model.rotary": "sequence",
+    "model.patch_norm": None,
+    "task.tokenizer": None,
+    "task.tune": None,
+    "task.windows": None,
+    "task.background": None,
+    "optim.kind": None,
+    "optim.adamw_lr_ratio": None,
+    "optim.momentum": None,
+    "optim.nesterov": None,
+    "optim.ns_steps": None,
+    "trainer.keep_last": None,
+    "trainer.max_epochs": None,
+}
+PATCH_NORM = "model.patch_norm"
 
 
 @dataclass
@@ -111,7 +113,7 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
     target = task.get("_target_")
     if target in TASK_SETTINGS:
         return TASK_SETTINGS[target]
-    optional = {key.removeprefix("task.") for key in NULL_MEANS_ABSENT if key.startswith("task.")}
+    optional = {key.removeprefix("task.") for key in AS_BEFORE if key.startswith("task.")}
     for cls in (*TASK_SETTINGS.values(), ClassificationSettings, ImageSettings):
         names = {f.name for f in fields(cls)}
         if names - optional <= set(task) <= names:
@@ -120,12 +122,12 @@ def task_settings(task: dict[str, Any]) -> type[TaskSettings]:
 
 
 def complete(plain: dict[Any, Any]) -> None:
-    """Add the keys of `NULL_MEANS_ABSENT` that a plain training configuration lacks, as None.
+    """Add the keys of `AS_BEFORE` that a plain training configuration lacks, with its values.
 
     Args:
         plain: changed in place; an older run's perhaps.
     """
-    for key in NULL_MEANS_ABSENT:
+    for key, value in AS_BEFORE.items():
         group, _, name = key.partition(".")
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
@@ -137,7 +139,24 @@ def complete(plain: dict[Any, Any]) -> None:
         }
         cls = classes.get(group) or task_settings(part)
         if name in {f.name for f in fields(cls)}:
-            part[name] = None
+            part[name] = value
+
+
+def means_absent(key: str, flat: Mapping[str, Any]) -> bool:
+    """Whether a setting says no more than its absence from the configuration of an older run.
+
+    Args:
+        key: dotted name of the setting.
+        flat: all settings of the run by dotted name, as plain values.
+    """
+    value = flat[key]
+    if key == PATCH_NORM and value is not None:
+        if "task.patch_size" in flat:
+            return value is False
+        # Tasks of mambalab cut patches only with this key; of a user's own, `false` may say more.
+        ours = str(flat.get("task._target_")).startswith("mambalab.")
+        return value == "auto" or (value is False and ours)
+    return key in AS_BEFORE and value == AS_BEFORE[key]
 
 
 def walk(cls: type, replace: dict[str, type] | None = None, prefix: str = "") -> Iterator[Option]:

@@ -13,7 +13,7 @@ from mambalab.settings.model import AUTO
 from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
 from mambalab.utils.console import LOG
 
-OF_ATTENTION = frozenset(["model.n_head", "model.d_ff", "model.rope_theta"])
+OF_ATTENTION = frozenset(["model.n_head", "model.rope_theta", "model.rotary", "model.qk_norm"])
 
 
 def check(given: Collection[str], settings: TrainConfig) -> None:
@@ -33,8 +33,10 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
     if model._target_ != AUTO:
         return
     for key in given:
-        if key in OF_ATTENTION and "A" not in model.layers():
+        if key in OF_ATTENTION and not model.attends():
             _say(f"{key} has no effect: model={model.name} has no attention")
+        if key == "model.d_ff" and not set("AF") & set(model.layers()):
+            _say(f"{key} has no effect: model={model.name} has no FFN")
     if "model.pooling" in given and (generated or isinstance(task, TextSettings)):
         raise NotApplicableError(
             f"model.pooling={model.pooling.name}: task={task.name} predicts tokens, nothing is "

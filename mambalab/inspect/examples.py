@@ -80,7 +80,7 @@ def choose(
     else:
         found = _example(loaded, data_dir, index or 0)
     limit = getattr(loaded.model, "context_limit", None)
-    check_length(found, limit, "A" in loaded.settings.model.layers())
+    check_length(found, limit, loaded.settings.model.attends())
     return found
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.errors import UserError
-from mambalab.models.attention import Attention, rotary_angles, rotate
+from mambalab.models.attention import Attention
 from mambalab.models.dropout import s4d_real_log
 from mambalab.models.mamba import Mamba, SelectiveSSM
 from mambalab.ops import selective_scan
@@ -228,10 +228,8 @@ def state_norms(
 
 def attention_weights(attention: Attention, qkv: Tensor) -> Tensor:
     """Attention probabilities (b, n_head, l, l) of the output of in_proj, (b, l, 3 * d_model)."""
-    batch, length, _ = qkv.shape
-    heads = qkv.view(batch, length, 3, attention.n_head, attention.head_dim)
-    angles = rotary_angles(0, length, attention.head_dim, attention.rope_theta, qkv.device)
-    query, key = rotate(heads[:, :, :2], *angles).permute(2, 0, 3, 1, 4).unbind(0)
+    length = qkv.shape[1]
+    query, key, _ = attention.split(qkv)
     scores = query @ key.transpose(-1, -2) * attention.head_dim**-0.5
     if attention.causal:
         later = torch.ones(length, length, dtype=torch.bool, device=qkv.device).triu(1)

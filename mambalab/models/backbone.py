@@ -1,4 +1,4 @@
-"""One backbone for every model: layers whose kinds follow a pattern such as M, A or MMA."""
+"""One backbone for every model: layers whose kinds follow a pattern such as M, SF or MMA."""
 
 import math
 from itertools import cycle, islice
@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambalab.models.attention import Attention, d_ff
+from mambalab.errors import UserError
+from mambalab.models.attention import Attention, d_ff, gated_d_ff
 from mambalab.models.dropout import NO_DROPOUT, Dropout, SSMDropout
-from mambalab.models.layers import FeedForward, RMSNorm
+from mambalab.models.layers import FeedForward, PatchEmbedding, RMSNorm, SwiGLU
 from mambalab.models.mamba import Mamba
-from mambalab.models.state import LayerState, ModelState
+from mambalab.models.state import EmptyState, LayerState, ModelState
+from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.spec import ModelSpec
 
@@ -37,17 +39,96 @@ class MambaBlock(nn.Module):
         """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
         return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
 
+    def initial_state(self, batch_size: int, max_len: int) -> LayerState:
+        """State of zeros for new sequences."""
+        return self.mixer.initial_state(batch_size, max_len)
+
+
+class SelfAttentionBlock(nn.Module):
+    """Residual block of an S layer: norm -> attention -> dropout, added to the residual stream.
+
+    Args:
+        settings, causal, grid: as `Attention` takes them.
+        dropout: probabilities at training time.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        dropout: DropoutSettings,
+        causal: bool,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = RMSNorm(settings.d_model, settings.norm_eps)
+        self.mixer = Attention(settings, causal, "S", grid)
+        self.dropout = Dropout(dropout.p)
+        _initialise(self.mixer.in_proj, self.mixer.out_proj, settings)
+
+    def initial_state(self, batch_size: int, max_len: int) -> LayerState:
+        """Empty key-value cache for `max_len` positions."""
+        return self.mixer.initial_state(batch_size, max_len)
+
+    def forward(
+        self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
+        return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
+
+
+class FeedForwardBlock(nn.Module):
+    """Residual block of an F layer: norm -> SwiGLU -> dropout, added to the residual stream."""
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings) -> None:
+        super().__init__()
+        self.norm = RMSNorm(settings.d_model, settings.norm_eps)
+        self.mlp = SwiGLU(settings.d_model, gated_d_ff(settings))
+        self.dropout = Dropout(dropout.p)
+        _initialise(self.mlp.fc1, self.mlp.fc2, settings)
+
+    def initial_state(self, batch_size: int, max_len: int) -> LayerState:
+        """Nothing: each position is mapped by itself."""
+        del batch_size, max_len
+        return EmptyState()
+
+    def forward(
+        self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Map (b, l, d_model) to the same; `state` and `lengths` change nothing."""
+        del state, lengths
+        return hidden + self.dropout(self.mlp(self.norm(hidden)))
+
+
+def _initialise(inner: nn.Linear, outer: nn.Linear, settings: ModelSettings) -> None:
+    """Draw the weights of an S or F layer: what enters it, and what it adds to the stream.
+
+    Normal with standard deviation 0.02 as in GPT-2 and Llama, and as the embedding: outputs are
+    divided by the square root of the number of additions to the stream (GPT-2, section 2.3).
+    """
+    # 0.02 was chosen for widths of 768 and more; 1 / sqrt(d_model), 0.07 to 0.13 at widths of 64
+    # to 192, is the alternative. Measured at width 128 on tiny Shakespeare, it was worse: the
+    # embedding starts at 0.02, and larger layers drown it.
+    additions = settings.n_layer + settings.layers().count("A")
+    nn.init.normal_(inner.weight, std=0.02)
+    nn.init.normal_(outer.weight, std=0.02 / math.sqrt(additions))
+
 
 class AttentionBlock(nn.Module):
-    """Residual block of a Transformer layer: attention, then an FFN.
+    """Residual block of an A layer: attention, then an FFN with a GELU.
 
     norm -> attention -> dropout and norm -> FFN -> dropout are each added to the residual stream.
     """
 
-    def __init__(self, settings: ModelSettings, dropout: DropoutSettings, causal: bool) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        dropout: DropoutSettings,
+        causal: bool,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.norm = RMSNorm(settings.d_model, settings.norm_eps)
-        self.mixer = Attention(settings, causal)
+        self.mixer = Attention(settings, causal, "A", grid)
         self.norm2 = RMSNorm(settings.d_model, settings.norm_eps)
         self.mlp = FeedForward(settings.d_model, d_ff(settings))
         self.dropout = Dropout(dropout.p)
@@ -64,19 +145,26 @@ class AttentionBlock(nn.Module):
         hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
         return hidden + self.dropout(self.mlp(self.norm2(hidden)))
 
+    def initial_state(self, batch_size: int, max_len: int) -> LayerState:
+        """Empty key-value cache for `max_len` positions."""
+        return self.mixer.initial_state(batch_size, max_len)
+
 
 class Backbone(nn.Module):
     """Embedding, layers, final norm: maps tokens or vectors to features (b, l, d_model).
 
-    Tokens are looked up in a table, vectors (pixels, patches) go through a linear layer. Learned
-    positions, with `position_embedding`, are added to either; they make `spec.seq_len` the longest
-    input.
+    Tokens are looked up in a table, vectors (pixels, patches) go through a linear layer, with
+    `patch_norm` between two LayerNorms. Learned positions, with `position_embedding`, are added to
+    either; they make `spec.seq_len` the longest input.
 
     Args:
         settings: sizes and the layer pattern.
         dropout: probabilities at training time.
-        spec: vocab_size, or input_dim, and seq_len are read.
+        spec: vocab_size, or input_dim, seq_len and the grid of patches are read.
         causal: False lets attention layers see the whole sequence.
+
+    Raises:
+        UserError: `patch_norm=true` for what it cannot norm; and as `Attention` does.
     """
 
     def __init__(
@@ -87,7 +175,10 @@ class Backbone(nn.Module):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        if spec.input_dim:
+        self.embedding: Any
+        if _has_patch_norm(settings, spec):
+            self.embedding = PatchEmbedding(spec.input_dim, settings.d_model)
+        elif spec.input_dim:
             self.embedding = nn.Linear(spec.input_dim, settings.d_model)
         else:
             self.embedding = nn.Embedding(spec.vocab_size, settings.d_model)
@@ -98,7 +189,9 @@ class Backbone(nn.Module):
         self.dropout = Dropout(dropout.p)
         blocks = {
             "M": lambda: MambaBlock(settings, dropout),
-            "A": lambda: AttentionBlock(settings, dropout, causal),
+            "S": lambda: SelfAttentionBlock(settings, dropout, causal, spec.grid),
+            "F": lambda: FeedForwardBlock(settings, dropout),
+            "A": lambda: AttentionBlock(settings, dropout, causal, spec.grid),
         }
         kinds = islice(cycle(settings.pattern), settings.n_layer)
         self.layers = nn.ModuleList(blocks[kind]() for kind in kinds)
@@ -106,27 +199,42 @@ class Backbone(nn.Module):
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """State of all layers at the start of sequences of at most `max_len` tokens."""
-        mixers: list[Any] = [layer.mixer for layer in self.layers]
-        return ModelState([mixer.initial_state(batch_size, max_len) for mixer in mixers])
+        layers: list[Any] = list(self.layers)
+        return ModelState([layer.initial_state(batch_size, max_len) for layer in layers])
 
     def forward(
         self, inputs: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
         """Map tokens (b, l) int64 or vectors (b, l, input_dim) to features (b, l, d_model).
 
-        Features are float32, or what the parameters are converted to; the stream of sums is at
-        least float32. Continues from `state` and updates it if given: in place without gradients.
-        Inputs beyond `lengths` (b,) int64 do not affect features before it.
+        Features are float32, or what the parameters are converted to; the stream of sums, into and
+        out of every layer, is at least float32, whatever the inputs and autocast. Continues from
+        `state` and updates it if given: in place without gradients. Inputs beyond `lengths` (b,)
+        int64 do not affect features before it.
         """
         hidden = self.embedding(inputs)
+        hidden = hidden.to(compute_dtype(hidden.dtype))  # half under autocast, or as its weights
         if self.positions is not None:
             hidden = hidden + self.positions[: hidden.shape[1]]
         hidden = self.dropout(hidden)
-        if (
-            self.norm_f.weight.dtype.itemsize < 4
-        ):  # a model in half precision: sums of layers are not
-            hidden = hidden.float()
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
             hidden = layer(hidden, layer_state, lengths)
         return self.norm_f(hidden)
+
+
+def _has_patch_norm(settings: ModelSettings, spec: ModelSpec) -> bool:
+    """Whether LayerNorms stand before and after the embedding of vectors.
+
+    Raises:
+        UserError: `patch_norm=true` for tokens, or for steps of one value, of which a norm leaves
+            nothing.
+    """
+    if settings.patch_norm == "auto":
+        return spec.grid is not None and spec.input_dim > 1
+    if settings.patch_norm and spec.input_dim < 2:
+        given = "steps of one value, of which a norm leaves 0" if spec.input_dim else "tokens"
+        raise UserError(
+            f"model.patch_norm=true: this task gives {given}; use model.patch_norm=auto or false"
+        )
+    return bool(settings.patch_norm)

@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(settings.d_model, spec.vocab_size, bias=False)
         if settings.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
-        self.context_limit = spec.seq_len if "A" in settings.layers() else None
+        self.context_limit = spec.seq_len if settings.attends() else None
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """State at the start of `batch_size` sequences of at most `max_len` tokens."""

@@ -1,4 +1,4 @@
-"""RMS norm and feed-forward network, shared by the kinds of layer."""
+"""Norms, feed-forward networks and the patch embedding, shared by the kinds of layer."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.ops import rms_norm
+from mambalab.ops.reference import compute_dtype
 
 
 def as_built(linear: nn.Module) -> bool:
@@ -58,7 +59,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """FFN of a Transformer layer: two linear layers without biases, a GELU between them."""
+    """FFN of an A layer: two linear layers without biases, a GELU between them."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -68,3 +69,47 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, l, d_model) to (b, l, d_model)."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Gated FFN (arXiv 2002.05202, section 2): W2 (silu(W1 x) * W3 x), no biases.
+
+    W1 and W3 are one matrix, `fc1` (2 * d_ff, d_model), W1 first; W2 is `fc2`.
+    """
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d_model, 2 * d_ff, bias=False)
+        self.fc2 = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, l, d_model) to (b, l, d_model)."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (arXiv 1607.06450) over the last dimension, epsilon 1e-5.
+
+    Arithmetic and result are float32 (float64 for float64), under autocast and in half models, too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (..., d) of any floating dtype."""
+        dtype = compute_dtype(x.dtype)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
+
+
+class PatchEmbedding(nn.Module):
+    """Embedding of patches: LayerNorm over a patch's values, linear, LayerNorm."""
+
+    def __init__(self, input_dim: int, d_model: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(input_dim)
+        self.linear = nn.Linear(input_dim, d_model)
+        self.norm2 = LayerNorm(d_model)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches (b, l, input_dim) to (b, l, d_model), at least float32."""
+        return self.norm2(self.linear(self.norm(patches).to(patches.dtype)))

@@ -137,7 +137,22 @@ class AttentionState:
         self.filled[row] = min(self.filled[row], length)
 
 
-LayerState = MambaState | AttentionState
+@dataclass
+class EmptyState:
+    """State of a layer that looks at one position at a time: nothing."""
+
+    def detach(self) -> "EmptyState":
+        """Return the same nothing."""
+        return self
+
+    def put(self, row: int, other: "EmptyState", source: int) -> None:
+        """Do nothing."""
+
+    def rewind(self, row: int, length: int) -> None:
+        """Do nothing."""
+
+
+LayerState = MambaState | AttentionState | EmptyState
 
 
 @dataclass

@@ -29,8 +29,9 @@ def obstacle(model: Any, settings: ModelSettings, layout: Layout) -> str | None:
     """Why a model has no place in a layout, a clause about it; None if it has."""
     if type(model) is not LanguageModel:
         return f"is a {type(model).__name__}; only language models of mambalab's own can"
-    if "A" in settings.layers():
-        return f"has attention layers (pattern {settings.pattern}); only Mamba layers can"
+    if others := set(settings.layers()) - {"M"}:
+        kind = "attention" if settings.attends() else f"{min(others)}"
+        return f"has {kind} layers (pattern {settings.pattern}); only Mamba layers can"
     if layout is Layout.original and settings.norm_eps != NORM_EPS:
         return (
             f"has norm_eps={settings.norm_eps:g}, and the original layout knows only "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.settings.model import AUTO, ModelSettings, Pooling, ScanBackend
+from mambalab.settings.model import AUTO, ModelSettings, Pooling, Rotary, ScanBackend
 from mambalab.tokenization.ends import KEY, numbers
 
 CONFIG = "config.json"
@@ -47,6 +47,9 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "n_head": AUTO,
     "d_ff": AUTO,
     "rope_theta": 10000.0,
+    "rotary": Rotary.sequence,
+    "qk_norm": False,
+    "patch_norm": False,
     "position_embedding": False,
     "pooling": Pooling.mean,
 }

@@ -12,7 +12,7 @@ from mambalab import config
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters, head_class
 from mambalab.runs import user_code
-from mambalab.settings.model import AUTO
+from mambalab.settings.model import AUTO, Rotary
 from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task
 
@@ -92,19 +92,33 @@ def _public(base: type) -> str:
 
 
 def counts_line(settings: config.TrainConfig, spec: ModelSpec, model: nn.Module) -> str:
-    """Count the parameters of the model, and of the Transformer or Mamba to compare it with."""
+    """Count the parameters of the model, and of those to compare it with at equal `n_layer`."""
     count = count_parameters(model)
     line = f"{settings.model.name}: {count:,} parameters"
-    twins = {"M": ("A", "transformer"), "A": ("M", "mamba")}
     kinds = "".join(sorted(set(settings.model.pattern)))
-    if kinds not in twins or settings.model._target_ != AUTO:
+    if kinds not in _TWINS or settings.model._target_ != AUTO:
         return line
-    pattern, name = twins[kinds]
-    twin = dataclasses.replace(
-        settings,
-        model=dataclasses.replace(settings.model, pattern=pattern),
-        dropout=dataclasses.replace(settings.dropout, ssm_p=0.0),
-    )
+    others = []
+    for name, pattern in _TWINS[kinds].items():
+        if settings.model.n_layer % len(pattern) == 0:
+            other = _count(settings, spec, pattern)
+            others.append(f"{name} {other:,}, {100 * (other / count - 1):+.1f} %")
+    return f"{line} (of this width and n_layer: {'; '.join(others)})"
+
+
+# For the kinds of layer in a model, the models it stands beside: name and pattern.
+_TWINS = {
+    "M": {"transformer": "SF", "transformer_equal_depth": "A"},
+    "FS": {"mamba": "M"},
+    "A": {"mamba": "M"},
+}
+
+
+def _count(settings: config.TrainConfig, spec: ModelSpec, pattern: str) -> int:
+    """Parameters of a model of another pattern and otherwise these settings; makes nothing."""
+    # How positions are counted changes no parameter, and not every width suits rows and columns.
+    model = dataclasses.replace(settings.model, pattern=pattern, rotary=Rotary.sequence)
+    dropout = dataclasses.replace(settings.dropout, ssm_p=0.0)
+    twin = dataclasses.replace(settings, model=model, dropout=dropout)
     with torch.device("meta"):
-        other = count_parameters(build_model(twin, spec))
-    return f"{line} ({name} of this width and depth: {other:,}, {100 * (other / count - 1):+.1f} %)"
+        return count_parameters(build_model(twin, spec))

@@ -142,12 +142,13 @@ def check_sizes(
     width, inner = model.d_model, model.expand * model.d_model
     ranks = [n for n in (model.dt_rank,) if n != "auto"]
     mamba = inner * (3 * width + model.d_state + model.d_conv + sum(ranks))
-    attention = 2 * width * (2 * width + (0 if model.d_ff == "auto" else model.d_ff))
+    ffn = 0 if model.d_ff == "auto" else width * model.d_ff
+    kinds = {"M": mamba, "A": 4 * width**2 + 2 * ffn, "S": 4 * width**2, "F": 3 * ffn}
     layers = model.layers()
     rows = max(spec.vocab_size, model.vocab_size or 0, spec.input_dim, spec.classes)
     if model.position_embedding:
         rows = max(rows, spec.seq_len)
-    least = layers.count("M") * mamba + layers.count("A") * attention + rows * width
+    least = sum(kinds[kind] for kind in layers) + rows * width
     held = sum(tensor.numel() for tensor in weights.values())
     if least > held or len(layers) > len(weights):
         raise UserError(

@@ -8,6 +8,7 @@ from mambalab.errors import UserError
 from mambalab.settings.rules import NAME, NAME_HINT, option
 
 AUTO = "auto"  # model._target_: the head that the task needs
+ATTENTION = frozenset("AS")  # letters of `pattern` whose layers attend
 
 
 class ScanBackend(Enum):
@@ -18,6 +19,14 @@ class ScanBackend(Enum):
     cpu = "cpu"
     torch = "torch"
     reference = "reference"
+
+
+class Rotary(Enum):
+    """What the rotary positions of attention count."""
+
+    sequence = "sequence"
+    grid = "grid"
+    auto = "auto"
 
 
 class Pooling(Enum):
@@ -35,9 +44,11 @@ class ModelSettings:
     name: str = option("name of the model in run folders and reports", match=NAME, hint=NAME_HINT)
     _target_: str = option("auto = the head that the task needs; your own class may stand here")
     pattern: str = option(
-        "kinds of layer, repeated to n_layer: M = Mamba, A = attention + FFN",
-        match="[MA]+",
-        hint="a word of the letters M (Mamba) and A (attention), such as M, A or MMA",
+        "kinds of layer, repeated to n_layer: M = Mamba, S = self-attention, F = SwiGLU FFN, "
+        "A = attention + GELU FFN in one layer",
+        match="[MASF]+",
+        hint="a word of the letters M (Mamba), S (self-attention), F (FFN) and A (attention + "
+        "FFN), such as M, SF or MMA",
     )
     d_model: int = option("width of the residual stream", ge=1)
     n_layer: int = option("number of layers", ge=1, le=10_000)
@@ -52,13 +63,29 @@ class ModelSettings:
     dt_init_floor: float = option("Mamba: initial deltas below this are raised to it", gt=0)
     scan_backend: ScanBackend = option("Mamba: implementation of the scan; auto = the fastest")
     bidirectional: bool = option("Mamba: read the sequence from both ends (classification)")
-    n_head: Any = option("attention: heads; auto = d_model / 64, at least one", auto=True, ge=1)
+    n_head: Any = option(
+        "attention: heads; auto = d_model / 64, in S layers at least four from d_model 64 on",
+        auto=True,
+        ge=1,
+    )
     d_ff: Any = option(
-        "attention: FFN width; auto = as many parameters as a Mamba layer", auto=True, ge=1
+        "FFN width; auto: A has as many parameters as a Mamba layer, S + F as many as two",
+        auto=True,
+        ge=1,
     )
     rope_theta: float = option("attention: base of the rotary position angles", gt=1)
+    rotary: Rotary = option(
+        "attention: positions by sequence, or by row and column of the grid of patches; auto = "
+        "grid where the task has one"
+    )
+    qk_norm: bool = option("attention: RMS norm of each head's queries and keys")
     norm_eps: float = option("epsilon of the RMS norms", gt=0)
     tie_embeddings: bool = option("text: share the embedding with the output projection")
+    patch_norm: Any = option(
+        "LayerNorm before and after the patch embedding; auto = where the task gives patches",
+        auto=True,
+        truth=True,
+    )
     position_embedding: bool = option("add a learned vector to each step (fixed lengths, images)")
     pooling: Pooling = option("classification: mean, last or max over the steps")
     vocab_size: int | None = option(
@@ -75,6 +102,10 @@ class ModelSettings:
         repeats = -(-self.n_layer // len(self.pattern))
         return (self.pattern * repeats)[: self.n_layer]
 
+    def attends(self) -> bool:
+        """Whether any layer is attention, with its FFN or alone."""
+        return any(kind in self.layers() for kind in ATTENTION)
+
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
         if self.pretrained == "":
@@ -85,12 +116,20 @@ class ModelSettings:
             raise UserError(
                 f"model.dt_min={self.dt_min:g} is above model.dt_max={self.dt_max:g}: swap them"
             )
+        size = len(self.pattern)
+        if set("SF") & set(self.pattern) and self.n_layer % size:
+            whole = [n for n in (self.n_layer // size * size, -(-self.n_layer // size) * size) if n]
+            raise UserError(
+                f"model.n_layer={self.n_layer}: with S or F the pattern is repeated whole, and "
+                f"model.pattern={self.pattern} has {size} layers (attention S and its FFN F count "
+                f"one each); give model.n_layer={' or '.join(map(str, whole))}"
+            )
         if absent := sorted(set(self.pattern) - set(self.layers())):
             raise UserError(
                 f"model.n_layer={self.n_layer}: of model.pattern={self.pattern} no layer of kind "
                 f"{absent[0]} is left; give n_layer={len(self.pattern)} or another pattern"
             )
-        if "A" not in self.layers():
+        if not self.attends():
             return
         heads = 1 if self.n_head == "auto" else self.n_head
         if self.d_model % heads:

@@ -35,6 +35,7 @@ class Rule:
     Attributes:
         ge, gt, le, lt: bounds of a number, or of every number in a list.
         auto: the value is a whole number or the word `auto`.
+        truth: with `auto`, true or false instead of the number.
         length: number of entries in a list.
         match: regular expression for the whole of a text; `hint` is its wording for people.
         path: the text, or every text of a list, names a file or folder.
@@ -45,6 +46,7 @@ class Rule:
     le: float | None = None
     lt: float | None = None
     auto: bool = False
+    truth: bool = False
     length: int | None = None
     match: str | None = None
     hint: str | None = None
@@ -54,6 +56,8 @@ class Rule:
         """What is wrong with `value`, to be read after "key=value: ", or None."""
         if self.auto and value == "auto":
             return None
+        if self.truth:
+            return None if isinstance(value, bool) else "must be auto, true or false"
         if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
             return "must be auto or a whole number"
         if value is None:

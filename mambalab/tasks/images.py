@@ -91,6 +91,11 @@ class ImageTask(ClassificationTask):
     def check_shape(self, height: int, width: int) -> None:
         """Raise UserError if images of this size cannot be cut as asked."""
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patches of an image of this size; (0, 0): steps are none."""
+        del height, width
+        return 0, 0
+
     def prepare(self, device: str | torch.device = "cpu") -> None:
         """Read the images, split them, and put them on `device`, one byte a value.
 
@@ -137,7 +142,10 @@ class ImageTask(ClassificationTask):
         self._scale = (1 / deviation.clamp(min=1 / 255)).to(device).view(1, channels, 1, 1)
         self._fingerprint = {"sha256": _digest(data), **data.source}
         _, length, values = self.sequence(torch.empty(1, channels, height, width)).shape
-        self.spec = ModelSpec(0, length, input_dim=values, classes=len(self.classes))
+        rows, columns = self.grid(height, width)
+        self.spec = ModelSpec(
+            0, length, input_dim=values, classes=len(self.classes), rows=rows, columns=columns
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """sha256 of all pixels and labels, and where they came from."""
@@ -188,6 +196,10 @@ class PatchTask(ImageTask):
                 f"task.patch_size={side}: must divide the {height} x {width} pixels of an image "
                 f"of {self.name}"
             )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patches of an image of this size."""
+        return height // self.settings.patch_size, width // self.settings.patch_size
 
     def sequence(self, images: Tensor) -> Tensor:
         """Turn (b, channels, height, width) into (b, patches, channels * patch_size^2)."""

@@ -8,6 +8,7 @@ import torch
 from mambalab.bench import peers, scan
 from mambalab.bench.report import Result, as_text
 from mambalab.bench.timing import in_turns
+from mambalab.bench.train import MODELS
 from mambalab.cli import main
 
 CPU = torch.device("cpu")
@@ -80,8 +81,8 @@ def test_training_steps_are_measured(monkeypatch, capsys):
     assert "not measured: mambapy: not installed (no mambapy)" in out
     found = json.loads(Path("found/train-cpu.json").read_text())
     names = [(row["batch x length"], row["contender"]) for row in found["rows"]]
-    expected = [(b, m) for b in ("8 x 8", "4 x 16") for m in ("mamba", "transformer")]
-    assert names == [*expected[:2], ("8 x 8", "plain stack"), *expected[2:]]
+    expected = [(b, m) for b in ("8 x 8", "4 x 16") for m in MODELS]
+    assert names == [*expected[:3], ("8 x 8", "plain stack"), *expected[3:]]
     assert found["rows"][0]["memory MB"] == 5
     assert "as fast as plain layers" in found["notes"][1]
     assert "varies by" in found["notes"][2]
@@ -131,7 +132,7 @@ def test_generation_is_measured(monkeypatch, capsys):
 def test_a_peer_that_fails_is_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate.metadata.version", lambda _: "1")
     monkeypatch.setattr("mambalab.bench.generate.SIZE", ("much",))
-    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=2", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0
     out = capsys.readouterr().out
     assert "not measured: transformers: failed with 1: ValueError: invalid literal" in out
@@ -139,7 +140,7 @@ def test_a_peer_that_fails_is_named(monkeypatch, capsys):
 
 def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate._MAX_CACHE_BYTES", 1000)
-    line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=1", "peers=false", *QUICK]
+    line = ["lengths=[8]", "batches=[3]", "d_model=32", "n_layer=2", "peers=false", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0
     assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out
     found = json.loads(Path("found/generate-cpu.json").read_text())
@@ -151,7 +152,7 @@ def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, capsys):
 
     make = generate.stepper
     monkeypatch.setattr(generate, "stepper", lambda *args: lambda t: make(*args)(t) + t[0])
-    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=2", *QUICK]
     assert main.main(["bench", "generate", *line]) == 1
     assert "WRONG: mamba: logits are off by" in capsys.readouterr().out
 
@@ -159,7 +160,7 @@ def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, capsys):
 def test_transformers_writes_the_same_from_the_same_weights(monkeypatch, capsys):
     pytest.importorskip("transformers", reason="the peer of this comparison")
     monkeypatch.setattr("mambalab.bench.generate.SIZE", (32, 2, 100))
-    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=1", *QUICK]
+    line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=2", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0
     rows = json.loads(Path("found/generate-cpu.json").read_text())["rows"][2:]
     names = [f"mamba-130m {p}, {who}" for p in ("fp32", "bf16") for who in ("ours", "theirs")]

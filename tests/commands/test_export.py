@@ -122,7 +122,8 @@ def test_folders_that_are_in_use(run, folder, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["model=transformer"], "attention layers (pattern A)"),
+        (["model=transformer"], "has attention layers (pattern SF)"),
+        (["model=transformer_equal_depth"], "has attention layers (pattern A)"),
         (["model=hybrid", "model.n_layer=3"], "has attention layers (pattern MMA)"),
         (["model=mamba", "model.norm_eps=1e-6"], "knows only 1e-05; use to=hf"),
     ],

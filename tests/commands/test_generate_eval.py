@@ -183,7 +183,7 @@ def test_eval_finds_the_data_where_training_did(folder, capsys, monkeypatch):
 
 def test_eval_with_a_path_for_a_task_that_has_none(folder, capsys):
     options = ["task=induction_heads", "task.seq_len=8", "task.eval_sequences=4", "task.longest=2"]
-    options += ["model=transformer", "dropout=none", "model.d_model=16", "model.n_layer=1"]
+    options += ["model=transformer", "dropout=none", "model.d_model=16", "model.n_layer=2"]
     options += ["trainer=smoke", "trainer.max_steps=4", "device=cpu", "tracking=jsonl"]
     assert main.main(["train", *options]) == 0
     capsys.readouterr()

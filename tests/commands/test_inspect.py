@@ -27,7 +27,7 @@ def trained(folder, request, capsys):
         f"model={request.param}",
         "dropout=none",
         "precision=fp32",
-        "model.pattern=" + {"mamba": "M", "transformer": "A", "hybrid": "MA"}[request.param],
+        "model.pattern=" + {"mamba": "M", "transformer": "SF", "hybrid": "MA"}[request.param],
     )
     capsys.readouterr()
     return only_run(folder)

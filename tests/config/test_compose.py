@@ -107,10 +107,10 @@ def test_the_command_line_has_the_last_word():
 
 
 def test_both_models_have_the_same_sizes():
-    mamba, transformer = (
-        vars(compose("train", [f"model={name}"]).model) for name in ("mamba", "transformer")
-    )
-    assert {k for k in mamba if mamba[k] != transformer[k]} == {"name", "pattern"}
+    names = ("mamba", "transformer", "transformer_equal_depth")
+    mamba, *others = (vars(compose("train", [f"model={name}"]).model) for name in names)
+    differing = [{k for k in mamba if mamba[k] != other[k]} for other in others]
+    assert differing == [{"name", "pattern", "rotary"}, {"name", "pattern"}]
 
 
 def test_data_dir_comes_from_the_environment(monkeypatch):
@@ -250,6 +250,10 @@ COMBINATIONS = {
     "dropout=ssm model.pattern=AM model.n_layer=1": r"no layer of kind M is left; .* n_layer=2",
     "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=128",
     "model=transformer model.d_model=63 model.n_head=3": r"even width",
+    "model=transformer model.n_layer=5": r"n_layer=5: .* model.pattern=SF has 2 .* model.n_layer=4 or 6$",
+    "model=transformer model.n_layer=1": r"give model.n_layer=2$",
+    "model.pattern=MMSF model.n_layer=6": r"give model.n_layer=4 or 8$",
+    "model.patch_norm=2": r"model.patch_norm=2: must be auto, true or false",
     "trainer.max_steps=null trainer.max_minutes=null": r"would never end",
     "optim.schedule=exponential optim.min_lr_ratio=0": r"never reaches 0",
     "task=text model.pooling=last": r"model.pooling=last: task=text predicts tokens",

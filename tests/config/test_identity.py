@@ -2,8 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from mambalab.config import as_recorded, compose, differences, load_run_config, run_dir, to_yaml
-from mambalab.config.compose import compose_parts
+from mambalab.config import (
+    as_recorded,
+    compose,
+    differences,
+    load_run_config,
+    run_dir,
+    settings_hash,
+    to_yaml,
+)
+from mambalab.config.compose import compose_parts, from_plain
+from mambalab.config.identity import to_plain
 
 PLAIN = ["task=shakespeare", "dropout=ssm"]
 
@@ -98,3 +107,48 @@ def test_differences_name_what_may_not_change():
         "task.params.x: absent -> 1",
     ]
     assert differences(before, before) == []
+
+
+KEYS = ("qk_norm", "rotary", "patch_norm")
+
+
+def without(cfg) -> dict:
+    """The plain configuration as an older version recorded it: without the newer keys."""
+    plain = to_plain(cfg)
+    for key in KEYS:
+        del plain["model"][key]
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["task=shakespeare"], True),
+        (["task=mnist"], True),
+        (["task=mnist", "model.patch_norm=false"], True),
+        (["task=mnist", "model.patch_norm=true"], False),
+        (["task=cifar10"], False),
+        (["task=cifar10", "model.patch_norm=false"], True),
+        (["task=cifar10", "model.patch_norm=false", "model.qk_norm=true"], False),
+        (["task=cifar10", "model.patch_norm=false", "model.rotary=auto"], False),
+        (["task=shakespeare", "model=transformer_equal_depth", "model.name=transformer"], True),
+        (["task=images", "task.path=x", "model.patch_norm=false"], True),
+    ],
+)
+def test_older_runs_are_found_where_nothing_changed(words, same):
+    """The model as it was has the folder it had, and goes on; another model does not."""
+    new = compose("train", words)
+    old = from_plain(without(new))
+    assert (old.model.qk_norm, old.model.patch_norm) == (False, None)
+    assert (run_dir(old) == run_dir(new)) == same
+    assert (settings_hash(old) == settings_hash(new)) == same
+    assert (differences(old, new) == []) == same
+    assert (differences(without(new), new) == []) == same
+
+
+def test_what_an_older_transformer_differs_in_is_said():
+    old = compose("train", ["model=transformer_equal_depth", "model.name=transformer"])
+    assert differences(without(old), compose("train", ["model=transformer"])) == [
+        "model.pattern: A -> SF",
+        "model.rotary: absent -> auto",
+    ]

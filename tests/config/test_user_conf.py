@@ -13,7 +13,9 @@ def test_an_option_of_ones_own(write):
     write("conf/model/small.yaml", "defaults: [mamba, _self_]\nname: small\nd_model: 64\n")
     cfg = compose("train", ["model=small"])
     assert (cfg.model.name, cfg.model.d_model, cfg.model.pattern) == ("small", 64, "M")
-    assert paths.options("model") == ["hybrid", "mamba", "pretrained", "small", "transformer"]
+    assert paths.options("model") == [
+        *("hybrid", "mamba", "pretrained", "small", "transformer", "transformer_equal_depth")
+    ]
 
 
 def test_an_option_of_mambalab_replaced(write):

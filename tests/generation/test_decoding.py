@@ -15,7 +15,7 @@ def draw(model, prompts, n, rules=GREEDY, seed=0):
     return torch.stack(list(generate(model, prompts, max_new_tokens=n, rules=rules, seed=seed)), 1)
 
 
-@pytest.mark.parametrize("pattern", ["M", "A", "MA"])
+@pytest.mark.parametrize("pattern", ["M", "A", "MA", "SF", "MMSF"])
 def test_greedy_equals_rereading_everything(build_model, tokens, pattern):
     model = build_model(pattern=pattern)
     new = draw(model, tokens[:, :5], 12)
@@ -41,7 +41,7 @@ def test_a_prompt_longer_than_the_window_is_cut_for_attention_only(build_model, 
     assert torch.equal(draw(mamba, long, 1)[:, 0], mamba(long)[:, -1].argmax(-1))
 
 
-@pytest.mark.parametrize("pattern", ["M", "A", "MA"])
+@pytest.mark.parametrize("pattern", ["M", "A", "MA", "SF", "MMSF"])
 @pytest.mark.parametrize("lengths", [(1, 7, 3, 7), (24, 2, 30, 24), (5, 5, 5)])
 def test_unequal_prompts_give_what_each_gives_alone(build_model, pattern, lengths):
     model = build_model(pattern=pattern)
@@ -54,7 +54,8 @@ def test_unequal_prompts_give_what_each_gives_alone(build_model, pattern, length
 
 
 @pytest.mark.parametrize(
-    ("pattern", "with_fused"), [("M", True), ("M", False), ("A", False), ("MA", True)]
+    ("pattern", "with_fused"),
+    [("M", True), ("M", False), ("A", False), ("MA", True), ("SF", False), ("MMSF", True)],
 )
 def test_logits_of_unequal_prompts_are_those_of_single_ones(
     build_model, monkeypatch, pattern, with_fused

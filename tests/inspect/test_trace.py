@@ -65,7 +65,7 @@ def test_both_directions_are_in_the_order_of_the_sequence(build_settings, receiv
     assert first[-1].sum() < first[0].sum()
 
 
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_a_pair_is_traced_as_two_sequences_without_padding(build_settings, pattern):
     spec = ModelSpec(17, 9, classes=2, pair=True)
     settings = build_settings(bidirectional=True, n_layer=2, pattern=pattern)

@@ -101,7 +101,7 @@ def test_gradients_through_pieces_are_those_of_a_float64_loop(
         assert error < 2e-5, f"{name}: off by {error:.0e}"
 
 
-@pytest.mark.parametrize("pattern", ["M", "A", "MMA"])
+@pytest.mark.parametrize("pattern", ["M", "A", "MMA", "SF", "MMSF"])
 def test_one_backward_for_each_piece_equals_one_for_all(build_model, tokens, pattern):
     """Truncated back-propagation: whether pieces are differentiated at once or one by one."""
 
@@ -122,7 +122,7 @@ def test_one_backward_for_each_piece_equals_one_for_all(build_model, tokens, pat
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_decoding_between_pieces_leaves_their_gradients_alone(build_model, tokens, pattern):
     """A sample taken after a piece, without gradients, before its backward."""
 
@@ -142,7 +142,7 @@ def test_decoding_between_pieces_leaves_their_gradients_alone(build_model, token
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_without_gradients_the_state_stays_where_it_is(build_model, tokens, pattern):
     model = build_model(pattern=pattern)
     state = model.initial_state(2, 24)
@@ -154,7 +154,7 @@ def test_without_gradients_the_state_stays_where_it_is(build_model, tokens, patt
     assert all(one is other for one, other in zip(tensors, after, strict=True))
 
 
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_a_state_from_inference_mode_can_be_trained_on_and_read_on(build_model, tokens, pattern):
     model = build_model(pattern=pattern)
     whole = model(tokens)
@@ -225,7 +225,7 @@ def test_compiled_pieces_carry_gradients(build_model, tokens):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_no_sequences_at_all(build_model, pattern):
     model = build_model(pattern=pattern)
     nothing = torch.zeros(0, 3, dtype=torch.int64)

@@ -1,6 +1,7 @@
 """Models as people change them: adapters, hooks, quantised layers, other dtypes."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_a_parametrised_layer_counts(build_settings):
 
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("pattern", ["M", "A"])
+@pytest.mark.parametrize("pattern", ["M", "A", "SF"])
 def test_dynamic_quantisation_of_every_linear_layer(build_model, tokens, pattern, state):
     model = build_model(pattern=pattern)
     exact = model(tokens)
@@ -183,3 +184,36 @@ def test_a_model_in_float64_is_exact(build_model, tokens):
     torch.testing.assert_close(torch.cat(pieces, 1), model(tokens), atol=1e-13, rtol=1e-12)
     with torch.autocast("cpu", torch.bfloat16):
         model(tokens)
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "vectors"])
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "stream"),
+    [
+        (torch.float32, True, torch.float32),
+        (torch.bfloat16, False, torch.float32),
+        (torch.float16, False, torch.float32),
+        (torch.float64, False, torch.float64),
+        (torch.float64, True, torch.float64),
+    ],
+)
+def test_the_residual_stream_is_never_half(
+    build_settings, inputs, positions, dtype, autocast, stream
+):
+    """Into and out of every layer, in training and in evaluation."""
+    settings = build_settings(pattern="MA", n_layer=2, position_embedding=positions)
+    sizes = {"vocab_size": 5} if inputs == "tokens" else {"vocab_size": 0, "input_dim": 3}
+    dropout = dataclasses.replace(NO_DROPOUT, p=0.1)
+    model = Classifier(settings, dropout, ModelSpec(seq_len=9, classes=4, **sizes)).to(dtype)
+    seen = []
+    for layer in model.backbone.layers:
+        layer.register_forward_hook(lambda _, given, out: seen.extend((given[0].dtype, out.dtype)))
+    x = torch.zeros(2, 9, dtype=torch.int64)
+    if inputs == "vectors":
+        x = torch.randn(2, 9, 3, dtype=dtype)
+    for training in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model.train(training)(x)
+    assert len(seen) == 8
+    assert set(seen) == {stream}

@@ -8,9 +8,10 @@ from mambalab.models.mamba import Mamba
 from mambalab.settings.model import ScanBackend
 
 
+@pytest.mark.parametrize("pattern", ["MA", "SF"])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_any_length_and_batch_of_a_model_that_trains(build_model, backend):
-    model = build_model(pattern="MA", scan_backend=ScanBackend[backend], n_layer=2)
+def test_any_length_and_batch_of_a_model_that_trains(build_model, backend, pattern):
+    model = build_model(pattern=pattern, scan_backend=ScanBackend[backend], n_layer=2)
     shapes = ({0: Dim("batch", min=2), 1: Dim("length", min=2, max=4096)},)
     example = torch.randint(17, (2, 12))
     module = torch.export.export(model, (example,), dynamic_shapes=shapes).module()

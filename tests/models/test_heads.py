@@ -18,7 +18,8 @@ PAIRS = ModelSpec(vocab_size=17, seq_len=24, classes=2, pair=True)
 MODELS = {
     "mamba": {"pattern": "M"},
     "bidirectional": {"pattern": "M", "bidirectional": True},
-    "transformer": {"pattern": "A"},
+    "equal depth": {"pattern": "A"},
+    "transformer": {"pattern": "SF", "n_layer": 2, "qk_norm": True},
     "hybrid": {"pattern": "MMA", "bidirectional": True},
 }
 

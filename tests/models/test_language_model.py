@@ -5,7 +5,7 @@ import torch
 
 from mambalab.models.heads import count_parameters
 
-PATTERNS = ["M", "A", "MMA"]
+PATTERNS = ["M", "A", "MMA", "SF", "MMSF"]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -185,3 +185,12 @@ def test_a_model_is_scored_on_whole_splits():
         guesses = task.inputs(split, np.arange(count), None)[0][:, 0].argmax(-1)
         right = float((guesses == task.labels[split]).double().mean())
         assert task.evaluate(Echo(), split)[f"{split}/accuracy"] == pytest.approx(right)
+
+
+def test_patches_lie_in_a_grid_and_pixels_do_not():
+    for side in (1, 2):
+        spec = build(Colour, PATCHES, patch_size=side).spec
+        assert spec.grid == (4 // side, 6 // side)
+        assert spec.rows * spec.columns == spec.seq_len
+    for input_dim in (1, 2, 6):
+        assert build(Grey, PIXELS, input_dim=input_dim).spec.grid is None
