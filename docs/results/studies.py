@@ -13,6 +13,7 @@ from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.text import interval
 from mambalab.errors import UserError
 from mambalab.records import archive
+from mambalab.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -192,20 +193,42 @@ def shown(command: str) -> str:
     return f"`{command}`" if there else f"`experiment={name}` (not written yet)"
 
 
+def _commit(revision: str | None) -> str:
+    if revision is None:
+        return "unknown"
+    commit, plus, _ = revision.partition("+")
+    return f"`{commit[:10]}`" + (" with uncommitted changes" if plus else "")
+
+
+def _recorded_commands(of: Study) -> str:
+    """The commands that made the runs, as they were typed, one a line."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    commands = sorted({record.summary.command or "(not recorded)" for record in records})
+    return "```text\n" + "\n".join(map(printable, commands)) + "\n```"
+
+
 def facts(of: Study) -> str:
     """Machine, commit and what to bear in mind of a study's runs."""
     records = archive.read(EXPERIMENTS / of.folder)
     devices = sorted({record.summary.device or "unknown device" for record in records})
-    commits = sorted({(record.summary.git_revision or "unknown")[:10] for record in records})
+    commits = sorted({_commit(record.summary.git_revision) for record in records})
     steps = sorted({record.step or 0 for record in records})
     limits = sorted({str(record.summary.ended_by or "?") for record in records})
     loads = [record.summary.load for record in records if record.summary.load is not None]
     load = f"; load of the machine at the start up to {max(loads):.1f}" if loads else ""
     return (
-        f"{'; '.join(devices)}; commit {', '.join(f'`{c}`' for c in commits)}; "
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; "
         f"{', '.join(f'{s:,}' for s in steps)} steps, ended by {', '.join(limits)}{load}. "
         f"Record: `experiments/{of.folder}/{archive.ARCHIVE}`."
     )
+
+
+def _size(group: GroupResult) -> str:
+    """Layers, width, parameters and learning rate of a group, which a fair comparison tells."""
+    names = ("model.n_layer", "model.d_model", "optim.lr")
+    layers, width, rate = (group.group.setting(name) for name in names)
+    parameters = f"{group.parameters:,.0f}" if group.parameters is not None else "?"
+    return f"{layers} layers of {width}, {parameters}, lr {rate}"
 
 
 def _row(group: GroupResult) -> list[str]:
@@ -213,6 +236,7 @@ def _row(group: GroupResult) -> list[str]:
     time = f"{group.minutes:.1f} min" if group.minutes is not None else "-"
     return [
         f"`{group.label}`" if group.label else "all",
+        _size(group),
         ", ".join(map(str, group.seeds)),
         interval(group.best),
         interval(group.test),
@@ -225,7 +249,14 @@ def _row(group: GroupResult) -> list[str]:
 def section(of: Study, up: str) -> str:
     """Heading, command, table, remarks and curves of a recorded study."""
     found = comparison(of)
-    head = ["group", "seeds", f"best `{found.metric.name}`", "test", "training time"]
+    head = [
+        "group",
+        "size, parameters, rate",
+        "seeds",
+        f"best `{found.metric.name}`",
+        "test",
+        "training time",
+    ]
     rows = [_row(group) for group in found.groups]
     lines = [
         *found.dropout,
@@ -234,7 +265,7 @@ def section(of: Study, up: str) -> str:
     ]
     remarks = "\n".join(f"- {line}" for line in lines)
     grid = table([*head, "difference", "verdict"], rows)
-    parts = [f"### {of.title}", shown(of.command), facts(of), grid, remarks]
+    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, remarks]
     parts.append(picture(up, of.curves, f"{found.metric.name} by step: {of.title}"))
     return "\n\n".join(part for part in parts if part)
 

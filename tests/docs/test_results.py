@@ -197,8 +197,18 @@ def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_p
     )
     text = studies.section(of, "../")
     assert "### A question" in text
-    assert "`model=mamba` | 1, 2, 3 | 1.4100 ± 0.0248 |" in text
-    assert "| baseline |" in text.split("`model=transformer` |")[1].splitlines()[0] + " |"
+    size = "None layers of 16, 1,000, lr 0.001"
+    assert f"`model=mamba` | {size} | 1, 2, 3 | 1.4100 ± 0.0248 |" in text
+    assert text.split("`model=transformer` |")[1].splitlines()[0].endswith("| baseline |")
+    assert "```text\n(not recorded)\n```" in text
     assert "commit `abc`; 40 steps, ended by max_steps" in text
     assert "experiments/toy/study/runs.json" in text
     assert "`model=transformer_equal_depth`" in text
+
+
+def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
+    runs = make_group(tmp_path / "m", [1.40, 1.41, 1.42])
+    of = recorded(runs)
+    path = tmp_path / of.folder / archive.ARCHIVE
+    path.write_text(path.read_text().replace('"abc"', '"abcdefabcdef+changes"'))
+    assert "commit `abcdefabcd` with uncommitted changes" in studies.facts(of)
