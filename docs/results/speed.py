@@ -132,6 +132,18 @@ def writing(up: str) -> str:
     )
 
 
+def tracking(up: str) -> str:
+    """Share of the training thread's time that recording takes."""
+    del up
+    rows = record("tracking")["rows"]
+    worst = max(row["share %"] for row in rows)
+    step, processes = rows[0]["step ms"], max(row["processes"] for row in rows)
+    return (
+        f"At most {worst:.2f} % with steps of {step:.0f} ms and up to {processes} runs at once "
+        "(`experiments/benchmarks/tracking-cpu-xeon.json`)."
+    )
+
+
 def times_faster(length: int) -> tuple[float, float]:
     """How many times as fast as the Transformer Mamba trains at a length, least and most."""
     rows = [
@@ -143,4 +155,10 @@ def times_faster(length: int) -> tuple[float, float]:
     return min(rows), max(rows)
 
 
-BLOCKS = {"machines": machines, "scan": scan, "training-steps": training, "writing": writing}
+BLOCKS = {
+    "machines": machines,
+    "scan": scan,
+    "training-steps": training,
+    "writing": writing,
+    "tracking": tracking,
+}

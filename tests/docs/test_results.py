@@ -58,7 +58,9 @@ def test_every_picture_shows_its_record(picture):
     assert pictures.is_current(picture), "run make results"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{n}.md" for n in ("results", "benchmarks", "tracking"))]
+)
 def test_a_figure_in_a_sentence_stands_in_a_block(name):
     text = pages.BLOCK.sub("", (old.ROOT / name).read_text(encoding="utf-8"))
     lines = FENCE.sub("", text).splitlines()
