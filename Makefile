@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check docs faults fuzz gpu install clean
+.PHONY: help run test check docs results faults fuzz gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
 	@echo "make check  linter and type checker"
 	@echo "make docs   build the documentation into site/ (open site/index.html)"
+	@echo "make results  fill the figures of README.md and docs/ in from the records in experiments/"
 	@echo "make faults inject faults into runs and check every promise of docs/reliability.md: SEED=, ARGS="
 	@echo "make fuzz   feed odd settings and damaged files to every verb: SEED=, ARGS="
 	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train generate'"
@@ -28,6 +29,10 @@ check: install
 
 docs: $(VENV)-docs/.installed
 	$(VENV)-docs/bin/mkdocs build --strict
+
+# A figure of a page is what its record says; a test fails otherwise.
+results: install
+	$(BIN)/python -m docs.results $(ARGS)
 
 # Repeat with SEED=, choose with ARGS="--kind 'disk full: small tmpfs' --tries 5".
 faults: install

@@ -1,7 +1,7 @@
 """Lets the pages of docs/ link to files outside docs/, on the built site as on a code-hosting page.
 
 A page links to what lies elsewhere in the repository by its real path, such as
-`../experiments/shakespeare/mamba_ssm.png` or `../CONTRIBUTING.md`; every host of code follows such
+`../experiments/shakespeare/main_job.png` or `../CONTRIBUTING.md`; every host of code follows such
 a link as it stands. MkDocs, however, knows the files below `docs_dir` only. So each file that is
 linked in this way is added to the site at its path from the root of the repository, and the link
 loses its `../`. `../README.md` becomes the site's home page, which has another name for the same;

@@ -4,10 +4,13 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
 from mambalab.utils.text import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, with a marker each: told apart with any colour vision.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
@@ -85,13 +88,14 @@ def write(result: Result, folder: Path) -> list[Path]:
         paths[0].write_text(json.dumps(asdict(result), indent=1) + "\n")
         if result.curves:
             paths.append(folder / f"{stem}.png")
-            _picture(result, paths[1])
+            draw(result).savefig(paths[1])
     except OSError as error:
         raise UserError(f"cannot write {paths[-1]}: {error.strerror}") from error
     return paths
 
 
-def _picture(result: Result, path: Path) -> None:
+def draw(result: Result) -> "Figure":
+    """Draw the picture of a result, with a second panel if it has one."""
     from matplotlib.figure import Figure
 
     panels = [(result.curves, result.axis)]
@@ -108,7 +112,7 @@ def _picture(result: Result, path: Path) -> None:
         lines, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"{result.what} · {result.machine}", fontsize=11)
-    figure.savefig(path)
+    return figure
 
 
 def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str, across: str) -> None:

@@ -13,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import openmp, streams
+from mambalab.utils import command, openmp, streams
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
 
@@ -231,4 +231,6 @@ def run(verb: Verb, arguments: Arguments) -> int:
         if plan is not None:
             plan.command = arguments.overrides
             return import_module("mambalab.sweep.run").run(plan)
-        return import_module(verb.module).run(settings)
+        typed = command.as_line([verb.name, *arguments.words, *arguments.overrides])
+        with command.carried_out(typed):
+            return import_module(verb.module).run(settings)

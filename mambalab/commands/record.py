@@ -1,12 +1,20 @@
 """`mambalab record PATH... to=FOLDER`: keep runs for the record, in one small file."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
+from mambalab.utils.text import printable
+
+if TYPE_CHECKING:
+    from mambalab.records.reader import RunRecord
+
+MAX_NAMES = 3  # of runs in a line
 
 
 @dataclass
@@ -15,6 +23,9 @@ class RecordSettings:
 
     paths: list[str] = option("run folders, folders of runs, or latest (the newest sweep)")
     to: str | None = option("folder for runs.json, comparison and pictures", **FOLDER)
+    allow_changes: bool = option(
+        "also record runs whose code is no commit: uncommitted changes, or outside a git checkout"
+    )
     output_dir: str = option("folder of runs and sweeps, where latest looks", **FOLDER)
 
     def check_ready(self) -> None:
@@ -42,7 +53,7 @@ def run(settings: RecordSettings) -> int:
     if unread:
         raise UserError(f"{unread[0].path} cannot be recorded: {unread[0].reason}")
     try:
-        path = archive.write(folder, records)
+        path = archive.write(folder, records, allow_changes=settings.allow_changes)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     failed = sum(record.status == Status.FAILED.value for record in records)
@@ -54,6 +65,25 @@ def run(settings: RecordSettings) -> int:
             f"note: {clock} ended by the clock (trainer.max_minutes), which cannot be repeated "
             "exactly: for the record set trainer.max_steps"
         )
+    for line in _gaps(records):
+        console.result(f"note: {printable(line)}")
     shown = shlex.quote(str(folder))
     console.result(f"compare  mambalab compare {shown}")
     return 0
+
+
+def _gaps(records: Sequence["RunRecord"]) -> list[str]:
+    """Say what each run does not tell; runs that lack the same share a line."""
+    from mambalab.records import archive
+
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        runs.setdefault(tuple(archive.missing(record)), []).append(record.path.name)
+    lines = []
+    for lacking, names in runs.items():
+        which = "every run" if len(names) == len(records) > 1 else ", ".join(names[:MAX_NAMES])
+        more = len(names) - MAX_NAMES
+        rest = f" and {more} more" if more > 0 and len(names) < len(records) else ""
+        if lacking:
+            lines.append(f"not known of {which}{rest}: {', '.join(lacking)}")
+    return lines

@@ -23,10 +23,17 @@ _NOT_KEPT = ("host", "pid", "born", "left", "other", "nulls", "tracking_share", 
 _LAST_OF = ("time/seconds", "train/lr")  # kept at each evaluation, as the last value until then
 
 
-def obstacle(record: RunRecord) -> str | None:
-    """Say why a run cannot be recorded, or None: it has not ended, or its code is not known."""
+def obstacle(record: RunRecord, *, allow_changes: bool = False) -> str | None:
+    """Say why a run cannot be recorded, or None: it has not ended, or its code is not known.
+
+    Args:
+        record: the run.
+        allow_changes: whether its code may differ from a commit, or its commit be unknown.
+    """
     if record.status not in (Status.FINISHED.value, Status.FAILED.value):
         return f"is {record.status}, not finished"
+    if allow_changes:
+        return None
     revision = record.summary.git_revision
     if revision is None:
         return "does not say which commit it was made with (run it from a git checkout)"
@@ -35,15 +42,40 @@ def obstacle(record: RunRecord) -> str | None:
     return None
 
 
-def write(folder: Path, records: Sequence[RunRecord]) -> Path:
+def missing(record: RunRecord) -> list[str]:
+    """List what a reader of the record will not find out about a run, in a word or two each."""
+    summary = record.summary
+    facts = {
+        "command": summary.command,
+        "commit": summary.git_revision,
+        "versions": summary.packages,
+        "device": summary.device,
+        "threads": summary.threads,
+        "load of the machine": summary.load,
+        "hash of the data": (summary.data or {}).get("sha256"),
+        "seed": record.setting("seed"),
+        "training time": summary.seconds,
+        "wall time": summary.wall_seconds,
+        "what ended it": summary.ended_by,
+        "validation curve": any(name.startswith("val/") for name in record.curves) or None,
+    }
+    return [name for name, value in facts.items() if value is None]
+
+
+def write(folder: Path, records: Sequence[RunRecord], *, allow_changes: bool = False) -> Path:
     """Write the runs into a folder, a line for each, sorted by their names; returns the file.
+
+    Args:
+        folder: is made if need be.
+        records: the runs.
+        allow_changes: see `obstacle`; the record says that it was allowed.
 
     Raises:
         UserError: a run cannot be recorded, a name occurs twice, or a metrics.jsonl is damaged.
         OSError: the folder cannot be written.
     """
     for record in records:
-        if why := obstacle(record):
+        if why := obstacle(record, allow_changes=allow_changes):
             raise UserError(f"{record.path} {why}: not recorded")
     packed = sorted((pack(record) for record in records), key=lambda run: run["name"])
     names = [run["name"] for run in packed]
@@ -51,7 +83,9 @@ def write(folder: Path, records: Sequence[RunRecord]) -> Path:
         raise UserError(f"two runs are called {twice[0]}: record them into different folders")
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run, allow_nan=False) for run in packed)
-    return write_text(folder / ARCHIVE, f'{{"format": {FORMAT}, "runs": [\n{lines}\n]}}\n')
+    allowed = '"allow_changes": true, ' if allow_changes else ""
+    head = f'{{"format": {FORMAT}, {allowed}"runs": ['
+    return write_text(folder / ARCHIVE, f"{head}\n{lines}\n]}}\n")
 
 
 def read(folder: Path) -> list[RunRecord]:

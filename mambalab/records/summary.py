@@ -111,7 +111,12 @@ class RunSummary:
         seed: the run's seed.
         parameters: number of the model's parameters, tied ones counted once.
         device: name of the processor and its threads, or of the GPU, for people.
+        threads: of the CPU that training used.
+        load: the machine's load average of one minute when the last session began: how many
+            threads of other programs wanted to run.
         precision: `fp32` or `bf16`, the arithmetic of matrix products; a resumed run keeps it.
+        command: the command line of the last session, without passwords; that of the sweep for
+            one of its runs. None for a run that was started from Python, and in old runs.
         git_revision: commit of the code, with `+changes` if the tree was dirty; None outside git.
         packages: versions by package name, that of Python among them.
         backend: kernels of the selective scan: cpu, triton, torch or reference; None if no layer
@@ -136,6 +141,8 @@ class RunSummary:
         tokens_per_second: training speed of the last session after warm-up, evaluations left out;
             0 if it was too short to tell.
         seconds: training time of all sessions, evaluations included.
+        wall_seconds: time of all sessions from the building of task and model to the end of the
+            final test, killed ones left out; None if an earlier session did not record it.
         tokens_per_step: tokens that one optimiser step sees: steps of all sequences, those of both
             texts of a pair; a step of an image is some of its pixels.
         tracking_share: share in [0, 1] of the last session's time that its training thread spent
@@ -159,7 +166,10 @@ class RunSummary:
     seed: int | None = None
     parameters: int | None = None
     device: str | None = None
+    threads: int | None = None
+    load: float | None = None
     precision: str | None = None
+    command: str | None = None
     git_revision: str | None = None
     packages: dict[str, str] | None = None
     backend: str | None = None
@@ -180,6 +190,7 @@ class RunSummary:
     last: dict[str, float] | None = None
     tokens_per_second: float | None = None
     seconds: float | None = None
+    wall_seconds: float | None = None
     tokens_per_step: int | None = None
     tracking_share: float | None = None
     peak_memory_bytes: int | None = None

@@ -34,7 +34,7 @@ from mambalab.tracking.description import tags_of
 from mambalab.train import checkpoint, limits, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
-from mambalab.utils import console, memory
+from mambalab.utils import command, console, memory
 from mambalab.utils.files import describe, write_text
 
 LOG = logging.getLogger("mambalab")
@@ -86,6 +86,7 @@ class TrainingRun:
     """
 
     def __init__(self, resolved: ResolvedRun, callbacks: Sequence[Callback] = ()) -> None:
+        self.begun = time.monotonic()
         self.resolved = resolved
         self.settings = settings = resolved.settings
         self.recorded = config.as_recorded(settings)
@@ -205,13 +206,16 @@ class TrainingRun:
             seed=settings.seed,
             parameters=count_parameters(self.model),
             device=runtime.device_name(device),
+            threads=torch.get_num_threads(),
+            load=runtime.load_average(),
             precision=self.precision.value,
+            command=command.current(),
             git_revision=runtime.git_revision(),
             packages=runtime.package_versions(),
             checkpoint=self.resolved.initial_weights.checkpoint,
             uid=self.resolved.summary.uid or uuid.uuid4().hex,
             other=dict(self.resolved.summary.other),
-            nulls={"git_revision"},
+            nulls={"command", "git_revision"},
         )
         ours = build.is_ours(settings.model._target_)
         if ours and "M" in settings.model.layers():
@@ -386,7 +390,14 @@ class TrainingRun:
 
     def _write_summary(self) -> None:
         summary, state = self.summary, self.trainer.state
+        summary.wall_seconds = self._wall_seconds()
         summary.step, summary.best, summary.last = state.step, state.best, state.last
         summary.nulls.add("best")
         summary.sign()
         summary.write(self.folder.summary_file)
+
+    def _wall_seconds(self) -> float | None:
+        """Time of all sessions so far; None if one before did not record its own."""
+        before = self.resolved.summary
+        earlier = before.wall_seconds if before.started is not None else 0.0
+        return None if earlier is None else round(earlier + time.monotonic() - self.begun, 2)

@@ -6,7 +6,6 @@ it comes to be.
 """
 
 import copy
-import shlex
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -31,7 +30,7 @@ from mambalab.tracking.mlflow_mirror import MlflowMirror
 from mambalab.tracking.mlflow_run import SECONDS_METRIC
 from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.sync import Receipt, experiment_of, send
-from mambalab.utils.secrets import hide_password
+from mambalab.utils.command import as_line
 
 
 class MlflowParent:
@@ -137,7 +136,7 @@ def describe(sweep: SweepFolder) -> Description:
 
 
 def _command(sweep: SweepFolder) -> str:
-    return f"mambalab train -m {shlex.join(map(hide_password, sweep.command))}"
+    return as_line(["train", "-m", *sweep.command])
 
 
 def _params(plan: Plan, sweep: SweepFolder) -> dict[str, Any]:

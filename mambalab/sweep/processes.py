@@ -21,6 +21,7 @@ from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
+from mambalab.utils.command import as_line
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.reading import check_no_link
 from mambalab.utils.secrets import hide_password
@@ -159,7 +160,8 @@ def write_order(sweep: SweepFolder, job: Job, **facts: bool) -> Path:
         tracking = settings.get("tracking", {})
         if tracking.get("uri") is not None:  # the whole one is in TRACKING_URI
             tracking["uri"] = hide_password(tracking["uri"])
-        write_json(order, {"config": settings, **facts})
+        command = as_line(["train", "-m", *sweep.command])
+        write_json(order, {"command": command, "config": settings, **facts})
     except OSError as error:
         raise UserError(f"cannot write in {order.parent}: {error.strerror}") from error
     return order

@@ -17,7 +17,7 @@ from pathlib import Path
 from mambalab.errors import UserError
 from mambalab.sweep.processes import TRACKING_URI
 from mambalab.tracking.recorder import STORE_IS_SILENT
-from mambalab.utils import process
+from mambalab.utils import command, process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
@@ -51,7 +51,8 @@ def _train(job: dict) -> tuple[int, str | None]:
 
         _fill_in_password(job["config"])
         settings = from_plain(job["config"])
-        return training.run(settings), None
+        with command.carried_out(job.get("command")):
+            return training.run(settings), None
     except UserError as error:
         reason = " ".join(str(error).splitlines())
         if job.get("has_log"):

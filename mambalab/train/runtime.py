@@ -119,6 +119,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def load_average() -> float | None:
+    """Threads that wanted to run in the last minute, on average; None where that is unknown."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):  # AttributeError: Windows
+        return None
+
+
 def device_name(device: torch.device) -> str:
     """Name a person recognises, e.g. `NVIDIA H200` or `AMD EPYC, 2 threads`."""
     if device.type == "cuda":

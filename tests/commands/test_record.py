@@ -25,6 +25,7 @@ def test_runs_are_recorded_and_compared_from_the_record(sweep, tmp_path, capsys)
     assert f"{to / 'runs.json'}: 6 runs\n" in out
     assert "note: 3 ended by the clock" in out
     assert f"mambalab compare '{to}'" in out
+    assert "note: not known of every run: command, threads" in out
     assert main(["compare", str(to)]) == 0
     assert "model=transformer" in capsys.readouterr().out
     assert (to / "comparison.md").is_file()
@@ -44,3 +45,14 @@ def test_mistakes_are_one_line(sweep, tmp_path, capsys, words, said, status):
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_runs_that_lack_the_same_share_a_line(sweep, tmp_path, capsys):
+    make_run(tmp_path / "runs" / "new", seed=9, summary={"git_revision": "abc+changes", "load": 1})
+    assert main(["record", str(sweep), f"to={tmp_path / 'to'}", "allow_changes=true"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not known" in line]
+    assert lines == [
+        "note: not known of mamba-s1, mamba-s2, mamba-s3 and 3 more: "
+        "command, threads, load of the machine, training time, wall time",
+        "note: not known of new: command, threads, training time, wall time",
+    ]

@@ -250,7 +250,7 @@ COMBINATIONS = {
     "dropout=ssm model.pattern=AM model.n_layer=1": r"no layer of kind M is left; .* n_layer=2",
     "model=transformer model.n_head=5": r"model.n_head=5: must divide model.d_model=128",
     "model=transformer model.d_model=63 model.n_head=3": r"even width",
-    "model=transformer model.n_layer=5": r"n_layer=5: .* model.pattern=SF has 2 .* model.n_layer=4 or 6$",
+    "model=transformer model.n_layer=5": r"n_layer=5: .*=SF has 2 .* model.n_layer=4 or 6$",
     "model=transformer model.n_layer=1": r"give model.n_layer=2$",
     "model.pattern=MMSF model.n_layer=6": r"give model.n_layer=4 or 8$",
     "model.patch_norm=2": r"model.patch_norm=2: must be auto, true or false",

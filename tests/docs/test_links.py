@@ -80,5 +80,5 @@ def test_links_out_of_docs_are_those_of_the_site():
     ]:
         assert hooks.site_links(here, name) == on_site
     needed = hooks.outside(pages.ROOT)
-    assert {"CONTRIBUTING.md", "experiments/shakespeare/mamba_ssm.png"} <= needed
+    assert {"CONTRIBUTING.md", "experiments/shakespeare/main_job.png"} <= needed
     assert not any(name.startswith("docs/") for name in needed)

@@ -74,6 +74,24 @@ def test_what_cannot_be_repeated_is_not_recorded(tmp_path, summary, why):
     assert not (tmp_path / "record").exists()
 
 
+@pytest.mark.parametrize("revision", ["abc+changes", None])
+def test_changes_can_be_allowed_and_the_record_says_so(tmp_path, revision):
+    run = read_run(make_run(tmp_path / "r", summary={"git_revision": revision}))
+    path = archive.write(tmp_path / "record", [run], allow_changes=True)
+    assert json.loads(path.read_text())["allow_changes"] is True
+    assert archive.read(tmp_path / "record")[0].summary.git_revision == revision
+
+
+def test_what_a_run_does_not_tell(tmp_path):
+    old = read_run(make_run(tmp_path / "old"))
+    lacking = ["command", "threads", "load of the machine", "training time", "wall time"]
+    assert archive.missing(old) == lacking
+    facts = {"command": "mambalab train", "threads": 2, "load": 0.0, "seconds": 1.0}
+    new = make_run(tmp_path / "new", summary={**facts, "wall_seconds": 2.0})
+    assert archive.missing(read_run(new)) == []
+    assert archive.pack(read_run(new))["summary"]["command"] == "mambalab train"
+
+
 def test_a_failed_run_is_part_of_the_record(tmp_path):
     run = read_run(make_run(tmp_path / "r", summary={"status": "FAILED"}))
     archive.write(tmp_path / "record", [run])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.lab import TEXT, TINY, one_line, only_run, rows, summary, train
 
@@ -26,6 +27,10 @@ def test_a_run_leaves_everything_behind(folder, capsys, model):
     assert facts["tokens_per_second"] > 0
     assert facts["peak_memory_bytes"] > 10_000_000
     assert facts["packages"]["torch"]
+    assert facts["command"].startswith("mambalab train ")
+    assert f"model={model}" in facts["command"]
+    assert (facts["threads"], facts["load"] >= 0) == (torch.get_num_threads(), True)
+    assert facts["wall_seconds"] > facts["seconds"] > 0
     assert facts["data"]["sha256"]
     assert (facts["metric"], facts["maximize"]) == ("val/loss", False)
     assert ("backend" in facts) == (model == "mamba")
@@ -59,9 +64,15 @@ def test_the_same_command_again_reports_and_changes_nothing(folder, capsys):
 
 def test_more_steps_continue_the_same_run(folder, capsys):
     train()
-    assert train("trainer.max_steps=20") == 0
     run_dir = only_run(folder)
-    assert summary(run_dir)["step"] == 20
+    first = summary(run_dir)
+    assert train("trainer.max_steps=20") == 0
+    facts = summary(run_dir)
+    assert facts["step"] == 20
+    assert facts["command"] == f"{first['command']} trainer.max_steps=20".replace(
+        " tracking=jsonl trainer.max_steps=20", " trainer.max_steps=20 tracking=jsonl"
+    )
+    assert facts["wall_seconds"] - first["wall_seconds"] > facts["seconds"] - first["seconds"] > 0
     assert [r["step"] for r in rows(run_dir) if "train/loss" in r] == list(range(2, 21, 2))
     assert "going on from step 12" in capsys.readouterr().err
 

@@ -90,6 +90,20 @@ def test_the_end_is_told_in_a_file(tmp_path, monkeypatch, capsys, raises, status
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
 
 
+def test_a_job_knows_the_command_of_its_sweep(tmp_path, monkeypatch):
+    from mambalab.runs import training
+    from mambalab.utils import command
+
+    compose = import_module("mambalab.config.compose")
+    found = []
+    monkeypatch.setattr(training, "run", lambda settings: found.append(command.current()) or 0)
+    monkeypatch.setattr(compose, "from_plain", lambda plain: plain)
+    path = order(tmp_path)
+    write_json(path, {**read_json(path), "command": "mambalab train -m seed=1,2"})
+    assert worker.main([str(path)]) == 0
+    assert found == ["mambalab train -m seed=1,2"]
+
+
 @pytest.mark.parametrize("has_log", [True, False])
 def test_on_the_terminal_a_job_does_not_repeat_that_the_store_is_silent(
     tmp_path, monkeypatch, caplog, has_log

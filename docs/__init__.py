@@ -1,0 +1,1 @@
+"""The pages, and what makes them: hooks of the site, and `results`, which fills in figures."""

@@ -1,0 +1,353 @@
+"""What the sources and the Mamba paper claim, beside what was measured here, with a verdict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from docs.results import speed
+from docs.results.old import minutes, percent, run, table
+from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed, signed, ssm_effect
+from docs.results.studies import Study, comparison, group, shown, study
+from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
+from mambalab.compare.statistics import estimate, paired
+from mambalab.compare.text import interval
+from mambalab.compare.verdicts import MIN_SEEDS, failures_decide, verdict
+
+SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
+OTHER_SETTING, NO_FIGURE = "other setting", "no figure claimed"
+SMALL_BENCH, JULIA = "small-bench", "the author of SSM dropout (Julia)"
+PAPER, NANOGPT = "Mamba paper", "nanoGPT"
+
+
+@dataclass(frozen=True)
+class Level:
+    """A claim that a value is reached: refuted if the whole interval is worse.
+
+    Attributes:
+        value: as claimed, of the study's metric.
+        of: a word of the group's label; None = the best group.
+    """
+
+    value: float
+    of: str | None = None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A claim that one group does better than another: one planned paired comparison.
+
+    Attributes:
+        better, worse: words of the labels of the two groups.
+    """
+
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class TurnsUp:
+    """A claim that a group over-fits: its validation loss turns up.
+
+    Attributes:
+        of: a word of the group's label; None = the best group.
+    """
+
+    of: str | None = None
+
+
+Test = Level | Contrast | TurnsUp
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What there is on a claim.
+
+    Attributes:
+        text: figures, seeds, time, machine.
+        verdict: what they say.
+        command: what makes the runs.
+    """
+
+    text: str
+    verdict: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        source: who says it.
+        said: what is claimed.
+        study: folder of the study that tests it; None if no training does.
+        test: how a record of the study decides; None if no figure is claimed.
+        older: what an older record says, shown while the study has none.
+    """
+
+    source: str
+    said: str
+    study: str | None = None
+    test: Test | None = None
+    older: Callable[[], Measured] | None = None
+
+
+def measured(claim: Claim) -> Measured:
+    """What is known on a claim: of its study, else of an older record, else nothing."""
+    of = study(claim.study) if claim.study else None
+    if of is not None and of.recorded:
+        return judged(comparison(of), claim.test, of)
+    if claim.older is not None:
+        return claim.older()
+    return Measured("-", NOT_MEASURED, shown(of.command) if of else "-")
+
+
+def judged(found: Comparison, test: Test | None, of: Study) -> Measured:
+    """Judge a claim by the comparison of its study's runs.
+
+    Raises:
+        UserError: the comparison lacks a group that decides.
+    """
+    if isinstance(test, Contrast):
+        text, word = _contrast(found, test)
+    elif isinstance(test, TurnsUp):
+        text, word = _turns_up(group(found, test.of))
+    else:
+        text, word = _level(found, test)
+    if not of.source_setting and word in (SUPPORTED, NOT_SUPPORTED):
+        word = f"{OTHER_SETTING}: {word}"
+    devices = {r.summary.device for g in found.groups for r in g.group.records}
+    machine = ", ".join(sorted(device for device in devices if device))
+    return Measured(f"{text}; {machine}" if machine else text, word, shown(of.command))
+
+
+def _seeds(result: GroupResult) -> str:
+    number = len(result.seeds)
+    time = f", {result.minutes:.1f} min" if result.minutes is not None else ""
+    return f"{number} seed{'' if number == 1 else 's'}{time}"
+
+
+def _level(found: Comparison, test: Level | None) -> tuple[str, str]:
+    chosen = group(found, test.of if test else None)
+    label = f"{chosen.label}: " if chosen.label else ""
+    text = f"{label}{interval(chosen.best)}, {_seeds(chosen)}"
+    if test is None:
+        return text, NO_FIGURE
+    if len(chosen.seeds) < MIN_SEEDS or chosen.best.low is None or chosen.best.high is None:
+        return text, TOO_FEW
+    if chosen.failed_seeds:
+        return f"{text}; {len(chosen.failed_seeds)} more failed", WITHHELD
+    nearest = chosen.best.high if found.metric.maximize else chosen.best.low
+    return text, SUPPORTED if found.metric.reaches(nearest, test.value) else NOT_SUPPORTED
+
+
+def _turns_up(chosen: GroupResult) -> tuple[str, str]:
+    text = f"loss turns up by {interval(chosen.turn)}, {_seeds(chosen)}"
+    if len(chosen.seeds) < MIN_SEEDS or chosen.turn is None or chosen.turn.low is None:
+        return text, TOO_FEW
+    return text, SUPPORTED if chosen.turn.low > 0 else NOT_SUPPORTED
+
+
+def _contrast(found: Comparison, test: Contrast) -> tuple[str, str]:
+    ours, theirs = group(found, test.better), group(found, test.worse)
+    text = "; ".join(f"{g.label} {interval(g.best)}, {_seeds(g)}" for g in (ours, theirs))
+    pair = paired({r.seed: r.best for r in ours.runs}, {r.seed: r.best for r in theirs.runs})
+    if pair is None or len(pair.seeds) < MIN_SEEDS:
+        return text, TOO_FEW
+    text += f"; difference {interval(pair.estimate, sign='+')}"
+    planned = replace(pair, p_holm=pair.p)  # one comparison, chosen beforehand
+    word = verdict(planned, found.metric, withheld=False)
+    if failures_decide(word, ours, theirs):
+        return f"{text}; failed runs decide", WITHHELD
+    return text, SUPPORTED if word == BETTER else NOT_SUPPORTED
+
+
+# -- older records -------------------------------------------------------------------------------
+
+ONE_RUN = "one run, older setting"
+
+
+def _pair(folder: str, experiment: str, value: Callable) -> Measured:
+    ours, theirs = (run(f"{folder}/results.json", f"{m}_cpu") for m in ("mamba", "transformer"))
+    text = (
+        f"Mamba {value(ours)}, {minutes(ours.minutes)}; Transformer of equal depth "
+        f"{value(theirs)}, "
+        f"{minutes(theirs.minutes)}; seed 1, {ours.device}"
+    )
+    return Measured(text, ONE_RUN, f"`mambalab train experiment={experiment} model=mamba`")
+
+
+def cifar() -> Measured:
+    """CIFAR-10 for ten minutes."""
+    return _pair("cifar10", "cifar10/cpu", lambda r: percent(r.accuracy))
+
+
+def copying() -> Measured:
+    """Selective copying at 256 steps."""
+    return _pair("selective_copying", "selective_copying/cpu", lambda r: percent(r.accuracy))
+
+
+def shakespeare() -> Measured:
+    """The main job."""
+    found = run(MAIN_JOB, "mamba_ssm")
+    text = f"{found.loss:.3f}, {minutes(found.minutes)}, seed 1, {found.device}"
+    return Measured(text, ONE_RUN, "`mambalab train task=shakespeare model=mamba dropout=ssm`")
+
+
+def turns_up() -> Measured:
+    """Over-fitting of a small model on a tenth of the text."""
+    rise = estimate(list(by_seed(DROPOUT, "dropout.p=0.0 dropout.ssm_p=0.0", "rise").values()))
+    text = f"d = 128 on a tenth of the text: loss rises by {interval(rise)} after its best, 3 seeds"
+    return Measured(
+        text, f"{OTHER_SETTING}: {SUPPORTED}", "`mambalab train -m experiment=shakespeare/dropout`"
+    )
+
+
+def ssm_dropout() -> Measured:
+    """SSM dropout on top of ordinary dropout."""
+    effect = ssm_effect()
+    return Measured(
+        f"a tenth of tiny Shakespeare: {signed(effect)}, {len(effect.seeds)} seeds",
+        f"{OTHER_SETTING}: {NOT_SUPPORTED}",
+        "`mambalab train -m experiment=shakespeare/dropout`",
+    )
+
+
+def induction() -> Measured:
+    """Induction heads, tested beyond the length of training."""
+    found = run("induction_heads/results.json", "mamba_cpu")
+    longest = max(int(k.rpartition("/")[2]) for k in found.test if "accuracy_at" in k)
+    text = f"{percent(found.accuracy)} at every length to {longest:,}, {minutes(found.minutes)}"
+    return Measured(
+        f"{text}, seed 1, {found.device}",
+        ONE_RUN,
+        "`mambalab train experiment=induction_heads/cpu`",
+    )
+
+
+def _steps(machine: str) -> dict[int, float]:
+    return dict(speed.record("train", machine)["curves"]["mamba"])
+
+
+def flat() -> Measured:
+    """Time of a training step for a token, by length."""
+    spreads = []
+    for machine in (speed.XEON, speed.EPYC):
+        times = _steps(machine)
+        spreads.append(100 * (max(times.values()) / min(times.values()) - 1))
+    lengths = sorted(_steps(speed.XEON))
+    text = (
+        f"time for a token varies by {spreads[0]:.0f} % (Xeon) and {spreads[1]:.0f} % (EPYC) from "
+        f"{lengths[0]:,} to {lengths[-1]:,} tokens, two CPU cores"
+    )
+    word = SUPPORTED if max(spreads) < 20 else NOT_SUPPORTED
+    return Measured(text, f"{OTHER_SETTING}: {word}", "`mambalab bench train`")
+
+
+def short_sequences() -> Measured:
+    """Speed at the shortest length that was measured."""
+    shortest = min(_steps(speed.XEON))
+    if shortest > 64:
+        low, high = speed.times_faster(shortest)
+        text = f"64 tokens: -; at {shortest} Mamba is {low:.1f} to {high:.1f} times as fast"
+        return Measured(
+            f"{text} (Transformer of equal depth)", NOT_MEASURED, "`mambalab bench train`"
+        )
+    low, high = speed.times_faster(shortest)
+    word = SUPPORTED if high < 1 else NOT_SUPPORTED
+    text = f"at {shortest} Mamba is {low:.1f} to {high:.1f} times as fast"
+    return Measured(text, f"{OTHER_SETTING}: {word}", "`mambalab bench train`")
+
+
+def generation() -> Measured:
+    """Tokens a second as they are written, both models."""
+    rows = speed.record("generate")["rows"]
+    speeds = {(r["contender"], r["batch"], r["context"]): r["tokens/s"] for r in rows}
+    ratios = [
+        value / speeds["transformer", batch, context]
+        for (name, batch, context), value in speeds.items()
+        if name == "mamba" and ("transformer", batch, context) in speeds
+    ]
+    text = (
+        f"{min(ratios):.1f} to {max(ratios):.0f} times as many tokens/s as the Transformer of "
+        "equal "
+        "depth, by context and batch, a model of 6 layers on two CPU cores (the Xeon)"
+    )
+    return Measured(text, OTHER_SETTING, "`mambalab bench generate`")
+
+
+CLAIMS = [
+    Claim(
+        SMALL_BENCH,
+        "CIFAR-10 in patches: Mamba 85 %, Transformer 84 %",
+        "sources/small_bench_cifar10",
+        Contrast("model=mamba", "model=transformer"),
+        cifar,
+    ),
+    Claim(
+        SMALL_BENCH,
+        "tiny Shakespeare: loss 1.463",
+        "sources/small_bench_shakespeare",
+        Level(1.463),
+        shakespeare,
+    ),
+    Claim(
+        SMALL_BENCH,
+        "Mamba of d = 512 without dropout over-fits",
+        "sources/small_bench_overfitting",
+        TurnsUp(),
+        turns_up,
+    ),
+    Claim(
+        SMALL_BENCH,
+        "at 64 tokens Mamba trains half as fast as the Transformer",
+        older=short_sequences,
+    ),
+    Claim(SMALL_BENCH, "time of Mamba's step is flat in the length, at equal tokens", older=flat),
+    Claim(
+        JULIA,
+        "validation loss 1.42 with SSM dropout, 1.46 with ordinary dropout alone",
+        "sources/julia_dropout",
+        Contrast("dropout.ssm_p=0.1", "dropout.ssm_p=0.0"),
+        ssm_dropout,
+    ),
+    Claim(JULIA, "learns retrieval of the Long Range Arena", "retrieval/lra"),
+    Claim("published", "sequential MNIST: 99.5 %", "mnist/sequential", Level(0.995)),
+    Claim(
+        PAPER,
+        "selective copying is solved (99.8 %, 4,096 steps; section 4.1)",
+        "sources/paper_selective_copying",
+        Level(0.998),
+        copying,
+    ),
+    Claim(
+        PAPER,
+        "induction heads: right to 2^20 steps when trained at 256 (section 4.1)",
+        "sources/paper_induction_heads",
+        Level(1.0),
+        induction,
+    ),
+    Claim(
+        PAPER,
+        "generates 5 times as many tokens/s as a Transformer of its size (GPU)",
+        older=generation,
+    ),
+    Claim(PAPER, "time grows linearly with the length", older=flat),
+    Claim(
+        NANOGPT, "tiny Shakespeare on a CPU in 3 minutes: 1.88", "sources/nanogpt_cpu", Level(1.88)
+    ),
+    Claim(NANOGPT, "tiny Shakespeare on a GPU: 1.4697", "sources/nanogpt_gpu", Level(1.4697)),
+]
+
+
+def claims(up: str) -> str:
+    """The table of all claims."""
+    del up
+    rows = []
+    for claim in CLAIMS:
+        found = measured(claim)
+        text = found.text.replace("|", "\\|")
+        rows.append([claim.source, claim.said, text, f"**{found.verdict}**", found.command])
+    return table(["source", "claim", "measured here", "verdict", "command"], rows)
+
+
+BLOCKS = {"claims": claims}

@@ -1,0 +1,290 @@
+"""Studies whose runs were recorded by `mambalab record`: one entry here, one folder with runs.json.
+
+A study is shown as soon as its folder holds a record; until then it is "not measured".
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from docs.results.old import EXPERIMENTS, picture, table
+from mambalab.compare import select
+from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.text import interval
+from mambalab.errors import UserError
+from mambalab.records import archive
+from mambalab.utils.text import printable
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that answer a question.
+
+    Attributes:
+        folder: below `experiments/`; `mambalab record RUNS to=experiments/FOLDER` fills it.
+        title: the question, for a heading.
+        command: what makes the runs.
+        baseline: a word of the label of the group that the others are compared with, the best if
+            there are several; None = the first without dropout.
+        metric: what to judge by; None = what the runs were judged by.
+        source_setting: whether it is the setting of the source whose claim is tested.
+    """
+
+    folder: str
+    title: str
+    command: str
+    baseline: str | None = None
+    metric: str | None = None
+    source_setting: bool = False
+
+    @property
+    def curves(self) -> Path:
+        """The picture of its curves."""
+        return EXPERIMENTS / self.folder / "curves.png"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether its runs are there."""
+        return (EXPERIMENTS / self.folder / archive.ARCHIVE).is_file()
+
+
+SEEDS = "seed=1,2,3,4,5"
+
+STUDIES = [
+    Study(
+        "shakespeare/models",
+        "Mamba and both Transformers on tiny Shakespeare",
+        "mambalab train -m experiment=shakespeare/cpu_15min model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        baseline="model=transformer",
+    ),
+    Study(
+        "mnist/models",
+        "Mamba and both Transformers on MNIST, 28 pixels a step",
+        "mambalab train -m experiment=mnist/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        baseline="model=transformer",
+    ),
+    Study(
+        "cifar10/models",
+        "Mamba and both Transformers on CIFAR-10",
+        "mambalab train -m experiment=cifar10/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        baseline="model=transformer",
+    ),
+    Study(
+        "selective_copying/models",
+        "Mamba and both Transformers on selective copying",
+        "mambalab train -m experiment=selective_copying/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        baseline="model=transformer",
+    ),
+    Study(
+        "shakespeare/ssm_dropout",
+        "Does SSM dropout help on top of dropout?",
+        "mambalab train -m experiment=shakespeare/ssm_dropout",
+        baseline="ssm_p=0.0",
+    ),
+    Study(
+        "shakespeare/width",
+        "Over-fitting against width and dropout",
+        "mambalab train -m experiment=shakespeare/width",
+    ),
+    Study(
+        "sources/small_bench_cifar10",
+        "CIFAR-10 as in small-bench",
+        "mambalab train -m experiment=sources/small_bench_cifar10 model=mamba,transformer,transformer_equal_depth",
+        baseline="model=transformer",
+        source_setting=True,
+    ),
+    Study(
+        "sources/small_bench_shakespeare",
+        "Tiny Shakespeare as in small-bench",
+        "mambalab train experiment=sources/small_bench_shakespeare",
+        source_setting=True,
+    ),
+    Study(
+        "sources/small_bench_overfitting",
+        "Over-fitting as in small-bench",
+        "mambalab train experiment=sources/small_bench_overfitting",
+        source_setting=True,
+    ),
+    Study(
+        "sources/julia_dropout",
+        "SSM dropout as in its source",
+        "mambalab train -m experiment=sources/julia_dropout",
+        baseline="ssm_p=0.0",
+        source_setting=True,
+    ),
+    Study(
+        "sources/nanogpt_cpu",
+        "nanoGPT's recipe for a CPU",
+        "mambalab train experiment=sources/nanogpt_cpu",
+        source_setting=True,
+    ),
+    Study(
+        "sources/nanogpt_gpu",
+        "nanoGPT's recipe for a GPU",
+        "mambalab train experiment=sources/nanogpt_gpu",
+        source_setting=True,
+    ),
+    Study(
+        "sources/paper_selective_copying",
+        "Selective copying as in the Mamba paper",
+        "mambalab train experiment=sources/paper_selective_copying",
+        metric="val/accuracy",
+        source_setting=True,
+    ),
+    Study(
+        "sources/paper_induction_heads",
+        "Induction heads as in the Mamba paper",
+        "mambalab train experiment=sources/paper_induction_heads",
+        metric="val/accuracy",
+        source_setting=True,
+    ),
+    Study(
+        "mnist/sequential",
+        "MNIST pixel by pixel, 784 steps",
+        "mambalab train experiment=mnist/gpu",
+        source_setting=False,
+    ),
+    Study(
+        "retrieval/lra",
+        "Long Range Arena's own files for retrieval",
+        "mambalab train experiment=retrieval/gpu",
+        source_setting=True,
+    ),
+]
+
+
+def study(folder: str) -> Study:
+    """The study of a folder."""
+    return next(s for s in STUDIES if s.folder == folder)
+
+
+@cache
+def comparison(of: Study) -> Comparison:
+    """Compare the recorded runs of a study; raises UserError where they cannot be compared."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    found = select.compare_records(records, [], metric=of.metric)
+    base = group(found, of.baseline) if of.baseline else None
+    if base is None or base.label == found.baseline:
+        return found
+    return select.compare_records(records, [], metric=of.metric, baseline=base.label)
+
+
+def group(found: Comparison, word: str | None) -> GroupResult:
+    """Find the best group in whose label a word such as `model=mamba` stands.
+
+    Args:
+        found: groups, the best first.
+        word: None = the best of all.
+
+    Raises:
+        UserError: there is none, so that a claim is not taken for one that nobody measured.
+    """
+    for result in found.groups:
+        if word is None or word in result.label.split():
+            return result
+    labels = "; ".join(result.label for result in found.groups)
+    raise UserError(f"no group has {word}; there are {labels}")
+
+
+def shown(command: str) -> str:
+    """A command as the page may show it: whether its experiment is there, is said."""
+    name = next((w[11:] for w in command.split() if w.startswith("experiment=")), None)
+    there = name is None or (EXPERIMENTS / f"{name}.yaml").is_file()
+    return f"`{command}`" if there else f"`experiment={name}` (not written yet)"
+
+
+def _commit(revision: str | None) -> str:
+    if revision is None:
+        return "unknown"
+    commit, plus, _ = revision.partition("+")
+    return f"`{commit[:10]}`" + (" with uncommitted changes" if plus else "")
+
+
+def _recorded_commands(of: Study) -> str:
+    """The commands that made the runs, as they were typed, one a line."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    commands = sorted({record.summary.command or "(not recorded)" for record in records})
+    return "```text\n" + "\n".join(map(printable, commands)) + "\n```"
+
+
+def facts(of: Study) -> str:
+    """Machine, commit and what to bear in mind of a study's runs."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    devices = sorted({record.summary.device or "unknown device" for record in records})
+    commits = sorted({_commit(record.summary.git_revision) for record in records})
+    steps = sorted({record.step or 0 for record in records})
+    limits = sorted({str(record.summary.ended_by or "?") for record in records})
+    loads = [record.summary.load for record in records if record.summary.load is not None]
+    load = f"; load of the machine at the start up to {max(loads):.1f}" if loads else ""
+    return (
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; "
+        f"{', '.join(f'{s:,}' for s in steps)} steps, ended by {', '.join(limits)}{load}. "
+        f"Record: `experiments/{of.folder}/{archive.ARCHIVE}`."
+    )
+
+
+def _size(group: GroupResult) -> str:
+    """Layers, width, parameters and learning rate of a group, which a fair comparison tells."""
+    names = ("model.n_layer", "model.d_model", "optim.lr")
+    layers, width, rate = (group.group.setting(name) for name in names)
+    parameters = f"{group.parameters:,.0f}" if group.parameters is not None else "?"
+    return f"{layers} layers of {width}, {parameters}, lr {rate}"
+
+
+def _row(group: GroupResult) -> list[str]:
+    pair = group.difference
+    time = f"{group.minutes:.1f} min" if group.minutes is not None else "-"
+    return [
+        f"`{group.label}`" if group.label else "all",
+        _size(group),
+        ", ".join(map(str, group.seeds)),
+        interval(group.best),
+        interval(group.test),
+        time,
+        interval(pair.estimate, sign="+") if pair else "-",
+        group.verdict,
+    ]
+
+
+def section(of: Study, up: str) -> str:
+    """Heading, command, table, remarks and curves of a recorded study."""
+    found = comparison(of)
+    head = [
+        "group",
+        "size, parameters, rate",
+        "seeds",
+        f"best `{found.metric.name}`",
+        "test",
+        "training time",
+    ]
+    rows = [_row(group) for group in found.groups]
+    lines = [
+        *found.dropout,
+        *found.warnings,
+        *(f"left out: {one.reason}" for one in found.left_out),
+    ]
+    remarks = "\n".join(f"- {line}" for line in lines)
+    grid = table([*head, "difference", "verdict"], rows)
+    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, remarks]
+    parts.append(picture(up, of.curves, f"{found.metric.name} by step: {of.title}"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def sections(up: str) -> str:
+    """All studies that have a record, and the list of those that have none."""
+    done = [section(s, up) for s in STUDIES if s.recorded]
+    waiting = [f"- {s.title}: {shown(s.command)}" for s in STUDIES if not s.recorded]
+    rest = (
+        "Not measured yet, because no record is there:\n\n" + "\n".join(waiting) if waiting else ""
+    )
+    return "\n\n".join([*done, rest])
+
+
+def unlisted() -> list[str]:
+    """Records below `experiments/` that no study shows."""
+    named = {s.folder for s in STUDIES}
+    there = (path.parent.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob(archive.ARCHIVE))
+    return sorted(folder.as_posix() for folder in there if folder.as_posix() not in named)
+
+
+BLOCKS = {"studies": sections}

@@ -1,0 +1,216 @@
+"""Measured figures and pictures of the pages are what the records in experiments/ say."""
+
+import re
+import shutil
+
+import pytest
+
+from docs.results import claims, old, pages, pictures, studies
+from docs.results.claims import Contrast, Level, TurnsUp
+from docs.results.studies import Study
+from mambalab.compare import select
+from mambalab.errors import UserError
+from mambalab.records import archive
+from mambalab.records.reader import read_run
+from tests.docs.pages import FENCE
+from tests.records.example_runs import make_group, make_run
+
+# What a measured figure looks like in a sentence.
+FIGURE = re.compile(
+    r"±|\d\.\d{2,}|\d+\.\d ?%|\d ?min\b|\d (?:ms|s)\b|\d tokens/s|\d(?:\.\d+)? times as"
+)
+NO_FIGURES = ("Python 3.11", "`1.474 ± 0.003` is a mean over seeds")  # a version, and an example
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A function that records groups of runs as a study in a folder of experiments of its own."""
+    monkeypatch.setattr(studies, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(old, "ROOT", tmp_path)
+    studies.comparison.cache_clear()
+
+    def record(*groups, **options):
+        runs = [run for group in groups for run in group]
+        of = Study("toy/study", "A question", "mambalab train -m task=digits", **options)
+        archive.write(tmp_path / of.folder, _renamed(runs))
+        return of
+
+    yield record
+    studies.comparison.cache_clear()
+
+
+def _renamed(runs):
+    return [read_run(r.path.rename(f"{r.path.parent}-{r.path.name}")) for r in runs]
+
+
+def compared(*groups):
+    return select.compare_records([run for group in groups for run in group], [])
+
+
+@pytest.mark.parametrize("path", pages.paths(), ids=lambda p: p.name)
+def test_every_figure_of_a_page_is_that_of_its_record(path):
+    text = path.read_text(encoding="utf-8")
+    assert pages.fill(text, path) == text, "run make results"
+
+
+@pytest.mark.parametrize("picture", pictures.every(), ids=lambda p: p.path.stem)
+def test_every_picture_shows_its_record(picture):
+    assert pictures.is_current(picture), "run make results"
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{n}.md" for n in ("results", "benchmarks", "tracking"))]
+)
+def test_a_figure_in_a_sentence_stands_in_a_block(name):
+    text = pages.BLOCK.sub("", (old.ROOT / name).read_text(encoding="utf-8"))
+    lines = FENCE.sub("", text).splitlines()
+    found = [line for line in lines if FIGURE.search(line)]
+    assert [line for line in found if not any(known in line for known in NO_FIGURES)] == []
+
+
+def test_a_figure_changed_by_hand_is_put_right():
+    path = old.ROOT / "docs/results.md"
+    text = path.read_text(encoding="utf-8")
+    changed = text.replace("1.4740", "1.4640", 1)
+    assert changed != text
+    assert pages.fill(changed, path) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- results: no-such -->\n<!-- end -->", "nothing makes the block 'no-such'"),
+        ("<!-- results: claims -->\n", "lacks"),
+        ("<!-- results: -->\n<!-- end -->", "lacks"),
+    ],
+)
+def test_a_block_that_cannot_be_filled_is_named(text, said):
+    with pytest.raises(UserError, match=said):
+        pages.fill(text, old.ROOT / "README.md")
+
+
+def test_a_picture_changed_by_hand_or_of_other_data_is_seen(tmp_path):
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    one = pictures.every()[0]
+    copy = pictures.Picture(tmp_path / "a.png", one.data, one.draw)
+    assert not pictures.is_current(copy)
+    shutil.copy(one.path, copy.path)
+    assert pictures.is_current(copy)
+    assert not pictures.is_current(pictures.Picture(copy.path, {"mamba_ssm": []}, one.draw))
+    with Image.open(copy.path) as image:
+        kept = PngInfo()
+        for key, value in image.text.items():
+            kept.add_text(key, value)
+        image.putpixel((9, 9), (255, 0, 0))
+        image.save(copy.path, pnginfo=kept)
+    assert not pictures.is_current(copy)
+
+
+def test_the_same_record_gives_the_same_bytes(tmp_path):
+    one = next(p for p in pictures.every() if p.draw is pictures.induction)
+    made = []
+    for name in ("a.png", "b.png"):
+        pictures.write(pictures.Picture(tmp_path / name, one.data, one.draw))
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_every_record_is_shown_by_a_study():
+    assert studies.unlisted() == []
+
+
+def test_every_claim_names_a_study():
+    assert {c.study for c in claims.CLAIMS if c.study} <= {s.folder for s in studies.STUDIES}
+
+
+def test_the_transformer_of_old_records_is_called_by_its_depth():
+    text = pages.GENERATORS["readme"]("") + pages.GENERATORS["tasks"]("")
+    assert text.count("| Transformer of equal depth |") == 2
+    assert "transformer_equal_depth" in text
+
+
+def test_a_claim_without_a_record_is_not_measured():
+    claim = claims.Claim("somebody", "it flies", "sources/nanogpt_gpu", Level(1.0))
+    assert claims.measured(claim).verdict == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("best", "value", "word"),
+    [
+        ([1.40, 1.41, 1.42], 1.463, "supported"),
+        ([1.46, 1.47, 1.48], 1.463, "supported"),  # the interval holds it
+        ([1.50, 1.51, 1.52], 1.463, "not supported"),
+        ([1.40, 1.41], 1.463, "too few seeds"),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_level_is_judged_by_the_interval(tmp_path, best, value, word, own):
+    found = compared(make_group(tmp_path / "g", best))
+    of = Study("toy", "", "mambalab runs", source_setting=own)
+    told = claims.judged(found, Level(value), of).verdict
+    assert told == (word if own or word == "too few seeds" else f"other setting: {word}")
+
+
+@pytest.mark.parametrize(
+    ("mamba", "transformer", "failed", "word"),
+    [
+        ([1.40, 1.41, 1.42], [1.50, 1.512, 1.519], 0, "supported"),
+        ([1.50, 1.512, 1.519], [1.40, 1.41, 1.42], 0, "not supported"),
+        ([1.40, 1.50, 1.42], [1.45, 1.41, 1.43], 0, "not supported"),
+        ([1.40, 1.41], [1.50, 1.51], 0, "too few seeds"),
+        ([1.40, 1.41, 1.42], [1.50, 1.512, 1.519], 1, "no verdict"),
+    ],
+)
+def test_a_contrast_is_judged_seed_by_seed(tmp_path, mamba, transformer, failed, word):
+    groups = [
+        make_group(tmp_path / "a", mamba, model__name="mamba"),
+        make_group(tmp_path / "b", transformer, model__name="transformer"),
+    ]
+    for seed in range(9, 9 + failed):
+        summary = {"status": "FAILED"}
+        lost = make_run(tmp_path / "f", seed=seed, model__name="mamba", summary=summary)
+        groups.append([read_run(lost)])
+    of = Study("toy", "", "mambalab runs", source_setting=True)
+    told = claims.judged(compared(*groups), Contrast("model=mamba", "model=transformer"), of)
+    assert told.verdict == word
+
+
+@pytest.mark.parametrize(("rise", "word"), [(0.5, "supported"), (0.0, "not supported")])
+def test_over_fitting_is_judged_by_the_turn(tmp_path, rise, word):
+    found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.43], rise=rise))
+    of = Study("toy", "", "mambalab runs", source_setting=True)
+    assert claims.judged(found, TurnsUp(), of).verdict == word
+
+
+def test_a_claim_whose_group_is_not_in_the_record_is_an_error(tmp_path):
+    found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.42]))
+    with pytest.raises(UserError, match="no group has model=hybrid"):
+        claims.judged(found, Level(1.0, "model=hybrid"), Study("toy", "", "mambalab runs"))
+
+
+def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_path):
+    of = recorded(
+        make_group(tmp_path / "m", [1.40, 1.41, 1.42], model__name="mamba"),
+        make_group(tmp_path / "t", [1.50, 1.512, 1.519], model__name="transformer"),
+        make_group(tmp_path / "e", [1.6, 1.61, 1.62], model__name="transformer_equal_depth"),
+        baseline="model=transformer",
+    )
+    text = studies.section(of, "../")
+    assert "### A question" in text
+    size = "None layers of 16, 1,000, lr 0.001"
+    assert f"`model=mamba` | {size} | 1, 2, 3 | 1.4100 ± 0.0248 |" in text
+    assert text.split("`model=transformer` |")[1].splitlines()[0].endswith("| baseline |")
+    assert "```text\n(not recorded)\n```" in text
+    assert "commit `abc`; 40 steps, ended by max_steps" in text
+    assert "experiments/toy/study/runs.json" in text
+    assert "`model=transformer_equal_depth`" in text
+
+
+def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
+    runs = make_group(tmp_path / "m", [1.40, 1.41, 1.42])
+    of = recorded(runs)
+    path = tmp_path / of.folder / archive.ARCHIVE
+    path.write_text(path.read_text().replace('"abc"', '"abcdefabcdef+changes"'))
+    assert "commit `abcdefabcd` with uncommitted changes" in studies.facts(of)
