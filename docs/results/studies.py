@@ -49,30 +49,31 @@ class Study:
 
 
 SEEDS = "seed=1,2,3,4,5"
+MODELS = "model=mamba,transformer,transformer_equal_depth"
 
 STUDIES = [
     Study(
         "shakespeare/models",
         "Mamba and both Transformers on tiny Shakespeare",
-        "mambalab train -m experiment=shakespeare/cpu_15min model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        f"mambalab train -m experiment=shakespeare/cpu_15min {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
     Study(
         "mnist/models",
         "Mamba and both Transformers on MNIST, 28 pixels a step",
-        "mambalab train -m experiment=mnist/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        f"mambalab train -m experiment=mnist/cpu {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
     Study(
         "cifar10/models",
         "Mamba and both Transformers on CIFAR-10",
-        "mambalab train -m experiment=cifar10/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        f"mambalab train -m experiment=cifar10/cpu {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
     Study(
         "selective_copying/models",
         "Mamba and both Transformers on selective copying",
-        "mambalab train -m experiment=selective_copying/cpu model=mamba,transformer,transformer_equal_depth " + SEEDS,
+        f"mambalab train -m experiment=selective_copying/cpu {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
     Study(
@@ -89,7 +90,7 @@ STUDIES = [
     Study(
         "sources/small_bench_cifar10",
         "CIFAR-10 as in small-bench",
-        "mambalab train -m experiment=sources/small_bench_cifar10 model=mamba,transformer,transformer_equal_depth",
+        f"mambalab train -m experiment=sources/small_bench_cifar10 {MODELS}",
         baseline="model=transformer",
         source_setting=True,
     ),
