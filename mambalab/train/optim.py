@@ -32,10 +32,10 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Op
     matrices = [p for _, p in named if p in hidden]
     rest = [(n, p) for n, p in named if p not in hidden]
     if not matrices or not rest:
-        lacks = "parameters besides" if matrices else ""
+        lacking = "parameters besides linear maps" if matrices else "linear maps"
         raise UserError(
-            f"optim=muon: the model has no {lacks} linear maps inside numbered layers "
-            "(nn.ModuleList, nn.Sequential); use optim=adamw".replace("no  ", "no ")
+            f"optim=muon: the model has no {lacking} inside numbered layers (nn.ModuleList, "
+            "nn.Sequential); use optim=adamw"
         )
     assert settings.momentum is not None, "optim.check"
     assert settings.ns_steps is not None, "optim.check"
