@@ -104,7 +104,8 @@ def compose_parts(
     except RecursionError as error:
         where = paths.folders()[0]
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # ValueError: an entry of a defaults list that is neither a word nor a mapping.
         raise UserError(_problem(error) + origins.hint(verb, {})) from error
     words = [word.lstrip("+").partition("=") for word in prepared]
     given = {key: value for key, _, value in words}

@@ -50,7 +50,7 @@ class Rule:
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, to be read after "key=value: ", or None."""
-        if value is None or (self.auto and value == "auto"):
+        if value == "auto" if self.auto else value is None:
             return None
         if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
             return "must be auto or a whole number"
