@@ -93,6 +93,8 @@ class SweepFolder:
             data = read_json(where, path)
             jobs = {name: Entry(**entry) for name, entry in data.pop("jobs", {}).items()}
             names = ("command", "threads", "not_applicable", "began", "status", "record")
+            if not all(isinstance(word, str) for word in data.get("command", [])):
+                raise TypeError("command is no list of words")
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
         except (TypeError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error}): delete it; the runs stay") from error

@@ -44,6 +44,8 @@ def test_what_is_written_is_read(sweep):
         '{"jobs": {"a": 3}}',
         '{"jobs": {"a": {"mood": "bad"}}}',
         '{"jobs": ["a"]}',
+        '{"command": [3]}',
+        '{"command": 3}',
     ],
 )
 def test_a_damaged_file_is_one_line(sweep, text):
