@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mambalab.errors import UserError, first_line
+from mambalab.utils.packages import why_not_imported
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -34,7 +35,7 @@ def mambapy() -> Peer:
     try:
         pscan = importlib.import_module("mambapy.pscan").pscan
     except ImportError as error:
-        return Peer("mambapy", missing=f"not installed ({error})")
+        return Peer("mambapy", missing=why_not_imported(error))
 
     def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         decay = torch.exp(delta.unsqueeze(-1) * A)
@@ -52,7 +53,7 @@ def mamba_ssm(device: torch.device) -> Peer:
         module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
         importlib.import_module("selective_scan_cuda")
     except ImportError as error:
-        return Peer("mamba_ssm", missing=f"not installed with its CUDA kernel ({error})")
+        return Peer("mamba_ssm", missing=f"with its CUDA kernel {why_not_imported(error)}")
 
     def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))

@@ -16,6 +16,7 @@ from mambalab.bench.step import VOCABULARY, own_model, training_step
 from mambalab.bench.timing import in_turns, milliseconds
 from mambalab.settings.train import Precision
 from mambalab.train import runtime
+from mambalab.utils.packages import why_not_imported
 
 LENGTHS = (256, 1024, 4096, 16384)
 MODELS = ("mamba", "transformer", "transformer_equal_depth")
@@ -131,7 +132,7 @@ def _add_mambapy(
     try:
         model = _Mambapy(d_model, n_layer)
     except ImportError as error:
-        result.missing["mambapy"] = f"not installed ({error})"
+        result.missing["mambapy"] = why_not_imported(error)
         return
     result.versions["mambapy"] = metadata.version("mambapy")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

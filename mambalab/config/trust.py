@@ -13,7 +13,7 @@ from mambalab.config.own_modules import hidden_by, search_here
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import UserError, first_line
 from mambalab.settings.model import AUTO
-from mambalab.utils.reading import read_yaml
+from mambalab.utils.reading import CannotReadError, read_yaml
 
 LOG = logging.getLogger("mambalab")
 
@@ -95,24 +95,32 @@ def load_run_config(run_dir: Path, trust: list[str]) -> TrainConfig:
         trust: modules outside mambalab whose classes it may name.
 
     Raises:
+        CannotReadError: the system refuses to open it.
         UserError: no such file, not a configuration, a class outside mambalab that `trust` does
             not cover, an interpolation (they could read the environment).
     """
     path = Path(run_dir, "config.yaml")
+    lead_out = "mend the file or bring it back"
     try:
         plain = read_yaml(path, path.parent)
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder (it has no config.yaml)") from error
+    except CannotReadError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}; {lead_out}") from error
     if not isinstance(plain, dict):
-        raise UserError(f"{path}: not the configuration of a run")
+        raise UserError(f"{path}: not the configuration of a run; {lead_out}")
     for key, value in _leaves(plain):
         if isinstance(value, str) and "${" in value:
-            raise UserError(f"{path}: {key} holds ${{...}}, which is refused in a run's config")
+            raise UserError(
+                f"{path}: {key} holds ${{...}}, which is refused in a run's config; {lead_out}"
+            )
     _check_trusted(path, plain, trust)
     try:
         return from_plain(plain)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}; {lead_out}") from error
 
 
 def _check_trusted(path: Path, plain: dict[str, Any], trust: list[str]) -> None:

@@ -31,7 +31,7 @@ def help_topics() -> tuple[str, str]:
     """
     try:
         from pydoc_data.topics import topics
-    except ImportError:
+    except ModuleNotFoundError:
         raise UserError(
             "this Python comes without pydoc_data.topics, the text of task=text; "
             "give a text of your own: task.path=FILE"

@@ -21,7 +21,7 @@ from typing import Any, Self
 from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
 from mambalab.utils.files import free_name, obstacle
-from mambalab.utils.locks import LOCK, InUseError, locked
+from mambalab.utils.locks import LOCK, InUseError, itself_locked, locked
 from mambalab.utils.reading import check_no_link, open_regular
 
 CONFIG = "config.yaml"
@@ -262,7 +262,8 @@ class RunFolder:
 def hold(run_dir: Path, doing: str = "recording or sending this run") -> Iterator[None]:
     """Be the only one who records or sends this run, until the context or the process ends.
 
-    On a file system without locks the guard is absent, which is said once.
+    It holds on when somebody deletes the lock file. On a file system without locks the guard is
+    absent, which is said once.
 
     Args:
         run_dir: the folder.
@@ -274,6 +275,7 @@ def hold(run_dir: Path, doing: str = "recording or sending this run") -> Iterato
     with ExitStack() as held:
         try:
             held.enter_context(locked(run_dir / LOCK, wait=False))
+            held.enter_context(itself_locked(run_dir))
         except InUseError:
             raise UserError(
                 f"{run_dir} is in use: another process is {doing}; wait until it ends, or stop it"

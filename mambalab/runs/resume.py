@@ -4,6 +4,7 @@ Also checks, before anything is built, that the run belongs to this configuratio
 process works on it. No torch here: a sweep asks this of every job.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,16 +66,16 @@ def _died_before_training(folder: RunFolder) -> bool:
 def read_recorded_config(settings: config.TrainConfig, run_dir: Path) -> config.TrainConfig:
     """Read the configuration of the run in a folder; raises UserError if that fails."""
     trust = [*_user_modules(settings), *settings.trust]
+    path = run_dir / run_folder.CONFIG
+    lead_out = "or start again with resume=never (the run is set aside)"
+    if not os.path.lexists(path):
+        raise UserError(f"{run_dir} has no {run_folder.CONFIG}: bring the file back, {lead_out}")
     try:
-        reading.read_yaml(run_dir / run_folder.CONFIG, run_dir)
+        return config.typed(config.load_run_config(run_dir, trust))
     except reading.CannotReadError:
         raise
-    except (UserError, FileNotFoundError) as error:
-        what = error if isinstance(error, UserError) else f"{run_dir} has no {run_folder.CONFIG}"
-        raise UserError(
-            f"{what}: bring the file back, or start again with resume=never (the run is set aside)"
-        ) from error
-    return config.typed(config.load_run_config(run_dir, trust))
+    except UserError as error:
+        raise UserError(f"{error}, {lead_out}") from error
 
 
 def _user_modules(settings: config.TrainConfig) -> list[str]:

@@ -57,7 +57,8 @@ class Rule:
         if self.auto and value == "auto":
             return None
         if self.truth:
-            return None if isinstance(value, bool) else "must be auto, true or false"
+            known = value is None or isinstance(value, bool)
+            return None if known else "must be auto, true or false"
         if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
             return "must be auto or a whole number"
         if value is None:

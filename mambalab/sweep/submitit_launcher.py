@@ -23,6 +23,7 @@ from mambalab.sweep.processes import COMMAND, Handle, open_log, python_path, wri
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.packages import why_not_imported
 
 SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
@@ -186,10 +187,10 @@ class ClusterLauncher:
     ) -> None:
         try:
             import submitit
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             raise UserError(
-                "hydra/launcher=submitit_...: the package submitit is not installed: "
-                "pip install submitit"
+                f"hydra/launcher=submitit_...: the package submitit is {why_not_imported(error)}: "
+                f"pip install --upgrade submitit"
             ) from error
         self.sweep = sweep
         self.slots = slots

@@ -9,6 +9,7 @@ import torch
 from mambalab.errors import UserError
 from mambalab.tasks.images import ImageData, Images, PixelTask
 from mambalab.tasks.sampling import permutation
+from mambalab.utils.packages import why_not_imported
 
 _TEST_IMAGES = 360  # a fifth
 
@@ -24,14 +25,15 @@ class DigitsTask(PixelTask):
         """All images.
 
         Raises:
-            UserError: scikit-learn is not installed.
+            UserError: scikit-learn is not installed, or cannot be imported.
+            ImportError: because memory ran out.
         """
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise UserError(
-                f"task=digits: its images come with scikit-learn, which is absent ({error}): "
-                "pip install scikit-learn"
+                f"task=digits: its images come with scikit-learn, which is "
+                f"{why_not_imported(error)}: pip install --upgrade scikit-learn"
             ) from error
         found: Any = load_digits()
         pixels = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]

@@ -1,5 +1,7 @@
 """What training asks of a task's answers, told in one line where a task of the user's own errs."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -60,3 +62,14 @@ def describe_changes(before: dict[str, str], now: dict[str, str]) -> str:
         if before.get(key) != now.get(key)
     ]
     return f" ({'; '.join(changes)})" if changes else ""
+
+
+def ranking_key(metrics: Mapping[str, float], metric: str, maximize: bool) -> tuple[float, float]:
+    """Compute the key by which evaluations are ranked, more is better: `metric`, then `val/loss`.
+
+    Small splits often give equal accuracies. NaN is worse than everything.
+    """
+    value = metrics[metric]
+    if math.isnan(value):
+        return -math.inf, 0.0
+    return value if maximize else -value, -metrics.get("val/loss", 0.0)

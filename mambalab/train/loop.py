@@ -12,7 +12,6 @@ Tasks measure them in `evaluate` (tasks/base.py). More after an evaluation: trai
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,8 @@ from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, limits, runtime
 from mambalab.train.callbacks import Callback, Result
-from mambalab.train.checks import check_loss, check_metrics, describe_changes
+from mambalab.train.checks import check_loss, check_metrics, describe_changes, ranking_key
+from mambalab.train.listening import LONG_SECONDS, listening
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
@@ -99,6 +99,7 @@ class Trainer:
         self.state = TrainState(build_optimizer(model, optim), device)
         self.max_steps = limits.steps(settings, task.batches_per_epoch)
         self.saved_step = -1  # of the newest checkpoint
+        self.last_step_seconds = 0.0
 
     # -- how far the run is -------------------------------------------------------------------
 
@@ -137,24 +138,32 @@ class Trainer:
         """Do one optimiser step, over `grad_accum` batches; log every `log_every` steps.
 
         Raises:
-            StoppedError: a signal asked for it between two batches; the step is undone.
+            StoppedError: a signal asked for it between two batches, or in a long one; the step is
+                undone.
         """
         state = self.state
         rate = learning_rate(self.optim, state.step, self.progress())
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
         parts = self.settings.grad_accum
-        before = None if parts == 1 else BeforeStep(self.model, self.device)
+        listens = self._listens()
+        before = BeforeStep(self.model, self.device) if listens or parts > 1 else None
         total = torch.zeros((), device=self.device)
-        for part in range(parts):
-            if before is not None and (signal_name := self.stop_requested()):
-                before.restore()
-                raise StoppedError(signal_name)
-            loss = self._loss(state.position + part)
-            check_loss(loss)
-            loss = loss / parts
-            loss.backward()
-            total += loss.detach()
+        try:
+            for part in range(parts):
+                if before is not None and (signal_name := self.stop_requested()):
+                    raise StoppedError(signal_name)
+                with listening(self.model, self.stop_requested, listens) as before_backward:
+                    loss = self._loss(state.position + part)
+                    check_loss(loss)
+                    loss = loss / parts
+                    before_backward(loss)
+                    loss.backward()
+                total += loss.detach()
+        except StoppedError:
+            assert before is not None, "nothing else is given up"
+            before.restore()
+            raise
         limit = self.optim.grad_clip if self.optim.grad_clip is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         bad = self.guard.watch(state.step, total, norm)
@@ -169,6 +178,11 @@ class Trainer:
         state.position += parts
         if state.step % self.settings.log_every == 0:
             self._log(rate, norm)
+
+    def _listens(self) -> bool:
+        """Whether a stop is heard within a batch: it may be long, as the step before it was."""
+        first = self.state.clock.steps == 0
+        return (first or self.last_step_seconds >= LONG_SECONDS) and not self.settings.compile
 
     def _log(self, rate: float, norm: Tensor) -> None:
         """Record the mean training loss since the last point; waits for the device."""
@@ -236,14 +250,7 @@ class Trainer:
             raise
 
     def _ranking_key(self, metrics: dict[str, float]) -> tuple[float, float]:
-        """Key by which evaluations are compared, more is better: the metric, then the lower loss.
-
-        Small splits often give equal accuracies. NaN is worse than everything.
-        """
-        value = metrics[self.task.metric]
-        if math.isnan(value):
-            return -math.inf, 0.0
-        return value if self.task.maximize else -value, -metrics.get("val/loss", 0.0)
+        return ranking_key(metrics, self.task.metric, self.task.maximize)
 
     def validation_text(self) -> str:
         """The latest validation metric, as the progress bar shows it."""
@@ -364,7 +371,8 @@ class Trainer:
                 raise StoppedError(signal_name)
             started = time.monotonic()
             self._train_step()
-            state.clock.step_took(time.monotonic() - started)
+            self.last_step_seconds = time.monotonic() - started
+            state.clock.step_took(self.last_step_seconds)
             milestone = state.step % settings.eval_every == 0
             if milestone:
                 self._evaluate()

@@ -5,7 +5,9 @@ marker file in their place (filelock's soft lock) would outlive a killed process
 """
 
 import errno
+import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ LOCK = ".lock"
 """Name of the file that carries the lock of a folder."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# What open and flock say of a folder, beyond those, where they take none or it may not be read.
+_NO_FOLDER_LOCKS = _NO_LOCKS | {errno.EBADF, errno.EINVAL, errno.EISDIR, errno.EACCES, errno.EPERM}
 _POLL_SECONDS = 0.1
 _MAX_RACES = 1000  # how often others may clear an empty folder away before this process gives up
 _unguarded: set[Path] = set()  # folders of which this process has said that they have no locks
@@ -63,6 +67,42 @@ def locked(path: Path, *, wait: bool, doing: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def itself_locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder itself inside the block: nobody can delete it and leave the folder.
+
+    To be held beside `locked` of the file `LOCK` in it, which other machines see, too: on network
+    file systems a folder's own lock counts on one machine only, or does not exist, which is said.
+
+    Raises:
+        InUseError: another process holds it; somebody has deleted its lock file, then.
+        OSError: the folder is absent, or descriptors or memory have run out.
+    """
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+            descriptor = None
+        if isinstance(error, BlockingIOError):
+            raise InUseError(str(folder)) from None
+        if error.errno not in _NO_FOLDER_LOCKS:
+            raise
+        if folder not in _unguarded:
+            _unguarded.add(folder)
+            LOG.warning("%s itself cannot be locked (%s): leave its %s alone while a process "
+                        "works there", folder, error.strerror, LOCK)  # fmt: skip
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):  # a forked child may have the descriptor still
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ pipe would wait for ever, a device never end, a link show what lies elsewhere. A
 must be small enough to be looked at: a few hundred bytes of YAML can mean gigabytes.
 """
 
+import errno
 import os
 import re
 import stat
@@ -68,6 +69,8 @@ def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # a NUL in the name, for one
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise UserError(f"{path} is a link that leads in a circle") from error
         raise CannotReadError(path, error) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

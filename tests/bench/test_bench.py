@@ -175,7 +175,7 @@ def _not_installed(name):
 
 
 def _missing(*_):
-    raise ImportError("no mambapy")
+    raise ModuleNotFoundError("no mambapy")
 
 
 def test_memory_is_measured_in_a_process_of_its_own():

@@ -108,3 +108,16 @@ def test_a_task_of_ones_own_may_build_on_what_a_kind_of_task_shares(write):
     write("conf/task/mine.yaml", text.replace("_classification", "_images") + "val_size: 3\n")
     cfg = compose("train", ["task=mine", "task.augment.flip=true"])
     assert cfg.task.augment.flip
+
+
+@pytest.mark.parametrize("entry", ["7", "[a, b]", "1.5"])
+def test_an_odd_entry_of_a_defaults_list_is_one_line(write, entry):
+    write("conf/model/odd.yaml", f"defaults: [mamba, {entry}, _self_]\n")
+    with pytest.raises(UserError, match="defaults"):
+        compose("train", ["model=odd"])
+
+
+@pytest.mark.parametrize("key", ["model.n_head", "model.d_ff", "model.dt_rank"])
+def test_a_size_that_may_be_auto_is_never_null(key):
+    with pytest.raises(UserError, match=f"{key}=None: must be auto or a whole number"):
+        compose("train", [f"{key}=null"])

@@ -109,6 +109,16 @@ def test_only_one_process_holds_a_run_and_a_dead_one_none(tmp_path):
         pass
 
 
+def test_a_held_folder_without_its_lock_file_is_in_use_still(tmp_path):
+    with run_folder.hold(tmp_path):
+        for _ in range(2):  # the second finds the file that the first refused one has made
+            (tmp_path / run_folder.LOCK).unlink()
+            with pytest.raises(UserError, match="is in use"), run_folder.hold(tmp_path):
+                pass
+    with run_folder.hold(tmp_path):
+        pass
+
+
 def test_holding_a_missing_folder_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="cannot write"), run_folder.hold(tmp_path / "no"):
         pass

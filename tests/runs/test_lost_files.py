@@ -9,10 +9,11 @@ import pytest
 from mambalab.errors import UserError
 from mambalab.records.reader import is_run
 from mambalab.records.run_folder import RunFolder
-from mambalab.runs import load, rebuild, tidy
+from mambalab.runs import load, rebuild, resume, tidy
 from mambalab.runs.resolve import FinishedRun, resolve
 from mambalab.runs.training import TrainingRun
 from mambalab.train import checkpoint
+from tests.faults.damage import put
 from tests.lab import one_line, rows, summary, train
 from tests.runs.test_resolve import settings
 
@@ -55,6 +56,22 @@ def test_a_lost_summary_is_put_together_again(run_dir, how, caplog):
     assert "summary.json is lost or damaged: what it said is taken from" in caplog.text
     for name in ("uid", "precision", "data", "step", "best", "metric", "test"):
         assert getattr(found, name) == getattr(before, name), name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"", b"- a\n", b"42\n", b"\xff\x00", b"seed: x\n", b"sead: 1\n", b"a: &b 1\nc: *b\n"),
+        *(b"task: {_target_: mambilab.tasks.text.TextTask}\n", b"data_dir: ${oc.env:HOME}\n"),
+        *(bytes(99), b"[" * 3000, b"x" * 1_100_000, "gone", "folder", "link loop", "broken link"),
+    ],
+    ids=lambda d: d if isinstance(d, str) else ascii(d[:20]),
+)
+def test_every_damage_of_the_settings_names_the_way_out(workdir, damage):
+    path = workdir / "config.yaml"
+    put(path, damage) if isinstance(damage, str) else path.write_bytes(damage)
+    with pytest.raises(UserError, match=r"config\.yaml.* or start again with resume=never"):
+        resume.read_recorded_config(settings(), workdir)
 
 
 def test_a_run_without_its_summary_ends_as_it_had_ended(run_dir, whole, capsys):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mambalab.utils import locks
-from mambalab.utils.locks import InUseError, locked, locked_folder
+from mambalab.utils.locks import InUseError, itself_locked, locked, locked_folder
 
 HOLD = (
     "import sys, time; from pathlib import Path; from mambalab.utils.locks import locked_folder\n"
@@ -112,6 +112,25 @@ def test_a_file_system_without_locks_is_announced_once(tmp_path, monkeypatch, ca
     with locked_folder(tmp_path / "a", "working"):  # no marker that a kill would leave behind
         pass
     assert os.listdir(tmp_path) in ([], [locks.LOCK])
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.EOPNOTSUPP])  # NFS; others
+def test_a_folder_that_cannot_be_locked_itself_is_announced_once(
+    tmp_path, monkeypatch, caplog, code
+):
+    flock = fcntl.flock
+
+    def refuse(descriptor: int, how: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, os.strerror(code))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with locked(tmp_path / locks.LOCK, wait=False), itself_locked(tmp_path):
+            pass
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path} itself cannot be locked ({os.strerror(code)})")
 
 
 def test_other_troubles_are_errors(tmp_path):

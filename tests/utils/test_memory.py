@@ -1,12 +1,14 @@
 """Memory that runs out is told in one line, whichever library found out."""
 
 import errno
+import sys
 
 import pytest
 import torch
 
 from mambalab.errors import UserError
 from mambalab.utils import memory
+from mambalab.utils.packages import why_not_imported
 
 
 def too_much_of_torch():
@@ -33,6 +35,12 @@ def fails_with(error):
         fails_with(OSError(errno.ENOMEM, "Cannot allocate memory")),
         fails_with(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
         fails_with(RuntimeError("std::bad_alloc")),
+        fails_with(RuntimeError("could not create a primitive")),
+        fails_with(RuntimeError("could not create a primitive descriptor for a matmul primitive")),
+        fails_with(RuntimeError("could not execute a primitive")),
+        fails_with(RuntimeError("Resource temporarily unavailable")),
+        fails_with(ImportError("a.so: failed to map segment from shared object")),
+        fails_with(ImportError("a.so: cannot allocate memory in static TLS block")),
         fails_with(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`")),
     ],
 )
@@ -47,12 +55,41 @@ def test_one_line_names_what_to_lower(run):
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("shape mismatch"), OSError(errno.EACCES, "no"), ValueError("memory"), KeyError()],
+    [
+        *(RuntimeError("shape mismatch"), OSError(errno.EACCES, "no"), ValueError("memory")),
+        *(KeyError(), ModuleNotFoundError("No module named 'a'")),
+        ImportError("a.so: undefined symbol: b"),
+    ],
 )
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, memory.told_in_one_line():
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("No module named 'a'"), "not installed (No module named 'a')"),
+        (ImportError("a.so: undefined symbol"), "installed, but cannot be imported (a.so: undef"),
+    ],
+)
+def test_a_package_that_fails_is_not_called_absent(error, told):
+    assert why_not_imported(error).startswith(told)
+
+
+def test_a_package_for_which_there_is_no_memory_is_not_called_absent(monkeypatch):
+    from mambalab.tasks.digits import DigitsTask
+
+    class NoMemory:
+        def find_spec(self, name, *_):
+            if name == "sklearn.datasets":
+                raise ImportError("x.so: failed to map segment from shared object")
+
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoMemory(), *sys.meta_path])
+    with pytest.raises(UserError, match="out of memory"), memory.told_in_one_line():
+        DigitsTask.read(None)
 
 
 def test_a_run_that_finds_no_memory_is_marked_failed(folder, capsys, monkeypatch):
