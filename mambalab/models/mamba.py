@@ -94,7 +94,7 @@ class SelectiveSSM(nn.Module):
         assert isinstance(x, Tensor)
         sizes = [self.dt_rank, self.d_state, self.d_state]
         low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
-        delta, delta_bias = self._delta(low_rank)
+        delta, delta_bias = self.delta(low_rank)
         A_log, B, C = self.dropout(wide(self.A_log), B, C)
         y = selective_scan(
             x,
@@ -116,7 +116,7 @@ class SelectiveSSM(nn.Module):
         assert isinstance(y, Tensor)
         return y
 
-    def _delta(self, low_rank: Tensor) -> tuple[Tensor, Tensor | None]:
+    def delta(self, low_rank: Tensor) -> tuple[Tensor, Tensor | None]:
         """Project (b, l, dt_rank) to delta before softplus (b, l, d_inner), and its bias apart.
 
         The scan adds the bias in its own dtype. A dt_proj that was changed (an adapter, a hook, a
