@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.models import mamba
-from mambalab.models.state import AttentionState
+from mambalab.models.state import AttentionState, check_once
 from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings
 
@@ -53,6 +53,8 @@ class Attention(nn.Module):
         """
         batch, length, d_model = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.n_head, self.head_dim)
+        if state is not None:
+            check_once(state)
         start = state.positions() if state else 0
         cos, sin = rotary_angles(
             start, length, self.head_dim, self.rope_theta, hidden.device, compute_dtype(qkv.dtype)
@@ -69,7 +71,9 @@ class Attention(nn.Module):
             if isinstance(start, int) and start and length > 1:
                 seen = torch.arange(start + length, device=hidden.device)
                 mask = seen <= start + torch.arange(length, device=hidden.device)[:, None]
-        plain = bool(self.causal and mask is None and length > 1)  # not symbolic in an export
+        plain = self.causal and mask is None
+        if length < 2:  # asked, not computed: compiled code takes no symbol for `is_causal`
+            plain = False
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, d_model))
 

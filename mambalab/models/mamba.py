@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mambalab.models.dropout import SSMDropout, s4d_real_log
 from mambalab.models.layers import as_built
-from mambalab.models.state import MambaState, readable, updated
+from mambalab.models.state import MambaState, check_once, readable, updated
 from mambalab.ops import causal_conv1d, selective_scan
 from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings
@@ -79,6 +79,8 @@ class SelectiveSSM(nn.Module):
         """
         x, z = xz.chunk(2, dim=-1)
         carry = state is not None
+        if state is not None:
+            check_once(state)
         x = causal_conv1d(
             x,
             self.conv1d.weight.squeeze(1),
