@@ -269,11 +269,11 @@ def test_checkpointing_of_a_function_of_the_states_tensors(build_settings):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo reads it
-def test_compiled_attention_takes_any_length(build_model):
+def test_compiled_attention_takes_any_length(build_settings):
     torch.compiler.reset()
-    model = build_model(pattern="A", n_layer=1)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for length in (9, 5, 1):  # the second is compiled for all, the last for itself
-        tokens = torch.arange(length)[None]
-        torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-5, rtol=1e-5)
+    layer = Attention(build_settings()).requires_grad_(False)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for length in (9, 5):  # the second time it is compiled for all
+        hidden = torch.randn(1, length, 32)
+        torch.testing.assert_close(compiled(hidden), layer(hidden))
     torch.compiler.reset()
