@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mambalab.models.backbone import MambaBlock
+from mambalab.models.backbone import Backbone, MambaBlock
 from mambalab.models.dropout import Dropout, SSMDropout
 from mambalab.models.heads import LanguageModel
-from mambalab.models.layers import RMSNorm
+from mambalab.models.layers import RMSNorm, untouched
 from mambalab.models.mamba import DepthwiseConv1d, Mamba
 from mambalab.models.state import LayerState, MambaState, ModelState
 from mambalab.ops import backend
@@ -59,14 +59,20 @@ def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
 
 
 def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
-    """True if the layers compute what the kernel does: no module replaced, no hooks, in eval()."""
+    """True if the layers compute what the kernel does, in eval().
+
+    No module or method is replaced, no hook would be passed over, no bias is missing.
+    """
     backbone = model.backbone
-    inner = [m for part in (*blocks, backbone.norm_f, model.lm_head) for m in part.modules()]
-    if not all(type(module) in _KNOWN for module in inner):
+    parts = (*blocks, backbone.dropout, backbone.norm_f, model.lm_head)
+    inner = [module for part in parts for module in part.modules()]
+    if type(backbone) is not Backbone or not all(type(module) in _KNOWN for module in inner):
         return False
-    called = [backbone, *inner]
-    if any(m._forward_hooks or m._forward_pre_hooks for m in called):
+    if not all(untouched(module) for module in (backbone, *inner)):
         return False
+    called = (model, backbone, *inner)
+    if any(hasattr(type(m), name) for m in called for name in vars(m)):
+        return False  # a method put over that of the class
     if any(module.training for module in model.modules()):
         return False
     mixers = [block.mixer for block in blocks]
@@ -75,18 +81,27 @@ def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
     alike = {
         (x.backend, x.A_log.shape, x.conv1d.weight.shape, x.dt_proj.weight.shape) for x in mixers
     }
-    return len(eps) == len(alike) == 1 and all(linear.bias is None for linear in plain)
+    biased = [part for x in mixers for part in (x.dt_proj, x.conv1d)]
+    return (
+        len(eps) == len(alike) == 1
+        and all(linear.bias is None for linear in plain)
+        and all(part.bias is not None for part in biased)
+    )
 
 
 def _readable(
     model: LanguageModel, blocks: list[MambaBlock], state: ModelState, dtype: torch.dtype
 ) -> bool:
-    """True if the kernel can read weights and state in place: on the CPU, with known dtypes."""
+    """True if the kernel can read weights and state in place: on the CPU, with known dtypes.
+
+    A subclass of Tensor (a quantised or distributed weight) need not have memory of its own.
+    """
     parts = (*blocks, model.backbone.norm_f, model.lm_head)
     weights = [p for part in parts for p in part.parameters()]
     states = [x for s in state.layers if isinstance(s, MambaState) for x in (s.conv, s.ssm)]
     return (
-        all(values.device.type == "cpu" for values in weights + states)
+        all(type(values) in (Tensor, nn.Parameter) for values in weights + states)
+        and all(values.device.type == "cpu" for values in weights + states)
         and all(weight.dtype in (torch.float32, dtype) for weight in weights)
         and all(x.dtype == torch.float32 and x.is_contiguous() for x in states)
         and not any(x.requires_grad for x in states)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambalab.errors import UserError
@@ -175,7 +174,8 @@ def _scan_trace(
         lengths: true lengths of the s sequences, or None.
     """
     low_rank, B, C = projected.split([ssm.dt_rank, ssm.d_state, ssm.d_state], dim=-1)
-    delta = softplus(F.linear(low_rank, ssm.dt_proj.weight, ssm.dt_proj.bias).float())
+    delta, bias = ssm.delta(low_rank)
+    delta = softplus(delta.float() if bias is None else delta.float() + bias)
     A_log = ssm.A_log.float()
     A = -torch.exp(A_log)
     norm = state_norms(u, delta, A, B, C, ssm.backend)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mambalab.errors import UserError
 from mambalab.models import mamba
 from mambalab.models.layers import RMSNorm
-from mambalab.models.state import AttentionState
+from mambalab.models.state import AttentionState, check_once
 from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings, Rotary
 
@@ -97,6 +97,8 @@ class Attention(nn.Module):
         Without `causal`, positions from `lengths` (b,) int64 on are not attended to.
         """
         batch, length, d_model = hidden.shape
+        if state is not None:
+            check_once(state)
         start = state.positions() if state else 0
         query, key, value = self.split(self.in_proj(hidden), start)
         mask = None
@@ -109,7 +111,9 @@ class Attention(nn.Module):
             if isinstance(start, int) and start and length > 1:
                 seen = torch.arange(start + length, device=hidden.device)
                 mask = seen <= start + torch.arange(length, device=hidden.device)[:, None]
-        plain = bool(self.causal and mask is None and length > 1)  # not symbolic in an export
+        plain = self.causal and mask is None
+        if length < 2:  # asked, not computed: compiled code takes no symbol for `is_causal`
+            plain = False
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=plain)
         return self.out_proj(out.transpose(1, 2).reshape(batch, length, d_model))
 

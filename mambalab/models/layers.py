@@ -16,14 +16,21 @@ def as_built(linear: nn.Module) -> bool:
     Not so with hooks, an adapter (LoRA), a parametrisation, a quantised layer in its place, or a
     `forward` put over its own.
     """
-    if type(linear) is not nn.Linear or "forward" in vars(linear):
-        return False
+    return type(linear) is nn.Linear and untouched(linear)
+
+
+def untouched(module: nn.Module) -> bool:
+    """True if calling a module runs the forward of its class and nothing else.
+
+    Not so with hooks on the module or on all modules, or a `forward` put over its own.
+    """
     everywhere: Any = torch.nn.modules.module
     return not (
-        linear._forward_hooks
-        or linear._forward_pre_hooks
-        or linear._backward_hooks
-        or linear._backward_pre_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
         or everywhere._global_forward_hooks
         or everywhere._global_forward_pre_hooks
         or everywhere._global_backward_hooks

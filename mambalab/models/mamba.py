@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mambalab.models.dropout import SSMDropout, s4d_real_log
 from mambalab.models.layers import as_built
-from mambalab.models.state import MambaState, readable, updated
+from mambalab.models.state import MambaState, check_once, readable, updated
 from mambalab.ops import causal_conv1d, selective_scan
 from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import ModelSettings
@@ -79,6 +79,8 @@ class SelectiveSSM(nn.Module):
         """
         x, z = xz.chunk(2, dim=-1)
         carry = state is not None
+        if state is not None:
+            check_once(state)
         x = causal_conv1d(
             x,
             self.conv1d.weight.squeeze(1),
@@ -94,7 +96,7 @@ class SelectiveSSM(nn.Module):
         assert isinstance(x, Tensor)
         sizes = [self.dt_rank, self.d_state, self.d_state]
         low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
-        delta, delta_bias = self._delta(low_rank)
+        delta, delta_bias = self.delta(low_rank)
         A_log, B, C = self.dropout(wide(self.A_log), B, C)
         y = selective_scan(
             x,
@@ -116,7 +118,7 @@ class SelectiveSSM(nn.Module):
         assert isinstance(y, Tensor)
         return y
 
-    def _delta(self, low_rank: Tensor) -> tuple[Tensor, Tensor | None]:
+    def delta(self, low_rank: Tensor) -> tuple[Tensor, Tensor | None]:
         """Project (b, l, dt_rank) to delta before softplus (b, l, d_inner), and its bias apart.
 
         The scan adds the bias in its own dtype. A dt_proj that was changed (an adapter, a hook, a

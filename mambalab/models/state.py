@@ -5,7 +5,8 @@ that stays where it is. While gradients are recorded the state gets new tensors 
 backward needs the old ones: gradients then flow from piece to piece, and `detach` stops them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,31 @@ def updated(old: Tensor, new: Tensor) -> Tensor:
     return old.copy_(new)
 
 
+def _backward_pass() -> int:
+    """Number of the backward pass that runs now; -1 outside of any."""
+    if torch.compiler.is_compiling():
+        return -1
+    autograd: Any = torch._C
+    return autograd._current_graph_task_id()
+
+
+def check_once(state: "MambaState | AttentionState") -> None:
+    """Raise if a layer that activation checkpointing runs again would go on from its own result.
+
+    Within a backward pass a layer runs for the second time: a state from outside of it has been
+    updated by the first. A state that is made within is as it was.
+
+    Raises:
+        RuntimeError: the state is older than the backward pass that runs now.
+    """
+    now = _backward_pass()
+    if now not in (-1, state.made_in):
+        raise RuntimeError(
+            "activation checkpointing runs a layer again whose state has gone on since: let the "
+            "checkpointed function make the state from tensors and return its tensors"
+        )
+
+
 @dataclass
 class MambaState:
     """Recurrent state of one Mamba layer; its size does not depend on sequence length.
@@ -47,10 +73,12 @@ class MambaState:
     Attributes:
         conv: (b, d_inner, d_conv - 1) last inputs of the causal convolution.
         ssm: (b, d_inner, d_state) hidden state of the scan; float32, float64 in such a layer.
+        made_in: the backward pass in which it was made, -1 outside of any.
     """
 
     conv: Tensor
     ssm: Tensor
+    made_in: int = field(default_factory=_backward_pass, init=False, repr=False, compare=False)
 
     def detach(self) -> "MambaState":
         """Copy the state out of the graph: gradients do not flow through the copy."""
@@ -72,11 +100,13 @@ class AttentionState:
     Attributes:
         key, value: (b, n_head, max_len, head_dim).
         filled: positions of each sequence that are filled.
+        made_in: the backward pass in which it was made, -1 outside of any.
     """
 
     key: Tensor
     value: Tensor
     filled: list[int]
+    made_in: int = field(default_factory=_backward_pass, init=False, repr=False, compare=False)
 
     def detach(self) -> "AttentionState":
         """Copy the cache out of the graph: gradients do not flow through the copy."""

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from mambalab.ops.backend import resolve
 from mambalab.ops.common import check_real
-from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
+from mambalab.ops.dispatch import (
+    can_bypass_dispatcher,
+    plain_backward_needed,
+    plain_gradients,
+    plain_needed,
+)
 from mambalab.ops.interface import ConvImplementation
 from mambalab.ops.reference import causal_conv1d_reference, compute_dtype
 
@@ -222,7 +227,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_conv`, None for absent ones and flags."""
     x, weight, bias, initial_state = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if plain_backward_needed():
 
         def plain(x: Tensor, weight: Tensor, bias: Any, state: Any) -> tuple[Tensor]:
             activation = "silu" if ctx.silu else None

@@ -146,7 +146,7 @@ def _packed(
     owners = F.pad(seq_idx, (taps - 1, 0), value=-1)
     y = torch.zeros_like(x, dtype=wide)
     for k in range(taps):
-        own = (owners[:, k : k + length] == seq_idx)[:, None]
+        own = ((owners[:, k : k + length] == seq_idx) & (seq_idx >= 0))[:, None]
         y = y + weight[:, k, None].to(wide) * inputs[:, :, k : k + length].where(own, 0.0)
     if bias is not None:
         y = y + bias[:, None].to(wide)

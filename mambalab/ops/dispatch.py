@@ -52,12 +52,20 @@ def _announce(what: str) -> None:
         warnings.warn(message, stacklevel=4)
 
 
+def plain_backward_needed() -> bool:
+    """True in a backward whose gradients will be differentiated, in either mode.
+
+    That is `create_graph=True`, or gradients of outputs that carry tangents (forward over reverse).
+    """
+    return torch.is_grad_enabled() or plain_needed()
+
+
 def plain_gradients(
     function: Callable[..., Sequence[Tensor]],
     tensors: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Compute gradients that can be differentiated again (create_graph=True); says so once.
+    """Compute gradients that can themselves be differentiated, in either mode; says so once.
 
     Args:
         function: maps `tensors` to outputs by plain operations.
@@ -67,20 +75,25 @@ def plain_gradients(
     Returns:
         A gradient for each of `tensors`, None where none is wanted.
     """
-    _announce("derivatives of derivatives (create_graph=True) are computed")
-    # New views: a path from one argument to another outside the operator is not ours to follow.
-    own = [None if x is None else x.view_as(x) for x in tensors]
-    wanted = [x for x in own if x is not None and x.requires_grad]
-    with torch.autocast(wanted[0].device.type, enabled=False):
+    again = torch.is_grad_enabled()
+    if again:
+        _announce("derivatives of derivatives (create_graph=True) are computed")
+    device = next(x.device.type for x in tensors if x is not None)
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        # New views: a path from one argument to another outside the operator is not ours to follow.
+        own = [None if x is None else x.view_as(x) for x in tensors]
+        wanted = [x for x in own if x is not None and x.requires_grad]
         outputs = function(*own)
         pairs = [pair for pair in zip(outputs, grads, strict=True) if pair[1] is not None]
         found = torch.autograd.grad(
             [output for output, _ in pairs],
             wanted,
             [grad for _, grad in pairs],
-            create_graph=True,
+            create_graph=True,  # tangents, too, need formulas made of plain operations
             allow_unused=True,
         )
+    if not again:  # out of the graph; `detach` would drop the tangents
+        found = [None if grad is None else grad.clone() for grad in found]
     of = {id(x): grad for x, grad in zip(wanted, found, strict=True)}
     return [of.get(id(x)) for x in own]
 

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from mambalab.ops.backend import CPU_DTYPES, obstacle
 from mambalab.ops.common import check_real
-from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
+from mambalab.ops.dispatch import (
+    can_bypass_dispatcher,
+    plain_backward_needed,
+    plain_gradients,
+    plain_needed,
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -98,7 +103,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_norm`, None for eps and dtype."""
-    if torch.is_grad_enabled():
+    if plain_backward_needed():
 
         def plain(x: Tensor, weight: Tensor) -> tuple[Tensor]:
             return (_plain(x, weight, ctx.eps, ctx.dtype),)

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from mambalab.ops.backend import resolve
 from mambalab.ops.common import check_real, group_count
-from mambalab.ops.dispatch import can_bypass_dispatcher, plain_gradients, plain_needed
+from mambalab.ops.dispatch import (
+    can_bypass_dispatcher,
+    plain_backward_needed,
+    plain_gradients,
+    plain_needed,
+    transforming,
+)
 from mambalab.ops.interface import ScanImplementation
 from mambalab.ops.reference import compute_dtype, selective_scan_reference
 
@@ -112,8 +118,9 @@ def selective_scan(
         )
     else:
         tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-        save_states = torch.is_grad_enabled() and any(
-            x is not None and x.requires_grad for x in tensors
+        save_states = torch.is_grad_enabled() and (
+            transforming()  # inside vmap a sample does not say that its batch wants a gradient
+            or any(x is not None and x.requires_grad for x in tensors)
         )
         if not save_states and can_bypass_dispatcher(*tensors):
             y, state, _ = _run(*tensors, delta_softplus, save_states, backend)
@@ -330,7 +337,7 @@ def _backward(
     u, delta, A, B, C, D, z, delta_bias, _ = tensors
     if not ctx.with_state:
         grad_state = None  # of the empty tensor that stands for it
-    if torch.is_grad_enabled():
+    if plain_backward_needed():
 
         def plain(*tensors: Any) -> tuple[Tensor, Tensor]:
             *rest, state = tensors

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mambalab.generation.cpu_decode import MAX_BATCH, fused, narrowed, step_weights
 from mambalab.generation.decoding import stepper
@@ -167,7 +168,41 @@ def with_another_eps(model):
     model.backbone.layers[1].norm.eps = 1e-2
 
 
+def with_a_forward_put_over(name):
+    """As tools for offloading do it: on the object, not on its class."""
+
+    def change(model):
+        module = model.get_submodule(name)
+        forward = module.forward
+        module.forward = lambda *args: 2 * forward(*args)
+
+    return change
+
+
+def with_a_method_put_over(model):
+    mixer = model.backbone.layers[1].mixer
+    mix = mixer.mix
+    mixer.mix = lambda *args: 2 * mix(*args)
+
+
+def with_a_weight_of_its_own_kind(model):
+    mixer = model.backbone.layers[0].mixer
+    mixer.x_proj.weight = torch.nn.Parameter(mixer.x_proj.weight.detach().as_subclass(Weight))
+
+
+class Weight(torch.Tensor):
+    """A tensor that need not have its values in memory, as quantised and distributed ones."""
+
+
+PLACES = ("layers.0", "layers.1.mixer", "layers.2.mixer.dt_proj", "norm_f", "dropout")
 CHANGES = {
+    **{f"a forward of {name}": with_a_forward_put_over(f"backbone.{name}") for name in PLACES},
+    "a forward of the head": with_a_forward_put_over("lm_head"),
+    "a method": with_a_method_put_over,
+    "a tensor's own class": with_a_weight_of_its_own_kind,
+    "dt_proj without bias": lambda m: setattr(m.backbone.layers[0].mixer.dt_proj, "bias", None),
+    "conv1d without bias": lambda m: setattr(m.backbone.layers[2].mixer.conv1d, "bias", None),
+    "a hook of dropout": lambda m: m.backbone.dropout.register_forward_hook(lambda *_: None),
     "a layer's own class": lambda m: setattr(
         m.backbone.layers[1].mixer.in_proj, "__class__", Doubled
     ),
@@ -190,6 +225,18 @@ def test_a_model_that_was_changed_decodes_layer_by_layer(build, change):
         assert fused(model, state, 2) is None
         found = stepper(model, state, 2)(tokens)
         assert torch.equal(found, model(tokens[:, None], other)[:, -1])
+
+
+def test_hooks_of_all_modules_are_called(build):
+    model, calls = build(), []
+    state = model.initial_state(1, 24)
+    with (
+        nn.modules.module.register_module_forward_hook(lambda *_: calls.append(0)),
+        torch.inference_mode(),
+    ):
+        stepper(model, state, 1)(torch.tensor([3]))
+    assert len(calls) > 20
+    assert fused(model, state, 1) is not None
 
 
 @pytest.mark.parametrize(

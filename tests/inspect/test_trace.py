@@ -22,7 +22,8 @@ def received(monkeypatch):
     original = mamba.selective_scan
 
     def listen(u, delta, A, *args, **options):
-        calls.append((softplus(delta + options["delta_bias"])[0], A))
+        bias = options["delta_bias"]
+        calls.append((softplus(delta if bias is None else delta + bias)[0], A))
         return original(u, delta, A, *args, **options)
 
     monkeypatch.setattr(mamba, "selective_scan", listen)
@@ -46,6 +47,22 @@ def test_delta_and_A_are_what_the_scan_receives(build_model, tokens, received):
         np.testing.assert_allclose(layer.A, A, rtol=1e-6)
         assert abs(layer.A_log_shift).max() > 0.1
     torch.testing.assert_close(output, model(tokens[:1]))
+
+
+@pytest.mark.parametrize("kind", ["hook", "no bias", "another layer"])
+def test_delta_of_a_changed_dt_proj_is_what_the_scan_receives(build_model, tokens, received, kind):
+    model = train_a_little(build_model(n_layer=1))
+    (block,) = model.backbone.layers
+    before = record(model, tokens[:1])[1][0].delta
+    if kind == "hook":
+        block.mixer.dt_proj.register_forward_hook(lambda *args: 2 * args[-1])
+    elif kind == "no bias":
+        block.mixer.dt_proj.bias = None
+    else:  # as an adapter or a quantised layer: no `weight`
+        block.mixer.dt_proj = nn.Sequential(block.mixer.dt_proj, nn.Softsign())
+    (layer,) = record(model, tokens[:1])[1]
+    np.testing.assert_allclose(layer.delta, received[-1][0], rtol=1e-5)
+    assert abs(layer.delta - before).max() > 0.1
 
 
 def test_both_directions_are_in_the_order_of_the_sequence(build_settings, received):

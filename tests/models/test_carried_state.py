@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mambalab.models.attention import Attention
 from mambalab.models.backbone import MambaBlock
@@ -230,3 +231,49 @@ def test_no_sequences_at_all(build_model, pattern):
     model = build_model(pattern=pattern)
     nothing = torch.zeros(0, 3, dtype=torch.int64)
     assert model(nothing, model.initial_state(0, 6)).shape == (0, 3, 17)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("pattern", ["M", "A"])
+def test_checkpointing_over_an_updated_state_is_an_error(build_model, tokens, pattern, reentrant):
+    model = build_model(pattern=pattern, n_layer=1)
+    state = model.initial_state(2, 48)
+    hidden = model.backbone.embedding(tokens)
+    y = checkpoint(model.backbone.layers[0], hidden, state.layers[0], use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match="make the state from tensors and return its tensors"):
+        y.sum().backward()
+
+
+def test_checkpointing_of_a_function_of_the_states_tensors(build_settings):
+    torch.manual_seed(0)
+    layer, hidden = Mamba(build_settings()), torch.randn(2, 8, 32)
+
+    def piece(hidden, conv, ssm):
+        state = MambaState(conv, ssm)
+        return layer(hidden, state), state.conv, state.ssm
+
+    def gradients(run):
+        state = layer.initial_state(2, 8)
+        carried, outputs = (state.conv, state.ssm), []
+        for part in hidden.split([5, 3], 1):
+            y, *carried = run(part, *carried)
+            outputs.append(y)
+        torch.cat(outputs, 1).square().sum().backward()
+        found = [p.grad for p in layer.parameters()]
+        layer.zero_grad()
+        return found
+
+    twice = gradients(lambda *args: checkpoint(piece, *args, use_reentrant=False))
+    for one, other in zip(twice, gradients(piece), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo reads it
+def test_compiled_attention_takes_any_length(build_settings):
+    torch.compiler.reset()
+    layer = Attention(build_settings()).requires_grad_(False)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for length in (9, 5):  # the second time it is compiled for all
+        hidden = torch.randn(1, length, 32)
+        torch.testing.assert_close(compiled(hidden), layer(hidden))
+    torch.compiler.reset()

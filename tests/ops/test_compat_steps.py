@@ -86,6 +86,11 @@ def test_padding_of_packed_rows_gives_nothing():
     padded = torch.tensor([[-1, -1, 0, 0, -1]])
     y = causal_conv1d_fn(x, weight, bias, padded)
     assert not y[..., [0, 1, 4]].any()
+    rubbish = x.where(padded >= 0, float("nan"))
+    leaves = [t.clone().requires_grad_() for t in (rubbish, weight, bias)]
+    again = causal_conv1d_fn(*leaves, padded)
+    assert torch.equal(again, y)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(again.sum(), leaves))
     torch.testing.assert_close(y[..., 2:4], conv_loop(x[..., 2:4], weight, bias, silu=False))
 
 

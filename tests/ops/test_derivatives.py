@@ -125,6 +125,30 @@ def test_derivatives_of_derivatives_agree_with_a_float64_loop(operator, backend)
     agree(both(function, [x.float() for x in tensors]), both(exact, tensors))
 
 
+@pytest.mark.parametrize(("operator", "backend"), [c for c in CASES if c[1] != "reference"])
+def test_tangents_pass_through_a_backward(operator, backend):
+    """Forward over reverse: outputs of an ordinary graph are given gradients with tangents."""
+
+    def both(function, tensors):
+        leaves = [x.detach().requires_grad_() for x in tensors]
+        outputs = function(*leaves)
+        make = torch.Generator().manual_seed(5)
+        grads, turns = (
+            [torch.randn(y.shape, generator=make, dtype=torch.float64).to(y) for y in outputs]
+            for _ in range(2)
+        )
+        expected = torch.autograd.grad(outputs, leaves, turns, retain_graph=True)
+        with forward_ad.dual_level():
+            found = torch.autograd.grad(
+                outputs, leaves, list(map(forward_ad.make_dual, grads, turns))
+            )
+            tangents = [forward_ad.unpack_dual(grad).tangent for grad in found]
+        return tangents, [x.double() for x in expected]
+
+    function, tensors = operator(backend)
+    agree(*both(function, [x.float() for x in tensors]))
+
+
 @pytest.mark.parametrize("transform", [torch.func.jvp, None])
 def test_forward_mode_inside_compiled_code(transform):
     one = torch.ones(1, 1, 1)
@@ -208,3 +232,20 @@ def test_vmap_alone_calls_the_operator_once_a_sample():
         warnings.simplefilter("ignore")  # torch's own word on its speed
         found = torch.func.vmap(lambda x: causal_conv1d(x, weight))(x)
     torch.testing.assert_close(found, torch.stack([causal_conv1d(one, weight) for one in x]))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_an_ensemble_trains_under_vmap(build_settings):
+    torch.manual_seed(0)
+    blocks = [MambaBlock(build_settings(d_model=8)) for _ in range(2)]
+    weights, _ = torch.func.stack_module_state(blocks)
+    hidden = torch.randn(1, 5, 8)
+
+    def run(weights):
+        return torch.func.functional_call(blocks[0], weights, (hidden,))
+
+    torch.func.vmap(run)(weights).square().sum().backward()
+    for i, block in enumerate(blocks):
+        block(hidden).square().sum().backward()
+        for name, weight in block.named_parameters():
+            torch.testing.assert_close(weights[name].grad[i], weight.grad, atol=1e-6, rtol=1e-4)
