@@ -104,7 +104,10 @@ def load_run_config(run_dir: Path, trust: list[str]) -> TrainConfig:
     except FileNotFoundError as error:
         raise UserError(f"{run_dir}: not a run folder (it has no config.yaml)") from error
     if not isinstance(plain, dict):
-        raise UserError(f"{path}: not the configuration of a run")
+        raise UserError(
+            f"{path}: not the configuration of a run; bring it back from a copy, or train with "
+            "resume=never, which sets the folder aside"
+        )
     for key, value in _leaves(plain):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: {key} holds ${{...}}, which is refused in a run's config")
