@@ -174,6 +174,8 @@ class TrainingRun:
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
                 tidy.say_what_the_curve_lacks(self.recorder, self.trainer, absent=lacks_curve)
+            elif not lacks_curve:
+                LOG.warning("%s has no checkpoint to go on from: it begins again", self.folder)
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
