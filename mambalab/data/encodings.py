@@ -88,6 +88,20 @@ def describe(content: bytes, where: str, path: Path) -> str:
     )
 
 
+def remedy(path: Path) -> str:
+    """Say how the first megabyte of a file is not UTF-8, and what to do; "" if it is UTF-8."""
+    with open(path, "rb") as file:
+        content = file.read(_SAMPLE_BYTES)
+    if wide := wide_encoding(content):
+        return f"is {wide}, not UTF-8; {convert(path, wide)}"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(content)
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{content[error.start]:02x} at offset {error.start:,}"
+        return describe(content, where, path)
+    return ""
+
+
 def convert(path: Path, encoding: str) -> str:
     """Write the command that makes a file UTF-8, as the end of a message."""
     return f"convert it: iconv -f {encoding} -t UTF-8 {_quoted(path)} > new.txt"

@@ -255,6 +255,11 @@ def layout(path: Path) -> Layout:
     return Layout({"train": path}, doubtful=True)
 
 
+def like_splits(classes: Iterable[str]) -> bool:
+    """Tell whether every class is named like a split, as in a folder that was not sorted."""
+    return all(_SPLIT_NAME.fullmatch(name.lower()) for name in classes)
+
+
 def _divided(path: Path, parts: dict[str, str], names: list[str]) -> Layout:
     ignored = tuple(name for name in names if name not in parts.values())
     return Layout({split: path / name for split, name in parts.items()}, ignored)

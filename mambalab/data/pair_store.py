@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mambalab.data import duplicates
+from mambalab.data import duplicates, encodings
 from mambalab.data.pair_rows import (
     BadRow,
     Layout,
@@ -320,6 +320,8 @@ def _convert(file: BinaryIO, path: Path, layout: Layout, max_bytes: int, folder:
             cause = (
                 f": none of its {number:,} rows can be used ({reason})" if number else " is empty"
             )
+            if number and (remedy := encodings.remedy(path)):
+                raise UserError(f"{path}{cause}; the file {remedy}")
             remedy = rewrite_command(path, separator) if separator else ""
             raise UserError(
                 f"{path}{cause}; it must hold the columns {', '.join(layout.columns)}, separated "

@@ -273,6 +273,11 @@ def resolve_run(run: str, output_dir: Path, *, trained: bool = True) -> Path:
         raise UserError(
             f"run={run} is a checkpoint, no run: generate and inspect read it with pretrained={run}"
         )
+    if (path / "checkpoints").is_dir() and not (path / CONFIG).exists():
+        raise UserError(
+            f"run={run} has no {CONFIG}: bring the file back from a copy, or the same command that "
+            "trained it begins anew with resume=never"
+        )
     below = [str(p) for p in find_runs(path)[:3]] if path.is_dir() else []
     hint = f"did you mean {', '.join(below)}?" if below else "`mambalab runs` lists what there is"
     raise UserError(f"run={run} is no run folder; {hint}")

@@ -12,6 +12,7 @@ from mambalab.pretrained import load as checkpoints
 from mambalab.records import reader
 from mambalab.records.run_folder import RunFolder
 from mambalab.runs.load import load_run
+from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Precision
 from mambalab.tokenization.tokenizer import VOCABULARY, Tokenizer, load_from_run
 from mambalab.train import runtime
@@ -67,6 +68,11 @@ def language_model(
     path = reader.resolve_run(run, output_dir)
     loaded = load_run(path, device=device, trust=trust)
     if (text := load_from_run(path)) is None:
+        if isinstance(loaded.settings.task, TextSettings):
+            raise UserError(
+                f"{path} has lost {VOCABULARY}, or the tokenizer in its place: bring it back from "
+                "a copy, or give the run more steps (trainer.max_steps), which writes it again"
+            )
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
             f"({VOCABULARY})"

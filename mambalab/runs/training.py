@@ -4,21 +4,16 @@ import contextlib
 import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mambalab import config
 from mambalab.errors import UserError
-from mambalab.models.heads import count_parameters
-from mambalab.ops import backend as scan_backend
 from mambalab.records import run_folder
 from mambalab.records.metrics_file import FolderGoneError
 from mambalab.records.summary import EndedBy, RunSummary, Status
-from mambalab.runs import build, final_report, load, rebuild, tidy, user_code
+from mambalab.runs import build, facts, final_report, load, rebuild, tidy, user_code
 from mambalab.runs.callbacks import (
     FinalTest,
     KeepFiles,
@@ -28,13 +23,13 @@ from mambalab.runs.callbacks import (
     TrackingShare,
 )
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
-from mambalab.settings.train import Precision, Resume, TrackingKind
+from mambalab.settings.train import Resume, TrackingKind
 from mambalab.tracking import recorder, sync
 from mambalab.tracking.description import tags_of
 from mambalab.train import checkpoint, limits, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
-from mambalab.utils import command, console, memory
+from mambalab.utils import console, memory
 from mambalab.utils.files import describe, write_text
 
 LOG = logging.getLogger("mambalab")
@@ -104,7 +99,7 @@ class TrainingRun:
             rows = settings.model.vocab_size or self.task.spec.vocab_size
             user_code.check_output(self.model, self.task, self.device, rows=rows)
             user_code.check_measure(self.model, self.task, self.device)
-        self.summary = self._facts()
+        self.summary = facts.of_run(resolved, self.model)
         begun_with = resolved.initial_weights.checkpoint
         output_dir = Path(settings.output_dir)
         recorder.check(settings.tracking, output_dir=output_dir)
@@ -178,6 +173,8 @@ class TrainingRun:
             if source is not None:
                 LOG.info("going on from step %s of %s", f"{source.step:,}", self.folder)
                 tidy.say_what_the_curve_lacks(self.recorder, self.trainer, absent=lacks_curve)
+            elif not lacks_curve:
+                LOG.warning("%s has no checkpoint to go on from: it begins again", self.folder)
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
@@ -194,38 +191,6 @@ class TrainingRun:
         return self.summary
 
     # -- before the loop ----------------------------------------------------------------------
-
-    def _facts(self) -> RunSummary:
-        """Collect what the summary says of code, machine and model."""
-        settings, device = self.settings, self.device
-        dtype = torch.bfloat16 if self.precision is Precision.bf16 else torch.float32
-        facts = RunSummary(
-            task=settings.task.name,
-            model=settings.model.name,
-            dropout=settings.dropout.name,
-            seed=settings.seed,
-            parameters=count_parameters(self.model),
-            device=runtime.device_name(device),
-            threads=torch.get_num_threads(),
-            load=runtime.load_average(),
-            precision=self.precision.value,
-            command=command.current(),
-            git_revision=runtime.git_revision(),
-            packages=runtime.package_versions(),
-            checkpoint=self.resolved.initial_weights.checkpoint,
-            uid=self.resolved.summary.uid or uuid.uuid4().hex,
-            other=dict(self.resolved.summary.other),
-            nulls={"command", "git_revision"},
-        )
-        ours = build.is_ours(settings.model._target_)
-        if ours and "M" in settings.model.layers():
-            choice = scan_backend.choose(settings.model.scan_backend.value, device, dtype)
-            facts.backend = choice.backend
-            facts.passed_over = choice.passed_over
-        if ours and device.type == "cpu" and (why := scan_backend.obstacle("cpu", device, dtype)):
-            # The norms of every model use these kernels.
-            facts.passed_over = {**(facts.passed_over or {}), "cpu": why}
-        return facts
 
     def _text_sample(self) -> list[Callback]:
         length = self.settings.trainer.sample_chars

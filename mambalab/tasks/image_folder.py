@@ -80,6 +80,13 @@ class ImageFolderTask(PatchTask):
                 path,
                 trees["train"].path / "train",
             )
+        if image_tree.like_splits(classes := trees["train"].classes):
+            LOG.warning(
+                "%s: the classes are %s, which are named like splits; if they are splits, put a "
+                "sub-folder of images for each class into each of them",
+                path,
+                ", ".join(map(printable, classes)),
+            )
         source = {"path": str(path.absolute())}
         for tree in trees.values():
             if left_out := tree.left_out():

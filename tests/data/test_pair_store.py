@@ -140,6 +140,8 @@ def test_ten_rejected_rows_are_logged_one_by_one_and_their_number_every_time(pla
         (b"", "is empty"),
         (b"one column\nanother\n", r"none of its 2 rows can be used \(line 1: 1 column "),
         ("label\tä\tö\n".encode("utf-16"), r"none of its \d rows can be used \(line 1: NUL byte"),
+        ("1\tä\tö\n".encode("utf-16"), r"; the file is UTF-16, not UTF-8; convert it: iconv"),
+        ("1\tcafé\tnot so\n".encode("cp1252") * 9, "probably ISO-8859-1; convert it: iconv"),
         (
             b"".join(b"%d\ta text\tanother\n" % n for n in range(1001)),
             "line 1,001: more than 1,000 different labels",

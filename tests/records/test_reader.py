@@ -190,3 +190,6 @@ def test_what_is_no_run_is_one_line_with_a_hint(make_run, tmp_path):
         reader.resolve_run(str(tmp_path / "empty"), tmp_path)
     with pytest.raises(UserError, match="is no run folder"):
         reader.read_run(tmp_path / "empty")
+    (tmp_path / "lost" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"has no config.yaml: bring the file back"):
+        reader.resolve_run(str(tmp_path / "lost"), tmp_path)

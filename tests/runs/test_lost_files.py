@@ -10,8 +10,10 @@ from mambalab.errors import UserError
 from mambalab.records.reader import is_run
 from mambalab.records.run_folder import RunFolder
 from mambalab.runs import load, rebuild, resume, tidy
+from mambalab.runs.language_model import language_model
 from mambalab.runs.resolve import FinishedRun, resolve
 from mambalab.runs.training import TrainingRun
+from mambalab.settings.train import Precision
 from mambalab.train import checkpoint
 from tests.faults.damage import put
 from tests.lab import one_line, rows, summary, train
@@ -151,6 +153,27 @@ def test_a_curve_that_lost_rows_is_said(run_dir, caplog, how, words):
     session.recorder.finish("KILLED")
     assert words in caplog.text
     assert "step 12" in caplog.text
+
+
+def test_a_run_without_checkpoints_says_that_it_begins_again(run_dir, capsys):
+    shutil.rmtree(run_dir / "checkpoints")
+    assert train("run_dir=run", "trainer.max_steps=13") == 0
+    assert "run has no checkpoint to go on from: it begins again" in capsys.readouterr().err
+
+
+def test_a_text_run_that_lost_its_vocabulary_says_how_to_get_it_back(run_dir):
+    (run_dir / "vocabulary.json").unlink()
+    with pytest.raises(UserError, match=r"has lost vocabulary.json.*give the run more steps"):
+        language_model(
+            run="run",
+            output_dir=Path(),
+            data_dir=Path(),
+            device="cpu",
+            precision=Precision.auto,
+            trust=[],
+        )
+    assert train("run_dir=run", "trainer.max_steps=13") == 0
+    assert (run_dir / "vocabulary.json").exists()
 
 
 def test_another_runs_checkpoints_are_refused(run_dir, capsys):

@@ -151,6 +151,13 @@ def test_a_class_called_train_that_holds_folders_is_told(fill, make, tmp_path, c
     assert f"the class train holds folders, like a split; if these are the classes, use task.path={tmp_path}/train" in caplog.text  # fmt: skip # noqa: E501
 
 
+@pytest.mark.parametrize(("other", "told"), [("test1", True), ("bus", False)])
+def test_classes_named_like_splits_are_told(fill, make, tmp_path, caplog, other, told):
+    fill(tmp_path, classes={"train": (0, 0, 255), other: (255, 0, 0)})
+    make(val_size=2, test_size=2).prepare("cpu")
+    assert ("named like splits; if they are splits, put a sub-folder" in caplog.text) is told
+
+
 def test_a_folder_in_a_folder_is_hinted_at(fill, make, tmp_path):
     fill(tmp_path / "photos")
     with pytest.raises(
