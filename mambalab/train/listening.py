@@ -41,7 +41,7 @@ def listening(
     ends = time.monotonic() + GRACE_SECONDS
 
     def check(*_: Any) -> None:
-        if (name := stop_requested()) and time.monotonic() > ends:
+        if time.monotonic() > ends and (name := stop_requested()):
             raise StoppedError(name)
 
     hooks = ExitStack()

@@ -151,7 +151,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         try:
             for part in range(parts):
-                if before is not None and (signal_name := self.stop_requested()):
+                if parts > 1 and (signal_name := self.stop_requested()):
                     raise StoppedError(signal_name)
                 with listening(self.model, self.stop_requested, listens) as before_backward:
                     loss = self._loss(state.position + part)

@@ -27,6 +27,7 @@ def trained(folder, request, capsys):
         f"model={request.param}",
         "dropout=none",
         "precision=fp32",
+        f"model.n_layer={4 if request.param == 'transformer' else 2}",
         "model.pattern=" + {"mamba": "M", "transformer": "SF", "hybrid": "MA"}[request.param],
     )
     capsys.readouterr()

@@ -78,7 +78,7 @@ def test_files_that_are_no_config(workdir):
         load_run_config(workdir, [])
     path = workdir / "config.yaml"
     path.write_text("- a\n")
-    with pytest.raises(UserError, match="not the configuration of a run; bring it back"):
+    with pytest.raises(UserError, match="of a run; mend the file or bring it back"):
         load_run_config(workdir, [])
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="damaged"):

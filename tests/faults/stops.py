@@ -41,8 +41,9 @@ def in_a_step(scene: Scene) -> None:
 def in_a_batch(scene: Scene) -> None:
     """A step of a minute or more, of one long batch."""
     scene.variant = "text"
-    sizes = ("task.batch_size=4000", "task.seq_len=256", "model.d_model=64", "model.n_layer=12")
-    _measure(scene, *sizes, "trainer.grad_accum=1", first=3.0)
+    sizes = ("task.batch_size=40", "task.seq_len=256", "model.d_model=1536", "model.n_layer=8")
+    model = ("model=transformer_equal_depth", "dropout=none", "precision=fp32")
+    _measure(scene, *model, *sizes, "trainer.grad_accum=1", first=8.0)  # built in some 6 s
 
 
 def beside_a_locked_store(scene: Scene) -> None:

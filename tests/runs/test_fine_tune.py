@@ -217,7 +217,7 @@ def test_what_the_checkpoint_decides_is_not_ours_to_choose(checkpoint, capsys):
             line.replace("0.0001", "1e-4")
         )
     line = refused(capsys, "model=transformer")
-    assert "model.pattern=A: the checkpoint ck has M" in line
+    assert "model.pattern=SF: the checkpoint ck has M" in line
     assert "task.tokenizer=char: model.pretrained=ck has tokens of its own" in refused(
         capsys, "task.tokenizer=char"
     )

@@ -48,10 +48,10 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
 
     def without(name, *args, **kwargs):
         if name.startswith("sklearn"):
-            raise ImportError(f"No module named '{name}'")
+            raise ModuleNotFoundError(f"No module named '{name}'")
         return usual(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"task=digits: .*pip install scikit-learn") as error:
+    with pytest.raises(UserError, match=r"is not installed .*pip install --upgrade scikit-learn") as error:
         build(DigitsTask, PIXELS)
     assert "\n" not in str(error.value)
