@@ -27,7 +27,7 @@ VARIANTS = {
     ],
     "transformer": [
         *ON_TEXT,
-        *("model=transformer", "model.n_layer=2", "trainer.eval_every=6", "trainer.log_every=4"),
+        *("model=transformer_equal_depth", "trainer.eval_every=6", "trainer.log_every=4"),
         "trainer.patience=9",
     ],
     "digits": [
