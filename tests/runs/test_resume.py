@@ -146,10 +146,10 @@ def test_a_run_killed_while_its_folder_was_made_begins_again(folder, monkeypatch
         assert not (cut / "summary.json").exists()
     # In the midst of writing a file, too; the second name is that of older versions.
     (cut / "config.yaml").unlink()
-    for name in (".config.14824.yaml", ".config.yaml.14824"):
+    for name in (".config.14824.yaml", ".config.yaml.14824", ".mlflow_run.14824.json"):
         (cut / name).write_text("task:")
     for path in cut.iterdir():
-        if path.name not in (".lock", "metrics.jsonl", "train.log") and "config" not in path.name:
+        if path.name not in (".lock", "metrics.jsonl", "train.log") and "14824" not in path.name:
             path.unlink()
     with monkeypatch.context() as patch:
         patch.setattr("mambalab.runs.load.write_spec", killed)
