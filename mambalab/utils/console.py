@@ -14,7 +14,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, TextIO
 
-from mambalab.utils.files import unlink_copies
+from mambalab.utils.files import free_name, unlink_copies
 from mambalab.utils.text import harmless
 
 LOG = logging.getLogger("mambalab")
@@ -89,16 +89,24 @@ def log_to(path: Path) -> contextlib.AbstractContextManager[None]:
     return _handled_by(handler)
 
 
+def _make_room(path: Path) -> None:
+    """Move what is no file out of the place of a log: a pipe would be waited for without end."""
+    if path.is_symlink():  # a stranger's: what it leads to is not ours to write
+        path.unlink()
+    elif path.exists() and not path.is_file():
+        aside = path.rename(free_name(path))
+        LOG.warning("%s is no file: it is called %s now", path, aside.name)
+
+
 class _LogFile(WatchedFileHandler):
     """Appends messages to a file; one that cannot be written is said once, and no more.
 
     A file that was renamed or deleted meanwhile is begun again, unless its folder was; one that
-    has other names (`cp -al`) is copied before.
+    has other names (`cp -al`) is copied before. A folder, pipe or device in its place is renamed.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_symlink():  # a stranger's: what it leads to is not ours to write
-            path.unlink()
+        _make_room(path)
         unlink_copies(path)
         super().__init__(path, encoding="utf-8")
         self.failed = False
@@ -108,6 +116,7 @@ class _LogFile(WatchedFileHandler):
         """Begin the file again if it went, in the folder where it was."""
         with contextlib.suppress(OSError):
             if os.path.samestat(self.folder, os.stat(os.path.dirname(self.baseFilename))):
+                _make_room(Path(self.baseFilename))
                 super().reopenIfNeeded()
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -113,6 +113,22 @@ def test_a_log_that_is_a_link_is_replaced(tmp_path):
     assert "\x1b" not in (tmp_path / "train.log").read_text()
 
 
+def test_a_log_that_is_no_file_is_renamed(tmp_path, caplog):
+    path = tmp_path / "train.log"
+    os.mkfifo(path)
+    with console.log_to(path):
+        console.LOG.warning("first")
+        path.rename(tmp_path / "moved")
+        path.mkdir()
+        console.LOG.warning("second")
+    assert (tmp_path / "train.log.old1").is_fifo()
+    assert (tmp_path / "train.log.old2").is_dir()
+    assert "first" in (tmp_path / "moved").read_text()
+    assert f"{path} is no file: it is called train.log.old1 now" in caplog.messages
+    assert f"{path} is no file: it is called train.log.old2 now" in path.read_text()
+    assert "second" in path.read_text()
+
+
 def test_no_escape_reaches_the_terminal(workdir, capsys, monkeypatch):
     folder = make_run(workdir / "outputs/run", summary={"status": ESCAPE, "metric": ESCAPE})
     (folder / "config.yaml").write_text(json.dumps({ESCAPE: ESCAPE}))
