@@ -4,7 +4,6 @@ Hydra only composes the YAML files; the result is then merged onto the typed sch
 unknown keys and wrong types, and every value is checked. Nothing is created on disk.
 """
 
-import os
 import shlex
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import origins, paths, unused, user_conf
+from mambalab.config import origins, paths, resolvers, unused, user_conf
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import MissingValueError, UnknownKeyError, unknown_key, wrong_type
 from mambalab.config.overrides import escape, prepare
@@ -25,13 +24,7 @@ from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
 
-
-def _data_dir(default: str | None) -> str | None:
-    """$MAMBALAB_DATA_DIR, else the default; an empty variable counts as none."""
-    return os.environ.get("MAMBALAB_DATA_DIR") or default
-
-
-OmegaConf.register_new_resolver("mambalab.data_dir", _data_dir, replace=True)
+resolvers.register()
 
 
 @dataclass(frozen=True)
