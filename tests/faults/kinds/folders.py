@@ -33,10 +33,9 @@ def _while_running(scene: Scene, way: str) -> None:
     moved = scene.folder / "moved"
 
     def strike() -> None:
-        if way == "renamed":
-            scene.run_dir.rename(moved)
-        else:
-            shutil.rmtree(scene.run_dir, ignore_errors=True)
+        scene.run_dir.rename(moved)  # at once: a thread that writes meanwhile would keep it alive
+        if way == "deleted":
+            shutil.rmtree(moved)
 
     step = scene.rng.choice((5, 10, 15))
     trap = traps.when_renamed(f"last-{step:08d}", scene.rng.randrange(2, 8), strike)
