@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mambalab.errors import UserError, escaped
 from mambalab.pretrained.names import FIRST_LAYER
+from mambalab.utils.reading import check_unpacked_size
 
 # What PyTorch's own pickles of tensors call.
 _HARMLESS = ("torch.", "collections.OrderedDict", "_codecs.encode", "numpy.")
@@ -36,6 +37,7 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it is damaged, cut short, something else, or holds code.
     """
+    check_unpacked_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: refused below, if it must be

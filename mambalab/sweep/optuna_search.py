@@ -35,6 +35,7 @@ from mambalab.sweep.folder import Entry
 from mambalab.sweep.plan import Job, Plan
 
 STUDY = "study.log"
+MAX_STUDY_BYTES = 300_000_000  # 10,000 trials are some 30 million
 MIN_TRIALS_TO_PRUNE = 5  # ended ones: the median of fewer says little
 MAX_FRUITLESS_DRAWS = 100  # in a row, after which a search gives up
 WATCH_SECONDS = 1.0  # between looks at the metrics of running jobs
@@ -295,6 +296,8 @@ def _mended(path: Path) -> Path:
     """Remove from the study's file what a killed process may have left: a lock, half a line."""
     Path(f"{path}.lock").unlink(missing_ok=True)  # the sweep's folder is held: it is nobody's
     if path.exists():
+        if not path.is_file() or path.stat().st_size > MAX_STUDY_BYTES:
+            raise UserError(f"{path} is no study of a search: give another sweep.dir")
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
     return path

@@ -285,6 +285,7 @@ def load(
         weights = load_file(path / WEIGHTS, device=str(device))
         trainer: dict[str, Any] = {}
         if TRAINER in manifest["files"]:
+            reading.check_unpacked_size(path / TRAINER)
             trainer = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
         return weights, manifest["facts"], trainer
     except verify.BrokenError as error:

@@ -9,6 +9,8 @@ import errno
 import os
 import re
 import stat
+import struct
+import zipfile
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,24 @@ def open_regular(path: Path, within: Path | None = None) -> BufferedReader:
         kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise UserError(f"{path} is {kind}, no file")
     return os.fdopen(descriptor, "rb")
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Raise UserError if a zip, as torch.save writes them, unpacks to more bytes than it has.
+
+    PyTorch compresses nothing, but would unpack a few megabytes to as many gigabytes. What is no
+    zip is left to its reader.
+    """
+    try:
+        with zipfile.ZipFile(path) as whole:
+            unpacked = sum(part.file_size for part in whole.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, RuntimeError, struct.error):
+        return
+    if unpacked > (size := path.stat().st_size):
+        raise UserError(
+            f"{path} would unpack to {unpacked:,} bytes from {size:,}: no file that PyTorch wrote; "
+            "take one from a source that you trust"
+        )
 
 
 def inside(path: Path, folder: Path) -> bool:

@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import pytest
@@ -221,6 +222,19 @@ def test_steps_and_whole_numbers():
     jobs = source(words, trials=9, kind="random").take(9)
     assert {job.config.model.n_layer for job in jobs} <= {2, 4, 6}
     assert {round(job.config.dropout.p, 6) for job in jobs} <= {0.0, 0.2, 0.4}
+
+
+def test_a_study_that_a_stranger_put_there(tmp_path):
+    path = tmp_path / "here/study.log"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is no study of a search"):
+        source(LR, trials=1)
+    path.unlink()
+    with path.open("w") as file:
+        os.truncate(file.fileno(), 1 << 40)
+    with pytest.raises(UserError, match="is no study of a search"):
+        source(LR, trials=1)
 
 
 def test_what_a_killed_process_left_in_the_study(tmp_path):

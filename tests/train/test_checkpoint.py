@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
 from torch import nn
 
 from mambalab.errors import UserError
+from mambalab.pretrained import pickles
 from mambalab.train import checkpoint, verify
 
 CPU = torch.device("cpu")
@@ -137,6 +139,22 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     with pytest.raises(UserError, match="cannot read the checkpoint"):
         checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)
     assert not witness.exists()
+
+
+def test_a_state_that_would_fill_the_memory_is_not_unpacked(tmp_path):
+    path = write(tmp_path) / "trainer.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data.pkl", bytes(3_000_000))
+    manifest = path.with_name("manifest.json")
+    facts = json.loads(manifest.read_text())
+    facts["files"]["trainer.pt"] = path.stat().st_size
+    facts["sha256"]["trainer.pt"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts["checksum"] = verify.checksum(facts)
+    manifest.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="would unpack to 3,000,000 bytes"):
+        checkpoint.load(checkpoint.find(tmp_path, "last"), CPU)
+    with pytest.raises(UserError, match="would unpack to 3,000,000 bytes"):
+        pickles.read(path)
 
 
 class Tied(nn.Module):
