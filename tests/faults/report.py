@@ -74,7 +74,7 @@ def write(path: Path, outcomes: Sequence[Outcome], *, seed: int, seconds: float)
         "injections": len(outcomes),
         "kept": sum(o.broken is None for o in outcomes),
         "python": platform.python_version(),
-        "revision": _revision(),
+        "revision": revision(),
         "kinds": rows(outcomes),
         "broken": [{**asdict(o), "repeat": repeat(o)} for o in outcomes if o.broken],  # type: ignore[call-overload]
     }
@@ -90,7 +90,8 @@ def _general(message: str) -> str:
     return " ".join(words)
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
+    """Commit of the code that is tested."""
     command = ["git", "describe", "--always", "--dirty"]
     found = subprocess.run(command, capture_output=True, text=True)
     return found.stdout.strip() or None

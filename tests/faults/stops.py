@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults import registry
+from tests.faults import registry, report
 from tests.faults.kinds.stores import locked
 from tests.faults.scene import Scene, promise
 
@@ -93,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         rows.append({"kind": kind.name, "tries": len(mine), "longest": longest, "broken": broken})
         print(f"{kind.name:32} {len(mine):3} tries, longest {longest:5.2f} s {'; '.join(broken)}")
     if options.out:
-        options.out.write_text(json.dumps({"seed": options.seed, "kinds": rows}, indent=1) + "\n")
+        record = {"seed": options.seed, "revision": report.revision(), "kinds": rows}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(o.broken for o in outcomes))
 
 

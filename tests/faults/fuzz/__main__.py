@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults import report
 from tests.faults.fuzz.batch import Input, Verdict, run_all
 
 COUNTS = {
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         record = {
             "seed": options.seed,
+            "revision": report.revision(),
             "seconds": round(seconds, 1),
             "inputs": len(verdicts),
             "problems": len(bad),

@@ -1,0 +1,67 @@
+"""Blocks on reliability, from the records of the fault harness: faults, stops, odd inputs."""
+
+from typing import Any
+
+from docs.results.old import EXPERIMENTS, load, table
+
+FOLDER = EXPERIMENTS / "reliability"
+_MAX_MESSAGE_CHARS = 90
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    return load(f"reliability/{name}.json") if (FOLDER / f"{name}.json").is_file() else None
+
+
+def _cell(text: str) -> str:
+    short = text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 3]}..."
+    return short.replace("|", "\\|").replace("<", "&lt;")
+
+
+def faults(up: str) -> str:
+    """Injected faults by kind: how many promises were kept."""
+    del up
+    if (found := _record("faults")) is None:
+        return "Not measured yet: `make faults` has no record."
+    rows = [
+        [row["kind"], str(row["tries"]), str(row["kept"]), _cell(row["message"])]
+        for row in found["kinds"]
+    ]
+    broken = [f"- `{one['repeat']}`: {_cell(one['broken'])}" for one in found.get("broken", [])]
+    told = [
+        f"{found['injections']:,} faults of {len(rows)} kinds, {found['kept']:,} promises kept, "
+        f"{found['seconds'] / 60:.0f} minutes on two CPU cores; commit `{found['revision']}`, seed "
+        f"{found['seed']}. Record: `experiments/reliability/faults.json`."
+    ]
+    told += [f"- {line}" for line in found.get("remarks", [])]
+    told += broken
+    grid = table(["fault", "tries", "kept", "what a person saw, of one try"], rows)
+    return "\n".join(told) + "\n\n" + grid
+
+
+def fuzz(up: str) -> str:
+    """Odd inputs by family: tracebacks and hangs."""
+    del up
+    if (found := _record("fuzz")) is None:
+        return "Not measured yet: `make fuzz` has no record."
+    rows = [
+        [row["inputs"], f"{row['count']:,}", *(str(row[k]) for k in ("tracebacks", "hangs"))]
+        for row in found["families"]
+    ]
+    told = (
+        f"{found['inputs']:,} inputs, {found['problems']} problems, {found['seconds'] / 60:.0f} "
+        f"minutes on two CPU cores; commit `{found['revision']}`, seed {found['seed']}. Record: "
+        "`experiments/reliability/fuzz.json`."
+    )
+    return told + "\n\n" + table(["inputs", "count", "tracebacks", "hangs over 20 s"], rows)
+
+
+def stops(up: str) -> str:
+    """How long a SIGTERM takes at the worst."""
+    del up
+    if (found := _record("stops")) is None:
+        return "Not measured yet: `python -m tests.faults.stops` has no record."
+    rows = [[row["kind"], str(row["tries"]), f"{row['longest']:.1f} s"] for row in found["kinds"]]
+    return table(["SIGTERM", "tries", "longest time to the end"], rows)
+
+
+BLOCKS = {"faults": faults, "fuzz": fuzz, "stops": stops}
