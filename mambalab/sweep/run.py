@@ -21,7 +21,7 @@ from mambalab.sweep.processes import TRACKING_URI, Launcher, ProcessLauncher
 from mambalab.sweep.schedule import Grid, JobSource, Scheduler
 from mambalab.sweep.slots import Slots
 from mambalab.tracking import sync
-from mambalab.utils import process
+from mambalab.utils import console, process
 from mambalab.utils.files import read_json
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import harmless, table
@@ -126,8 +126,9 @@ def _compare(plan: Plan, parent: MlflowParent) -> None:
     if sum(read_run(path).status == states.FINISHED for path in runs) < 2:
         return
     try:
-        found = compare_folders([plan.folder])
-        parent.attach(files.write(found, plan.folder / "comparison"))
+        with console.meanwhile("comparing the runs"):
+            found = compare_folders([plan.folder])
+            parent.attach(files.write(found, plan.folder / "comparison"))
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return

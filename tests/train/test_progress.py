@@ -17,8 +17,8 @@ from tests.train.toy import ToyTask
 def test_a_loss_that_was_not_logged_yet_is_not_shown():
     stream = io.StringIO()
     live = Progress(stream=stream)
-    live.update(0.1, 1, float("nan"), "val/loss 2.5000", 0.0, milestone=True)
-    live.update(0.2, 2, 2.25, "", 0.0, milestone=True)
+    live.update(0.1, 1, float("nan"), "val/loss 2.5000", "")
+    live.update(0.2, 2, 2.25, "", "")
     first, second = stream.getvalue().splitlines()
     assert first.startswith(" 10%  step 1  val/loss 2.5000  ")
     assert second.startswith(" 20%  step 2  loss 2.2500  ")
@@ -74,8 +74,8 @@ def test_a_signal_ends_what_is_measured():
     ("columns", "given", "shown"),
     [
         (0, None, "| step 3"),
-        (0, "40", "| step 3"),
-        (20, None, " 50%  step 3  loss"),
+        (0, "40", " 50%  step 3  loss 1.5000"),
+        (20, None, " 50%  step 3 "),
         (40, None, " 50%  step 3  loss 1.5000"),
         (100, None, "| step 3  loss 1.5000"),
     ],
@@ -90,7 +90,7 @@ def test_a_terminal_of_few_columns_or_none_shows_where_the_run_is(
         monkeypatch.setenv("COLUMNS", given)
     with os.fdopen(terminal, "w", encoding="utf-8") as stream:
         live = Progress(stream=stream)
-        live.update(0.5, 3, 1.5, "", 0.0)
+        live.update(0.5, 3, 1.5, "", "")
         live.close()
     text = b""
     with suppress(OSError):  # the end, once nobody has the terminal open
