@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -21,8 +20,7 @@ from mambalab.utils.text import harmless
 
 LOG = logging.getLogger("mambalab")
 NARROW_COLUMNS = 60
-SILENT_SECONDS = 1.5  # after which a person is told what takes so long
-_spoken = time.monotonic()  # when the last message was shown, or the program began
+SILENT_SECONDS = 1.0  # after which a person is told what takes so long
 _FIT = "fit"  # attribute of a log record: what writes it for a terminal of so many columns
 
 
@@ -34,8 +32,6 @@ class Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        global _spoken
-        _spoken = time.monotonic()
         if record.levelno < logging.ERROR:
             fit, width = getattr(record, _FIT, None), columns(sys.stderr)
             text = self.format(record) if fit is None or width is None else fit(width)
@@ -72,13 +68,13 @@ def say(fit: Callable[[int | None], str], level: int = logging.INFO) -> None:
 
 @contextlib.contextmanager
 def meanwhile(doing: str) -> Iterator[None]:
-    """Log what is done, once, if the block goes on when nothing was said for `SILENT_SECONDS`."""
+    """Log what is done, once, if the block lasts longer than `SILENT_SECONDS`."""
 
     def tell() -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more: no news for them
             LOG.info("%s ...", doing)
 
-    timer = threading.Timer(max(0.0, _spoken + SILENT_SECONDS - time.monotonic()), tell)
+    timer = threading.Timer(SILENT_SECONDS, tell)
     timer.daemon = True
     timer.start()
     try:
