@@ -33,7 +33,7 @@ from mambalab.utils.text import short
 LOG = logging.getLogger("mambalab")
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
 SAMPLE_TEMPERATURE = 0.8
-SHOWN_EVERY = 5  # of the samples, one is shown
+SHOWN_EVERY = 3  # of the samples, one is shown
 SHOWN_LINES = 3  # of a sample
 SHOWN_COLUMNS = 76  # of a line of it, at most
 
@@ -95,7 +95,7 @@ class ScoreBeforeTraining(Callback):
 
 class TextSample(Callback):
     """Writes a text after each evaluation, to `samples/step-<step>.txt`; shows the beginning of
-    the first, the sixth, ...
+    the first, the fourth, ...
 
     Args:
         model: of the run; one that cannot generate is passed over.

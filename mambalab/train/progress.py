@@ -16,7 +16,7 @@ from mambalab.utils.text import fewer
 
 BAR_SECONDS = 0.5  # between two states of the bar
 PLAIN_SECONDS = 15.0  # between two plain lines
-QUIET_SECONDS = 2.0  # a measurement shorter than this shows nothing
+QUIET_SECONDS = 1.5  # a measurement shorter than this shows nothing
 
 
 def duration(seconds: float) -> str:

@@ -71,13 +71,13 @@ def test_a_model_that_computes_no_numbers_gives_no_sample(sample, caplog):
     assert made.model.training
 
 
-def test_the_beginning_of_every_fifth_sample_is_shown(sample, caplog):
+def test_the_beginning_of_every_third_sample_is_shown(sample, caplog):
     caplog.set_level("INFO", logger="mambalab")
     made = sample()
-    for step in range(7):
+    for step in range(5):
         made.on_evaluated(step, {})
     told = [record.getMessage() for record in caplog.records]
-    assert told == [excerpt(made.sent[0].read_text()), excerpt(made.sent[5].read_text())]
+    assert told == [excerpt(made.sent[0].read_text()), excerpt(made.sent[3].read_text())]
 
 
 def test_an_excerpt_is_a_few_lines_that_fit():
