@@ -24,7 +24,7 @@ from mambalab.tracking import sync
 from mambalab.utils import console, process
 from mambalab.utils.files import read_json
 from mambalab.utils.secrets import hide_password
-from mambalab.utils.text import harmless, table
+from mambalab.utils.text import harmless, table, wrapped
 
 POLL_SECONDS = 0.2
 MAX_ORPHAN_SECONDS = 120.0
@@ -288,7 +288,7 @@ def _table(entries: dict[str, Entry], plan: Plan) -> str:
 
 
 def _say(line: str) -> None:
-    _show(line, sys.stderr)
+    _show(wrapped(line, console.columns(sys.stderr)), sys.stderr)
 
 
 def _show(text: str, file: TextIO | None = None) -> None:

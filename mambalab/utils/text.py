@@ -87,7 +87,7 @@ def packed(fields: Sequence[str], columns: int | None) -> str:
 
 def wrapped(text: str, columns: int | None) -> str:
     """Break a line between words where it does not fit, and indent what follows; None = nowhere."""
-    if columns is None:
+    if columns is None or len(text) <= columns:
         return text
     return textwrap.fill(
         text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False

@@ -31,4 +31,5 @@ def test_fields_are_not_broken(columns, text):
 
 def test_a_line_is_broken_between_words_and_a_path_never():
     assert wrapped("run: /a/long-path/of here", None) == "run: /a/long-path/of here"
+    assert wrapped("  [1/2]  done", 13) == "  [1/2]  done"
     assert wrapped("run: /a/long-path/of here", 12) == "run:\n  /a/long-path/of\n  here"
