@@ -7,6 +7,9 @@ __all__ = ["TrainConfig", "run"]
 
 def run(settings: TrainConfig) -> int:
     """Train, or report the finished run; returns the exit status. See `runs.training.run`."""
-    from mambalab.runs import training
+    from mambalab.utils import console
+
+    with console.meanwhile("loading PyTorch"):
+        from mambalab.runs import training
 
     return training.run(settings)

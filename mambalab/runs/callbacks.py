@@ -25,12 +25,17 @@ from mambalab.tracking.recorder import Recorder
 from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.progress import StoppedError, watching
+from mambalab.utils import console
 from mambalab.utils.files import write_text
 from mambalab.utils.renamed import current
+from mambalab.utils.text import short
 
 LOG = logging.getLogger("mambalab")
 PICTURE_SECONDS = 30.0  # the loss picture is redrawn at most this often during training
 SAMPLE_TEMPERATURE = 0.8
+SHOWN_EVERY = 3  # of the samples, one is shown
+SHOWN_LINES = 3  # of a sample
+SHOWN_COLUMNS = 76  # of a line of it, at most
 
 
 class TrackingShare(Callback):
@@ -89,7 +94,8 @@ class ScoreBeforeTraining(Callback):
 
 
 class TextSample(Callback):
-    """Writes a text after each evaluation, to `samples/step-<step>.txt`.
+    """Writes a text after each evaluation, to `samples/step-<step>.txt`; shows the beginning of
+    the first, the fourth, ...
 
     Args:
         model: of the run; one that cannot generate is passed over.
@@ -123,6 +129,7 @@ class TextSample(Callback):
         self.folder = folder
         self.recorder = recorder
         self.stop_requested = stop_requested
+        self.written = 0
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Generate one text and write it; StoppedError if a signal comes before its end."""
@@ -136,6 +143,9 @@ class TextSample(Callback):
             finally:
                 self.model.train()
             self.recorder.artifact(write_text(path, text))
+            if self.written % SHOWN_EVERY == 0:
+                console.say(lambda columns: excerpt(text, columns))
+            self.written += 1
 
     def _sample(self) -> str:
         tokenizer = self.task.tokenizer
@@ -157,6 +167,13 @@ class TextSample(Callback):
         if name := self.stop_requested():
             raise StoppedError(name)
         return int(token)
+
+
+def excerpt(text: str, columns: int | None = None) -> str:
+    """Return the first lines of a text that are not empty, indented and cut to a width."""
+    width = min(columns or SHOWN_COLUMNS, SHOWN_COLUMNS) - len("  | ")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][:SHOWN_LINES]
+    return "\n".join(f"  | {short(line.expandtabs(), width)}" for line in lines) or "  |"
 
 
 class FinalTest(Callback):
@@ -219,6 +236,7 @@ class FinalTest(Callback):
             LOG.warning("%s has no best checkpoint any more: testing the last weights", path)
         if self.test is not None and self.test.step == best.step:
             return
+        LOG.info("testing the weights of step %s", f"{best.step:,}")
         weights, _, _ = checkpoint.load(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
         watched = watching(self.task, "testing", self.stop_requested)
@@ -261,6 +279,8 @@ class LossPicture(Callback):
         if not metrics.exists() or not metrics.stat().st_size:  # tracking=none, or stopped at once
             return
         try:
-            self.recorder.artifact(curves.loss_picture(self.folder.path, unit=self.unit))
+            with console.meanwhile("drawing the loss"):
+                picture = curves.loss_picture(self.folder.path, unit=self.unit)
+            self.recorder.artifact(picture)
         except curves.NoLossError as error:  # a task of one's own may measure something else
             LOG.info("no picture: %s", error)

@@ -5,12 +5,15 @@ import shlex
 from mambalab import config
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary, Status
+from mambalab.settings.task import ImageSettings, PairSettings
 from mambalab.settings.train import TrackingKind
 from mambalab.train.progress import duration
 from mambalab.utils import console
 from mambalab.utils.files import read_json
 from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
+
+_UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 
 
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
@@ -19,7 +22,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
     rows = [("status", f"{summary.status}: {summary.reason}")]
     rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
     if summary.tokens_per_second:
-        rows.append(("speed", f"{summary.tokens_per_second:,.0f} tokens/s"))
+        rows.append(("speed", _speed(settings, summary, summary.tokens_per_second)))
     rows += _metrics(summary)
     if samples := sorted(folder.samples.glob("*.txt")):
         text = read_bytes(samples[-1], folder.path).decode("utf-8", "replace").strip()
@@ -36,6 +39,15 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
             goes_on = "measures the test, from its beginning"
         rows.append(("next", f"the same command {goes_on}"))
     console.result("\n".join(f"{name:<8} {text}" for name, text in rows))
+
+
+def _speed(settings: config.TrainConfig, summary: RunSummary, tokens: float) -> str:
+    """Write tokens a second, before them whole examples where people count these."""
+    unit = next((name for kind, name in _UNITS.items() if isinstance(settings.task, kind)), None)
+    if unit is None or not summary.tokens_per_step:
+        return f"{tokens:,.0f} tokens/s"
+    examples = settings.task.batch_size * settings.trainer.grad_accum
+    return f"{tokens * examples / summary.tokens_per_step:,.0f} {unit}/s, {tokens:,.0f} tokens/s"
 
 
 def _metrics(summary: RunSummary) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -13,7 +14,16 @@ from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.metrics_file import FolderGoneError
 from mambalab.records.summary import EndedBy, RunSummary, Status
-from mambalab.runs import build, facts, final_report, load, rebuild, tidy, user_code
+from mambalab.runs import (
+    build,
+    facts,
+    final_report,
+    headlines,
+    load,
+    rebuild,
+    tidy,
+    user_code,
+)
 from mambalab.runs.callbacks import (
     FinalTest,
     KeepFiles,
@@ -31,6 +41,7 @@ from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
 from mambalab.utils import console, memory
 from mambalab.utils.files import describe, write_text
+from mambalab.utils.text import wrapped
 
 LOG = logging.getLogger("mambalab")
 # As shells number signals; 0 for everything else.
@@ -88,7 +99,8 @@ class TrainingRun:
         self.folder = folder = resolved.folder
         self.device, self.precision = resolved.device, resolved.precision
         self.task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
-        user_code.prepare(self.task, self.device)
+        with console.meanwhile("reading the data"):
+            user_code.prepare(self.task, self.device)
         limits.steps(
             settings.trainer, self.task.batches_per_epoch
         )  # refused before anything is made
@@ -175,6 +187,9 @@ class TrainingRun:
                 tidy.say_what_the_curve_lacks(self.recorder, self.trainer, absent=lacks_curve)
             elif not lacks_curve:
                 LOG.warning("%s has no checkpoint to go on from: it begins again", self.folder)
+            earlier = self.resolved.summary
+            for line in headlines.surprises(self.settings.optim, self.trainer, earlier):
+                console.say(functools.partial(wrapped, line), logging.WARNING)
             try:
                 self._ended(self.trainer.run())
             except BaseException as error:
@@ -257,9 +272,10 @@ class TrainingRun:
             folder.make()
             stack.enter_context(run_folder.hold(folder.path))
         stack.enter_context(self.recorder)
-        self.recorder.start(
-            params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
-        )
+        with console.meanwhile("opening the record"):
+            self.recorder.start(
+                params=config.to_plain(self.recorded), tags=self._tags(), resume=resumed
+            )
         moved_on = self.resolved.checkpoint != checkpoint.find(folder.path, "last")
         if moved_on or not self.resolved.is_current():
             raise UserError(f"{folder} was trained further meanwhile: start again")
@@ -280,8 +296,10 @@ class TrainingRun:
         rebuild.set_damaged_aside(folder.summary_file)
         running.write(folder.summary_file)
         self.recorder.artifact(folder.config)
-        for line in self._headlines():
-            LOG.info(line)
+        for line in headlines.first_lines(
+            self.settings, self.task, self.model, self.summary, folder.path
+        ):
+            console.say(functools.partial(wrapped, line))
 
     def _write_settings(self) -> None:
         """Write what tells how to build task and model again."""
@@ -297,16 +315,6 @@ class TrainingRun:
 
     def _tags(self) -> dict[str, str]:
         return tags_of(self.summary.to_json())
-
-    def _headlines(self) -> list[str]:
-        summary = self.summary
-        lines = [build.counts_line(self.settings, self.task.spec, self.model)]
-        scan = f", scan {summary.backend}" if summary.backend is not None else ""
-        lines.append(f"device: {summary.device}, {summary.precision}{scan}")
-        for name, why in (summary.passed_over or {}).items():
-            lines.append(f"slower than it could be: the {name} kernels are not used: {why}")
-        lines.append(f"run: {self.folder}")
-        return lines
 
     # -- after the loop -----------------------------------------------------------------------
 
@@ -329,7 +337,8 @@ class TrainingRun:
         self.recorder.flush()  # the test's metrics, before the summary says that they are there
         self._write_summary()
         LOG.info("%s: %s", result.status.lower(), result.reason)
-        self.recorder.finish(result.status)
+        with console.meanwhile("sending the rest to MLflow"):
+            self.recorder.finish(result.status)
 
     def _failed(self, error: BaseException, line: str | None) -> None:
         """Record how the run failed; `line` says it better than the error itself, if given."""

@@ -21,10 +21,10 @@ from mambalab.sweep.processes import TRACKING_URI, Launcher, ProcessLauncher
 from mambalab.sweep.schedule import Grid, JobSource, Scheduler
 from mambalab.sweep.slots import Slots
 from mambalab.tracking import sync
-from mambalab.utils import process
+from mambalab.utils import console, process
 from mambalab.utils.files import read_json
 from mambalab.utils.secrets import hide_password
-from mambalab.utils.text import harmless, table
+from mambalab.utils.text import harmless, table, wrapped
 
 POLL_SECONDS = 0.2
 MAX_ORPHAN_SECONDS = 120.0
@@ -126,8 +126,9 @@ def _compare(plan: Plan, parent: MlflowParent) -> None:
     if sum(read_run(path).status == states.FINISHED for path in runs) < 2:
         return
     try:
-        found = compare_folders([plan.folder])
-        parent.attach(files.write(found, plan.folder / "comparison"))
+        with console.meanwhile("comparing the runs"):
+            found = compare_folders([plan.folder])
+            parent.attach(files.write(found, plan.folder / "comparison"))
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return
@@ -287,7 +288,7 @@ def _table(entries: dict[str, Entry], plan: Plan) -> str:
 
 
 def _say(line: str) -> None:
-    _show(line, sys.stderr)
+    _show(wrapped(line, console.columns(sys.stderr)), sys.stderr)
 
 
 def _show(text: str, file: TextIO | None = None) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from mambalab.errors import UserError
+from mambalab.records.reader import read_run
 from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import Handle, Launcher
 from mambalab.train.signals import StopSignals
+from mambalab.utils.text import number
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
@@ -290,10 +292,11 @@ class Scheduler:
         return f"[{number:{width}}/{self.source.total}]"
 
     def _tell_news(self) -> None:
-        """Say how far each running job is, by the last line of its log, if it has one."""
+        """Say how far each running job is: by its metrics, else by the last line of its log."""
         for watched in self.running[:MAX_NEWS_LINES]:
             name = watched.handle.job.name
-            if line := last_line(self.sweep.log_file(name)):
+            line = how_far(watched.handle.job.run_dir) or last_line(self.sweep.log_file(name))
+            if line:
                 self.say(f"        {name}: {line}")
         if len(self.running) > MAX_NEWS_LINES:
             self.say(f"        and {len(self.running) - MAX_NEWS_LINES} more running")
@@ -311,6 +314,22 @@ def describe(name: str, entry: Entry) -> str:
     word = {states.FINISHED: "done", states.PRUNED: "pruned", states.KILLED: "stopped"}
     reason = f"  {entry.reason}" if entry.reason else ""
     return f"{word.get(entry.status, entry.status):7} {name}{result}{minutes}{reason}"
+
+
+def how_far(run_dir: Path) -> str:
+    """Write the latest numbers of a run in one line; an empty text if there are none yet."""
+    try:
+        run = read_run(run_dir)
+        curves, best = run.curves, run.best
+    except (UserError, OSError):
+        return ""
+    parts = [f"step {run.step:,}"] if curves else []
+    for key, name in (("train/loss", "train"), (run.metric, run.metric)):
+        if key in curves:
+            parts.append(f"{name} {number(curves[key][-1][1])}")
+    if best is not None:
+        parts.append(f"best {number(best.value)} @ {best.step:,}")
+    return "  ".join(parts)
 
 
 def last_line(path: Path) -> str:

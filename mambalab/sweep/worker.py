@@ -17,7 +17,7 @@ from pathlib import Path
 from mambalab.errors import UserError
 from mambalab.sweep.processes import TRACKING_URI
 from mambalab.tracking.recorder import STORE_IS_SILENT
-from mambalab.utils import command, process
+from mambalab.utils import command, console, process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
@@ -47,7 +47,9 @@ def _train(job: dict) -> tuple[int, str | None]:
     """Train; returns the exit status of the run, and what went wrong in one line."""
     try:
         from mambalab.config.compose import from_plain
-        from mambalab.runs import training
+
+        with console.show_log(), console.meanwhile("loading PyTorch"):
+            from mambalab.runs import training
 
         _fill_in_password(job["config"])
         settings = from_plain(job["config"])

@@ -74,6 +74,7 @@ class Task(ABC):
         metric: the key of `evaluate`'s result by which checkpoints are chosen.
         maximize: whether a higher `metric` is better.
         loss_unit: unit of the loss, for the axis of a picture.
+        unit: what `units_per_batch` counts, in the plural: tokens, images.
         on_eval_batch: called by `eval_batches` with how many batches are measured, and how many
             there are; may raise, to end the measurement. None: nobody watches.
     """
@@ -85,6 +86,7 @@ class Task(ABC):
     tuning: bool = False
     tunes: bool = False
     loss_unit: str = "nats"
+    unit: str = "tokens"
     on_eval_batch: Callable[[int, int], None] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -156,6 +158,19 @@ class Task(ABC):
     def items_per_batch(self) -> int:
         """Tokens (steps of all sequences) in a training batch: the unit of the reported speed."""
         return self.settings.batch_size * self.spec.seq_len
+
+    @property
+    def units_per_batch(self) -> int:
+        """`unit`s in a training batch: in these the terminal shows the speed."""
+        return self.items_per_batch
+
+    def describe_data(self) -> str:
+        """Describe the prepared data in a line: how large, vocabulary or classes, splits."""
+        spec = self.spec
+        kinds = f"vocabulary of {spec.vocab_size:,}, " if spec.vocab_size else ""
+        if spec.classes:
+            kinds = f"{spec.classes:,} classes, "
+        return f"{self.name}, {kinds}sequences of {spec.seq_len:,} steps"
 
     @property
     def batches_per_epoch(self) -> float | None:

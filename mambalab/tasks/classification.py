@@ -48,6 +48,7 @@ class ClassificationTask(Task):
     maximize = True
     classes: Sequence[str]
     labels: dict[str, Tensor]
+    unit = "examples"
 
     @abstractmethod
     def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
@@ -59,6 +60,17 @@ class ClassificationTask(Task):
             position: number of the training batch, which addresses the random numbers of
                 augmentation; None in an evaluation: nothing random happens.
         """
+
+    @property
+    def units_per_batch(self) -> int:
+        """Examples in a training batch."""
+        return self.settings.batch_size
+
+    def describe_data(self) -> str:
+        """Describe the data in a line: classes, examples of each split."""
+        splits = [split for split in self.splits if split != "train_sample"]
+        sizes = ", ".join(f"{len(self.labels[split]):,} {split}" for split in splits)
+        return f"{self.name}, {len(self.classes):,} classes; {self.unit}: {sizes}"
 
     @property
     def batches_per_epoch(self) -> float:

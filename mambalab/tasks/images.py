@@ -74,6 +74,7 @@ class ImageTask(ClassificationTask):
     """
 
     settings: ImageSettings
+    unit = "images"
 
     @abstractmethod
     def read(self) -> ImageData:

@@ -46,6 +46,7 @@ class PairTask(ClassificationTask):
     """
 
     settings: PairSettings
+    unit = "pairs"
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
         """Convert the file if need be, split its rows, and put the labels on `device`.

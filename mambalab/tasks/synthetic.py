@@ -42,6 +42,12 @@ class AnswerTask(Task):
     metric = "val/accuracy"
     maximize = True
 
+    def describe_data(self) -> str:
+        """Describe the data in a line: vocabulary, length, how many sequences are asked."""
+        spec, asked = self.spec, f"{self.settings.eval_sequences:,} val"
+        kinds = f"vocabulary of {spec.vocab_size:,}, {spec.seq_len:,} steps"
+        return f"{self.name}, {kinds}; sequences: new ones in every batch, {asked}"
+
     @abstractmethod
     def sequences(
         self, seed: int, position: int, count: int, length: int, stream: str

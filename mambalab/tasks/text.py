@@ -121,6 +121,14 @@ class TextTask(Task):
         """Tokens predicted in a training batch."""
         return self.settings.batch_size * self.settings.seq_len
 
+    def describe_data(self) -> str:
+        """Describe the data in a line: vocabulary, tokens of each split."""
+        tokenizer = self.tokenizer
+        by_character = not isinstance(tokenizer, FileTokenizer) or tokenizer.by_character
+        unit = "characters" if by_character else "tokens"
+        sizes = ", ".join(f"{len(self._data[split]):,} {split}" for split in ("train", "val"))
+        return f"{self.name}, vocabulary of {tokenizer.vocab_size:,}; {unit}: {sizes}"
+
     @property
     def batches_per_epoch(self) -> float:
         """Batches that predict as many tokens as the training split has."""

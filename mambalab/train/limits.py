@@ -30,6 +30,23 @@ def steps(settings: TrainerSettings, batches_per_epoch: float | None) -> int | N
     return found if settings.max_steps is None else min(found, settings.max_steps)
 
 
+def describe(settings: TrainerSettings, batches_per_epoch: float | None) -> str:
+    """Write how far a run may go, in steps and in epochs where there are any.
+
+    Args:
+        settings: the limits, and the batches in a step.
+        batches_per_epoch: of the task; None if its examples are drawn without end.
+    """
+    last = steps(settings, batches_per_epoch)
+    minutes = "" if settings.max_minutes is None else f"{settings.max_minutes:g} minutes"
+    if last is None:
+        passes = epochs(1, settings, batches_per_epoch)
+        return minutes if passes is None else f"{minutes}, an epoch has {1 / passes:,.0f} steps"
+    passes = epochs(last, settings, batches_per_epoch)
+    told = f"{last:,} steps" if passes is None else f"{last:,} steps make {passes:.3g} epochs"
+    return f"{told}, at most {minutes}" if minutes else told
+
+
 def epochs(step: int, settings: TrainerSettings, batches_per_epoch: float | None) -> float | None:
     """Compute the passes over the training data that `step` optimiser steps made."""
     if batches_per_epoch is None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mambalab.errors import UserError
 from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
-from mambalab.train import checkpoint, limits, runtime
+from mambalab.train import checkpoint, limits, lines, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.checks import check_loss, check_metrics, describe_changes, ranking_key
 from mambalab.train.listening import LONG_SECONDS, listening
@@ -32,6 +32,7 @@ from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.state import BeforeStep, TrainState
+from mambalab.utils import console
 
 LOG = logging.getLogger("mambalab")
 
@@ -242,6 +243,9 @@ class Trainer:
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
         self.recorder.metrics(state.step, metrics)
+        if state.step:  # what weights are worth before it is said by whoever brings them
+            told = (self.task, state, self.settings, self.tokens_per_second())
+            console.say(lambda columns: lines.evaluation(*told, columns))
         try:
             for callback in self.callbacks:
                 callback.on_evaluated(state.step, metrics)
@@ -252,11 +256,12 @@ class Trainer:
     def _ranking_key(self, metrics: dict[str, float]) -> tuple[float, float]:
         return ranking_key(metrics, self.task.metric, self.task.maximize)
 
-    def validation_text(self) -> str:
-        """The latest validation metric, as the progress bar shows it."""
-        if not self.state.last:
-            return ""
-        return f"{self.task.metric} {self.state.last[self.task.metric]:.4f}"
+    def _show(self, display: Progress) -> None:
+        """Show where the run is."""
+        task, state = self.task, self.state
+        speed = lines.speed(task, self.tokens_per_second())
+        measured = lines.validation(task, state)
+        display.update(self.progress(), state.step, state.latest_loss, measured, speed)
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -340,6 +345,7 @@ class Trainer:
         except StoppedError as stopped:
             self.model.train()
             self.save()
+            self._show(display)
             status, ended_by = Status.KILLED, EndedBy(stopped.signal)
             reason = f"stopped by {stopped.signal} after step {self.state.step}"
         finally:
@@ -366,6 +372,7 @@ class Trainer:
         if due and state.evaluated_step != state.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
+        display.wait_for_step()
         while (end := self._reached_limit()) is None:
             if signal_name := self.stop_requested():
                 raise StoppedError(signal_name)
@@ -373,22 +380,16 @@ class Trainer:
             self._train_step()
             self.last_step_seconds = time.monotonic() - started
             state.clock.step_took(self.last_step_seconds)
-            milestone = state.step % settings.eval_every == 0
-            if milestone:
+            if state.step % settings.eval_every == 0:
                 self._evaluate()
             if state.step % settings.checkpoint_every == 0:
                 self.save()
-            if milestone or state.step % settings.log_every == 0:
-                display.update(
-                    self.progress(),
-                    state.step,
-                    state.latest_loss,
-                    self.validation_text(),
-                    self.tokens_per_second(),
-                    milestone=milestone,
-                )
+            if display.is_due():
+                self._show(display)
         if state.evaluated_step != state.step:
             self._refuse_bad_step()
             self._evaluate()
         self.save()
+        if display.live:  # a log has all of it
+            self._show(display)
         return end

@@ -8,15 +8,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
-
-from tqdm import tqdm
+from typing import Any, TextIO
 
 from mambalab.train.protocols import Watchable
-from mambalab.utils.console import bar_options, is_narrow
+from mambalab.utils.console import NARROW_COLUMNS, bar_options, bars, columns, meanwhile
+from mambalab.utils.text import fewer
 
+BAR_SECONDS = 0.5  # between two states of the bar
 PLAIN_SECONDS = 15.0  # between two plain lines
-QUIET_SECONDS = 2.0  # a measurement shorter than this shows nothing
+QUIET_SECONDS = 1.5  # a measurement shorter than this shows nothing
 
 
 def duration(seconds: float) -> str:
@@ -39,30 +39,31 @@ class Progress:
 
     def __init__(self, done: float = 0.0, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.started = time.monotonic()
+        bar, self.live = bars(self.stream)
+        self.started = self.shown = time.monotonic()
         self.first = done
-        self.last_line = 0.0
-        narrow = is_narrow(self.stream)
-        self.bar = tqdm(
+        self.bar = bar(
             total=100,
             initial=round(100 * done, 2),
             file=self.stream,
+            desc="starting",
             disable=not self.live,
-            bar_format="{percentage:3.0f}%" + ("  {desc}" if narrow else "|{bar}| {desc}"),
+            bar_format=_bar_format(columns(self.stream)),
             **bar_options(self.stream),
         )
+        self.waiting = contextlib.ExitStack()
 
-    def update(
-        self,
-        progress: float,
-        step: int,
-        loss: float,
-        validation: str,
-        speed: float,
-        *,
-        milestone: bool = False,
-    ) -> None:
+    def wait_for_step(self) -> None:
+        """Say so where no bar does if the first step takes long: until `is_due` is asked."""
+        if not self.live:
+            self.waiting.enter_context(meanwhile("the first step makes the kernels ready"))
+
+    def is_due(self) -> bool:
+        """Return whether a person should see again where the run is, after a step."""
+        self.waiting.close()
+        return time.monotonic() - self.shown >= (BAR_SECONDS if self.live else PLAIN_SECONDS)
+
+    def update(self, progress: float, step: int, loss: float, validation: str, speed: str) -> None:
         """Show the state of the run.
 
         Args:
@@ -70,30 +71,38 @@ class Progress:
             step: optimiser steps done.
             loss: latest training loss; NaN while none was logged.
             validation: latest validation metric, already formatted, or an empty string.
-            speed: training items per second; 0 while unknown.
-            milestone: an evaluation has just ended: always worth a plain line.
+            speed: likewise; an empty string while unknown.
         """
-        now = time.monotonic()
-        share = progress - self.first
-        left = (now - self.started) * (1 - progress) / share if share > 0 else None
-        logged = "" if math.isnan(loss) else f"loss {loss:.4f}"
-        parts = [f"step {step:,}", logged, validation]
-        if speed:
-            parts.append(f"{speed:,.0f} tok/s")
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        text = "  ".join(part for part in parts if part)
-        if self.live:
-            self.bar.set_description_str(text, refresh=False)
-            self.bar.n = round(100 * min(progress, 1.0), 2)
-            self.bar.refresh()
-        elif milestone or now - self.last_line >= PLAIN_SECONDS:
-            self.last_line = now
+        self.shown = now = time.monotonic()
+        share, over = progress - self.first, progress >= 1
+        trained = "" if math.isnan(loss) else f"loss {loss:.4f}"
+        clock = f"in {duration(now - self.started)}" if over else ""
+        if share > 0 and not over:
+            clock = f"{duration((now - self.started) * (1 - progress) / share)} left"
+        fields = [f"step {step:,}", trained, validation, speed, clock]
+        if not self.live:
+            text = "  ".join(filter(None, fields))
             print(f"{100 * min(progress, 1.0):3.0f}%  {text}", file=self.stream, flush=True)
+            return
+        width = columns(self.stream)
+        room = None if width is None else width - (7 if width < NARROW_COLUMNS else 12)
+        drop = [trained, clock, validation] if over else [validation, trained, clock]
+        fields = fewer(fields, room, [speed, *drop])
+        self.bar.bar_format = _bar_format(width)
+        self.bar.set_description_str("  ".join(fields), refresh=False)
+        self.bar.n = round(100 * min(progress, 1.0), 2)
+        self.bar.refresh()
 
     def close(self) -> None:
         """Leave the last state on the screen."""
+        self.waiting.close()
         self.bar.close()
+
+
+def _bar_format(width: int | None) -> str:
+    """How tqdm writes the bar; a narrow terminal has no room for one beside the text."""
+    narrow = width is not None and width < NARROW_COLUMNS
+    return "{percentage:3.0f}%" + ("  {desc}" if narrow else "|{bar}| {desc}")
 
 
 class StoppedError(Exception):
@@ -123,9 +132,9 @@ class Watch:
         self.doing = doing
         self.stop_requested = stop_requested
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+        self.draw, self.live = bars(self.stream)
         self.next_line = time.monotonic() + QUIET_SECONDS
-        self.bar: tqdm | None = None
+        self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` batches are measured.
@@ -144,7 +153,7 @@ class Watch:
             return
         if self.bar is None:
             text = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left"
-            self.bar = tqdm(
+            self.bar = self.draw(
                 desc=self.doing,
                 total=total,
                 file=self.stream,

@@ -23,6 +23,14 @@ class TrainableTask(Watchable, Protocol):
         """Tokens in one training batch."""
         ...
 
+    unit: str
+    """What the speed is counted in: tokens, images, ..."""
+
+    @property
+    def units_per_batch(self) -> int:
+        """How many of them a training batch has."""
+        ...
+
     @property
     def batches_per_epoch(self) -> float | None:
         """Training batches in a pass over the training data; None if there is no end of them."""

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,8 @@ from mambalab.utils.text import harmless
 
 LOG = logging.getLogger("mambalab")
 NARROW_COLUMNS = 60
+SILENT_SECONDS = 1.0  # after which a person is told what takes so long
+_FIT = "fit"  # attribute of a log record: what writes it for a terminal of so many columns
 
 
 class Console(logging.Handler):
@@ -30,7 +33,9 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         if record.levelno < logging.ERROR:
-            _print_above_bar(harmless(self.format(record)), sys.stderr)
+            fit, width = getattr(record, _FIT, None), columns(sys.stderr)
+            text = self.format(record) if fit is None or width is None else fit(width)
+            print_above_bar(harmless(text), sys.stderr)
 
 
 def result(value: Any = "", end: str = "\n", *, exact: bool = False) -> None:
@@ -45,10 +50,63 @@ def result(value: Any = "", end: str = "\n", *, exact: bool = False) -> None:
     if not exact or sys.stdout.isatty():
         text = harmless(text)
     if end == "\n":
-        _print_above_bar(text, sys.stdout)
+        print_above_bar(text, sys.stdout)
     else:
         print(text, end=end)
     sys.stdout.flush()
+
+
+def say(fit: Callable[[int | None], str], level: int = logging.INFO) -> None:
+    """Log a message that a terminal shows in its own width, and a file or a pipe in full.
+
+    Args:
+        fit: writes the message for so many columns; None = without end.
+        level: of the message.
+    """
+    LOG.log(level, "%s", fit(None), extra={_FIT: fit})
+
+
+@contextlib.contextmanager
+def meanwhile(doing: str) -> Iterator[None]:
+    """Log what is done, once, if the block lasts longer than `SILENT_SECONDS`."""
+
+    def tell() -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: no news for them
+            LOG.info("%s ...", doing)
+
+    timer = threading.Timer(SILENT_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def columns(stream: TextIO) -> int | None:
+    """Return how wide a terminal is, `$COLUMNS` or 80 if it does not know; None if it is none."""
+    if not stream.isatty():
+        return None
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        found = 0
+    if found:
+        return found
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and 0 < int(given) < 1000 else 80
+
+
+def bars(stream: TextIO) -> tuple[Any, bool]:
+    """Return the class of progress bars, and whether they are drawn: on a terminal, in a notebook.
+
+    A notebook without ipywidgets gets plain lines, as a pipe does.
+    """
+    import tqdm.asyncio
+    import tqdm.auto
+
+    in_notebook = tqdm.auto.tqdm is not tqdm.asyncio.tqdm_asyncio
+    return tqdm.auto.tqdm, in_notebook or stream.isatty()
 
 
 def bar_options(stream: TextIO) -> dict[str, Any]:
@@ -63,16 +121,7 @@ def bar_options(stream: TextIO) -> dict[str, Any]:
         unknown = False
     if not unknown:
         return {"dynamic_ncols": True}
-    given = os.environ.get("COLUMNS", "")
-    return {"ncols": int(given) if given.isdecimal() and 0 < int(given) < 1000 else 80}
-
-
-def is_narrow(stream: TextIO) -> bool:
-    """Return whether a terminal has no room for a bar beside its text."""
-    try:
-        return 0 < os.get_terminal_size(stream.fileno()).columns < NARROW_COLUMNS
-    except (OSError, ValueError):
-        return False
+    return {"ncols": columns(stream) or 80}
 
 
 def show_log() -> contextlib.AbstractContextManager[None]:
@@ -124,7 +173,7 @@ class _LogFile(WatchedFileHandler):
         error = sys.exc_info()[1]
         if not self.failed and isinstance(error, OSError):
             text = f"cannot write {self.baseFilename}: {error.strerror}"
-            _print_above_bar(text, sys.stderr)
+            print_above_bar(text, sys.stderr)
         self.failed = True
 
     def close(self) -> None:
@@ -141,7 +190,7 @@ class _HarmlessFormatter(logging.Formatter):
         return harmless(super().format(record))
 
 
-def _print_above_bar(text: str, stream: Any) -> None:
+def print_above_bar(text: str, stream: Any) -> None:
     """Print a line; if a progress bar may be drawn, tqdm moves that below it."""
     if tqdm := sys.modules.get("tqdm"):  # nobody draws bars before it was imported
         tqdm.tqdm.write(text, file=stream)

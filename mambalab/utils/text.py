@@ -1,5 +1,6 @@
 """Text for terminals: tables, numbers, and untrusted text made harmless."""
 
+import textwrap
 import unicodedata
 from collections.abc import Collection, Sequence
 from unicodedata import normalize
@@ -50,6 +51,47 @@ def short(text: str, length: int) -> str:
     """Return the printable text, cut to a length."""
     text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def fewer(fields: Sequence[str], columns: int | None, drop: Sequence[str]) -> list[str]:
+    """Leave out fields of `drop`, one after the other, until the line fits; empty ones always.
+
+    Args:
+        fields: of a line, with two blanks between them.
+        columns: for which there is room; None = without end.
+        drop: the least important field first.
+    """
+    left = [field for field in fields if field]
+    for gone in filter(None, drop):
+        if columns is None or len("  ".join(left)) <= columns:
+            break
+        left.remove(gone)
+    return left
+
+
+def packed(fields: Sequence[str], columns: int | None) -> str:
+    """Join fields by two blanks; what does not fit goes on in a next line, indented.
+
+    Args:
+        fields: none of them is broken.
+        columns: for which there is room; None = without end.
+    """
+    lines: list[str] = []
+    for field in fields:
+        if lines and (columns is None or len(f"{lines[-1]}  {field}") <= columns):
+            lines[-1] += f"  {field}"
+        else:
+            lines.append(f"  {field}" if lines else field)
+    return "\n".join(lines)
+
+
+def wrapped(text: str, columns: int | None) -> str:
+    """Break a line between words where it does not fit, and indent what follows; None = nowhere."""
+    if columns is None or len(text) <= columns:
+        return text
+    return textwrap.fill(
+        text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def number(value: float | None) -> str:

@@ -8,7 +8,7 @@ import torch
 from mambalab.generation.decoding import generate
 from mambalab.generation.sampling import Sampling
 from mambalab.records.run_folder import RunFolder
-from mambalab.runs.callbacks import SAMPLE_TEMPERATURE, TextSample
+from mambalab.runs.callbacks import SAMPLE_TEMPERATURE, TextSample, excerpt
 from mambalab.settings.train import Precision
 from mambalab.tokenization.tokenizer import FileTokenizer
 from tests.tokenization.kinds import KINDS
@@ -69,3 +69,21 @@ def test_a_model_that_computes_no_numbers_gives_no_sample(sample, caplog):
     assert "no sample at step 7: the model's output is not finite (NaN)" in caplog.text
     assert not made.sent
     assert made.model.training
+
+
+def test_the_beginning_of_every_third_sample_is_shown(sample, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    made = sample()
+    for step in range(5):
+        made.on_evaluated(step, {})
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [excerpt(made.sent[0].read_text()), excerpt(made.sent[3].read_text())]
+
+
+def test_an_excerpt_is_a_few_lines_that_fit():
+    text = "\n\none\n\n" + "two " * 30 + "\n\tthree\nfour\n"
+    lines = excerpt(text).splitlines()
+    assert [lines[0], lines[2]] == ["  | one", "  |         three"]
+    assert (len(lines), len(lines[1]), lines[1][-1]) == (3, 76, "…")
+    assert max(map(len, excerpt(text, 40).splitlines())) == 40
+    assert excerpt("\n") == "  |"

@@ -52,3 +52,11 @@ def test_a_stopped_run_says_how_it_goes_on(show):
 def test_a_run_stopped_in_its_test_says_what_is_left(show):
     last = show(status="KILLED", left="test")[-1]
     assert last == "next     the same command measures the test, from its beginning"
+
+
+def test_speed_is_in_whole_examples_where_people_count_these(show):
+    fast = {"tokens_per_second": 800.0, "tokens_per_step": 6400}
+    assert "speed    800 tokens/s" in show(**fast)
+    images = ["task=digits", "task.batch_size=50", "trainer.grad_accum=2"]
+    assert "speed    12 images/s, 800 tokens/s" in show(options=images, **fast)
+    assert "speed    800 tokens/s" in show(options=images, tokens_per_second=800.0)

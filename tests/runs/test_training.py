@@ -49,6 +49,12 @@ def test_a_run_leaves_everything_behind(folder, capsys, model):
     assert "parameters" in shown.err
     log = (run_dir / "train.log").read_text()
     assert "finished: max_steps=12 reached" in log
+    said = [line.split(" INFO ", 1)[-1] for line in log.splitlines()]
+    for start in ("step 6  epoch ", "step 12  epoch ", "data: text, vocabulary of "):
+        (line,) = [line for line in said if line.startswith(start)]
+        assert line in shown.err.splitlines()
+    assert f"; 12 steps make {facts['epochs']:.3g} epochs" in log
+    assert not set("\r\x1b") & set(shown.err), "a pipe gets plain lines"
 
 
 def test_the_same_command_again_reports_and_changes_nothing(folder, capsys):
@@ -74,7 +80,10 @@ def test_more_steps_continue_the_same_run(folder, capsys):
     )
     assert facts["wall_seconds"] - first["wall_seconds"] > facts["seconds"] - first["seconds"] > 0
     assert [r["step"] for r in rows(run_dir) if "train/loss" in r] == list(range(2, 21, 2))
-    assert "going on from step 12" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "going on from step 12" in said
+    assert "optim.warmup_steps=50: the warm-up takes all 20 steps of this run" in said
+    assert "the run was finished: its learning rate had come down" in said
 
 
 def test_the_same_seed_gives_the_same_numbers(folder):

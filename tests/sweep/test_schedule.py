@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 
@@ -7,7 +8,7 @@ from mambalab.errors import UserError
 from mambalab.settings.sweep import OnFailure
 from mambalab.sweep import schedule
 from mambalab.sweep.folder import Entry, SweepFolder
-from mambalab.sweep.schedule import Grid, Scheduler, describe, last_line
+from mambalab.sweep.schedule import Grid, Scheduler, describe, how_far, last_line
 from tests.sweep.fakes import FakeLauncher, job
 
 FOREVER = {"polls": float("inf")}
@@ -219,6 +220,21 @@ def test_the_last_line_of_a_log(tmp_path):
     assert last_line(tmp_path / "none") == ""
     (tmp_path / "log").write_text("first\n" + "x" * 3000 + "\n  step   3  \n\n")
     assert last_line(tmp_path / "log") == "step 3"
+
+
+def test_how_far_a_running_job_is(tmp_path):
+    assert how_far(tmp_path) == ""
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert how_far(tmp_path) == ""
+    rows = [
+        {"step": 10, "train/loss": 2.5, "train/lr": 0.1},
+        {"step": 10, "val/loss": 2.25},
+        {"step": 20, "val/loss": 3.0},
+        {"step": 1030, "train/loss": 2.125},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert how_far(tmp_path) == "step 1,030  train 2.1250  val/loss 3.0000  best 2.2500 @ 10"
 
 
 def test_how_a_job_is_described():

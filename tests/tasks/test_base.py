@@ -64,6 +64,7 @@ def test_four_methods_make_a_task(task):
     assert model.table.weight.grad is not None
     assert task.name == "text"
     assert task.items_per_batch == 4 * task.spec.seq_len
+    assert task.describe_data() == "text, vocabulary of 10, sequences of 16 steps"
     assert task.fingerprint() == {}
     assert task.assets() == {}
 

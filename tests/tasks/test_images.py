@@ -194,3 +194,11 @@ def test_patches_lie_in_a_grid_and_pixels_do_not():
         assert spec.rows * spec.columns == spec.seq_len
     for input_dim in (1, 2, 6):
         assert build(Grey, PIXELS, input_dim=input_dim).spec.grid is None
+
+
+def test_data_in_a_line_and_speed_in_images():
+    task = build(Grey, PIXELS)
+    assert task.describe_data() == "toy, 3 classes; images: 34 train, 6 val, 10 test"
+    assert (task.unit, task.units_per_batch) == ("images", 4)
+    tuned = build(Grey, PIXELS, tune=True).describe_data()
+    assert tuned == "toy, 3 classes; images: 30 train, 4 val"

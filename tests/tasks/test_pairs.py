@@ -259,6 +259,7 @@ def test_classes_are_told_with_their_counts(tmp_path, caplog):
         caplog.text
     )
     assert "labels with nearly the same name are classes of their own: 'Yes', 'yes'" in caplog.text
+    assert task.describe_data() == "pairs, 3 classes; pairs: 28 train, 4 val, 8 test"
     absent = {s: [c for n, c in enumerate(task.classes) if n not in task.labels[s]] for s in PARTS}
     assert absent["val"]
     for split, names in absent.items():

@@ -224,3 +224,9 @@ class TestInductionHeads:
         shapes = {tuple(tokens.shape) for tokens in oracle.seen}
         assert shapes == {(2, 32), (1, 64), (1, 128)}
         assert sum(len(tokens) for tokens in oracle.seen) == 30
+
+
+def test_data_in_a_line():
+    told = build(SelectiveCopyingTask, COPYING).describe_data()
+    kinds = "toy, vocabulary of 7, 25 steps"
+    assert told == f"{kinds}; sequences: new ones in every batch, 10 val"

@@ -74,7 +74,10 @@ def test_the_first_part_trains_and_the_rest_validates(make):
     assert task.tokenizer.vocabulary.decode(task._data["train_sample"]) == TEXT[:64]
     assert task.spec.vocab_size == len(set(TEXT))
     assert task.spec.seq_len == 8
-    assert task.items_per_batch == 32
+    assert task.items_per_batch == task.units_per_batch == 32
+    assert task.describe_data() == (
+        f"text, vocabulary of {len(set(TEXT))}; characters: 192 train, 64 val"
+    )
 
 
 def test_fixed_windows_lie_side_by_side_and_come_once_an_epoch(make):

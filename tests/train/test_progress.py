@@ -5,23 +5,38 @@ import io
 import os
 import struct
 import termios
+import threading
 from contextlib import suppress
 
 import pytest
 
 from mambalab.train import progress
 from mambalab.train.progress import Progress, StoppedError, Watch, watching
+from mambalab.utils import console
 from tests.train.toy import ToyTask
 
 
 def test_a_loss_that_was_not_logged_yet_is_not_shown():
     stream = io.StringIO()
     live = Progress(stream=stream)
-    live.update(0.1, 1, float("nan"), "val/loss 2.5000", 0.0, milestone=True)
-    live.update(0.2, 2, 2.25, "", 0.0, milestone=True)
+    live.update(0.1, 1, float("nan"), "val/loss 2.5000", "")
+    live.update(0.2, 2, 2.25, "", "")
     first, second = stream.getvalue().splitlines()
     assert first.startswith(" 10%  step 1  val/loss 2.5000  ")
     assert second.startswith(" 20%  step 2  loss 2.2500  ")
+
+
+def test_a_first_step_that_takes_long_is_told_where_there_is_no_bar(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    monkeypatch.setattr(console, "SILENT_SECONDS", 0.01)
+    told = threading.Event()
+    monkeypatch.setattr(console.LOG, "filters", [lambda record: told.set() or True])
+    for stream, said in ((Terminal(), False), (io.StringIO(), True)):
+        live = Progress(stream=stream)
+        live.wait_for_step()
+        assert told.wait(10 if said else 0.05) is said
+        assert not live.is_due()
+        live.close()
 
 
 class Terminal(io.StringIO):
@@ -59,6 +74,43 @@ def test_a_terminal_shows_a_bar_and_takes_it_away(clock):
     assert stream.getvalue().endswith("\r")
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_moves_twice_a_second_and_a_plain_line_comes_now_and_then(clock, terminal):
+    live = Progress(stream=Terminal() if terminal else io.StringIO())
+    clock[0] += 0.4
+    assert not live.is_due()
+    clock[0] += 0.1
+    assert live.is_due() is terminal
+    clock[0] += 15
+    assert live.is_due()
+    live.update(0.5, 3, 1.5, "", "")
+    assert not live.is_due()
+    assert "step 3  loss 1.5000  16s left" in live.stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "done", "shown"),
+    [
+        ("100", 0.5, "| step 2,000  loss 1.2212  val/loss 1.4329  13,755 tokens/s  1m 00s left"),
+        ("80", 0.5, "| step 2,000  loss 1.2212  val/loss 1.4329  1m 00s left"),
+        ("60", 0.5, "| step 2,000  loss 1.2212  1m 00s left"),
+        ("40", 0.5, " 50%  step 2,000  1m 00s left"),
+        ("60", 1.0, "| step 2,000  val/loss 1.4329  in 1m 00s"),
+        ("40", 1.0, "100%  step 2,000  val/loss 1.4329"),
+    ],
+)
+def test_a_bar_shows_what_there_is_room_for(clock, monkeypatch, columns, done, shown):
+    monkeypatch.setenv("COLUMNS", columns)
+    stream = Terminal()
+    live = Progress(stream=stream)
+    clock[0] += 60
+    live.update(done, 2000, 1.2212, "val/loss 1.4329", "13,755 tokens/s")
+    live.close()
+    last = stream.getvalue().replace("\r", "\n").rstrip().splitlines()[-1].rstrip()
+    assert last.endswith(shown)
+    assert len(last) <= int(columns)
+
+
 def test_a_signal_ends_what_is_measured():
     task = ToyTask()
     with (
@@ -74,8 +126,8 @@ def test_a_signal_ends_what_is_measured():
     ("columns", "given", "shown"),
     [
         (0, None, "| step 3"),
-        (0, "40", "| step 3"),
-        (20, None, " 50%  step 3  loss"),
+        (0, "40", " 50%  step 3  loss 1.5000"),
+        (20, None, " 50%  step 3 "),
         (40, None, " 50%  step 3  loss 1.5000"),
         (100, None, "| step 3  loss 1.5000"),
     ],
@@ -90,7 +142,7 @@ def test_a_terminal_of_few_columns_or_none_shows_where_the_run_is(
         monkeypatch.setenv("COLUMNS", given)
     with os.fdopen(terminal, "w", encoding="utf-8") as stream:
         live = Progress(stream=stream)
-        live.update(0.5, 3, 1.5, "", 0.0)
+        live.update(0.5, 3, 1.5, "", "")
         live.close()
     text = b""
     with suppress(OSError):  # the end, once nobody has the terminal open

@@ -51,6 +51,8 @@ class ToyTask:
     metric = "val/loss"
     maximize = False
     items_per_batch = 8
+    unit = "tokens"
+    units_per_batch = 8
     batches_per_epoch = 2.5
     on_eval_batch = None
 

@@ -31,6 +31,7 @@ import torch
 from numba import types
 from numba.core import event
 
+from mambalab.utils.console import print_above_bar
 from mambalab.utils.private import home_is_known, private_folder
 
 HEADER = ("tickets", "tasks", "scratch", "scratch_bytes")
@@ -76,11 +77,9 @@ class _Announce(event.Listener):
         global _announced
         if not _announced:
             _announced = True
-            print(
-                "mambalab: compiling the CPU kernels for this machine (once, some seconds) ...",
-                file=sys.stderr,
-                flush=True,
-            )
+            what = "compiling the CPU kernels for this machine (once, some seconds)"
+            print_above_bar(f"mambalab: {what} ...", sys.stderr)
+            sys.stderr.flush()
 
     def on_end(self, event: Any) -> None:
         pass

@@ -28,7 +28,9 @@ def _newest(scene: Scene, how: str) -> None:
     scene.expect(result, 0, "with the newest checkpoint damaged")
     step = int(before.name[-8:])
     promise(result.says(newest.name), f"not a word about the damaged {newest.name}")
-    promise(result.says(f"step {step}", before.name), f"does not say that it goes on from {step}")
+    promise(
+        result.says(f"from step {step}", before.name), f"does not say that it goes on from {step}"
+    )
     scene.message = next((x for x in result.output.splitlines() if newest.name in x), "")
     scene.equals()
 

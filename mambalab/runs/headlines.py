@@ -1,0 +1,62 @@
+"""What a run says of itself before it trains: model, device, data, and what may surprise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from mambalab import config
+from mambalab.records.summary import RunSummary, Status
+from mambalab.runs import build
+from mambalab.settings.train import OptimSettings
+from mambalab.tasks.base import Task
+from mambalab.train import limits
+from mambalab.train.loop import Trainer
+from mambalab.train.optim import learning_rate
+
+
+def first_lines(
+    settings: config.TrainConfig, task: Task, model: nn.Module, summary: RunSummary, folder: Path
+) -> Iterator[str]:
+    """Describe the run.
+
+    Args:
+        settings: of the run.
+        task: prepared.
+        model: of the run.
+        summary: says what it computes with.
+        folder: of the run.
+    """
+    yield build.counts_line(settings, task.spec, model)
+    budget = limits.describe(settings.trainer, task.batches_per_epoch)
+    yield f"data: {task.describe_data()}; {budget}"
+    scan = f", scan {summary.backend}" if summary.backend is not None else ""
+    yield f"device: {summary.device}, {summary.precision}{scan}"
+    for name, why in (summary.passed_over or {}).items():
+        yield f"slower than it could be: the {name} kernels are not used: {why}"
+    yield f"run: {folder}"
+
+
+def surprises(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> Iterator[str]:
+    """Describe what the learning rate does that nobody may expect.
+
+    Args:
+        optim: of the run.
+        trainer: where it begins or goes on.
+        earlier: as the last session left it.
+    """
+    last, step = trainer.max_steps, trainer.state.step
+    if last is not None and optim.warmup_steps >= last:
+        yield (
+            f"optim.warmup_steps={optim.warmup_steps}: the warm-up takes all {last:,} steps of "
+            f"this run, the learning rate rises to its end; give more steps or a shorter warm-up"
+        )
+    if earlier.status is not Status.FINISHED:
+        return
+    ended, now = (learning_rate(optim, step, done) for done in (1.0, trainer.progress()))
+    if now > ended * 1.01:
+        yield (
+            f"the run was finished: its learning rate had come down to {ended:.2g} by step "
+            f"{step:,}, and goes on at {now:.2g}, that of a longer run; the weights are not those "
+            "of one that was so long from its beginning"
+        )
