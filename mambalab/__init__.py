@@ -5,13 +5,16 @@ As a library: `train`, `evaluate`, `runs` and `compare` do what the verbs of the
 `mambalab.ops` holds the operators. Nothing here imports torch before it is used.
 """
 
+from __future__ import annotations
+
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
-TYPE_CHECKING = False  # type checkers take it for typing's
+TYPE_CHECKING = False  # type checkers take it for typing's, which would be slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from mambalab.api import compare, evaluate, load, model_settings, runs, train
 
 __version__ = "0.1.0"
