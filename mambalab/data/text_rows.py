@@ -126,11 +126,12 @@ class TextLayout:
         number = 0
         try:
             for batch in _parquet(file, path).iter_batches(columns=[self.text, self.label]):
-                columns = batch.to_pydict()
-                for values in zip(columns[self.text], columns[self.label], strict=True):
+                names = batch.schema.names
+                columns = (batch.column(names.index(name)) for name in (self.text, self.label))
+                for values in zip(*columns, strict=True):
                     number += 1
-                    yield Row(number, self._checked(lambda pair: pair, values))
-        except (pyarrow.ArrowException, OSError) as error:
+                    yield Row(number, self._checked(_arrow_fields, *values))
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is damaged: {first_line(error)}") from None
 
     def _checked(self, read: Any, *arguments: Any) -> tuple[bytes, ...] | BadRow:
@@ -321,13 +322,23 @@ def _json_fields(line: bytes | None) -> dict[str, Any]:
     return found
 
 
+def _arrow_fields(text: Any, label: Any) -> tuple[Any, Any]:
+    """The text and the label of a row of parquet."""
+    try:
+        return text.as_py(), label.as_py()
+    except UnicodeDecodeError:  # nobody checks it when it is written
+        raise BadRow("broken UTF-8") from None
+
+
 def _parquet(file: BinaryIO, path: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
+        found = pyarrow.parquet.ParquetFile(file)
+        found.schema_arrow.names  # noqa: B018 - may be damaged, too
+        return found
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no parquet file: {first_line(error)}") from None
 
 

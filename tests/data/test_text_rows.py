@@ -87,6 +87,12 @@ def test_broken_rows_are_left_out_and_said(tmp_path, caplog):
     path = tmp_path / "broken.jsonl"
     path.write_text("\n".join([*lines, '{"text": "z", "label": 1.5}']))
     assert sorted(contents(path)) == [("x", "true"), ("z", "1.5")]
+    odd = pa.array([b"fine", b"\xff", None], pa.binary()).view(pa.string())
+    path = tmp_path / "broken.parquet"
+    pq.write_table(pa.table({"text": odd, "label": pa.array([1, 2, 3])}), path)
+    assert contents(path) == [("fine", "1")]
+    assert "row 2: left out: broken UTF-8" in caplog.text
+    assert "row 3: left out: no text" in caplog.text
     for reason in ("no JSON object", "no text but int", "no JSON (", "no 'label'"):
         assert reason in caplog.text
 
