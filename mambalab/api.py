@@ -1,21 +1,263 @@
-"""What `from mambalab import ...` offers to other programs."""
+"""What `from mambalab import ...` offers to other programs.
+
+Each function does what the verb of the command line does, in this process. A mistake is a
+`UserError`; nothing ends the program.
+"""
 
 import os
-from collections.abc import Sequence
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mambalab import config
-from mambalab.config.overrides import assignment, prepare
+from mambalab.compare import select
+from mambalab.config.overrides import assignment, known, prepare
 from mambalab.errors import UserError
+from mambalab.records import reader
 from mambalab.records.run_folder import RunFolder
-from mambalab.runs.language_model import LoadedLanguageModel, language_model
+from mambalab.records.summary import EndedBy
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.train import Precision
+from mambalab.utils import command, console, memory, openmp
+from mambalab.utils.frames import frame
+from mambalab.utils.mapping import flatten
+
+if TYPE_CHECKING:
+    from mambalab.compare.tables import ComparisonTables
+    from mambalab.runs.handle import Run
+
+_NAMED = {"task": "task.name", "model": "model.name", "dropout": "dropout.name", "seed": "seed"}
+_COLUMNS = ("status", *_NAMED, "step", "metric", "best", "best_step", "test/accuracy", "minutes")
+_SIGNALS = (EndedBy.SIGINT, EndedBy.SIGTERM, EndedBy.SIGHUP)
+
+
+def train(settings: "str | Sequence[str] | Mapping[str, Any]" = ()) -> "Run":
+    """Train a run, or find it if it is finished already, as `mambalab train` does.
+
+    >>> from mambalab import train
+    >>> run = train(["task=digits", "model=mamba"])  # doctest: +SKIP
+    >>> run = train({"task": "digits", "optim.lr": 1e-3})  # doctest: +SKIP
+    >>> run.best, run.metrics, run.model  # doctest: +SKIP
+
+    The run goes on where it stopped, and each call with the same settings means the same run.
+    Progress and messages appear on standard error. Ctrl-C and SIGTERM save the run, then act as
+    they do without mambalab: KeyboardInterrupt, for Ctrl-C. In a thread other than the main one
+    signals are left alone.
+
+    Args:
+        settings: the words after `mambalab train`, as a list or one text; or a mapping from dotted
+            keys (or groups) to values.
+
+    Returns:
+        The run: its `folder`, `metrics`, `best`, `summary` and `model`.
+
+    Raises:
+        UserError: a mistake in the settings, absent data, a training that broke; one line says
+            what to do.
+        KeyboardInterrupt: Ctrl-C; the run is saved.
+    """
+    if "torch" not in sys.modules:
+        openmp.limit_openmp_spin()
+    from mambalab.runs import training
+    from mambalab.runs.build import is_ours
+    from mambalab.runs.handle import Run
+
+    words = _words(settings)
+    with console.show_log():
+        composed = config.compose("train", words)
+        for path in config.replaced("train"):
+            console.LOG.warning("%s takes the place of mambalab's own", path)
+        with command.carried_out(command.as_line(["train", *words])):
+            resolved, summary = training.train(composed)
+    # The user named these classes: what may train may be read back.
+    targets = (composed.task._target_, composed.model._target_)
+    own = {target.rpartition(".")[0] for target in targets if not is_ours(target)}
+    if isinstance(resolved, training.ResolvedRun) and summary.ended_by in _SIGNALS:
+        signal.raise_signal(signal.Signals[str(summary.ended_by)])
+    return Run(resolved.folder.path, sorted({*composed.trust, *own}))
+
+
+def _words(settings: str | Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The words that settings mean on the command line.
+
+    Raises:
+        UserError: something that is no text among them.
+    """
+    if isinstance(settings, Mapping):
+        groups = known("train").groups
+        flat = {key: _plain(value) for key, value in flatten(settings).items()}
+        return [assignment(key, value, groups) for key, value in flat.items()]
+    words = shlex.split(settings) if isinstance(settings, str) else list(settings)
+    if odd := [word for word in words if not isinstance(word, str)]:
+        raise UserError(
+            f"train: {odd[0]!r} is no text; write words as on the command line, such as "
+            '"optim.lr=0.001", or a dict: {"optim.lr": 0.001}'
+        )
+    return words
+
+
+def _plain(value: Any) -> Any:
+    """A value as `assignment` takes it: numbers of NumPy, paths and tuples as plain ones."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def evaluate(
+    run: "Run | str | os.PathLike[str]" = "latest",
+    split: str = "val",
+    *,
+    stateful: bool = False,
+    device: str = "auto",
+    output_dir: str | os.PathLike[str] = "outputs",
+    data_dir: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    trust: Sequence[str] = (),
+) -> dict[str, float]:
+    """Score the best weights of a run on a split of its data, as `mambalab eval` does.
+
+    Args:
+        run: what `train` returned, a run folder, or `latest`.
+        split: train, val, test or train_sample, as far as the task has them.
+        stateful: also score one pass with the state carried across windows (Mamba on a text).
+        device: auto, cpu, cuda, cuda:N or mps.
+        output_dir: where `latest` looks.
+        data_dir: folder of the data sets; None = as the run recorded.
+        path: what `task.path` named and lies elsewhere now; None = as trained.
+        trust: modules outside mambalab whose classes the run may use.
+
+    Returns:
+        Every metric by name, such as `val/loss`; losses in nats, accuracies from 0 to 1.
+
+    Raises:
+        UserError: no such run or split, data absent or changed since training.
+    """
+    from mambalab.runs import evaluation
+
+    folder = reader.resolve_run(os.fspath(run), Path(output_dir).expanduser())
+    with console.show_log(), memory.told_in_one_line():
+        return evaluation.evaluate(
+            folder,
+            split,
+            device=device,
+            stateful=stateful,
+            data_dir=None if data_dir is None else os.fspath(data_dir),
+            path=None if path is None else os.fspath(path),
+            trust=[*getattr(run, "trust", ()), *trust],
+        ).metrics
+
+
+def runs(
+    where: Mapping[str, Any] | None = None, *, output_dir: str | os.PathLike[str] = "outputs"
+) -> Any:
+    """List the runs below a folder, the one trained last at the end.
+
+    Args:
+        where: keep runs with these settings: values by dotted key, such as
+            `{"task.name": "digits", "seed": 1}`; a list of values means any of them.
+        output_dir: the folder.
+
+    Returns:
+        A pandas DataFrame with a row for each run; without pandas a list of dicts. A run that
+        cannot be read is left out and said.
+
+    Raises:
+        UserError: a key of `where` that no run has.
+    """
+    with console.show_log():
+        records = []
+        paths = reader.find_runs(Path(output_dir).expanduser())
+        for path in sorted(paths, key=reader.last_activity):
+            try:
+                records.append(reader.read_run(path))
+                records[-1].best  # noqa: B018 - reads the curves
+            except (UserError, OSError) as error:
+                console.LOG.warning("cannot read a run: %s", error)
+                records = [record for record in records if record.path != path]
+    wanted = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in flatten(where or {}).items()
+    }
+    for key in wanted:
+        if records and not any(key in flatten(record.config) for record in records):
+            raise UserError(f"where: no run has a setting {key}; name it as config.yaml does")
+    kept = [r for r in records if all(r.setting(key) in any_of for key, any_of in wanted.items())]
+    more = [key for key in wanted if key not in _NAMED.values()]
+    return frame([_row(record, more) for record in kept], columns=_COLUMNS)
+
+
+def _row(record: reader.RunRecord, more: Sequence[str]) -> dict[str, Any]:
+    """A run as a row of `runs`, with the settings `more`."""
+    best, test = record.best, record.summary.test
+    row = {
+        "status": record.status,
+        **{column: record.setting(key) for column, key in _NAMED.items()},
+        "step": record.step,
+        "metric": record.metric,
+        "best": None if best is None else best.value,
+        "best_step": None if best is None else best.step,
+        "test/accuracy": None if test is None else test.metrics.get("test/accuracy"),
+        "minutes": record.minutes,
+        "folder": str(record.path),
+    }
+    return {**row, **{key: record.setting(key) for key in more}}
+
+
+def compare(
+    *which: "Run | str | os.PathLike[str] | Iterable[Run | str | os.PathLike[str]]",
+    metric: str | None = None,
+    goal: float | None = None,
+    baseline: str | None = None,
+    pairs: str | None = None,
+    bootstrap: bool = False,
+    output_dir: str | os.PathLike[str] = "outputs",
+) -> "ComparisonTables":
+    """Compare runs, in groups by what they differ in, as `mambalab compare` does.
+
+    Args:
+        *which: runs that `train` returned, run folders, folders of runs, or `latest` (the newest
+            sweep); also lists of them.
+        metric: to judge by; None = what the runs are judged by.
+        goal: value to which time and tokens are measured; None = a common one.
+        baseline: label of the group to compare with, or part of it; None = no dropout.
+        pairs: also compare groups that differ in one setting only: auto, or the setting.
+        bootstrap: resampled 95 % intervals of means instead of Student's t.
+        output_dir: where `latest` looks.
+
+    Returns:
+        Tables `groups` and `runs`; as a text when printed. Writes nothing: its `write` does.
+
+    Raises:
+        UserError: nothing to compare, or runs that cannot be compared.
+    """
+    from mambalab.compare.tables import ComparisonTables
+
+    names: list[str] = []
+    for one in which:
+        several = [one] if isinstance(one, str | os.PathLike) else one
+        names += [os.fspath(name) for name in several]
+    if not names:
+        raise UserError("compare: which runs? give runs, folders of runs, or latest")
+    folders = [select.locate(name, Path(output_dir).expanduser()) for name in names]
+    with console.show_log():
+        found = select.compare_records(
+            *select.collect(folders),
+            metric=metric,
+            goal=goal,
+            baseline=baseline,
+            bootstrap=bootstrap,
+            pairs=pairs,
+        )
+    return ComparisonTables(found)
 
 
 def load(
-    name: str | os.PathLike[str] = "latest",
+    name: "Run | str | os.PathLike[str]" = "latest",
     *,
     tokenizer: str | None = None,
     device: str = "auto",
@@ -23,8 +265,8 @@ def load(
     output_dir: str | os.PathLike[str] = "outputs",
     data_dir: str | os.PathLike[str] | None = None,
     trust: Sequence[str] = (),
-) -> LoadedLanguageModel:
-    """Load a language model with its tokenizer: a run of mambalab's, or a published Mamba-1.
+) -> Any:
+    """Load a trained model: of a run of mambalab's, or a published Mamba-1.
 
     >>> from mambalab import load
     >>> source = load("state-spaces/mamba-130m-hf")  # doctest: +SKIP
@@ -33,35 +275,41 @@ def load(
     torch.Size([1, 4, 50280])
 
     Args:
-        name: a run folder, `latest`, the folder of a checkpoint (of transformers'
-            MambaForCausalLM or of the original code), or owner/name on the Hugging Face hub.
+        name: what `train` returned, a run folder, `latest`, the folder of a checkpoint (of
+            transformers' MambaForCausalLM or of the original code), or owner/name on the Hugging
+            Face hub.
         tokenizer: of a checkpoint that has none: tokenizer.json, a folder, or owner/name.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16; what `LoadedLanguageModel.precision` is, weights are float32.
+        precision: auto, fp32 or bf16; what the result's `precision` is, weights are float32.
         output_dir: where `latest` looks.
         data_dir: where what comes from the hub is kept; None = $MAMBALAB_DATA_DIR, else ./data.
         trust: modules outside mambalab whose classes a run may use.
 
+    Returns:
+        A `LoadedClassifier` (`model`, `classes`, `predict`, `probabilities`) for a run that names
+        classes, else a `LoadedLanguageModel` (`model`, `tokenizer`); its tokenizer is None where
+        tokens are no text, or nothing says how text becomes tokens.
+
     Raises:
         UserError: no such model, or it cannot be loaded; one line says why.
     """
+    from mambalab.runs import language_model
+
     if precision not in Precision.__members__:
         raise UserError(f"precision={precision}: choose one of {', '.join(Precision.__members__)}")
+    trust = [*getattr(name, "trust", ()), *trust]
     name = os.fspath(name)
     is_run = name == "latest" or RunFolder(Path(name).expanduser()).config.is_file()
     if is_run and tokenizer is not None:
         raise UserError(f"tokenizer={tokenizer}: {name} is a run and has its own")
+    folder = Path(output_dir).expanduser()
+    if is_run or reader.is_run(folder / name):
+        return language_model.opened(
+            name, folder, device=device, precision=Precision[precision], trust=trust
+        )
     data_dir = data_dir or os.environ.get("MAMBALAB_DATA_DIR") or "data"
-    return language_model(
-        run=name if is_run else "latest",
-        pretrained=None if is_run else name,
-        tokenizer=tokenizer,
-        output_dir=Path(output_dir).expanduser(),
-        data_dir=Path(data_dir).expanduser(),
-        device=device,
-        precision=Precision[precision],
-        trust=list(trust),
-    )
+    place = Path(data_dir).expanduser()
+    return language_model.published(name, tokenizer, place, device, Precision[precision])
 
 
 def model_settings(option: str = "mamba", **changes: Any) -> ModelSettings:

@@ -32,7 +32,7 @@ DOORS = {
     },
     "inspect": {"generation", "models", "ops", "plots", "runs", "tasks", "tokenization"},
     "sweep": {"compare", "config", "records", "runs", "tracking", "train"},
-    "api": {"config", "records", "runs"},
+    "api": {"compare", "config", "records", "runs"},
     "__init__": {"api"},
     "bench": {
         *("config", "data", "generation", "models", "ops", "pretrained", "runs"),
@@ -40,7 +40,7 @@ DOORS = {
     },
     "commands": {
         *("bench", "compare", "config", "data", "generation", "inspect", "models", "ops", "plots"),
-        *("pretrained", "records", "runs", "sweep", "tasks", "tokenization", "tracking", "train"),
+        *("pretrained", "records", "runs", "sweep", "tokenization", "tracking", "train"),
     },
     "cli": {"__init__", "config", "sweep"},  # the verbs themselves by name, when called
     "__main__": {"cli"},

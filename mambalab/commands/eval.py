@@ -1,20 +1,12 @@
 """`mambalab eval`: score a run's best weights on a split of its data."""
 
-import inspect
 import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mambalab.errors import UserError
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.utils import console
-from mambalab.utils.renamed import current
-
-if TYPE_CHECKING:
-    from mambalab.runs.load import LoadedRun
-    from mambalab.tasks.base import Task
 
 
 class Split(Enum):
@@ -53,34 +45,21 @@ def run(settings: EvalSettings) -> int:
     """
     from mambalab.plots import tables
     from mambalab.records import reader
-    from mambalab.runs import data_place, load, user_code
+    from mambalab.runs import evaluation
     from mambalab.train import runtime
-    from mambalab.train.progress import watching
 
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
-    task = data_place.prepared_task(
-        loaded,
-        path=settings.path,
+    scored = evaluation.evaluate(
+        path,
+        settings.split.value,
+        device=settings.device,
+        stateful=settings.stateful,
         data_dir=settings.data_dir,
-        check=lambda task: _check_split(task, settings.split),
+        path=settings.path,
+        trust=settings.trust,
     )
-    options = {}
-    if settings.stateful:
-        _check_stateful(task, loaded)
-        options["stateful"] = True
-    with (
-        user_code.one_line_errors(task=type(task), model=type(loaded.model)),
-        runtime.autocast(loaded.device, loaded.precision),
-        watching(task, "evaluating"),
-    ):
-        if options:
-            metrics, found = task.evaluate(loaded.model, settings.split.value, **options), []
-        else:
-            metrics, found = current(task, "evaluate_detailed", "examine")(
-                loaded.model, settings.split.value
-            )
+    loaded, metrics, found = scored.loaded, scored.metrics, scored.tables
     rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}
@@ -92,21 +71,3 @@ def run(settings: EvalSettings) -> int:
         for file in tables.write(path, settings.split.value, found):
             console.result(file)
     return 0
-
-
-def _check_split(task: "Task", split: Split) -> None:
-    if split.value not in task.splits:
-        known = [s.value for s in Split if s.value in task.splits]
-        raise UserError(
-            f"split={split.value}: task {task.name} has no such split; it has: {', '.join(known)}"
-        )
-
-
-def _check_stateful(task: Any, loaded: "LoadedRun") -> None:
-    if "stateful" not in inspect.signature(type(task).evaluate).parameters:
-        raise UserError("stateful=true: this task has no text to carry a state through")
-    if getattr(loaded.model, "context_limit", None) is not None:
-        raise UserError(
-            "stateful=true: only Mamba carries a state through a whole split; attention would "
-            "have to look back at all of it"
-        )

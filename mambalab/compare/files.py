@@ -41,8 +41,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     try:
         files = [
             write_text(folder / "comparison.md", markdown(comparison, names)),
-            write_text(folder / "comparison.csv", _csv(_group_rows(comparison))),
-            write_text(folder / "runs.csv", _csv(_run_rows(comparison))),
+            write_text(folder / "comparison.csv", _csv(group_rows(comparison))),
+            write_text(folder / "runs.csv", _csv(run_rows(comparison))),
         ]
         write_json(target, as_json(comparison))
     except OSError as error:
@@ -89,7 +89,7 @@ def _group_json(group: GroupResult) -> dict[str, Any]:
     }
 
 
-def _group_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def group_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Make a flat row for each group; the settings that tell groups apart are the last columns."""
     rows = []
     for group in comparison.groups:
@@ -118,7 +118,8 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: estimate and estimate.mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Make a flat row for each run, group by group."""
     about = {"task": comparison.task, "metric": comparison.metric.name, "goal": comparison.goal}
     return [
         {"group": group.label, **about, **asdict(run)}

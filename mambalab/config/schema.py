@@ -13,6 +13,7 @@ from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, option
 from mambalab.settings.task import (
     ClassificationSettings,
+    ClassifySettings,
     FolderSettings,
     ImageSettings,
     InductionHeadsSettings,
@@ -42,6 +43,7 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.image_folder.ImageFolderTask": FolderSettings,
     "mambalab.tasks.pairs.PairTask": PairSettings,
     "mambalab.tasks.pairs.RetrievalTask": PairSettings,
+    "mambalab.tasks.classify.ClassifyTask": ClassifySettings,
     "mambalab.tasks.synthetic.SelectiveCopyingTask": SelectiveCopyingSettings,
     "mambalab.tasks.synthetic.InductionHeadsTask": InductionHeadsSettings,
 }

@@ -8,13 +8,93 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 MAX_LINE_BYTES = 1 << 26
 """Bytes of a line; a longer one is no row (all of it would have to be held in memory)."""
 
 _CHUNK_BYTES = 1 << 20  # bytes read at a time where lines have no "\\n"
 _UNSEEN = re.compile(r"^[\s\u200b-\u200d\u2060\ufeff]+|[\s\u200b-\u200d\u2060\ufeff]+$")
+
+
+class BadRow(Exception):
+    """What is wrong with a row, in words.
+
+    Attributes:
+        separator: what seems to separate its columns instead of tabs; "" if nothing does.
+    """
+
+    def __init__(self, reason: str, separator: str = "") -> None:
+        super().__init__(reason)
+        self.separator = separator
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file.
+
+    Attributes:
+        number: of its first line, or of the row where there are no lines, from 1.
+        found: its label and its texts, uncut; or what is wrong with it.
+        quoted: whether a field looks as if quotation marks were meant to be taken off.
+    """
+
+    number: int
+    found: tuple[bytes, ...] | BadRow
+    quoted: bool = False
+
+
+class RowLayout(Protocol):
+    """How the rows of a file are read: `Layout`, or `text_rows.TextLayout`."""
+
+    @property
+    def name(self) -> str:
+        """Part of the converted store's name."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in order; None = whatever labels the file has, sorted."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[bytes, int]:
+        """What the label column may hold, and which class it means; empty = anything."""
+        ...
+
+    @property
+    def texts(self) -> int:
+        """How many texts each row has."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What `Row.number` counts, for messages."""
+        ...
+
+    @property
+    def examples(self) -> str:
+        """What rows are, in the plural, for messages."""
+        ...
+
+    @property
+    def content(self) -> str:
+        """What a file must hold, for messages."""
+        ...
+
+    @property
+    def labels_elsewhere(self) -> str:
+        """What to do if a column has too many different labels."""
+        ...
+
+    @property
+    def empty(self) -> str:
+        """What is said of a file without rows."""
+        ...
+
+    def rows(self, file: BinaryIO, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file that is open at its beginning."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,12 +108,40 @@ class Layout:
         columns: what the columns hold, for messages.
         classes: names of the classes in order; None = whatever labels the file has, sorted.
         labels: what the label column may hold, and which class it means; empty = anything.
+        texts: how many of the last columns are texts.
+        unit: what `Row.number` counts, for messages.
+        examples: what rows are, in the plural, for messages.
+        empty: what is said of a file without rows.
     """
 
     name: str
     columns: tuple[str, ...]
     classes: tuple[str, ...] | None
     labels: Mapping[bytes, int]
+    texts: int = 2
+    unit: str = "line"
+    examples: str = "pairs"
+    empty: str = "is empty"
+
+    @property
+    def content(self) -> str:
+        """What a file must hold."""
+        return f"the columns {', '.join(self.columns)}, separated by tabs, without a header"
+
+    @property
+    def labels_elsewhere(self) -> str:
+        """What to do if a column has too many different labels."""
+        return f"the columns must be {', '.join(self.columns)}, separated by tabs"
+
+    def rows(self, file: BinaryIO, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file, one a line."""
+        del path
+        for number, line in enumerate(lines(file), 1):
+            quoted = self.classes is None and is_quoted(line)
+            try:
+                yield Row(number, split(line, self), quoted)
+            except BadRow as error:
+                yield Row(number, error, quoted)
 
 
 LRA = Layout(
@@ -46,18 +154,6 @@ LRA = Layout(
 
 PAIRS = Layout(name="pairs", columns=("label", "text", "text"), classes=None, labels={})
 """A file of the user's own."""
-
-
-class BadRow(Exception):
-    """What is wrong with a row, in words.
-
-    Attributes:
-        separator: what seems to separate its columns instead of tabs; "" if nothing does.
-    """
-
-    def __init__(self, reason: str, separator: str = "") -> None:
-        super().__init__(reason)
-        self.separator = separator
 
 
 def lines(file: BinaryIO, longest: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:

@@ -17,6 +17,7 @@ from mambalab.inspect.sequence import InspectedSequence
 from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.images import ImageTask
+from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
 from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
@@ -231,8 +232,8 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         pixels = task.pixels["val"][index]
         sequence.image = pixels.permute(1, 2, 0).cpu().numpy()
         sequence.layout = _layout(task, pixels)
-    if task.spec.pair:
-        _show_pair(sequence, inputs, lengths)
+    if isinstance(task, StoredTextTask):
+        _show_texts(sequence, inputs, lengths)
     else:
         end = inputs.shape[1] if lengths is None else int(lengths[0])
         tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
@@ -250,14 +251,16 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
     return InspectInput(inputs, lengths, sequence, answer)
 
 
-def _show_pair(sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None) -> None:
-    """Both texts of a pair as characters, a byte each, without padding."""
-    ends = [inputs.shape[2]] * 2 if lengths is None else lengths[0].tolist()
-    for row, end in zip(inputs[0].tolist(), ends, strict=True):
+def _show_texts(sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None) -> None:
+    """A text, or both of a pair, as characters, a byte each, without padding."""
+    texts = inputs[0].reshape(-1, inputs.shape[-1])
+    whole = [inputs.shape[-1]] * len(texts)
+    ends = whole if lengths is None else lengths[0].reshape(-1).tolist()
+    for row, end in zip(texts.tolist(), ends, strict=True):
         sequence.labels += [
             chr(byte) if byte < 128 else "\N{REPLACEMENT CHARACTER}" for byte in row[:end]
         ]
-    sequence.text, sequence.second = True, ends[0]
+    sequence.text, sequence.second = True, ends[0] if len(ends) == 2 else None
 
 
 def _question(task: AnswerTask, index: int) -> InspectInput:

@@ -17,6 +17,10 @@ _FOREIGN_ENDINGS = ("spm.model", "spiece.model", "bpe.model", ".tiktoken", "toke
 _NEOX_ROWS = 50277  # tokens of gpt-neox-20b: fewer rows are not meant for them
 
 
+class NoTokenizerError(UserError):
+    """A checkpoint comes without a tokenizer that is read, and nobody named one."""
+
+
 def choose(
     named: str | None,
     folder: Path,
@@ -41,6 +45,7 @@ def choose(
         key: the setting that `named` is the value of, for messages.
 
     Raises:
+        NoTokenizerError: nobody named one, and the folder has none, or one of another kind.
         UserError: none is found, or one of a kind that is not read; it cannot be fetched, or has
             more tokens than the model.
     """
@@ -51,13 +56,13 @@ def choose(
     elif named is not None:
         path = find(named, data_dir, key)
     elif there := foreign(path.name for path in folder.iterdir()):
-        raise UserError(
+        raise NoTokenizerError(
             f"{folder} has {there} and no {FILE}, the only kind that is read: let transformers "
             "make one of it (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)), or "
             f"name one with {key}=FILE"
         )
     elif rows < _NEOX_ROWS:
-        raise UserError(
+        raise NoTokenizerError(
             f"{folder} has no {FILE}: name one with {key}=FILE (or owner/name on the hub)"
         )
     else:

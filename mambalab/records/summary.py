@@ -116,7 +116,7 @@ class RunSummary:
             threads of other programs wanted to run.
         precision: `fp32` or `bf16`, the arithmetic of matrix products; a resumed run keeps it.
         command: the command line of the last session, without passwords; that of the sweep for
-            one of its runs. None for a run that was started from Python, and in old runs.
+            one of its runs, the one that means the same for `mambalab.train`. None in old runs.
         git_revision: commit of the code, with `+changes` if the tree was dirty; None outside git.
         packages: versions by package name, that of Python among them.
         backend: kernels of the selective scan: cpu, triton, torch or reference; None if no layer

@@ -1,5 +1,6 @@
 """Loads a trained language model with what turns text into its tokens and back."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from mambalab.pretrained import fetch, tokens
 from mambalab.pretrained import load as checkpoints
 from mambalab.records import reader
 from mambalab.records.run_folder import RunFolder
-from mambalab.runs.load import load_run
+from mambalab.runs import classifier
+from mambalab.runs.classifier import LoadedClassifier
+from mambalab.runs.load import LoadedRun, load_run
 from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Precision
 from mambalab.tokenization.tokenizer import VOCABULARY, Tokenizer, load_from_run
 from mambalab.train import runtime
+
+LOG = logging.getLogger("mambalab")
 
 
 @dataclass
@@ -24,13 +29,13 @@ class LoadedLanguageModel:
 
     Attributes:
         model: in evaluation mode, on `device`.
-        tokenizer: of its texts.
+        tokenizer: of its texts; None if `opened` found none.
         device, precision: where and how it computes.
         name: for people.
     """
 
     model: Any
-    tokenizer: Tokenizer
+    tokenizer: Any
     device: torch.device
     precision: Precision
     name: str
@@ -67,24 +72,77 @@ def language_model(
         return _published(pretrained, tokenizer, data_dir, device, precision)
     path = reader.resolve_run(run, output_dir)
     loaded = load_run(path, device=device, trust=trust)
-    if (text := load_from_run(path)) is None:
-        if isinstance(loaded.settings.task, TextSettings):
-            raise UserError(
-                f"{path} has lost {VOCABULARY}, or the tokenizer in its place: bring it back from "
-                "a copy, or give the run more steps (trainer.max_steps), which writes it again"
-            )
+    if (text := _tokenizer(loaded)) is None:
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
             f"({VOCABULARY})"
         )
-    chosen = loaded.precision
-    if precision is not Precision.auto:
-        chosen = runtime.choose_precision(precision, loaded.device)
-    return LoadedLanguageModel(loaded.model, text, loaded.device, chosen, str(path))
+    return _of_run(loaded, text, precision)
+
+
+def opened(
+    run: str, output_dir: Path, *, device: str, precision: Precision, trust: list[str]
+) -> LoadedLanguageModel | LoadedClassifier:
+    """Load the model of any run; arguments as of `language_model`.
+
+    Returns:
+        A classifier if the run's task names classes; else a language model, whose tokenizer is
+        None if its tokens are no text.
+
+    Raises:
+        UserError: no such run, or it has lost its tokenizer.
+    """
+    loaded = load_run(reader.resolve_run(run, output_dir), device=device, trust=trust)
+    if loaded.spec.classes:
+        return classifier.of_run(loaded, _precision(loaded, precision))
+    return _of_run(loaded, _tokenizer(loaded), precision)
+
+
+def published(
+    name: str, tokenizer: str | None, data_dir: Path, device: str, precision: Precision
+) -> LoadedLanguageModel:
+    """Load a published checkpoint; its tokenizer is None, which is said, if it comes with none."""
+    try:
+        return _published(name, tokenizer, data_dir, device, precision)
+    except tokens.NoTokenizerError as error:
+        LOG.warning("%s; without one, tokenizer is None", error)
+        return _published(name, None, data_dir, device, precision, with_tokenizer=False)
+
+
+def _of_run(loaded: LoadedRun, text: Tokenizer | None, precision: Precision) -> LoadedLanguageModel:
+    chosen = _precision(loaded, precision)
+    return LoadedLanguageModel(loaded.model, text, loaded.device, chosen, str(loaded.path))
+
+
+def _precision(loaded: LoadedRun, precision: Precision) -> Precision:
+    """Choose the precision: on `auto`, that of the run."""
+    if precision is Precision.auto:
+        return loaded.precision
+    return runtime.choose_precision(precision, loaded.device)
+
+
+def _tokenizer(loaded: LoadedRun) -> Tokenizer | None:
+    """Load a run's tokenizer; None if its task has none.
+
+    Raises:
+        UserError: the run has lost it.
+    """
+    text = load_from_run(loaded.path)
+    if text is None and isinstance(loaded.settings.task, TextSettings):
+        raise UserError(
+            f"{loaded.path} has lost {VOCABULARY}, or the tokenizer in its place: bring it back "
+            "from a copy, or give the run more steps (trainer.max_steps), which writes it again"
+        )
+    return text
 
 
 def _published(
-    name: str, tokenizer: str | None, data_dir: Path, device: str, precision: Precision
+    name: str,
+    tokenizer: str | None,
+    data_dir: Path,
+    device: str,
+    precision: Precision,
+    with_tokenizer: bool = True,
 ) -> LoadedLanguageModel:
     """Load a checkpoint in the layout of transformers or of the original code."""
     place = runtime.choose_device(device)
@@ -93,6 +151,6 @@ def _published(
         raise UserError(f"pretrained={name} is a run, no checkpoint: give it as run={name}")
     model, found = checkpoints.load(folder, place)
     about = {"rows": found.rows, "eos_id": found.eos_id, "ends": found.ends}
-    text = tokens.choose(tokenizer, folder, data_dir, **about)
+    text = tokens.choose(tokenizer, folder, data_dir, **about) if with_tokenizer else None
     chosen = runtime.choose_precision(precision, place)
     return LoadedLanguageModel(model, text, place, chosen, str(folder))

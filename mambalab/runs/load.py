@@ -91,6 +91,7 @@ class LoadedRun:
         step: optimiser steps after which these weights were saved.
         device, precision: where it computes now, and as it was trained.
         summary: what the run says of itself.
+        spec: the shape of its task.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class LoadedRun:
     device: torch.device
     precision: Precision
     summary: RunSummary
+    spec: ModelSpec
 
 
 def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
@@ -125,7 +127,7 @@ def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
     precision = Precision.bf16 if summary.precision == Precision.bf16.value else Precision.fp32
     if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
         precision = Precision.fp32
-    return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary)
+    return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary, spec)
 
 
 def check_sizes(

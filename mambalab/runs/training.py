@@ -53,10 +53,26 @@ EXIT_STATUS: dict[EndedBy | None, int] = {
 
 
 def run(settings: config.TrainConfig) -> int:
-    """Train, or report a run that is finished already.
+    """Train, or report a run that is finished already; print the report.
 
     Returns:
         0 if the run reached its end, 129, 130 or 143 if a signal stopped it.
+
+    Raises:
+        UserError: anything the user can mend; nothing half-written is left over.
+    """
+    resolved, summary = train(settings)
+    final_report.show(resolved.settings, resolved.folder, summary)
+    if isinstance(resolved, FinishedRun):
+        return 0
+    return EXIT_STATUS.get(summary.ended_by, 0)
+
+
+def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunSummary]:
+    """Train, unless the run is finished already.
+
+    Returns:
+        What the settings meant, and the summary of the run as it is now.
 
     Raises:
         UserError: anything the user can mend; nothing half-written is left over.
@@ -70,11 +86,8 @@ def run(settings: config.TrainConfig) -> int:
             tidy.finished(resolved)
             finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
             sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
-            final_report.show(resolved.settings, resolved.folder, resolved.summary)
-            return 0
-        summary = TrainingRun(resolved).run()
-        final_report.show(resolved.settings, resolved.folder, summary)
-        return EXIT_STATUS.get(summary.ended_by, 0)
+            return resolved, resolved.summary
+        return resolved, TrainingRun(resolved).run()
 
 
 class TrainingRun:

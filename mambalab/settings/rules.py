@@ -35,6 +35,8 @@ class Rule:
     Attributes:
         ge, gt, le, lt: bounds of a number, or of every number in a list.
         auto: the value is a whole number or the word `auto`.
+        share: the value is a whole number (to which the bounds apply), or a share above 0 and
+            below 1.
         truth: with `auto`, true or false instead of the number.
         length: number of entries in a list.
         match: regular expression for the whole of a text; `hint` is its wording for people.
@@ -46,6 +48,7 @@ class Rule:
     le: float | None = None
     lt: float | None = None
     auto: bool = False
+    share: bool = False
     truth: bool = False
     length: int | None = None
     match: str | None = None
@@ -63,6 +66,9 @@ class Rule:
             return "must be auto or a whole number"
         if value is None:
             return None
+        if self.share and (isinstance(value, bool) or not isinstance(value, int)):
+            known = isinstance(value, float) and 0 < value < 1
+            return None if known else "must be a whole number, or a share above 0 and below 1"
         if isinstance(value, list):
             if self.length is not None and len(value) != self.length:
                 return f"must be a list of {self.length}"

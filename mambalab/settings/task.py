@@ -87,7 +87,11 @@ class ImageSettings(ClassificationSettings):
     """Images read as sequences."""
 
     augment: AugmentSettings = option("random changes to training images")
-    val_size: int = option("training images held out for validation", ge=1)
+    val_size: Any = option(
+        "training images held out for validation: how many, or a share of each class, as in 0.1",
+        share=True,
+        ge=1,
+    )
 
 
 @dataclass
@@ -118,7 +122,11 @@ class FolderSettings(PatchSettings):
         hint="white, black, or a grey level from 0 to 255",
     )
     image_size: int = option("side to which images are scaled and cropped", ge=1)
-    test_size: int = option("images held out for the final test", ge=1)
+    test_size: Any = option(
+        "images held out for the final test: how many, or a share of each class, as in 0.1",
+        share=True,
+        ge=1,
+    )
 
 
 @dataclass
@@ -134,6 +142,30 @@ class PairSettings(ClassificationSettings):
     max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)
     val_fraction: float = option("share held out for validation (task=pairs)", gt=0, lt=1)
     test_fraction: float = option("share held out for the final test (task=pairs)", gt=0, lt=1)
+
+
+@dataclass
+class ClassifySettings(ClassificationSettings):
+    """One text, read byte by byte, and its class."""
+
+    path: str | None = option(
+        "CSV, TSV, JSONL or parquet file with a text and a label in each row",
+        match=r"[\s\S]+",
+        path=True,
+        hint="the path of a file",
+    )
+    text: str | None = option(
+        "column of the texts: its name, or its number in a file without a header, from 1; null = "
+        "text, sentence, review, ..."
+    )
+    label: str | None = option("column of the labels, likewise; null = label, class, target, ...")
+    max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)
+    val_size: Any = option(
+        "texts held out for validation: how many, or a share, as in 0.1", share=True, ge=1
+    )
+    test_size: Any = option(
+        "texts held out for the final test: how many, or a share, as in 0.1", share=True, ge=1
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from mambalab.utils.renamed import current
 from mambalab.utils.text import printable
 
 LOG = logging.getLogger("mambalab")
+CLASSES = "classes.json"  # file of a run folder: {"classes": [names in order]}
 _MAX_ABSENT_NAMED = 10  # classes that a warning names
 _MAX_NAME_CHARS = 80  # characters of a class's name in a metric's
 
@@ -76,6 +78,12 @@ class ClassificationTask(Task):
     def batches_per_epoch(self) -> float:
         """Batches that hold as many examples as the training split."""
         return len(self.labels["train"]) / self.settings.batch_size
+
+    def assets(self) -> dict[str, str]:
+        """The names of the classes, so that the model can say them without the data."""
+        if not hasattr(self, "classes"):  # a task of one's own that measures by itself
+            return {}
+        return {CLASSES: json.dumps({"classes": list(map(str, self.classes))}, indent=1) + "\n"}
 
     def rows(self, position: int) -> np.ndarray:
         """Rows of the training split in batch `position`."""

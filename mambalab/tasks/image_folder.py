@@ -15,8 +15,8 @@ from mambalab.data.image_pixels import ImageReader
 from mambalab.data.image_tree import ImageTree
 from mambalab.errors import UserError
 from mambalab.settings.task import FolderSettings
+from mambalab.tasks import splits
 from mambalab.tasks.images import ImageData, Images, PatchTask, smaller
-from mambalab.tasks.sampling import permutation
 from mambalab.utils.text import alike, printable
 
 LOG = logging.getLogger("mambalab")
@@ -32,7 +32,8 @@ class ImageFolderTask(PatchTask):
     square; what is transparent shows `task.background`. If the folder has a sub-folder `train` with
     the classes inside, and `val` or `test` or both beside it, these are the splits; what is missing
     of them, and all splits otherwise, are images held out at random, the same in every run:
-    `task.val_size`, `task.test_size`. The classes are those of `train`; another split may lack
+    `task.val_size`, `task.test_size`, whole numbers or shares of each class (`val_size` of what
+    the test leaves). The classes are those of `train`; another split may lack
     some.
     """
 
@@ -101,15 +102,15 @@ class ImageFolderTask(PatchTask):
         source |= self._describe(reader, path)
         train, test, val = found["train"], found.get("test"), found.get("val")
         if test is None:
-            held_out, total = self.settings.test_size, len(train.labels)
-            if held_out >= total:
+            size, total = self.settings.test_size, len(train.labels)
+            if splits.count(size, total) >= total:
                 raise UserError(
-                    f"task.test_size={held_out}: {path} holds only {total:,} images; hold out "
+                    f"task.test_size={size}: {path} holds only {total:,} images; hold out "
                     "fewer with task.test_size=... and task.val_size=..."
                     + smaller(total, "task.test_size", *(["task.val_size"] if val is None else []))
                 )
-            order = permutation(0, 0, total, "test")
-            test, train = train.rows(order[:held_out]), train.rows(order[held_out:])
+            chosen, others = splits.held_out(train.labels.numpy(), size, "test")
+            test, train = train.rows(chosen), train.rows(others)
         return ImageData(classes, train, test, source, val)
 
     def _path(self) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mambalab.errors import UserError
 from mambalab.settings.task import ImageSettings, PatchSettings, PixelSettings
 from mambalab.spec import ModelSpec
+from mambalab.tasks import splits
 from mambalab.tasks.augment import augment
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import permutation, tuning_size
@@ -62,7 +63,8 @@ class ImageData:
 class ImageTask(ClassificationTask):
     """Classify images that a model reads as a sequence of pixels or patches.
 
-    *Splits*: `val` is `val_size` of the training images, chosen once for all seeds; `data_fraction`
+    *Splits*: `val` is `val_size` of the training images, chosen once for all seeds (a share:
+    as large a one of each class); `data_fraction`
     keeps a share of the rest, likewise chosen; `train_sample` is as many of the training images as
     `val` has, to set beside it. Pixels are normalised by mean and deviation of each channel over
     the training images, validation included. With `task.tune=true` these images are put aside as
@@ -111,14 +113,16 @@ class ImageTask(ClassificationTask):
                 f"task.augment.crop={crop}: would move images of {height} x {width} pixels out of "
                 f"sight; at most {min(height, width) - 1}"
             )
-        held_out, total = 0 if data.val else self.settings.val_size, len(data.train.labels)
-        if held_out >= total:
+        size, total = self.settings.val_size, len(data.train.labels)
+        if not data.val and splits.count(size, total) >= total:
             raise UserError(
-                f"task.val_size={held_out}: {self.name} has {total:,} images to train and validate "
+                f"task.val_size={size}: {self.name} has {total:,} images to train and validate "
                 f"with; hold out fewer{smaller(total, 'task.val_size')}"
             )
         order = permutation(_SPLIT_SEED, 0, total, "split")
-        val, rest = order[:held_out], order[held_out:]
+        val, rest = order[:0], order
+        if not data.val:
+            val, rest = splits.held_out(data.train.labels.numpy(), size, "split")
         if self.tuning:
             order = rest
             val, rest = np.split(rest, [tuning_size(len(rest))])

@@ -5,33 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mambalab.data import duplicates
 from mambalab.data.catalog import CATALOG
 from mambalab.data.lra_archive import FOLDER, PUBLISHED, file_name
-from mambalab.data.pair_rows import LRA, PAIRS, rewrite_command
+from mambalab.data.pair_rows import LRA, PAIRS
 from mambalab.data.pair_store import PairStore, open_store
 from mambalab.errors import UserError
 from mambalab.settings.task import PairSettings
-from mambalab.spec import ModelSpec
-from mambalab.tasks.classification import ClassificationTask, Inputs
-from mambalab.tasks.sampling import permutation, tuning_size
-from mambalab.utils.text import alike, short
+from mambalab.tasks.sampling import permutation
+from mambalab.tasks.stored import StoredTextTask
 
 LOG = logging.getLogger("mambalab")
-_MAX_QUOTED_SHARE = 0.05  # rows with fields in quotation marks, of all; more are no accident
-_MAX_CLASSES_NAMED = 10  # classes that are named at the start
-_MAX_LABEL_CHARS = 40  # characters of a label in a message
-_MAX_SINGLE_LABELS = 10  # labels that occur once; more of them are hardly labels
 _SPLIT_SEED = 0  # seed of what is the same in every run: splits and shares
 
 
-class PairTask(ClassificationTask):
+class PairTask(StoredTextTask):
     """Any TSV file with the columns label, text, text: which label does a pair have?
 
     The file has no header and no quoting (one that seems to have it is told of); whatever strings
@@ -47,24 +39,9 @@ class PairTask(ClassificationTask):
 
     settings: PairSettings
     unit = "pairs"
-
-    def prepare(self, device: str | torch.device = "cpu") -> None:
-        """Convert the file if need be, split its rows, and put the labels on `device`.
-
-        Raises:
-            UserError: the data cannot be had, or do not fit the settings.
-        """
-        parts = self.read()
-        train, rows = parts["train"]
-        parts["train_sample"] = train, rows[: len(parts["val"][1])]
-        self._parts = parts
-        self.labels = {
-            name: torch.from_numpy(store.labels[rows].astype(np.int64)).to(device)
-            for name, (store, rows) in parts.items()
-        }
-        self.classes = train.classes
-        self._tell_classes(train.source)
-        self.spec = ModelSpec(256, self.settings.max_bytes, classes=len(self.classes), pair=True)
+    example = "pair"
+    label_place = " in the first column"
+    labels_elsewhere = "the columns must be label, text, text, in this order"
 
     def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
         """For `train`, `val` and `test`: a store, and which of its pairs, (n,) int64.
@@ -107,108 +84,6 @@ class PairTask(ClassificationTask):
         digests = store.digests()
         duplicates.warn(store.source, "pairs", {name: digests[part] for name, part in rows.items()})
         return {name: (store, part) for name, part in rows.items()}
-
-    def _tuning_part(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What of the training pairs `task.tune=true` holds out (else nothing), and the others."""
-        self.tunes = True
-        held_out = tuning_size(len(rows)) if self.tuning else 0
-        return rows[:held_out], rows[held_out:]
-
-    def fingerprint(self) -> dict[str, str]:
-        """sha256 of texts (as cut), labels and classes; origin, pairs, and rows left out."""
-        return dict(self._fingerprint)
-
-    def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
-        """Both texts of some pairs.
-
-        Returns:
-            (b, 2, l) int64 bytes on the device, l the longest of these texts, 0 after the ends of
-            the others; lengths (b, 2) int64, or None if all have the same.
-        """
-        store, chosen = self._parts[split]
-        texts, lengths = store.documents(chosen[rows])
-        device = self.labels[split].device
-        tokens = torch.from_numpy(texts).to(device).long()  # a byte each on the way to the device
-        if lengths.min() == texts.shape[2]:
-            return tokens, None
-        return tokens, torch.from_numpy(lengths).to(device)
-
-    @property
-    def items_per_batch(self) -> int:
-        """Bytes in a training batch, both texts of a pair, if none is shorter than `max_bytes`."""
-        return self.settings.batch_size * 2 * self.settings.max_bytes
-
-    def _tell_classes(self, source: Path) -> None:
-        """Log the classes with how often each occurs, and warn of what is odd about them."""
-        splits = [split for split in ("train", "val", "test") if split in self.splits]
-        counts = sum(
-            torch.bincount(self.labels[split], minlength=len(self.classes)) for split in splits
-        )
-        assert isinstance(counts, torch.Tensor)
-        shown = [
-            f"{short(name, _MAX_LABEL_CHARS)}: {count:,}"
-            for name, count in zip(self.classes, counts.tolist(), strict=True)
-        ]
-        if len(shown) > _MAX_CLASSES_NAMED:
-            shown[_MAX_CLASSES_NAMED:] = ["..."]
-        LOG.info(
-            "%s: %s classes (%s); pairs: %s",
-            source,
-            f"{len(self.classes):,}",
-            ", ".join(shown),
-            ", ".join(f"{len(self.labels[split]):,} {split}" for split in splits),
-        )
-        times = Counter(map(_meaning, self.classes))
-        if twins := [repr(name) for name in self.classes if times[_meaning(name)] > 1]:
-            LOG.warning(
-                "%s: labels with nearly the same name are classes of their own: %s",
-                source,
-                ", ".join(twins[:_MAX_CLASSES_NAMED]),
-            )
-        for split in splits:
-            self.warn_of_absent_classes(split, "pair")
-
-    def _warn_of_quotes(self, store: PairStore) -> None:
-        if store.quoted > _MAX_QUOTED_SHARE * store.lines:
-            LOG.warning(
-                "%s: %s of %s rows have fields in quotation marks, which are taken as part of "
-                "labels and texts; if they were meant to be taken off: %s",
-                store.source,
-                f"{store.quoted:,}",
-                f"{store.lines:,}",
-                rewrite_command(store.source),
-            )
-
-    def _check_classes(self, store: PairStore) -> None:
-        """Refuse a single class; warn of classes that a single row has, probably by a slip."""
-        counts = np.bincount(store.labels, minlength=len(store.classes))
-        if len(counts) < 2:
-            raise UserError(
-                f"{store.source}: every row has the label {store.classes[0]!r}; at least two "
-                "different labels are needed in the first column"
-            )
-        single = [n for n, count in zip(store.classes, counts.tolist(), strict=True) if count == 1]
-        if len(single) > _MAX_SINGLE_LABELS and 2 * len(single) > len(store):
-            raise UserError(
-                f"{store.source}: {len(single):,} of {len(store):,} labels occur once only; the "
-                "columns must be label, text, text, in this order"
-            )
-        if single:
-            more = f" and {len(single) - 3:,} more" if len(single) > 3 else ""
-            LOG.warning(
-                "%s: only one row has the label %s%s; a header, or a slip? It counts as a class",
-                store.source,
-                ", ".join(map(repr, single[:3])),
-                more,
-            )
-
-
-def _meaning(label: str) -> str | float:
-    """What a label means to a person: `1` and `1.0`, `Yes` and `yes` are the same."""
-    try:
-        return float(label)
-    except ValueError:
-        return alike(label)
 
 
 class RetrievalTask(PairTask):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from mambalab.data import pair_rows, pair_store
+from mambalab.data import pair_convert, pair_rows, pair_store
 from mambalab.data.pair_rows import LRA, PAIRS
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.errors import UserError
@@ -63,7 +63,7 @@ def test_a_store_holds_what_the_file_does(place, end, max_bytes):
 
 
 def test_small_chunks_lose_nothing(place, monkeypatch):
-    monkeypatch.setattr(pair_store, "_IO_BYTES", 64)
+    monkeypatch.setattr(pair_convert, "_IO_BYTES", 64)
     rows = random_rows(200)
     assert contents(open_store(place(as_tsv(rows)), PAIRS, 1000)) == rows
 
@@ -265,23 +265,23 @@ def test_a_full_disk_is_named_and_nothing_stays(place):
 
 def test_a_file_that_changes_while_it_is_read_is_refused(place, monkeypatch):
     path = place(as_tsv(random_rows(20)))
-    real = pair_store._convert
+    real = pair_store.convert
 
     def change(*arguments):
         real(*arguments)
         with path.open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(pair_store, "_convert", change)
+    monkeypatch.setattr(pair_store, "convert", change)
     with pytest.raises(UserError, match="changed while it was read"):
         open_store(path, PAIRS, 1000)
     assert os.listdir(path.parent) == [path.name]
 
 
 SLOW = (
-    "import time; from mambalab.data import pair_store; real = pair_store._convert\n"
+    "import time; from mambalab.data import pair_store; real = pair_store.convert\n"
     "def slow(*arguments):\n    real(*arguments); print('half', flush=True); time.sleep({})\n"
-    "pair_store._convert = slow\n"
+    "pair_store.convert = slow\n"
 ) + OPEN
 
 

@@ -55,3 +55,15 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     with pytest.raises(UserError, match=r"is not installed .*pip install --upgrade") as error:
         build(DigitsTask, PIXELS)
     assert "\n" not in str(error.value)
+
+
+def test_a_share_is_held_out_of_each_class(task):
+    shared = build(DigitsTask, PIXELS, name="digits", val_size=0.1, input_dim=8)
+    counts = torch.bincount(shared.labels["val"])
+    every = counts + torch.bincount(shared.labels["train"])
+    assert len(shared.labels["val"]) == 144  # of 1,437 that train or validate
+    assert (counts - every / 10).abs().max() < 1
+    assert torch.equal(shared.labels["test"], task.labels["test"])
+    for wrong in (1.0, 0.0, 12.5, "many"):
+        with pytest.raises(UserError, match=f"task.val_size={wrong}: must be a whole number, or a"):
+            build(DigitsTask, PIXELS, val_size=wrong)

@@ -348,3 +348,10 @@ def test_32_bits_a_pixel_are_refused(fill, make, tmp_path):
     Image.new("F", (8, 8)).save(tmp_path / "red" / "float.tiff")
     with pytest.raises(UserError, match="32 bits a pixel"):
         make()
+
+
+def test_shares_are_held_out_of_each_class(fill, make, tmp_path):
+    fill(tmp_path)
+    task = make(test_size=0.5, val_size=0.34)
+    counts = {name: torch.bincount(task.labels[name]).tolist() for name in ("train", "val", "test")}
+    assert counts == {"train": [2, 2, 2], "val": [1, 1, 1], "test": [3, 3, 3]}

@@ -1,0 +1,144 @@
+"""One text and a label, from a file of one's own."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mambalab
+from mambalab.cli import main
+from mambalab.errors import UserError
+from mambalab.settings.task import ClassifySettings
+from mambalab.tasks import splits
+from mambalab.tasks.classify import ClassifyTask
+
+SETTINGS = ClassifySettings(
+    name="classify",
+    _target_="mambalab.tasks.classify.ClassifyTask",
+    batch_size=4,
+    eval_batch_size=7,
+    tune=None,
+    params={},
+    label_smoothing=0.0,
+    path=None,
+    text=None,
+    label=None,
+    max_bytes=50,
+    val_size=0.1,
+    test_size=0.2,
+)
+PARTS = ("train", "val", "test")
+ROWS = [(f"text {n} " + "a" * (n % 40), "rare" if n % 10 == 0 else "common") for n in range(200)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in ROWS))
+    return path
+
+
+def make(path, *, seed=1, fraction=1.0, **changes):
+    settings = dataclasses.replace(SETTINGS, path=None if path is None else str(path), **changes)
+    task = ClassifyTask(settings, seed=seed, data_dir=Path(), data_fraction=fraction)
+    task.prepare()
+    return task
+
+
+def texts(task, split):
+    inputs, lengths = task.inputs(split, np.arange(len(task.labels[split])), None)
+    ends = [inputs.shape[1]] * len(inputs) if lengths is None else lengths.tolist()
+    return [bytes(row[:end].tolist()).decode() for row, end in zip(inputs, ends, strict=True)]
+
+
+def test_splits_hold_every_text_once_and_a_share_of_each_class(file, caplog):
+    caplog.set_level(logging.INFO)
+    task = make(file)
+    assert "texts in column 'text', labels in column 'label'" in caplog.text
+    assert "2 classes (common: 180, rare: 20); texts: 140 train, 20 val, 40 test" in caplog.text
+    assert task.classes == ("common", "rare")
+    found = {split: texts(task, split) for split in PARTS}
+    every = [text for part in found.values() for text in part]
+    assert sorted(every) == sorted(text for text, _ in ROWS)
+    labels = dict(ROWS)
+    for split in PARTS:
+        named = [task.classes[y] for y in task.labels[split].tolist()]
+        assert named == [labels[text] for text in found[split]]
+    rare = {split: int(task.labels[split].sum()) for split in PARTS}
+    assert rare == {"train": 14, "val": 2, "test": 4}
+    assert [texts(make(file, seed=2), split) for split in PARTS] == list(found.values())
+    counted = make(file, val_size=30, test_size=5)
+    assert [len(counted.labels[split]) for split in PARTS] == [165, 30, 5]
+    assert texts(make(file, fraction=0.5), "train") == found["train"][:70]
+
+
+def test_batches_are_bytes_with_their_lengths(file):
+    task = make(file)
+    (inputs, lengths), labels = task.batch(3)
+    assert lengths is not None
+    assert inputs.shape == (4, int(lengths.max()))
+    assert inputs.dtype == torch.int64
+    again = make(file).batch(3)
+    assert torch.equal(again[0][0], inputs)
+    assert torch.equal(again[1], labels)
+    assert (task.spec.vocab_size, task.spec.seq_len, task.spec.classes) == (256, 50, 2)
+    assert not task.spec.pair
+    assert task.items_per_batch == 4 * 50
+
+
+def test_tuning_looks_at_nothing_that_is_reported(file):
+    task, tuned = make(file), make(file, tune=True)
+    assert tuned.tunes
+    assert "test" not in tuned.splits
+    assert set(texts(tuned, "train") + texts(tuned, "val")) == set(texts(task, "train"))
+    assert len(tuned.labels["val"]) == 14
+    assert int(tuned.labels["val"].sum()) in (1, 2)
+
+
+def test_what_cannot_be_split_or_learnt(file):
+    with pytest.raises(UserError, match="task=classify: name the file"):
+        make(None)
+    with pytest.raises(UserError, match=r"test_size=0\.5 and .*=0\.5 take 200, .* leaves 0"):
+        make(file, val_size=0.5, test_size=0.5)
+    for wrong in (1.5, 0, True, "x"):
+        with pytest.raises(UserError, match=r"task\.val_size=.*: must be (a whole|at least)"):
+            make(file, val_size=wrong)
+    file.write_text("text,label\n" + "x,same\n" * 10)
+    with pytest.raises(UserError, match=r"every row has the label 'same'; at least two .* needed$"):
+        make(file)
+    file.write_text("text,label\n" + "".join(f"x {n},text {n}\n" for n in range(40)))
+    with pytest.raises(UserError, match="labels occur once only; name the column of labels with"):
+        make(file)
+
+
+@pytest.mark.parametrize("total", [1, 7, 100])
+@pytest.mark.parametrize("wanted", [0, 1, 3])
+def test_stratified_takes_a_share_of_each_class(total, wanted):
+    order = np.random.default_rng(0).permutation(total)
+    labels = np.random.default_rng(1).integers(0, 3, total)
+    wanted = min(wanted, total)
+    chosen, rest = splits.stratified(order, labels, wanted)
+    assert len(chosen) == wanted
+    assert sorted([*chosen, *rest]) == list(range(total))
+    share = np.bincount(labels, minlength=3) * wanted / total
+    assert np.all(abs(np.bincount(labels[chosen], minlength=3) - share) < 1)
+    places = {row: place for place, row in enumerate(order)}
+    assert [places[row] for row in rest] == sorted(places[row] for row in rest)
+
+
+def test_a_run_is_trained_scored_inspected_and_loaded(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["task=classify", "task.path=mine.csv", "task.max_bytes=20", "model.d_model=16"]
+    small = ["model.n_layer=1", "trainer.max_steps=2", "trainer.eval_every=2", "tracking=jsonl"]
+    run = mambalab.train([*words, *small, "device=cpu"])
+    assert mambalab.evaluate(run, "test")["test/accuracy"] == pytest.approx(0.9)
+    source = mambalab.load(run)
+    assert source.classes == ["common", "rare"]
+    assert source.predict(torch.tensor([list(b"good")]))[0] in source.classes
+    assert main.main(["inspect", "latest", "index=1"]) == 0
+    assert (run.folder / "inspect/index.html").is_file()
+    assert main.main(["eval", "latest", "path=mine.csv"]) == 0
+    assert "val/accuracy_of/rare" in capsys.readouterr().out
