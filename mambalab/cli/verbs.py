@@ -24,7 +24,7 @@ class Verb:
         examples: what follows `mambalab`, each a complete command.
         note: a paragraph below the options.
         positional: keys that plain words set, in order. A key that ends in "..." takes all the
-            words that are left, as paths of run folders.
+            words that are left, as paths of run folders; `run` takes one that is there, or latest.
         words: function in the verb's file that offers plain words for completion, given those
             before; "" = the members of the key's type.
         multirun: whether `-m` runs several jobs.
@@ -48,7 +48,7 @@ class Verb:
     @property
     def takes_paths(self) -> bool:
         """Whether plain words are paths of run folders."""
-        return any(key.endswith("...") for key in self.positional)
+        return any(key.endswith("...") or key == "run" for key in self.positional)
 
     def settings_class(self) -> type:
         """The settings class; raises TypeError for a verb without settings."""
@@ -116,34 +116,42 @@ _RECORDS = (
         "eval",
         "score a trained model on a split",
         "EvalSettings",
-        examples=("eval", "eval run=outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
+        examples=("eval", "eval outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
     ),
     Verb(
         "generate",
         "let a trained language model write",
         "GenerateSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
             'generate prompt="ROMEO:"',
             "generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
-            "generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
+            "generate latest temperature=0.5 top_k=20 max_new_tokens=1000",
         ),
     ),
     Verb(
         "inspect",
         "show what a trained model does with a text or an image",
         "InspectSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
             'inspect text="To be, or not to be"',
             'inspect pretrained=exported text="ROMEO:"',
-            "inspect run=outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
+            "inspect outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
         ),
     ),
     Verb(
         "export",
         "write a trained model for transformers or the original Mamba code",
         "ExportSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
-            "export run=latest out=exported",
+            "export latest out=exported",
             "export to=original out=exported overwrite=true",
         ),
     ),

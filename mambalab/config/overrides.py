@@ -96,25 +96,26 @@ def prepare(
 
 
 def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
-    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`; and
-    `latest` alone for every verb that reads a run.
+    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
 
     Args:
-        keys: the keys that words set, in order; one that ends in "..." takes all that are left.
+        keys: the keys that words set, in order; one that ends in "..." takes all that are left,
+            `run` takes `latest` and what is there: `generate hello` means a prompt.
         words: the plain words after the verb.
         names: of the verb, for messages.
 
     Raises:
         UserError: a word that the verb has no use for.
     """
-    if list(words) == ["latest"] and not keys and "run" in names.options:
-        return ["run=latest"]
     found, left = [], list(words)
     for key in keys:
         if key.endswith("..."):
             if left:
                 found.append(f"{key[:-3]}=[{','.join(map(quoted, left))}]")
             left = []
+        elif key == "run" and left:
+            if left[0] == "latest" or os.path.exists(left[0]):
+                found.append(f"run={quoted(left.pop(0))}")
         elif left:
             found.append(f"{key}={left.pop(0)}")
     if left:

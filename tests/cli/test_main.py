@@ -138,6 +138,16 @@ def test_the_newest_run_by_its_word_alone(command, verb):
     assert [cfg.run for cfg in seen] == ["latest", "other"]
 
 
+@pytest.mark.parametrize("verb", ["generate", "eval", "inspect", "export"])
+def test_a_run_by_its_path_alone(command, verb, workdir):
+    seen = []
+    command(verb, lambda cfg: seen.append(cfg) or 0)
+    (workdir / "sweeps, too" / "seed=1").mkdir(parents=True)
+    more = ["out=x"] if verb == "export" else []
+    assert main.main([verb, "sweeps, too/seed=1", *more]) == 0
+    assert [cfg.run for cfg in seen] == ["sweeps, too/seed=1"]
+
+
 def test_plain_words_are_settings(command):
     seen = []
     command("data", lambda cfg: seen.append((cfg.action.name, cfg.name)) or 0)
@@ -226,8 +236,8 @@ def test_every_verb_shows_its_configuration(verb, capsys):
 
 def test_a_path_that_exists_is_a_run(workdir, capsys):
     (workdir / "outputs").mkdir()
-    assert main.main(["generate", "outputs"]) == 2
-    assert "did you mean run=outputs?" in capsys.readouterr().err
+    assert main.main(["generate", "outputs"]) == 1
+    assert "run=outputs is no run folder" in capsys.readouterr().err
 
 
 def test_multirun(monkeypatch, capsys):
