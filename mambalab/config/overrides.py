@@ -16,7 +16,7 @@ from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 # Texts to read or to find, not names: ${...} in them means itself, and \n a new line.
-LITERAL = {"prompt", "text", "stop"}
+LITERAL = {"prompt", "text", "stop", "name", "note"}
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _PIECE = re.compile(
     rf"({QUOTED.pattern}|(?:\\.|[^,])*),", re.DOTALL
@@ -192,6 +192,8 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     absent = optional and value == "null" and key != "prompt"  # for which null is a text, too
     if key in LITERAL and not absent:
         return _literals(value) if get_origin(kind) is list else _literal(value)
+    if absent:
+        return value
     if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
         if is_quoted:
             return f"[{value}]"

@@ -16,7 +16,8 @@ from mambalab.utils.secrets import hide_password
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Print what a person wants to see of a run that is over, on standard output."""
     step = f"{summary.step or 0:,}"
-    rows = [("status", f"{summary.status}: {summary.reason}")]
+    rows = [("name", settings.name)] if settings.name else []
+    rows.append(("status", f"{summary.status}: {summary.reason}"))
     rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
     if summary.tokens_per_second:
         rows.append(("speed", f"{summary.tokens_per_second:,.0f} tokens/s"))

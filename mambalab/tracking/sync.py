@@ -9,7 +9,13 @@ from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord, read_run
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.description import Description, experiment_name, params_of, tags_of
+from mambalab.tracking.description import (
+    Description,
+    experiment_name,
+    labels_of,
+    params_of,
+    tags_of,
+)
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import sync_command
@@ -95,7 +101,7 @@ def describe(record: RunRecord) -> Description:
     return Description(
         experiment_of(record),
         params_of(record.config),
-        tags_of(record.summary.to_json()),
+        tags_of(record.summary.to_json()) | labels_of(record.config),
         start_ms=round(1000 * started),
     )
 
