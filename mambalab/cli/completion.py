@@ -108,7 +108,7 @@ def _offers(before: list[str], current: str) -> list[str]:
     if record is None:
         return []
     if current.startswith("-"):
-        return list(FLAGS) if record.multirun else list(FLAGS[:2])
+        return record.flags()
     if rest and rest[-1] in ("-c", "--cfg"):
         return ["job"]
     names = known(verb, record.settings_class())

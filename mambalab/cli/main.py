@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from mambalab import __version__
-from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
+from mambalab.cli.verbs import SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import command, openmp, streams
 from mambalab.utils.secrets import hide_password
@@ -152,10 +152,12 @@ def sort(verb: Verb, rest: list[str]) -> Arguments:
             if kind != "job":
                 raise UsageError(f"{word}: write --cfg job")
             found.show = True
+        elif word.startswith("--") and word[2:] in verb.switches:
+            found.overrides.append(f"{word[2:]}=true")
         elif word.startswith("-") and "=" not in word:
             from difflib import get_close_matches
 
-            near = get_close_matches(word, FLAGS, n=1)
+            near = get_close_matches(word, verb.flags(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"mambalab {verb.name} --help lists all"
             raise UsageError(f"{word}: no such flag; {hint}")
         elif verb.takes_paths and os.path.exists(word):  # a sweep's runs have "=" in their names

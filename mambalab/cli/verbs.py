@@ -27,6 +27,7 @@ class Verb:
             words that are left, as paths of run folders; `run` takes one that is there, or latest.
         words: function in the verb's file that offers plain words for completion, given those
             before; "" = the members of the key's type.
+        switches: keys of the type bool that `--KEY` sets, too.
         multirun: whether `-m` runs several jobs.
     """
 
@@ -38,6 +39,7 @@ class Verb:
     note: str = ""
     positional: tuple[str, ...] = ()
     words: str = ""
+    switches: tuple[str, ...] = ()
     multirun: bool = False
 
     @property
@@ -49,6 +51,11 @@ class Verb:
     def takes_paths(self) -> bool:
         """Whether plain words are paths of run folders."""
         return any(key.endswith("...") or key == "run" for key in self.positional)
+
+    def flags(self) -> list[str]:
+        """What may be written with dashes."""
+        of_all = FLAGS if self.multirun else FLAGS[:2]
+        return [*of_all, *(f"--{key}" for key in self.switches)]
 
     def settings_class(self) -> type:
         """The settings class; raises TypeError for a verb without settings."""
@@ -84,9 +91,20 @@ _RECORDS = (
     ),
     Verb(
         "runs",
-        "list runs: status, task, model, best metric, path",
+        "list runs: status, best metric, date, what differs, path",
         "RunsSettings",
-        examples=("runs", "runs output_dir=/data/outputs"),
+        usage="[FOLDER | SWEEP ...] [--follow] [KEY=VALUE ...]",
+        examples=(
+            "runs",
+            "runs outputs/shakespeare where=model.name=mamba sort=best",
+            "runs format=csv where='val/loss<1.5,tags=draft'",
+            "runs latest --follow",
+        ),
+        note="Conditions are KEY=VALUE, or with != < <= > >= or ~ (contains) between; KEY is a "
+        "setting, a metric, or one of status, task, model, dropout, name, tags, steps, minutes, "
+        "best, parameters. --follow shows the jobs of a sweep that runs elsewhere until it ends.",
+        positional=("paths...",),
+        switches=("follow",),
     ),
     Verb(
         "compare",

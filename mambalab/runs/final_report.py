@@ -6,11 +6,11 @@ from mambalab import config
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.train import TrackingKind
-from mambalab.train.progress import duration
 from mambalab.utils import console
 from mambalab.utils.files import read_json
 from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
+from mambalab.utils.text import duration
 
 
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
