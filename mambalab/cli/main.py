@@ -160,8 +160,8 @@ def sort(verb: Verb, rest: list[str]) -> Arguments:
             near = get_close_matches(word, verb.flags(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"mambalab {verb.name} --help lists all"
             raise UsageError(f"{word}: no such flag; {hint}")
-        elif verb.takes_paths and os.path.exists(word):  # a sweep's runs have "=" in their names
-            found.words.append(word)
+        elif verb.takes_paths and (os.path.exists(word) or "/" in word.partition("=")[0]):
+            found.words.append(word)  # a sweep's runs have "=" in their names
         elif "=" in word or word.startswith("~"):
             found.overrides.append(word)
         else:

@@ -203,6 +203,18 @@ _RECORDS = (
         positional=("runs...",),
     ),
     Verb(
+        "remove",
+        "remove runs: folder and MLflow run, after a question",
+        "RemoveSettings",
+        usage="RUN ... [--yes] [KEY=VALUE ...]",
+        examples=(
+            "remove outputs/text/mamba/ssm-0f3a9c21-s1",
+            "remove outputs/sweeps/text-dropout-5f2c1a90 yes=true",
+        ),
+        positional=("runs...",),
+        switches=("yes",),
+    ),
+    Verb(
         "doctor",
         "check this machine: what works, what is missing",
         "DoctorSettings",
