@@ -183,6 +183,23 @@ _RECORDS = (
         words="words",
     ),
     Verb(
+        "experiments",
+        "list the ready-made experiments: purpose, time",
+        "ExperimentsSettings",
+        usage="[WORD] [KEY=VALUE ...]",
+        examples=("experiments", "experiments shakespeare"),
+        positional=("match",),
+        words="words",
+    ),
+    Verb(
+        "tasks",
+        "list the tasks: what each asks, its data",
+        "TasksSettings",
+        usage="[WORD] [KEY=VALUE ...]",
+        examples=("tasks", "tasks text"),
+        positional=("match",),
+    ),
+    Verb(
         "bench",
         "measure scan, training, writing, data or recording",
         "BenchSettings",
@@ -229,3 +246,26 @@ _RECORDS = (
     Verb("completion", "print the completion script of a shell", None),
 )
 VERBS = {verb.name: verb for verb in _RECORDS}
+
+_MEANT = {
+    "train": "fit run start finetune fine-tune resume continue learn",
+    "train -m": "sweep search tune multirun grid hpo optuna",
+    "train --cfg job": "config cfg settings show-config",
+    "runs": "list ls status history ps results log logs",
+    "runs latest --follow": "watch follow monitor progress sweep-status",
+    "compare": "plot plots chart graph draw curves diff report",
+    "eval": "evaluate test score validate val accuracy",
+    "generate": "sample predict infer inference chat complete write",
+    "inspect": "explain visualize visualise show attention view",
+    "export": "convert save push upload",
+    "data fetch": "download fetch get prepare",
+    "data list": "datasets dataset",
+    "experiments": "experiment recipes examples example",
+    "tasks": "task benchmarks",
+    "bench": "benchmark speed profile time",
+    "remove": "delete rm del clean clear prune",
+    "doctor": "check info env version diagnose",
+    "ui": "mlflow dashboard tensorboard web server",
+}
+# First words that people try, and the verb that does it.
+OTHER_WORDS = {word: verb for verb, words in _MEANT.items() for word in words.split()}

@@ -11,6 +11,7 @@ from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.grammar import QUOTED, quoted
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
 from mambalab.config.schema import AS_BEFORE, TASK_SETTINGS, Option, TrainConfig, walk
+from mambalab.config.synonyms import is_file_of_settings, meant, own_file
 from mambalab.errors import UserError
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
@@ -159,6 +160,8 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
     if names.is_free(key) or names.is_node(key):
         return text if sigil == "~" else f"++{key}={value}"  # new or not, it is set
     if key not in names.options and key not in names.groups:
+        if "experiment" in names.groups and is_file_of_settings(key):
+            raise UserError(f"{text}: {own_file(str(value))}")
         grammar.readable(text)
         if inside := [known for known in names.options if known.startswith(f"{key}.")]:
             raise UserError(f"{key}: holds settings; set them one by one, as in {inside[0]}=VALUE")
@@ -276,16 +279,34 @@ def _values(override: Any) -> list[Any]:
     return value if isinstance(value, list) and override.key_or_group == "experiment" else [value]
 
 
+def setting_of(word: str, names: Known) -> str | None:
+    """The key or group that a flag such as `--lr` or `--batch-size` means; None if none or several
+    may be meant."""
+    word = word.replace("-", "_")
+    keys = [*names.options, *names.groups]
+    if word in keys:
+        return word
+    leaves = [key for key in keys if key.rpartition(".")[2] == word]
+    return leaves[0] if len(leaves) == 1 else meant(word, keys) if not leaves else None
+
+
 def _not_an_override(text: str, names: Known) -> UserError:
     """The error for a word that is no override, with what was probably meant."""
     word = text.lstrip("-")
+    if "experiment" in names.groups and is_file_of_settings(*word.partition("=")[::2]):
+        return UserError(f"{text}: {own_file(word.rpartition('=')[2])}")
     if text.startswith("-") and "=" in text:
-        return UserError(f"{text}: settings are written without dashes: {word}")
+        key, _, value = word.partition("=")
+        return UserError(
+            f"{text}: settings are written without dashes: {setting_of(key, names) or key}={value}"
+        )
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
     if "run" not in names.options and "output_dir" in names.options and os.path.isdir(text):
         hint = f"; did you mean output_dir={text}?"
     if "prompt" in names.options and not os.path.exists(text):
         hint = f'; did you mean prompt="{text}"?'
+    if word in names.options:
+        hint = f"; did you mean {word}=VALUE?"
     for group, found in names.groups.items():
         if word in found:
             hint = f"; did you mean {group}={word}?"
