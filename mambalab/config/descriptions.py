@@ -75,6 +75,8 @@ def _comment(file: Path, root: Path) -> list[str]:
             continue
         if not line.startswith("#"):
             break
+        if line.endswith(".yaml") and len(line.split()) == 2:  # where the file lies
+            continue
         lines.append(printable(line.lstrip("#").strip()))
     return lines
 

@@ -56,8 +56,9 @@ class MlflowParent:
         sweep.record = {
             "experiment": experiment_name(tracking.experiment_name, plan.first.task.name),
             "params": params_of(_params(plan, sweep)),
-            "labels": labels_of(to_plain(plan.first)),
         }
+        if labels := labels_of(to_plain(plan.first)):
+            sweep.record["labels"] = labels
         if tracking.kind is not TrackingKind.mlflow:
             return
         output_dir = Path(plan.first.output_dir)

@@ -59,16 +59,18 @@ def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if value is not None}
 
 
+def without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the labels, which may change, as MLflow's parameters may not."""
+    return {key: value for key, value in config.items() if key not in LABELS}
+
+
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return nested settings as MLflow parameters: dotted names, texts of at most 6000 characters.
 
-    Labels are none: they may change. Passwords in URLs are left out; characters that MLflow's names
-    cannot hold become `_`.
+    Passwords in URLs are left out; characters that MLflow's names cannot hold become `_`.
     """
     params: dict[str, str] = {}
     for name, value in flatten(config).items():
-        if name in LABELS:
-            continue
         text = hide_password("null" if value is None else str(value))
         params[re.sub(r"[^\w.\-/ :]", "_", name)[:MAX_NAME_CHARS]] = cut(text, MAX_PARAM_CHARS)
     return params

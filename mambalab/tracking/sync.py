@@ -15,6 +15,7 @@ from mambalab.tracking.description import (
     labels_of,
     params_of,
     tags_of,
+    without_labels,
 )
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.note import Note
@@ -100,7 +101,7 @@ def describe(record: RunRecord) -> Description:
         started = (record.path / run_folder.CONFIG).stat().st_mtime
     return Description(
         experiment_of(record),
-        params_of(record.config),
+        params_of(without_labels(record.config)),
         tags_of(record.summary.to_json()) | labels_of(record.config),
         start_ms=round(1000 * started),
     )

@@ -25,7 +25,10 @@ def test_every_experiment_says_how_long_it_takes(name):
 
 
 def test_the_help_tells_it(write):
-    write("conf/trainer/mine.yaml", "# Mine (of 2, e.g. here)\n# goes on. And more.\nseed: 1\n")
+    write(
+        "conf/trainer/mine.yaml",
+        "# conf/trainer/mine.yaml\n# Mine (of 2, e.g. here)\n# goes on. And more.\nseed: 1\n",
+    )
     write("conf/trainer/mute.yaml", "seed: 1 # no\n")
     text = verb_help(VERBS["train"], [])
     assert "    ssm_only      Dropout inside the state space only." in text

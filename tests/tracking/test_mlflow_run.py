@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.description import labels_of, params_of
+from mambalab.tracking.description import labels_of, params_of, without_labels
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.note import Note
 from tests.tracking.stores import forget_runs, points_in_folder, points_in_store, query
@@ -230,4 +230,4 @@ def test_name_tags_and_note_are_where_mlflow_shows_them(mirror, store):
 
 
 def test_labels_are_no_parameters_for_those_never_change():
-    assert params_of({"seed": 1, "name": "a", "tags": ["b"], "note": "c"}) == {"seed": "1"}
+    assert without_labels({"seed": 1, "name": "a", "tags": ["b"], "note": "c"}) == {"seed": 1}
