@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Set
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def relabel(run: FinishedRun) -> None:
     labels = {key: getattr(run.settings, key) for key in config.LABELS}
     text = config.to_yaml(dataclasses.replace(recorded, **labels))
     with folder.hold():
+        then = folder.config.stat()
         files.write_text(folder.config, text, durable=True)
+        os.utime(folder.config, ns=(then.st_atime_ns, then.st_mtime_ns))  # not trained any later
         if folder.mlflow.exists():
             note = Note.read(folder.path)
             note.state = "behind"

@@ -40,10 +40,11 @@ def test_a_run_keeps_its_labels_and_takes_new_ones(folder, capsys):
     assert labels() == ["draft", ["a", "b"], "looks fine"]
     assert train(*short) == 0  # finished
     assert labels() == ["draft", ["a", "b"], "looks fine"]
-    before = summary(where)
+    before, then = summary(where), (where / "config.yaml").stat().st_mtime_ns
     assert train(*short, "name=final", "tags=[]") == 0
     assert labels() == ["final", [], "looks fine"]
     assert "its name and tags changed: recorded in" in capsys.readouterr().err
     assert summary(where) == before
+    assert (where / "config.yaml").stat().st_mtime_ns == then  # `latest` is no other run now
     assert train(*short, "trainer.max_steps=3") == 0  # goes on
     assert (labels(), summary(where)["step"]) == (["final", [], "looks fine"], 3)
