@@ -108,7 +108,7 @@ def _offers(before: list[str], current: str) -> list[str]:
     if record is None:
         return []
     if current.startswith("-"):
-        return list(FLAGS) if record.multirun else list(FLAGS[:2])
+        return record.flags()
     if rest and rest[-1] in ("-c", "--cfg"):
         return ["job"]
     names = known(verb, record.settings_class())
@@ -149,9 +149,9 @@ def _values(names: Known, current: str) -> list[str]:
 
 def _words(verb: Verb, names: Known, rest: list[str], current: str) -> list[str]:
     """Plain words that may come next, by the record of the verb."""
-    if verb.takes_paths:
-        return ["latest", *_paths(current, folders=True)]
     plain = [word for word in rest if "=" not in word]
+    if verb.takes_paths and (verb.positional != ("run",) or not plain):
+        return ["latest", *_paths(current, folders=True)]
     if len(plain) >= len(verb.positional):
         return []
     if offered := verb.offered(plain):

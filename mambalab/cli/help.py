@@ -12,6 +12,7 @@ from mambalab.cli.verbs import Verb
 from mambalab.config import paths
 from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.compose import Composed, compose_parts
+from mambalab.config.descriptions import about, listed
 from mambalab.config.messages import choices, strip_optional
 from mambalab.config.overrides import prepare
 from mambalab.config.schema import Option, TrainConfig, task_settings, walk
@@ -37,6 +38,7 @@ def verb_help(verb: Verb, overrides: list[str]) -> str:
         for group, names in paths.groups().items():
             marked = [f"{n}*" if n == chosen.get(group) else n for n in names]
             lines += _row(f"  {group:16}", "  ".join(marked), width)
+        lines += ["", "what these options are", *_options_of_groups(width)]
     lines += ["", "options (with their values; KEY=VALUE sets one)"]
     lines += _options(cls, found, width)
     if verb.note:
@@ -44,6 +46,15 @@ def verb_help(verb: Verb, overrides: list[str]) -> str:
     if verb.examples:
         lines += ["", "examples", *(f"  mambalab {example}" for example in verb.examples)]
     return "\n".join(lines)
+
+
+def _options_of_groups(width: int) -> list[str]:
+    """A line or more for each option of each group, as its YAML says what it is for."""
+    lines = []
+    for group, names in paths.groups().items():
+        shown = listed([(name, about(group, name)) for name in names], width - 4)
+        lines += [f"  {group}", *(f"    {line}" for line in shown.splitlines())]
+    return lines
 
 
 def _options(cls: type, found: Composed, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from mambalab import __version__
-from mambalab.cli.verbs import FLAGS, SHELLS, VERBS, Verb
+from mambalab.cli.verbs import OTHER_WORDS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
 from mambalab.utils import command, openmp, streams
 from mambalab.utils.secrets import hide_password
@@ -131,6 +131,8 @@ def unknown_verb(word: str) -> UsageError:
         return UsageError(f"{word}: a verb comes first, as in mambalab train {word} ({verbs})")
     near = get_close_matches(word, VERBS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
+    if other := OTHER_WORDS.get(word.lower().removeprefix("--")):
+        hint = f"; did you mean mambalab {other}?"
     return UsageError(f"{word}: no such verb{hint} (verbs: {verbs})")
 
 
@@ -152,19 +154,39 @@ def sort(verb: Verb, rest: list[str]) -> Arguments:
             if kind != "job":
                 raise UsageError(f"{word}: write --cfg job")
             found.show = True
+        elif word.startswith("--") and word[2:] in verb.switches:
+            found.overrides.append(f"{word[2:]}=true")
         elif word.startswith("-") and "=" not in word:
             from difflib import get_close_matches
 
-            near = get_close_matches(word, FLAGS, n=1)
+            near = get_close_matches(word, verb.flags(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"mambalab {verb.name} --help lists all"
+            hint = _without_dashes(verb, word, queue) or hint
             raise UsageError(f"{word}: no such flag; {hint}")
-        elif verb.takes_paths and os.path.exists(word):  # a sweep's runs have "=" in their names
-            found.words.append(word)
+        elif verb.takes_paths and (os.path.exists(word) or "/" in word.partition("=")[0]):
+            found.words.append(word)  # a sweep's runs have "=" in their names
         elif "=" in word or word.startswith("~"):
             found.overrides.append(word)
         else:
             found.words.append(word)
     return found
+
+
+def _without_dashes(verb: Verb, word: str, rest: list[str]) -> str | None:
+    """What to write instead of `--lr 0.1` or `--config my.yaml`; None if no setting is meant."""
+    if verb.settings is None or not word.startswith("--"):
+        return None
+    from mambalab.config.overrides import known, setting_of
+    from mambalab.config.synonyms import is_file_of_settings, own_file
+
+    names = known(verb.name, verb.settings_class())
+    value = rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else ""
+    if names.groups and is_file_of_settings(word[2:]):
+        return own_file(value)
+    key = setting_of(word[2:], names)
+    if key in names.options and names.options[key].type is bool:
+        value = value or "true"
+    return key and f"settings are written without dashes: {key}={value or 'VALUE'}"
 
 
 def completion(arguments: Arguments) -> int:

@@ -24,9 +24,10 @@ class Verb:
         examples: what follows `mambalab`, each a complete command.
         note: a paragraph below the options.
         positional: keys that plain words set, in order. A key that ends in "..." takes all the
-            words that are left, as paths of run folders.
+            words that are left, as paths of run folders; `run` takes one that is there, or latest.
         words: function in the verb's file that offers plain words for completion, given those
             before; "" = the members of the key's type.
+        switches: keys of the type bool that `--KEY` sets, too.
         multirun: whether `-m` runs several jobs.
     """
 
@@ -38,6 +39,7 @@ class Verb:
     note: str = ""
     positional: tuple[str, ...] = ()
     words: str = ""
+    switches: tuple[str, ...] = ()
     multirun: bool = False
 
     @property
@@ -48,7 +50,12 @@ class Verb:
     @property
     def takes_paths(self) -> bool:
         """Whether plain words are paths of run folders."""
-        return any(key.endswith("...") for key in self.positional)
+        return any(key.endswith("...") or key == "run" for key in self.positional)
+
+    def flags(self) -> list[str]:
+        """What may be written with dashes."""
+        of_all = FLAGS if self.multirun else FLAGS[:2]
+        return [*of_all, *(f"--{key}" for key in self.switches)]
 
     def settings_class(self) -> type:
         """The settings class; raises TypeError for a verb without settings."""
@@ -84,9 +91,20 @@ _RECORDS = (
     ),
     Verb(
         "runs",
-        "list runs: status, task, model, best metric, path",
+        "list runs: status, best metric, date, what differs, path",
         "RunsSettings",
-        examples=("runs", "runs output_dir=/data/outputs"),
+        usage="[FOLDER | SWEEP ...] [--follow] [KEY=VALUE ...]",
+        examples=(
+            "runs",
+            "runs outputs/shakespeare where=model.name=mamba sort=best",
+            "runs format=csv where='val/loss<1.5,tags=draft'",
+            "runs latest --follow",
+        ),
+        note="Conditions are KEY=VALUE, or with != < <= > >= or ~ (contains) between; KEY is a "
+        "setting, a metric, or one of status, task, model, dropout, name, tags, steps, minutes, "
+        "best, parameters. --follow shows the jobs of a sweep that runs elsewhere until it ends.",
+        positional=("paths...",),
+        switches=("follow",),
     ),
     Verb(
         "compare",
@@ -116,34 +134,42 @@ _RECORDS = (
         "eval",
         "score a trained model on a split",
         "EvalSettings",
-        examples=("eval", "eval run=outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
+        examples=("eval", "eval outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
     ),
     Verb(
         "generate",
         "let a trained language model write",
         "GenerateSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
             'generate prompt="ROMEO:"',
             "generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
-            "generate run=latest temperature=0.5 top_k=20 max_new_tokens=1000",
+            "generate latest temperature=0.5 top_k=20 max_new_tokens=1000",
         ),
     ),
     Verb(
         "inspect",
         "show what a trained model does with a text or an image",
         "InspectSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
             'inspect text="To be, or not to be"',
             'inspect pretrained=exported text="ROMEO:"',
-            "inspect run=outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
+            "inspect outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
         ),
     ),
     Verb(
         "export",
         "write a trained model for transformers or the original Mamba code",
         "ExportSettings",
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
         examples=(
-            "export run=latest out=exported",
+            "export latest out=exported",
             "export to=original out=exported overwrite=true",
         ),
     ),
@@ -155,6 +181,23 @@ _RECORDS = (
         examples=("data list", "data fetch shakespeare"),
         positional=("action", "name"),
         words="words",
+    ),
+    Verb(
+        "experiments",
+        "list the ready-made experiments: purpose, time",
+        "ExperimentsSettings",
+        usage="[WORD] [KEY=VALUE ...]",
+        examples=("experiments", "experiments shakespeare"),
+        positional=("match",),
+        words="words",
+    ),
+    Verb(
+        "tasks",
+        "list the tasks: what each asks, its data",
+        "TasksSettings",
+        usage="[WORD] [KEY=VALUE ...]",
+        examples=("tasks", "tasks text"),
+        positional=("match",),
     ),
     Verb(
         "bench",
@@ -177,6 +220,18 @@ _RECORDS = (
         positional=("runs...",),
     ),
     Verb(
+        "remove",
+        "remove runs: folder and MLflow run, after a question",
+        "RemoveSettings",
+        usage="RUN ... [--yes] [KEY=VALUE ...]",
+        examples=(
+            "remove outputs/text/mamba/ssm-0f3a9c21-s1",
+            "remove outputs/sweeps/text-dropout-5f2c1a90 yes=true",
+        ),
+        positional=("runs...",),
+        switches=("yes",),
+    ),
+    Verb(
         "doctor",
         "check this machine: what works, what is missing",
         "DoctorSettings",
@@ -191,3 +246,26 @@ _RECORDS = (
     Verb("completion", "print the completion script of a shell", None),
 )
 VERBS = {verb.name: verb for verb in _RECORDS}
+
+_MEANT = {
+    "train": "fit run start finetune fine-tune resume continue learn",
+    "train -m": "sweep search tune multirun grid hpo optuna",
+    "train --cfg job": "config cfg settings show-config",
+    "runs": "list ls status history ps results log logs",
+    "runs latest --follow": "watch follow monitor progress sweep-status",
+    "compare": "plot plots chart graph draw curves diff report",
+    "eval": "evaluate test score validate val accuracy",
+    "generate": "sample predict infer inference chat complete write",
+    "inspect": "explain visualize visualise show attention view",
+    "export": "convert save push upload",
+    "data fetch": "download fetch get prepare",
+    "data list": "datasets dataset",
+    "experiments": "experiment recipes examples example",
+    "tasks": "task benchmarks",
+    "bench": "benchmark speed profile time",
+    "remove": "delete rm del clean clear prune",
+    "doctor": "check info env version diagnose",
+    "ui": "mlflow dashboard tensorboard web server",
+}
+# First words that people try, and the verb that does it.
+OTHER_WORDS = {word: verb for verb, words in _MEANT.items() for word in words.split()}

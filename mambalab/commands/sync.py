@@ -27,7 +27,7 @@ from mambalab.utils.text import printable
 class SyncSettings:
     """`mambalab sync RUN...`."""
 
-    runs: list[str] = option("run folders, or latest", path=True)
+    runs: list[str] = option("run folders, or latest (with its sweep)", path=True)
     output_dir: str = option("folder of the MLflow store; run=latest looks there", **FOLDER)
     uri: str | None = option(
         "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
@@ -51,8 +51,7 @@ def run(cfg: SyncSettings) -> int:
         try:
             path = name if isinstance(name, Path) else resolve_run(name, output_dir, trained=False)
             hint = _other_store(path, shown)
-            is_sweep = (path / run_folder.SWEEP).is_file()
-            sent = (send_sweep if is_sweep else send_run)(path, uri, output_dir)
+            sent = (send_sweep if _is_sweep(path) else send_run)(path, uri, output_dir)
         except SilentStoreError as error:
             print(printable(str(error)), file=sys.stderr)
             if others := len(names) - position - 1:
@@ -78,14 +77,24 @@ def run(cfg: SyncSettings) -> int:
 
 
 def _unfolded(name: str, output_dir: Path) -> list[Path] | list[str]:
-    """Return a sweep's folder and those of its runs, the sweep first; or the name as it is."""
+    """Return a sweep's folder and those of its runs, the sweep first; or the name as it is.
+
+    A newest run that is of a sweep stands for the whole sweep.
+    """
+    if name == "latest":
+        above = resolve_run(name, output_dir, trained=False).parent
+        return _unfolded(str(above.absolute()), output_dir) if _is_sweep(above) else [name]
     path = Path(name).expanduser()
     if path.name == run_folder.SWEEP:
         path = path.parent
     for folder in (path, output_dir / path):
-        if (folder / run_folder.SWEEP).is_file():
+        if _is_sweep(folder):
             return [folder, *find_runs(folder)]
     return [name]
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / run_folder.SWEEP).is_file()
 
 
 def _other_store(run_dir: Path, uri: str) -> str:

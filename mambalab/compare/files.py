@@ -1,8 +1,5 @@
 """A comparison as files: Markdown, CSV, JSON and pictures."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +9,8 @@ from mambalab.compare.markdown import markdown
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
 from mambalab.errors import UserError
+from mambalab.utils.csv_text import csv_text
 from mambalab.utils.files import write_json, write_text
-from mambalab.utils.text import printable
 
 _OVERFITTING = ("gap", "rise", "excess", "turn")
 _ESTIMATES = ("best", "last", "best_loss", "last_loss", *_OVERFITTING, "end_slope", "test")
@@ -41,8 +38,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     try:
         files = [
             write_text(folder / "comparison.md", markdown(comparison, names)),
-            write_text(folder / "comparison.csv", _csv(group_rows(comparison))),
-            write_text(folder / "runs.csv", _csv(run_rows(comparison))),
+            write_text(folder / "comparison.csv", csv_text(group_rows(comparison))),
+            write_text(folder / "runs.csv", csv_text(run_rows(comparison))),
         ]
         write_json(target, as_json(comparison))
     except OSError as error:
@@ -126,19 +123,3 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
         for group in comparison.groups
         for run in group.runs
     ]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows with equal keys as CSV; what is None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(name) for name in rows[0]])
-    for row in rows:
-        writer.writerow([_cell(v) if isinstance(v, str) else v for v in row.values()])
-    return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: with `'` before it if it begins like one."""
-    text = printable(text)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "'")) else text

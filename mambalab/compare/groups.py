@@ -48,12 +48,12 @@ def split(
         ignore: whether a setting, by its dotted name, makes no other group (the seed is one).
         failed: runs without a result; each joins the group of its settings, if there is one.
     """
-    flat = [_relevant(record, ignore) for record in records]
+    flat = [relevant(record, ignore) for record in records]
     common = set.intersection(*map(set, flat)) if flat else set()
     # Null says no more than the absence of a setting, in a run of an older version perhaps.
     flat = [{k: v for k, v in s.items() if v is not None or k in common} for s in flat]
     keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    texts = [{key: _text(settings, key) for key in keys} for settings in flat]
+    texts = [{key: as_text(settings, key) for key in keys} for settings in flat]
     differing = [key for key in keys if len({t[key] for t in texts}) > 1]
     members: dict[tuple[str, ...], list[int]] = {}
     for i, text in enumerate(texts):
@@ -62,9 +62,9 @@ def split(
     labels = _labels(rows, records)
     lost: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in failed:
-        settings = _relevant(record, ignore)
+        settings = relevant(record, ignore)
         settings = {k: v for k, v in settings.items() if v is not None or k in common}
-        text = {key: _text(settings, key) for key in keys}
+        text = {key: as_text(settings, key) for key in keys}
         if all(text[key] == texts[0][key] for key in keys if key not in differing):
             lost.setdefault(tuple(text[key] for key in differing), []).append(record)
     return [
@@ -78,7 +78,7 @@ def split(
     ]
 
 
-def _relevant(record: RunRecord, ignore: Callable[[str], bool]) -> dict[str, Any]:
+def relevant(record: RunRecord, ignore: Callable[[str], bool]) -> dict[str, Any]:
     """Return the settings of a run that may make another group, by dotted name."""
     settings = flatten(record.config, max_depth=MAX_DEPTH)
     # A value that means "as before" says no more than the absence in an older run.
@@ -89,7 +89,7 @@ def _relevant(record: RunRecord, ignore: Callable[[str], bool]) -> dict[str, Any
     }
 
 
-def _text(settings: Mapping[str, Any], key: str) -> str:
+def as_text(settings: Mapping[str, Any], key: str) -> str:
     """Write a value as text, equal for equal values only."""
     if key not in settings:
         return ABSENT
@@ -113,7 +113,7 @@ def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[st
     chosen = telling(rows)
     labels = []
     for row in rows:
-        words = [f"{_shown(key)}={short(row[key], MAX_VALUE_CHARS)}" for key in chosen]
+        words = [f"{shown(key)}={short(row[key], MAX_VALUE_CHARS)}" for key in chosen]
         labels.append(" ".join(words))
     return [  # values that were cut may have become equal
         label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
@@ -156,5 +156,6 @@ def _kinds(rows: Sequence[Mapping[str, str]], keys: list[str]) -> int:
     return len({tuple(row[key] for key in keys) for row in rows})
 
 
-def _shown(key: str) -> str:
+def shown(key: str) -> str:
+    """Write the name of a setting; the name of a group's option is that of the group."""
     return printable(key.removesuffix(".name") if key.count(".") == 1 else key)

@@ -6,6 +6,7 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -98,6 +99,8 @@ def compose_parts(
         where = paths.folders()[0]
         raise UserError(f"{where}: a file there names itself in its defaults list") from error
     except (HydraException, OmegaConfBaseException) as error:
+        if lacking := origins.without_package(_experiments(prepared)):
+            raise UserError(_lacks_package(lacking)) from error
         raise UserError(_problem(error) + origins.hint(verb, {})) from error
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if (where := paths.user_conf()) is None:
@@ -128,8 +131,7 @@ def compose_parts(
         return Composed(config, found, choices, sweep, launcher_values)
     except UnknownKeyError as error:
         group = error.key.partition(".")[0]
-        several = [w[12:-1].split(",") for w in prepared if w.startswith("experiment=[")]
-        names = several[-1] if several else [choices.get("experiment", "")]
+        names = _experiments(prepared) or [choices.get("experiment", "")]
         if group in choices and (experiment := origins.experiment_of(error.key, names)):
             option = f"{group}={choices[group]}"
             raise UserError(
@@ -137,16 +139,27 @@ def compose_parts(
                 f"experiment for {option}, or leave {option} out"
             ) from error
         if group == "experiment" and (lacking := origins.without_package(names)):
-            raise UserError(
-                f"{lacking} lacks its first line, # @package _global_, without which its keys "
-                "are not those of the run"
-            ) from error
+            raise UserError(_lacks_package(lacking)) from error
         raise UserError(str(error) + origins.hint(verb, chosen)) from error
     except MissingValueError as error:
         more = origins.base_hint(error.key.partition(".")[0], choices)
         raise UserError(f"{error}{more or origins.hint(verb, chosen)}") from error
     except UserError as error:
         raise type(error)(str(error) + origins.hint(verb, chosen)) from error
+
+
+def _experiments(prepared: list[str]) -> list[str]:
+    """The experiments that the overrides choose."""
+    given = [word[11:] for word in prepared if word.startswith("experiment=")]
+    return [name.strip("'\" ") for name in given[-1].strip("[]").split(",")] if given else []
+
+
+def _lacks_package(file: Path) -> str:
+    """What to add to an experiment whose keys are not those of the run."""
+    return (
+        f"{file} lacks its first line, # @package _global_, without which its keys are not those "
+        "of the run"
+    )
 
 
 def _check_sizes(settings: TrainConfig, given: dict[str, str]) -> None:

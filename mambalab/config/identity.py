@@ -15,12 +15,16 @@ from mambalab.config.schema import TrainConfig, means_absent
 from mambalab.utils.mapping import flatten
 from mambalab.utils.secrets import hide_password
 
-# What does not make another run: where it runs, where it is kept, how it is watched, how far.
+# What does not make another run: where it runs, where it is kept, how it is watched, how far,
+# what people call it.
 MAY_CHANGE = frozenset(
     [
         "run_dir",
         "output_dir",
         "resume",
+        "name",
+        "tags",
+        "note",
         "device",
         "data_dir",
         "tracking",

@@ -5,6 +5,7 @@ from enum import Enum
 from types import NoneType
 from typing import Any, Union, get_args, get_origin
 
+from mambalab.config.synonyms import meant
 from mambalab.errors import UserError
 
 # What people know from generate() of transformers, and what to write here.
@@ -51,6 +52,8 @@ def unknown_key(key: str, known: list[str]) -> UnknownKeyError:
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     if same_leaf:
         hint = f"; did you mean {' or '.join(same_leaf)}?"
+    elif other := meant(leaf, known):
+        hint = f"; did you mean {other}?"
     else:
         hint = did_you_mean(key, [k for k in known if ("." in k) == ("." in key)])
     if not hint:

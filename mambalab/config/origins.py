@@ -10,12 +10,13 @@ from mambalab.utils.mapping import flatten
 MAX_FILE_BYTES = 1_000_000
 
 
-def experiment_of(key: str, names: Sequence[str]) -> str | None:
+def experiment_of(key: str, names: Sequence[str], *, below: bool = False) -> str | None:
     """The experiment that sets a key, as it is written on the command line; None if none does.
 
     Args:
         key: dotted.
         names: of the chosen experiments; those that they build on are looked at, too.
+        below: whether a key below this one counts as well.
     """
     queue = [name.strip("'\" ") for name in reversed(names)]
     seen = set()
@@ -25,7 +26,8 @@ def experiment_of(key: str, names: Sequence[str]) -> str | None:
             continue
         seen.add(name)
         found = _read("experiment", name)
-        if key in flatten(found):
+        keys = flatten(found)
+        if key in keys or (below and any(k.startswith(f"{key}.") for k in keys)):
             return f"experiment={name}"
         queue += [option for group, option in _defaults(found) if group == "experiment"]
     return None

@@ -11,12 +11,13 @@ from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.grammar import QUOTED, quoted
 from mambalab.config.messages import no_such_option, strip_optional, unknown_key
 from mambalab.config.schema import AS_BEFORE, TASK_SETTINGS, Option, TrainConfig, walk
+from mambalab.config.synonyms import is_file_of_settings, meant, own_file
 from mambalab.errors import UserError
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 # Texts to read or to find, not names: ${...} in them means itself, and \n a new line.
-LITERAL = {"prompt", "text", "stop"}
+LITERAL = {"prompt", "text", "stop", "name", "note"}
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _PIECE = re.compile(
     rf"({QUOTED.pattern}|(?:\\.|[^,])*),", re.DOTALL
@@ -96,25 +97,26 @@ def prepare(
 
 
 def positional(keys: Sequence[str], words: list[str], names: Known) -> list[str]:
-    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`; and
-    `latest` alone for every verb that reads a run.
+    """The overrides that plain words mean: `data fetch NAME`, `bench WHAT`, `sync RUN ...`.
 
     Args:
-        keys: the keys that words set, in order; one that ends in "..." takes all that are left.
+        keys: the keys that words set, in order; one that ends in "..." takes all that are left,
+            `run` takes `latest` and what is there: `generate hello` means a prompt.
         words: the plain words after the verb.
         names: of the verb, for messages.
 
     Raises:
         UserError: a word that the verb has no use for.
     """
-    if list(words) == ["latest"] and not keys and "run" in names.options:
-        return ["run=latest"]
     found, left = [], list(words)
     for key in keys:
         if key.endswith("..."):
             if left:
                 found.append(f"{key[:-3]}=[{','.join(map(quoted, left))}]")
             left = []
+        elif key == "run" and left:
+            if left[0] == "latest" or os.path.exists(left[0]):
+                found.append(f"run={quoted(left.pop(0))}")
         elif left:
             found.append(f"{key}={left.pop(0)}")
     if left:
@@ -158,6 +160,8 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
     if names.is_free(key) or names.is_node(key):
         return text if sigil == "~" else f"++{key}={value}"  # new or not, it is set
     if key not in names.options and key not in names.groups:
+        if "experiment" in names.groups and is_file_of_settings(key):
+            raise UserError(f"{text}: {own_file(str(value))}")
         grammar.readable(text)
         if inside := [known for known in names.options if known.startswith(f"{key}.")]:
             raise UserError(f"{key}: holds settings; set them one by one, as in {inside[0]}=VALUE")
@@ -191,6 +195,8 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     absent = optional and value == "null" and key != "prompt"  # for which null is a text, too
     if key in LITERAL and not absent:
         return _literals(value) if get_origin(kind) is list else _literal(value)
+    if absent:
+        return value
     if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
         if is_quoted:
             return f"[{value}]"
@@ -273,16 +279,34 @@ def _values(override: Any) -> list[Any]:
     return value if isinstance(value, list) and override.key_or_group == "experiment" else [value]
 
 
+def setting_of(word: str, names: Known) -> str | None:
+    """The key or group that a flag such as `--lr` or `--batch-size` means; None if none or several
+    may be meant."""
+    word = word.replace("-", "_")
+    keys = [*names.options, *names.groups]
+    if word in keys:
+        return word
+    leaves = [key for key in keys if key.rpartition(".")[2] == word]
+    return leaves[0] if len(leaves) == 1 else meant(word, keys) if not leaves else None
+
+
 def _not_an_override(text: str, names: Known) -> UserError:
     """The error for a word that is no override, with what was probably meant."""
     word = text.lstrip("-")
+    if "experiment" in names.groups and is_file_of_settings(*word.partition("=")[::2]):
+        return UserError(f"{text}: {own_file(word.rpartition('=')[2])}")
     if text.startswith("-") and "=" in text:
-        return UserError(f"{text}: settings are written without dashes: {word}")
+        key, _, value = word.partition("=")
+        return UserError(
+            f"{text}: settings are written without dashes: {setting_of(key, names) or key}={value}"
+        )
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
     if "run" not in names.options and "output_dir" in names.options and os.path.isdir(text):
         hint = f"; did you mean output_dir={text}?"
     if "prompt" in names.options and not os.path.exists(text):
         hint = f'; did you mean prompt="{text}"?'
+    if word in names.options:
+        hint = f"; did you mean {word}=VALUE?"
     for group, found in names.groups.items():
         if word in found:
             hint = f"; did you mean {group}={word}?"

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from mambalab.errors import NotApplicableError
 from mambalab.settings.model import DropoutSettings, ModelSettings
-from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, option
+from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN_NAME, TAG, option
 from mambalab.settings.task import (
     ClassificationSettings,
     ClassifySettings,
@@ -51,6 +51,9 @@ TASK_SETTINGS: dict[str, type[TaskSettings]] = {
 # Settings that older recorded runs do not have, with the value that means the same as their
 # absence: it makes no other run and no other folder (see `means_absent`).
 AS_BEFORE: dict[str, Any] = {
+    "name": None,
+    "tags": None,
+    "note": None,
     "model.vocab_size": None,
     "model.pretrained": None,
     "model.qk_norm": False,
@@ -88,6 +91,9 @@ class TrainConfig:
     data_fraction: float = option("train on this share of the training data", gt=0, le=1)
     output_dir: str = option("folder where runs go", **FOLDER)
     run_dir: str | None = option("folder of this run; null = named after its config", **FOLDER)
+    name: str | None = option("what you call this run; no other run if it changes", **RUN_NAME)
+    tags: list[str] | None = option("words to find it by, as in tags=[baseline,draft]", **TAG)
+    note: str | None = option("a remark on it, shown in MLflow")
     resume: Resume = option("continue the run in run_dir: auto if there, never, or must")
     trust: list[str] = option("modules outside mambalab whose classes a recorded run may name")
 
@@ -130,7 +136,10 @@ def complete(plain: dict[Any, Any]) -> None:
         plain: changed in place; an older run's perhaps.
     """
     for key, value in AS_BEFORE.items():
-        group, _, name = key.partition(".")
+        group, dot, name = key.partition(".")
+        if not dot:
+            plain.setdefault(key, value)
+            continue
         part = plain.get(group)
         if not isinstance(part, dict) or name in part:
             continue

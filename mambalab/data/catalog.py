@@ -148,5 +148,11 @@ CATALOG: dict[str, Dataset] = {
             licence="yours",
             source="your own texts",
         ),
+        Dataset(
+            name="classify",
+            title="a CSV, TSV, JSONL or parquet file of your own, task.path=FILE",
+            licence="yours",
+            source="your own texts",
+        ),
     )
 }

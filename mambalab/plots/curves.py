@@ -64,7 +64,7 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     [axes, *below][-1].set_xlabel("step (optimiser updates)")
     axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(run_title(run), fontsize=11)
+    axes.set_title(run_title(run), fontsize=11, parse_math=False)
     set_log_scale(axes, losses)
     for panel in (axes, *below):
         panel.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)

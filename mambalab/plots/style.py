@@ -159,9 +159,11 @@ def save(figure: "Figure", target: Path) -> Path:
 
 
 def run_title(run: RunRecord) -> str:
-    """Name task, model, dropout and seed of a run, for the title of a picture."""
+    """Name a run, its task, model, dropout and seed, for the title of a picture."""
     names = [run.setting(f"{group}.name") for group in ("task", "model")]
     names.append(f"dropout {run.setting('dropout.name')}")
+    if isinstance(name := run.setting("name"), str) and name:
+        names.insert(0, drawable(name))
     return " · ".join([str(n) for n in names if n is not None] + [f"seed {run.setting('seed')}"])
 
 

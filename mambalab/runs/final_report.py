@@ -7,11 +7,11 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.task import ImageSettings, PairSettings
 from mambalab.settings.train import TrackingKind
-from mambalab.train.progress import duration
 from mambalab.utils import console
 from mambalab.utils.files import read_json
 from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
+from mambalab.utils.text import duration
 
 _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 
@@ -19,7 +19,8 @@ _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Print what a person wants to see of a run that is over, on standard output."""
     step = f"{summary.step or 0:,}"
-    rows = [("status", f"{summary.status}: {summary.reason}")]
+    rows = [("name", settings.name)] if settings.name else []
+    rows.append(("status", f"{summary.status}: {summary.reason}"))
     rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
     if summary.tokens_per_second:
         rows.append(("speed", _speed(settings, summary, summary.tokens_per_second)))

@@ -86,6 +86,10 @@ def resolve(settings: config.TrainConfig) -> ResolvedRun | FinishedRun:
         folder.check_writable()
     folder.check_own()
     resume.check(settings, folder.path)
+    if settings.resume is not Resume.never and folder.config.exists():
+        settings = config.with_labels_of(
+            settings, resume.read_recorded_config(settings, folder.path)
+        )
     summary, version = RunSummary(), None
     if settings.resume is not Resume.never:
         version = file_version(folder.summary_file)

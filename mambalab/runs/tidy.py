@@ -1,7 +1,9 @@
 """Tidies a run folder: half-written files go, what a finished run lost comes again."""
 
 import contextlib
+import dataclasses
 import logging
+import os
 from collections.abc import Set
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import torch
 from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records.run_folder import METRICS, RunFolder
-from mambalab.runs import build, load, rebuild, user_code
+from mambalab.runs import build, load, rebuild, resume, user_code
 from mambalab.runs.resolve import FinishedRun
+from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import Recorder
 from mambalab.train import checkpoint
 from mambalab.train.loop import Trainer
@@ -83,6 +86,30 @@ def say_what_the_curve_lacks(recorder: Recorder, trainer: Trainer, *, absent: bo
         )
     elif not now["rows"] and trainer.state.last:
         LOG.warning("there was no row in %s: %s", path, from_step)
+
+
+def relabel(run: FinishedRun) -> None:
+    """Record the labels that were given to a finished run, and have MLflow hear of them.
+
+    Raises:
+        UserError: the folder is in use, or cannot be written.
+    """
+    folder = run.folder
+    recorded = resume.read_recorded_config(run.settings, folder.path)
+    changed = [k for k in config.LABELS if getattr(recorded, k) != getattr(run.settings, k)]
+    if not changed:
+        return
+    labels = {key: getattr(run.settings, key) for key in config.LABELS}
+    text = config.to_yaml(dataclasses.replace(recorded, **labels))
+    with folder.hold():
+        then = folder.config.stat()
+        files.write_text(folder.config, text, durable=True)
+        os.utime(folder.config, ns=(then.st_atime_ns, then.st_mtime_ns))  # not trained any later
+        if folder.mlflow.exists():
+            note = Note.read(folder.path)
+            note.state = "behind"
+            note.write(folder.path)
+    LOG.info("its %s changed: recorded in %s", " and ".join(changed), folder.config)
 
 
 def finished(run: FinishedRun) -> None:

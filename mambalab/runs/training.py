@@ -35,7 +35,7 @@ from mambalab.runs.callbacks import (
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Resume, TrackingKind
 from mambalab.tracking import recorder, sync
-from mambalab.tracking.description import tags_of
+from mambalab.tracking.description import labels_of, tags_of
 from mambalab.train import checkpoint, limits, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
@@ -84,6 +84,7 @@ def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunS
             LOG.info("this run is finished already: %s", resolved.reason)
             tidy.say_if_data_changed(resolved)
             tidy.finished(resolved)
+            tidy.relabel(resolved)
             finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
             sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
             return resolved, resolved.summary
@@ -327,7 +328,7 @@ class TrainingRun:
         return self.task.assets() | self.resolved.initial_weights.assets
 
     def _tags(self) -> dict[str, str]:
-        return tags_of(self.summary.to_json())
+        return tags_of(self.summary.to_json()) | labels_of(config.to_plain(self.recorded))
 
     # -- after the loop -----------------------------------------------------------------------
 

@@ -21,6 +21,14 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a name that is also the name of a folder
 NAME_HINT = "made of letters, digits, '.', '_' and '-'"
 DEVICE = r"auto|cpu|cuda(:\d+)?|mps"
 DEVICE_HINT = "auto, cpu, cuda, cuda:N or mps"
+RUN_NAME: dict[str, Any] = {  # of a run, for people; empty = none
+    "match": r"(\S([^\x00-\x1f\x7f]{0,98}\S)?)?",
+    "hint": "a text of at most 100 characters on one line",
+}
+TAG: dict[str, Any] = {
+    "match": r"\w[\w .:/+-]{0,49}",
+    "hint": "made of at most 50 letters, digits, blanks and . : / + - _",
+}
 PATH: dict[str, Any] = {"match": r"[\s\S]+", "path": True}  # not empty
 FOLDER = {**PATH, "hint": "the path of a folder"}
 RUN = {**PATH, "hint": "a run folder, or the word latest"}

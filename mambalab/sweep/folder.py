@@ -80,6 +80,7 @@ class SweepFolder:
         jobs: the state of each, by name.
         began: Unix time of the first start.
         status: RUNNING, or how the last command ended: FINISHED, FAILED, KILLED.
+        total: jobs that the last command wants; a search draws them one by one. None in old files.
         record: what `mambalab sync` tells MLflow about it: experiment and parameters.
     """
 
@@ -90,6 +91,7 @@ class SweepFolder:
     jobs: dict[str, Entry] = field(default_factory=dict)
     began: float = field(default_factory=lambda: round(time.time(), 3))
     status: str = RUNNING
+    total: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -100,7 +102,8 @@ class SweepFolder:
             data = read_json(where, path)
             jobs = {name: _entry(entry) for name, entry in data.pop("jobs", {}).items()}
             check_types(cls, data)
-            names = ("command", "threads", "not_applicable", "began", "status", "record")
+            names = ("command", "threads", "not_applicable", "began", "status", "total",
+                     "record")  # fmt: skip
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
         except (TypeError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error}): delete it; the runs stay") from error

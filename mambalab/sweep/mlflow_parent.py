@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mambalab.config import to_plain
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import find_runs, read_run
@@ -24,6 +25,7 @@ from mambalab.tracking.description import (
     DEFAULT_EXPERIMENT,
     Description,
     experiment_name,
+    labels_of,
     params_of,
 )
 from mambalab.tracking.mlflow_mirror import MlflowMirror
@@ -55,6 +57,8 @@ class MlflowParent:
             "experiment": experiment_name(tracking.experiment_name, plan.first.task.name),
             "params": params_of(_params(plan, sweep)),
         }
+        if labels := labels_of(to_plain(plan.first)):
+            sweep.record["labels"] = labels
         if tracking.kind is not TrackingKind.mlflow:
             return
         output_dir = Path(plan.first.output_dir)
@@ -130,7 +134,11 @@ def describe(sweep: SweepFolder) -> Description:
     return Description(
         experiment=sweep.record.get("experiment", DEFAULT_EXPERIMENT),
         params=sweep.record.get("params", {"command": command}),
-        tags={mlflow_store.KIND: mlflow_store.SWEEP, "command": command},
+        tags={
+            mlflow_store.KIND: mlflow_store.SWEEP,
+            "command": command,
+            **sweep.record.get("labels", {}),
+        },
         start_ms=round(1000 * sweep.began),
     )
 

@@ -281,7 +281,7 @@ def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) ->
             for other in (optuna.load_study(study_name=n, storage=storage) for n in known):
                 _check_direction(path, other, direction)
                 study.add_trials(_taken_over(other.trials, ranges))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be used ({error}): give another sweep.dir") from error
     _check_direction(path, study, direction)
     return study

@@ -55,6 +55,7 @@ def run(plan: Plan) -> int:
         launcher = _launcher(plan, sweep)
         parent = MlflowParent(plan, sweep, _say)
         sweep.status = states.RUNNING
+        sweep.total = len(plan.jobs) or plan.settings.trials
         sweep.write()
         if source.left():
             _say(f"sweep: {plan.folder}")

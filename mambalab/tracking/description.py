@@ -10,6 +10,8 @@ from mambalab.utils.secrets import hide_password
 
 # Entries of summary.json that become tags.
 SUMMARY_TAGS = ("device", "precision", "backend", "git_revision", "task", "model", "dropout")
+LABELS = ("name", "tags", "note")  # of settings: see `labels_of`
+RUN_NAME, DESCRIPTION = "mlflow.runName", "mlflow.note.content"  # MLflow's own tags
 DEFAULT_EXPERIMENT = "mambalab"
 MAX_PARAM_CHARS = 6000  # MLflow's own limits
 MAX_NAME_CHARS = 250
@@ -40,6 +42,26 @@ def experiment_name(chosen: object, task: object) -> str:
 def tags_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of a run, taken from its summary.json."""
     return {name: str(summary[name]) for name in SUMMARY_TAGS if summary.get(name)}
+
+
+def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what MLflow shows of a run's labels: its name, its tags in one, its description.
+
+    Args:
+        config: settings of the run; a label that is None is not touched in the store.
+    """
+    tags = config.get("tags")
+    found = {
+        RUN_NAME: config.get("name"),
+        "tags": ", ".join(map(str, tags)) if isinstance(tags, list) else None,
+        DESCRIPTION: config.get("note"),
+    }
+    return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the labels, which may change, as MLflow's parameters may not."""
+    return {key: value for key, value in config.items() if key not in LABELS}
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:

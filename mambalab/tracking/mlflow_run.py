@@ -17,7 +17,7 @@ from typing import Any
 
 from mambalab.records import run_folder
 from mambalab.tracking import mlflow_store as store
-from mambalab.tracking.description import MAX_NAME_CHARS, cut
+from mambalab.tracking.description import MAX_NAME_CHARS, RUN_NAME, cut
 from mambalab.tracking.note import Note, ended_as, holds
 from mambalab.utils import process
 from mambalab.utils.reading import inside
@@ -102,7 +102,7 @@ class MlflowRun:
                 store.experiment_id(client, self.experiment, artifacts),
                 start_time=start_ms,
                 tags={store.UID: self.note.uid, **_system_tags(), **_process_tags()},
-                run_name=self._name(),
+                run_name=self._name(tags.get(RUN_NAME)),
             )
         self._run_id = self.note.run_id = run.info.run_id
         self.note.uri, self.note.experiment = uri, self.experiment
@@ -119,10 +119,12 @@ class MlflowRun:
         """Whether `open` has succeeded."""
         return self._client is not None
 
-    def _name(self) -> str:
+    def _name(self, given: str | None) -> str:
         run_dir, below = self.run_dir.absolute(), self.output_dir.absolute()
         if (run_dir.parent / run_folder.SWEEP).is_file():
             return run_dir.name  # MLflow's pages show it below the sweep, and cut off long names
+        if given:
+            return given
         inside = run_dir.is_relative_to(below) and run_dir != below
         return str(run_dir.relative_to(below)) if inside else run_dir.name
 
@@ -190,7 +192,11 @@ class MlflowRun:
         for part in _chunks(new, PARAMS_PER_BATCH):
             client.log_batch(self._run_id, params=part)
         changed = {f"{RESUMED}{k}": v for k, v in params.items() if held.get(k, v) != v}
-        all_tags = {**tags, **changed, store.FOLDER: str(self.run_dir.absolute())}
+        given = tags.get(RUN_NAME)
+        if given is not None and (name := self._name(given)) != run.info.run_name:
+            client.update_run(self._run_id, name=name)
+        told = {key: value for key, value in tags.items() if key != RUN_NAME}
+        all_tags = {**told, **changed, store.FOLDER: str(self.run_dir.absolute())}
         if "git_revision" in tags:
             all_tags["mlflow.source.git.commit"] = tags["git_revision"].partition("+")[0]
         items = [

@@ -19,7 +19,12 @@ from mambalab.records.metrics_file import FolderWatch, MetricsFile
 from mambalab.records.run_folder import CONFIG, METRICS, MLFLOW
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.description import Description, experiment_name, params_of
+from mambalab.tracking.description import (
+    Description,
+    experiment_name,
+    params_of,
+    without_labels,
+)
 from mambalab.tracking.mlflow_mirror import MlflowMirror
 from mambalab.utils.secrets import hide_password
 
@@ -133,7 +138,7 @@ class Recorder:
                 raise UserError(f"cannot write in {self.run_dir}: {error.strerror}") from error
         if kind is TrackingKind.mlflow:
             try:
-                self._mirror = self._start_mirror(params_of(params), tags)
+                self._mirror = self._start_mirror(params_of(without_labels(params)), tags)
             except BaseException:
                 self._held.close()
                 raise

@@ -9,7 +9,14 @@ from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord, read_run
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.description import Description, experiment_name, params_of, tags_of
+from mambalab.tracking.description import (
+    Description,
+    experiment_name,
+    labels_of,
+    params_of,
+    tags_of,
+    without_labels,
+)
 from mambalab.tracking.mlflow_run import MlflowRun, attachments
 from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import sync_command
@@ -94,8 +101,8 @@ def describe(record: RunRecord) -> Description:
         started = (record.path / run_folder.CONFIG).stat().st_mtime
     return Description(
         experiment_of(record),
-        params_of(record.config),
-        tags_of(record.summary.to_json()),
+        params_of(without_labels(record.config)),
+        tags_of(record.summary.to_json()) | labels_of(record.config),
         start_ms=round(1000 * started),
     )
 

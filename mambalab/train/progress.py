@@ -12,21 +12,11 @@ from typing import Any, TextIO
 
 from mambalab.train.protocols import Watchable
 from mambalab.utils.console import NARROW_COLUMNS, bar_options, bars, columns, meanwhile
-from mambalab.utils.text import fewer
+from mambalab.utils.text import duration, fewer
 
 BAR_SECONDS = 0.5  # between two states of the bar
 PLAIN_SECONDS = 15.0  # between two plain lines
 QUIET_SECONDS = 1.5  # a measurement shorter than this shows nothing
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as `42s`, `3m 05s` or `2h 07m`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole // 60 % 60:02d}m"
 
 
 class Progress:

@@ -104,3 +104,13 @@ def number(value: float | None) -> str:
 def count(value: float | None) -> str:
     """Write a large number, rounded, with commas; `-` for None."""
     return "-" if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as `42s`, `3m 05s` or `2h 07m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole // 60 % 60:02d}m"

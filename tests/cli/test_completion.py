@@ -54,6 +54,8 @@ def test_paths(write):
     assert candidates(["train"], "task.path=b") == ["task.path=book.txt"]
     assert candidates(["train"], "data_dir=") == ["data_dir=my run/"]
     assert candidates(["sync"], "my") == ["my run/"]
+    assert candidates(["generate"], "my") == ["my run/"]
+    assert candidates(["generate", "my run/"], "my") == []
     assert candidates(["compare"], "my") == ["my run/"]
     assert candidates(["compare"], "out=") == ["out=null", "out=my run/"]
 

@@ -106,8 +106,35 @@ def test_version(capsys):
         ("completion", "write mambalab completion bash|zsh|fish"),
         ("completion tcsh", "completion tcsh: write mambalab completion bash|zsh|fish"),
         ("sync", "sync: which run?"),
-        ("runs /", "did you mean output_dir=/?"),
+        ("runs nowhere", "nowhere: no such folder"),
+        ("runs --folow", "--folow: no such flag; did you mean --follow?"),
         ("train dropout=0.2", "did you mean dropout.p=0.2?"),
+        ("train epochs=3", "epochs: no such key; did you mean trainer.max_epochs?"),
+        ("train batch_size=3", "did you mean task.batch_size?"),
+        ("train lr=1", "did you mean optim.lr?"),
+        ("train learning_rate=1", "did you mean optim.lr?"),
+        ("train dataset=mnist", "dataset: no such key; did you mean task?"),
+        ("train run_name=x", "run_name: no such key; did you mean name?"),
+        ("train name", "name: expected KEY=VALUE; did you mean name=VALUE?"),
+        (
+            "train config=my.yaml",
+            "config=my.yaml: settings of your own go into ./conf/experiment/my",
+        ),
+        ("train --config my.yaml", "go into ./conf/experiment/my.yaml (first line # @package"),
+        ("train --config=a/my.yaml", "_global_), then experiment=my"),
+        ("train my.yaml", "my.yaml: settings of your own go into ./conf/experiment/my.yaml"),
+        (
+            "train --model mamba",
+            "--model: no such flag; settings are written without dashes: model=m",
+        ),
+        ("train --lr=0.1", "settings are written without dashes: optim.lr=0.1"),
+        ("train --batch-size 3", "without dashes: task.batch_size=3"),
+        ("train --compile", "without dashes: trainer.compile=true"),
+        ("eval --split val", "without dashes: split=val"),
+        ("plot", "plot: no such verb; did you mean mambalab compare? (verbs: train"),
+        ("sweep", "did you mean mambalab train -m?"),
+        ("delete x", "did you mean mambalab remove?"),
+        ("experiment", "did you mean mambalab experiments?"),
         ("train model.n_layer=2147483648 --cfg job", "must be at least 1 and at most 10000"),
     ],
 )
@@ -136,6 +163,16 @@ def test_the_newest_run_by_its_word_alone(command, verb):
     assert main.main([verb, "latest", *more]) == 0
     assert main.main([verb, "latest", "run=other", *more]) == 0
     assert [cfg.run for cfg in seen] == ["latest", "other"]
+
+
+@pytest.mark.parametrize("verb", ["generate", "eval", "inspect", "export"])
+def test_a_run_by_its_path_alone(command, verb, workdir):
+    seen = []
+    command(verb, lambda cfg: seen.append(cfg) or 0)
+    (workdir / "sweeps, too" / "seed=1").mkdir(parents=True)
+    more = ["out=x"] if verb == "export" else []
+    assert main.main([verb, "sweeps, too/seed=1", *more]) == 0
+    assert [cfg.run for cfg in seen] == ["sweeps, too/seed=1"]
 
 
 def test_plain_words_are_settings(command):
@@ -226,8 +263,8 @@ def test_every_verb_shows_its_configuration(verb, capsys):
 
 def test_a_path_that_exists_is_a_run(workdir, capsys):
     (workdir / "outputs").mkdir()
-    assert main.main(["generate", "outputs"]) == 2
-    assert "did you mean run=outputs?" in capsys.readouterr().err
+    assert main.main(["generate", "outputs"]) == 1
+    assert "run=outputs is no run folder" in capsys.readouterr().err
 
 
 def test_multirun(monkeypatch, capsys):

@@ -59,7 +59,7 @@ def toy(workdir, write, monkeypatch):
 
 def test_help(capsys):
     assert main.main(["--help"]) == 0
-    assert "  toy         paint things\n" in capsys.readouterr().out
+    assert "  toy          paint things\n" in capsys.readouterr().out
     assert main.main(["toy", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("mambalab toy: paint things\n\nusage: mambalab toy COLOUR THING ...\n")

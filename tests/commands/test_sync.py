@@ -274,6 +274,12 @@ def test_a_sweep_is_sent_with_its_runs_below_it(swept, run, store, tmp_path, cap
     assert len(query(store, "select * from runs")) == 3
 
 
+def test_latest_is_the_whole_sweep_of_the_newest_run(swept, run, store):
+    assert run("latest") == 0
+    names = {name for (name,) in query(store, "select name from runs")}
+    assert names == {"sweeps/s", "seed=1", "seed=2"}
+
+
 def test_a_sweep_that_runs_is_left_alone_and_one_that_was_killed_is_not(swept, run, store, capsys):
     sweep = SweepFolder.read(swept)
     sweep.status = "RUNNING"

@@ -21,7 +21,11 @@ from mambalab.settings.train import Precision, Resume, Schedule, TrackingKind
 from tests.lab import compose
 
 WITH_SETTINGS = [name for name, verb in VERBS.items() if verb.settings]
-NEEDED = {"sync": ["runs=latest"], "compare": ["paths=latest"]}  # what a verb cannot do without
+NEEDED = {
+    "sync": ["runs=latest"],
+    "compare": ["paths=latest"],
+    "remove": ["runs=a"],
+}  # what a verb cannot do without
 YAML = sorted(paths.package_conf().glob("*.yaml"))
 OPTIONS = [
     (group, name)

@@ -7,6 +7,9 @@ import pytest
 
 from mambalab.errors import UserError
 from mambalab.plots import curves, style
+from mambalab.plots.curves import loss_picture
+from mambalab.plots.style import run_title
+from mambalab.records.reader import read_run
 
 
 @pytest.fixture
@@ -111,3 +114,11 @@ def test_drawing_needs_neither_torch_nor_pyplot(make_run):
     )
     folder = make_run([(1, 2.0, 3.0), (2, 1.0, 2.0)])
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_the_title_begins_with_the_name_as_it_is(make_run):
+    folder = make_run([(1, 3.0, 2.0)])
+    with (folder / "config.yaml").open("a") as file:
+        file.write("name: a $1 {\\ try\n")
+    assert run_title(read_run(folder)).startswith("a $1 {\\ try · text")
+    assert loss_picture(folder).is_file()

@@ -74,6 +74,14 @@ def test_a_sweep_is_a_run_with_counts_and_files(store):
     assert found.record == {"experiment": "text", "params": params}
 
 
+def test_a_named_sweep_has_that_name(store):
+    it, sweep, _ = record("name=first, of all", "note=so")
+    it.start()
+    finish(it, sweep)
+    assert query(store, "select name from runs") == [("first, of all",)]
+    assert ("mlflow.note.content", "so") in query(store, "select key, value from tags")
+
+
 def test_the_same_command_goes_on_with_the_same_run(store):
     it, sweep, _ = record()
     it.start()

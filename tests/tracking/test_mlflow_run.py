@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mambalab.tracking import mlflow_store
-from mambalab.tracking.description import params_of
+from mambalab.tracking.description import labels_of, params_of, without_labels
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.note import Note
 from tests.tracking.stores import forget_runs, points_in_folder, points_in_store, query
@@ -28,10 +28,13 @@ def run_dir(store, tmp_path) -> Path:
 def mirror(run_dir, tmp_path):
     """A function that opens the folder's MLflow run as a new process would."""
 
-    def build(params: dict[str, str] | None = None, start_ms: int = 1000) -> MlflowRun:
+    def build(
+        params: dict[str, str] | None = None, start_ms: int = 1000, **labels: object
+    ) -> MlflowRun:
         uri = mlflow_store.store_uri(None, tmp_path)
         it = MlflowRun(run_dir, uri, output_dir=tmp_path, experiment="toy")
-        it.open(params=params or {}, tags={"git_revision": "abc+changes"}, start_ms=start_ms)
+        it.open(params=params or {}, tags={"git_revision": "abc+changes", **labels_of(labels)},
+                start_ms=start_ms)  # fmt: skip
         return it
 
     return build
@@ -208,3 +211,23 @@ def test_the_note_survives_unknown_entries_and_keeps_its_uid(tmp_path):
     path = tmp_path / "mlflow_run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
     assert Note.read(tmp_path) == note
+
+
+def test_name_tags_and_note_are_where_mlflow_shows_them(mirror, store):
+    def found():
+        told = dict(query(store, "select key, value from tags"))
+        ((name,),) = query(store, "select name from runs")
+        return name, told["mlflow.runName"], told.get("tags"), told.get("mlflow.note.content")
+
+    mirror()
+    assert found() == ("toy/run", "toy/run", None, None)
+    mirror(name="first try", tags=["a", "b c"], note="fine")
+    assert found() == ("first try", "first try", "a, b c", "fine")
+    mirror(name=None, tags=None, note=None)  # nothing said: nothing touched
+    assert found() == ("first try", "first try", "a, b c", "fine")
+    mirror(name="", tags=[], note="")
+    assert found() == ("toy/run", "toy/run", "", "")
+
+
+def test_labels_are_no_parameters_for_those_never_change():
+    assert without_labels({"seed": 1, "name": "a", "tags": ["b"], "note": "c"}) == {"seed": 1}
