@@ -122,12 +122,13 @@ def make_world(
 def _only_one_thread() -> None:
     import threading
 
-    import tqdm
+    import tqdm.auto
 
-    tqdm.tqdm.monitor_interval = 0
-    if tqdm.tqdm.monitor is not None:
-        tqdm.tqdm.monitor.exit()
-        tqdm.tqdm.monitor = None
+    for bar in (tqdm.tqdm, tqdm.auto.tqdm):  # each class has a monitor of its own
+        bar.monitor_interval = 0
+        if bar.monitor is not None:
+            bar.monitor.exit()
+            bar.monitor = None
     names = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     if names:
         print(f"faults: threads beside the forking one: {', '.join(names)}", file=sys.stderr)
