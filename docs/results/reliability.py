@@ -27,15 +27,14 @@ def faults(up: str) -> str:
         for row in found["kinds"]
     ]
     broken = [f"- `{one['repeat']}`: {_cell(one['broken'])}" for one in found.get("broken", [])]
-    told = [
+    told = (
         f"{found['injections']:,} faults of {len(rows)} kinds, {found['kept']:,} promises kept, "
         f"{found['seconds'] / 60:.0f} minutes on two CPU cores; commit `{found['revision']}`, seed "
         f"{found['seed']}. Record: `experiments/reliability/faults.json`."
-    ]
-    told += [f"- {line}" for line in found.get("remarks", [])]
-    told += broken
+    )
+    notes = [f"- {line}" for line in found.get("remarks", [])] + broken
     grid = table(["fault", "tries", "kept", "what a person saw, of one try"], rows)
-    return "\n".join(told) + "\n\n" + grid
+    return "\n\n".join(part for part in (told, "\n".join(notes), grid) if part)
 
 
 def fuzz(up: str) -> str:

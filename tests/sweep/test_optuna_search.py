@@ -243,6 +243,10 @@ def test_what_a_killed_process_left_in_the_study(tmp_path):
         file.write('{"op_code": 5, "wor')
     (tmp_path / "here/study.log.lock").symlink_to("study.log")
     assert play(source(LR, trials=3))[0] not in names
-    (tmp_path / "here/study.log").write_text("rubbish\n")
+    path = tmp_path / "here/study.log"
+    path.write_text(path.read_text().replace('\\"high\\"', '\\"h)gh\\"'))
+    with pytest.raises(UserError, match=r"study.log cannot be used \(.*give another sweep.dir"):
+        source(LR, trials=3)
+    path.write_text("rubbish\n")
     with pytest.raises(UserError, match=r"study.log cannot be used \(.*give another sweep.dir"):
         source(LR)
