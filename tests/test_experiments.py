@@ -20,7 +20,8 @@ from mambalab.spec import ModelSpec
 from mambalab.sweep.plan import plan
 
 EXPERIMENTS = paths.options("experiment")
-RUN = [name for name in EXPERIMENTS if not name.startswith("sources/")]  # these: test_sources.py
+# Those of the sources: test_sources.py. A search runs what the experiment beside it runs.
+RUN = [n for n in EXPERIMENTS if not n.startswith("sources/") and not n.endswith("/search")]
 SHORT = [
     "trainer.max_steps=2",
     "trainer.max_minutes=null",
@@ -36,6 +37,7 @@ SHORT = [
 FEW = {  # what makes an evaluation short
     "induction_heads": ["task.eval_sequences=2", "task.longest=2", "task.batch_size=2"],
     "selective_copying": ["task.eval_sequences=2", "task.seq_len=64", "task.batch_size=2"],
+    "shakespeare": ["task.val_fraction=0.002"],
     "retrieval": ["task.path=corpus", "task.max_bytes=200", "task.batch_size=2"],
     "cifar10": ["task.batch_size=4"],
     "mnist": ["task.batch_size=4", "task.input_dim=28"],

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from mambalab.data.catalog import Dataset
 
 
-_OWN = {"classify": "FILE", "images": "FOLDER", "pairs": "FILE.tsv"}  # tasks without a data set
-
-
 class DataAction(Enum):
     """What `mambalab data` can do."""
 
@@ -119,11 +116,6 @@ def _dataset(name: str) -> "Dataset":
 
     if name in CATALOG:
         return CATALOG[name]
-    if name in _OWN:
-        raise UserError(
-            f"task={name} reads data of your own, nothing is fetched: name them with task.path="
-            f"{_OWN[name]}"
-        )
     close = get_close_matches(name, CATALOG, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(f"there is no data set {name!r}; {hint}there are: {', '.join(CATALOG)}")

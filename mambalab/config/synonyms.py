@@ -27,7 +27,7 @@ _NAMES = {
     "trainer.patience": "early_stopping early_stop",
     "tracking": "logger log tracker wandb report_to",
     "tracking.experiment_name": "project project_name wandb_project",
-    "name": "run_name run_id exp_name title label",
+    "name": "run_name run_id exp_name title",
     "note": "notes description comment remark",
     "tags": "tag labels",
     "device": "gpu gpus cuda accelerator use_cuda cpu",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mambalab.cli.main import main
-from mambalab.commands.runs import row
+from mambalab.commands.runs import HEADER, row
 from mambalab.compare import files, select
 from mambalab.config import load_run_config, to_yaml
 from mambalab.errors import UserError
@@ -37,11 +37,11 @@ def test_a_summary_of_any_types_is_a_row(tmp_path, value):
     keys = ("seed", "step", "seconds", "best", "test", "metric", "maximize", "status", "precision")
     for key in keys:
         folder = make_run(tmp_path / key, summary={key: value})
-        assert len(row(read_run(folder))) == 10
+        assert len(row(read_run(folder))) == len(HEADER)
     for key in ("best", "test"):
         made = {"step": 1, "val/loss": value, "test/accuracy": value, "times": value}
         folder = make_run(tmp_path / f"in-{key}", summary={key: made}, lines=[])
-        assert len(row(read_run(folder))) == 10
+        assert len(row(read_run(folder))) == len(HEADER)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.jsonl"])
