@@ -51,7 +51,9 @@ def fuzz(up: str) -> str:
         f"minutes on two CPU cores; commit `{found['revision']}`, seed {found['seed']}. Record: "
         "`experiments/reliability/fuzz.json`."
     )
-    return told + "\n\n" + table(["inputs", "count", "tracebacks", "hangs over 20 s"], rows)
+    notes = "\n".join(f"- {line}" for line in found.get("remarks", []))
+    grid = table(["inputs", "count", "tracebacks", "hangs over 20 s"], rows)
+    return "\n\n".join(part for part in (told, notes, grid) if part)
 
 
 def stops(up: str) -> str:
