@@ -206,6 +206,15 @@ def test_models_without_text_have_no_tokenizer(folder, caplog):
     assert "name one with tokenizer=FILE" in caplog.text
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C means KeyboardInterrupt, also where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_signals_save_the_run_and_then_mean_what_they_mean(classified, monkeypatch):
     step = Trainer._train_step
 
