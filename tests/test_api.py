@@ -180,7 +180,7 @@ def test_without_pandas_tables_are_lists(classified, monkeypatch):
     assert mambalab.runs()[0]["seed"] == 1
 
 
-def test_a_classifier_is_loaded_and_names_classes(classified):
+def test_a_classifier_is_loaded_and_names_classes(classified, caplog):
     source = load(classified)
     x = torch.randn(3, 8, 8)
     shares = source.probabilities(x)
@@ -188,8 +188,10 @@ def test_a_classifier_is_loaded_and_names_classes(classified):
     torch.testing.assert_close(shares.sum(1), torch.ones(3))
     assert source.tokenizer is None
     assert source.predict(x) == [str(n) for n in shares.argmax(1).tolist()]
+    assert "keeps no names of its classes" not in caplog.text
     (classified.folder / "classes.json").write_text('{"classes": ["only one"]}')
     assert load("latest").classes == [str(n) for n in range(10)]  # as of an older run
+    assert "keeps no names of its classes: their numbers are shown" in caplog.text
 
 
 def test_models_without_text_have_no_tokenizer(folder, caplog):

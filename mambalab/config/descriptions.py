@@ -67,7 +67,7 @@ def _comment(file: Path, root: Path) -> list[str]:
     """The lines of the comment at the top of a YAML file."""
     try:
         data = read_bytes(file, root if inside(file, root) else root.parent, limit=MAX_FILE_BYTES)
-    except (UserError, OSError):
+    except (UserError, OSError):  # a list of options goes on; choosing this one says what is wrong
         return []
     lines: list[str] = []
     for line in data.decode("utf-8", "replace").splitlines():

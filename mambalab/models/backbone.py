@@ -18,20 +18,20 @@ from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.spec import ModelSpec
 
 
-class MambaBlock(nn.Module):
-    """Residual block of a Mamba layer: norm -> Mamba -> dropout, added to the residual stream.
+class MixerBlock(nn.Module):
+    """Residual block around a mixer: norm -> mixer -> dropout, added to the residual stream.
 
     Args:
-        settings: all that `Mamba` reads, and norm_eps.
-        dropout: probabilities at training time; none by default.
+        settings: d_model and norm_eps are read.
+        mixer: of an M or S layer.
+        p: probability of dropout at training time.
     """
 
-    def __init__(self, settings: ModelSettings, dropout: DropoutSettings | None = None) -> None:
+    def __init__(self, settings: ModelSettings, mixer: Mamba | Attention, p: float) -> None:
         super().__init__()
-        dropout = dropout or NO_DROPOUT
         self.norm = RMSNorm(settings.d_model, settings.norm_eps)
-        self.mixer = Mamba(settings, SSMDropout(dropout.ssm_p, dropout.reset_A))
-        self.dropout = Dropout(dropout.p)
+        self.mixer: Any = mixer
+        self.dropout = Dropout(p)
 
     def forward(
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
@@ -40,12 +40,26 @@ class MambaBlock(nn.Module):
         return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
 
     def initial_state(self, batch_size: int, max_len: int) -> LayerState:
-        """State of zeros for new sequences."""
+        """State at the start of sequences of at most `max_len` tokens."""
         return self.mixer.initial_state(batch_size, max_len)
 
 
-class SelfAttentionBlock(nn.Module):
-    """Residual block of an S layer: norm -> attention -> dropout, added to the residual stream.
+class MambaBlock(MixerBlock):
+    """Residual block of an M layer.
+
+    Args:
+        settings: all that `Mamba` reads, and norm_eps.
+        dropout: probabilities at training time; none by default.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings | None = None) -> None:
+        dropout = dropout or NO_DROPOUT
+        mixer = Mamba(settings, SSMDropout(dropout.ssm_p, dropout.reset_A))
+        super().__init__(settings, mixer, dropout.p)
+
+
+class SelfAttentionBlock(MixerBlock):
+    """Residual block of an S layer.
 
     Args:
         settings, causal, grid: as `Attention` takes them.
@@ -59,21 +73,9 @@ class SelfAttentionBlock(nn.Module):
         causal: bool,
         grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
-        self.norm = RMSNorm(settings.d_model, settings.norm_eps)
-        self.mixer = Attention(settings, causal, "S", grid)
-        self.dropout = Dropout(dropout.p)
-        _initialise(self.mixer.in_proj, self.mixer.out_proj, settings)
-
-    def initial_state(self, batch_size: int, max_len: int) -> LayerState:
-        """Empty key-value cache for `max_len` positions."""
-        return self.mixer.initial_state(batch_size, max_len)
-
-    def forward(
-        self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
-    ) -> Tensor:
-        """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
-        return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
+        mixer = Attention(settings, causal, "S", grid)
+        _initialise(mixer.in_proj, mixer.out_proj, settings)
+        super().__init__(settings, mixer, dropout.p)
 
 
 class FeedForwardBlock(nn.Module):

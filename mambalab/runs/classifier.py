@@ -1,5 +1,6 @@
 """A trained classifier that is ready to name classes."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from mambalab.settings.train import Precision
 from mambalab.tasks.classification import CLASSES
 from mambalab.train import runtime
 from mambalab.utils.files import read_json
+
+LOG = logging.getLogger("mambalab")
 
 
 @dataclass
@@ -60,5 +63,7 @@ def of_run(loaded: LoadedRun, precision: Precision) -> LoadedClassifier:
     names = read_json(loaded.path / CLASSES, loaded.path).get("classes")
     count = loaded.spec.classes
     fits = isinstance(names, list) and len(names) == count
+    if not fits:
+        LOG.warning("%s keeps no names of its classes: their numbers are shown", loaded.path)
     classes = list(map(str, names if fits and names else range(count)))
     return LoadedClassifier(loaded.model, classes, loaded.device, precision, str(loaded.path))

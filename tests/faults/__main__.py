@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.keep:
         shutil.rmtree(world.folder, ignore_errors=True)
     if options.out:
-        report.write(options.out, outcomes, seed=options.seed, seconds=seconds)
+        report.write(options.out, outcomes, seed=options.seed, seconds=seconds, folder=world.folder)
     return int(kept != len(outcomes))
 
 

@@ -66,8 +66,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, outcomes: Sequence[Outcome], *, seed: int, seconds: float) -> None:
-    """Write the record as JSON."""
+def write(
+    path: Path, outcomes: Sequence[Outcome], *, seed: int, seconds: float, folder: Path
+) -> None:
+    """Write the record as JSON, in which paths begin below the session's folder."""
     record = {
         "seed": seed,
         "seconds": round(seconds, 1),
@@ -79,7 +81,8 @@ def write(path: Path, outcomes: Sequence[Outcome], *, seed: int, seconds: float)
         "broken": [{**asdict(o), "repeat": repeat(o)} for o in outcomes if o.broken],  # type: ignore[call-overload]
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    path.write_text(text.replace(f"{folder}/", "") + "\n")
 
 
 def _general(message: str) -> str:
