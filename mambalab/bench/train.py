@@ -1,6 +1,8 @@
-"""`mambalab bench train`: whole training steps of Mamba and of the pinned Transformers."""
+"""`mambalab bench train`: whole training steps of Mamba, both Transformers and the hybrid."""
 
 import importlib
+import math
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from mambalab.train import runtime
 from mambalab.utils.packages import why_not_imported
 
 LENGTHS = (256, 1024, 4096, 16384)
-MODELS = ("mamba", "transformer", "transformer_equal_depth")
+MODELS = ("mamba", "transformer", "transformer_equal_depth", "hybrid")
 _MAX_PEER_TOKENS = 4096  # of a step of mambapy, which materialises (b, l, d, n)
 
 
@@ -57,6 +59,7 @@ def measure(
         options={"d_model": d_model, "n_layer": n_layer, "tokens": tokens, "seconds": seconds},
         columns=["batch x length", "contender", "ms a step", "tokens/s", "Mamba x", "memory MB"],
         axis="training step (µs a token)",
+        second_axis="memory of a step (MB)",
         notes=["Mamba x: how many times as many tokens a second as the contender"],
     )
     result.options["git_revision"] = runtime.git_revision()
@@ -64,15 +67,19 @@ def measure(
     if n_layer % 2:
         models.remove("transformer")
         result.missing["transformer"] = f"n_layer={n_layer}: it needs an even number of layers"
+    if n_layer < 3:
+        models.remove("hybrid")
+        result.missing["hybrid"] = f"n_layer={n_layer}: below 3 it has no attention"
     speeds: dict[int, float] = {}
     for length in sorted(lengths or LENGTHS):
         batch = max(1, tokens // length)
         steps: dict[str, Callable[[], Any]] = {}
+        made: dict[str, nn.Module] = {}
         for name in models:
-            model, optimizer = own_model(name, length, d_model, n_layer, device)
-            steps[name] = training_step(model, optimizer, batch, length, precision)
+            made[name], optimizer = own_model(name, length, d_model, n_layer, device)
+            steps[name] = training_step(made[name], optimizer, batch, length, precision)
         if not speeds:  # at the shortest length, where layers weigh most
-            plain = _plain(model, device)
+            plain = _plain(made["transformer_equal_depth"], device)
             optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, fused=True)
             steps["plain stack"] = training_step(plain, optimizer, batch, length, precision)
         took = in_turns(steps, device, seconds)
@@ -85,6 +92,7 @@ def measure(
                 row["Mamba x"] = speed["mamba"] / value
             if device.type == "cpu" and name != "plain stack":
                 row["memory MB"] = _memory(name, length, batch, d_model, n_layer) / 1e6
+                result.second.setdefault(name, []).append((length, row["memory MB"]))
             result.rows.append(row)
             if name != "plain stack":
                 result.curves.setdefault(name, []).append((length, 1e6 / value))
@@ -97,11 +105,33 @@ def measure(
     if len(speeds) > 1:
         spread = 100 * (max(speeds.values()) / min(speeds.values()) - 1)
         result.notes.append(f"Mamba's cost of a token varies by {spread:.0f} % over these lengths")
+        result.notes += [growth(name, points) for name, points in result.curves.items()]
     if device.type == "cpu":
         length = min(speeds)
         batch = max(1, min(tokens, _MAX_PEER_TOKENS) // length)
         _add_mambapy(result, batch, length, d_model, n_layer, precision, speeds[length])
     return result
+
+
+def growth(name: str, points: list[tuple[int, float]]) -> str:
+    """Say how the time of a sequence grows with its length.
+
+    Args:
+        name: the contender.
+        points: (length, time of a token), two or more, by increasing length.
+
+    Returns:
+        The exponent a of time ~ L^a, by least squares on logarithms, and that of the longest two
+        lengths alone, where what grows fastest shows.
+    """
+    lengths = [math.log(length) for length, _ in points]
+    times = [math.log(length * value) for length, value in points]
+    whole = statistics.linear_regression(lengths, times).slope
+    last = statistics.linear_regression(lengths[-2:], times[-2:]).slope
+    return (
+        f"{name}: the time of a sequence grows as L^{whole:.2f} over these lengths, as "
+        f"L^{last:.2f} from {points[-2][0]:,} to {points[-1][0]:,}"
+    )
 
 
 def _plain(model: nn.Module, device: torch.device) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from mambalab.bench import peers, scan
 from mambalab.bench.report import Result, as_text
 from mambalab.bench.timing import in_turns
-from mambalab.bench.train import MODELS
+from mambalab.bench.train import MODELS, growth
 from mambalab.cli import main
 
 CPU = torch.device("cpu")
@@ -75,17 +75,38 @@ def test_wrong_results_of_ours_stop_everything(no_peers, monkeypatch):
 def test_training_steps_are_measured(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
     monkeypatch.setattr("mambalab.bench.train._Mambapy", _missing)
-    line = ["bench", "train", "lengths=[8,16]", "d_model=32", "n_layer=2", "tokens=64", *QUICK]
+    line = ["bench", "train", "lengths=[8,16]", "d_model=32", "n_layer=4", "tokens=64", *QUICK]
     assert main.main(line) == 0
     out = capsys.readouterr().out
     assert "not measured: mambapy: not installed (no mambapy)" in out
     found = json.loads(Path("found/train-cpu.json").read_text())
     names = [(row["batch x length"], row["contender"]) for row in found["rows"]]
     expected = [(b, m) for b in ("8 x 8", "4 x 16") for m in MODELS]
-    assert names == [*expected[:3], ("8 x 8", "plain stack"), *expected[3:]]
+    assert names == [*expected[:4], ("8 x 8", "plain stack"), *expected[4:]]
     assert found["rows"][0]["memory MB"] == 5
+    assert set(found["second"]) == set(MODELS)
     assert "as fast as plain layers" in found["notes"][1]
     assert "varies by" in found["notes"][2]
+    assert [note.partition(":")[0] for note in found["notes"][3:]] == list(MODELS)
+
+
+def test_few_layers_leave_out_who_needs_more(monkeypatch, capsys):
+    monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
+    monkeypatch.setattr("mambalab.bench.train._Mambapy", _missing)
+    line = ["bench", "train", "lengths=[8]", "d_model=16", "n_layer=1", "tokens=64", *QUICK]
+    assert main.main(line) == 0
+    out = capsys.readouterr().out
+    assert "not measured: transformer: n_layer=1: it needs an even number of layers" in out
+    assert "not measured: hybrid: n_layer=1: below 3 it has no attention" in out
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_growth_with_length_finds_the_exponent(power):
+    points = [(length, 3e-4 * length ** (power - 1)) for length in (64, 256, 1024)]
+    assert growth("x", points) == (
+        f"x: the time of a sequence grows as L^{power:.2f} over these lengths, as "
+        f"L^{power:.2f} from 256 to 1,024"
+    )
 
 
 @pytest.mark.parametrize(
