@@ -27,7 +27,6 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedblright{}",
-    "'": "'{}",  # two in a row would become one
     "`": "{}`{}",  # behind ? and ! it would become another sign
     "[": "{[}",  # at the beginning of a row both would belong to the end of the last one
     "*": "{*}",
@@ -87,7 +86,7 @@ def table(comparison: Comparison) -> str:
 def escape(text: str) -> str:
     """Escape a text so that LaTeX prints it as it is; `?` for what pdfLaTeX has no glyph for."""
     escaped = "".join(_ESCAPES.get(c) or _known(c) for c in printable(text))
-    return re.sub("-(?=-)", "-{}", escaped)  # two in a row would become a dash
+    return re.sub(r"([-'])(?=\1)", r"\1{}", escaped)  # two in a row would become another sign
 
 
 def _known(character: str) -> str:

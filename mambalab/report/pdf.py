@@ -1,7 +1,9 @@
 """A page as PDF, printed by a browser that is installed here, without its window."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -63,18 +65,34 @@ def _call(command: list[str]) -> None:
     """Run a browser to its end; raises UserError if it fails or takes too long."""
     program = command[0]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MAX_SECONDS
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a group of its own: it is stopped as a whole
         )
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"format=pdf: {program} took more than {MAX_SECONDS:g} seconds: {BY_HAND}"
-        ) from None
     except OSError as error:
         raise UserError(
-            f"format=pdf: cannot start {program}: {error.strerror}; {BY_HAND}"
+            f"format=pdf: cannot start {program} ({error.strerror}): {BY_HAND}"
         ) from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").split("\n")
+    with process:
+        try:
+            _, written = process.communicate(timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise UserError(
+                f"format=pdf: {program} took more than {MAX_SECONDS:g} seconds: {BY_HAND}"
+            ) from None
+        except BaseException:
+            _kill(process)
+            raise
+    if process.returncode:
+        lines = written.decode("utf-8", "replace").split("\n")
         said = short(next((line for line in reversed(lines) if line.strip()), "no word"), 200)
         raise UserError(f"format=pdf: {program} failed ({said}): {BY_HAND}")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
