@@ -9,7 +9,7 @@ from mambalab.commands.compare import Interval
 from mambalab.errors import UserError
 from mambalab.records.reader import is_run
 from mambalab.records.run_folder import SWEEP
-from mambalab.settings.rules import FOLDER, PATH, RUN_NAME, option
+from mambalab.settings.rules import FOLDER, RUN_NAME, option
 from mambalab.utils import console
 from mambalab.utils.files import write_text
 from mambalab.utils.reading import check_no_link
@@ -52,7 +52,9 @@ class ReportSettings:
     output_dir: str = option("folder of runs, sweeps and the MLflow store", **FOLDER)
     out: str | None = option(
         "file to write; null = report.html in the run or the sweep",
-        **{**PATH, "hint": "the path of a file"},
+        match=r"[\s\S]+",
+        path=True,
+        hint="the path of a file",
     )
     format: Format | None = option(
         "a page, the same as PDF, or a table for LaTeX; null = by the end of out, else html"

@@ -9,7 +9,7 @@ from mambalab.config.identity import to_yaml
 from mambalab.errors import UserError
 from mambalab.records.reader import RunRecord
 from mambalab.report.document import Block, Facts, Folded, Paragraph, Section, Table, Verbatim
-from mambalab.report.remarks import CHANGES
+from mambalab.report.remarks import CHANGES, draws_its_data
 from mambalab.sweep.folder import SweepFolder
 from mambalab.utils.command import as_line
 from mambalab.utils.mapping import flatten
@@ -95,6 +95,8 @@ def _versions(record: RunRecord) -> str:
 def _data(record: RunRecord) -> str:
     """What the data were; where they lay on that machine says nothing to others."""
     data = record.summary.data or {}
+    if not data and draws_its_data(record):
+        return "none: the task draws its sequences, by the seed"
     return ", ".join(f"{key} {value}" for key, value in data.items() if key != "path")
 
 
@@ -164,9 +166,10 @@ def settings(records: Sequence[RunRecord], differing: Sequence[str] = ()) -> Sec
         if len(records) > 1:
             rows = [row for row in rows if _common(records, row[0])]
         if rows:
-            caption = f"Settings that differ from those of the chosen options{common}."
+            caption = f"Settings that differ from those of the chosen options{common}:"
+            blocks.append(Paragraph(caption))
             header = ["setting", "value", "default"]
-            blocks.append(Table(caption, header, rows, frozenset({"value", "default"})))
+            blocks.append(Table(caption, header, rows, frozenset(header), titled=True))
         else:
             blocks.append(Paragraph(f"Every setting{common} is that of the chosen options."))
     whole = [(str(record.path), to_yaml_text(record)) for record in records[:MAX_WHOLE]]

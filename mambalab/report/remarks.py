@@ -64,6 +64,11 @@ def _improving(measured: Measured, metric: Metric) -> list[str]:
     ]
 
 
+def draws_its_data(record: RunRecord) -> bool:
+    """Tell whether the task of a run needs no data: mambalab's own synthetic ones."""
+    return str(record.setting("task._target_")).startswith("mambalab.tasks.synthetic.")
+
+
 def not_repeatable(record: RunRecord) -> list[str]:
     """Say what is not known of how a run was made."""
     lines = []
@@ -72,6 +77,9 @@ def not_repeatable(record: RunRecord) -> list[str]:
             "the code had changes that were not committed: "
             f"{printable(revision.removesuffix(CHANGES)[:12])} alone does not repeat the run"
         )
-    if unknown := archive.missing(record):
+    unknown = archive.missing(record)
+    if draws_its_data(record):
+        unknown = [name for name in unknown if name != "hash of the data"]
+    if unknown:
         lines.append(f"not recorded: {', '.join(unknown)}")
     return lines

@@ -1,6 +1,7 @@
 """What stands on the page of a run and of several, and that strangers' words stay words."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -140,6 +141,24 @@ def test_a_run_without_anything_is_still_a_page(tmp_path):
     assert "The run recorded no loss" in found.text
     assert "The command was not recorded" in found.text
     assert "no finite val/loss" in found.text
+
+
+def test_a_task_that_draws_its_data_lacks_no_hash(tmp_path, undrawn):
+    target = "mambalab.tasks.synthetic.InductionHeadsTask"
+    run = make_run(tmp_path / "run", summary={"data": None})
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["task"]["_target_"] = target
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    _, found = write([run])
+    assert "none: the task draws its sequences" in found.text
+    assert "hash of the data" not in found.text
+
+
+@pytest.mark.parametrize("name", ["text/mamba/ssm-7e0a6486-s1", "sweeps/text-340d101b"])
+def test_folders_of_the_first_version_are_reported(undrawn, name):
+    _, found = write([Path(__file__).parents[1] / "fixtures/first_house/outputs" / name])
+    assert "model.d_model" in found.text
+    assert "not recorded: command" in found.text
 
 
 def test_several_runs_are_compared(tmp_path, undrawn):
