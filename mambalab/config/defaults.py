@@ -35,8 +35,8 @@ def changed(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """
     own = copy.deepcopy(dict(config))
     task = own.get("task")
-    if isinstance(task, dict) and not isinstance(task.get("_target_"), str):  # damaged
-        task["_target_"] = str(task.get("_target_"))
+    if isinstance(task, dict) and not isinstance(task.get("_target_", ""), str):  # damaged
+        task["_target_"] = str(task["_target_"])
     complete(own)
     words = []
     for group in CHOSEN:

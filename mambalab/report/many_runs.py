@@ -11,7 +11,6 @@ from mambalab.records.summary import Status
 from mambalab.report import facts, figures, kept, remarks, results
 from mambalab.report.document import (
     Block,
-    Facts,
     Folded,
     Notes,
     Paragraph,
@@ -19,6 +18,7 @@ from mambalab.report.document import (
     Report,
     Section,
     Table,
+    Verbatim,
 )
 from mambalab.report.one_run import labels, note
 from mambalab.report.subject import Subject
@@ -175,8 +175,8 @@ def _runs(records: Sequence[RunRecord], subject: Subject) -> list[Block]:
             short(str(name), 60) if isinstance(name, str) and name else "-",
             "-" if record.status == Status.FINISHED else short(record.summary.reason or "-", 200),
         ])  # fmt: skip
-        mlflow = [f"{fact} {value}" for fact, value in kept.mlflow_place(record)]
-        places.append((printable(record.path.name), "; ".join([str(record.path), *mlflow])))
+        places.append(str(record.path))
+        places += [f"    {fact}: {value}" for fact, value in kept.mlflow_place(record)]
     header = ["run", "task", "model", "dropout", "seed", "status", "best", "trained", "name",
               "remark"]  # fmt: skip
     used = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
@@ -187,7 +187,11 @@ def _runs(records: Sequence[RunRecord], subject: Subject) -> list[Block]:
         frozenset(header) - {"seed"},
     )
     failed = [] if subject.sweep is None else _not_run(subject)
-    return [table, *failed, Folded("Where they are kept", [Facts(places)])]
+    return [
+        table,
+        *failed,
+        Folded("Where they are kept", [Verbatim("", facts.printable_lines(places))]),
+    ]
 
 
 def _not_run(subject: Subject) -> list[Block]:

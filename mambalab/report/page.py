@@ -122,7 +122,8 @@ def _row(cells: Sequence[str], classes: Sequence[str], scope: str = "row") -> st
     for i, (cell, kind) in enumerate(zip(cells, classes, strict=True)):
         chosen = f' class="{kind}"' if kind else ""
         if scope == "col" or i == 0:
-            made.append(f'<th scope="{scope}"{chosen}>{_text(cell)}</th>')
+            name = _text(cell).replace(",", ",<wbr>")  # names of jobs have no blank to break at
+            made.append(f'<th scope="{scope}"{chosen}>{name}</th>')
         else:
             made.append(f"<td{chosen}>{_text(cell)}</td>")
     return f"<tr>{''.join(made)}</tr>"

@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 INLINE_ONLY = {"p", "h1", "h2", "h3", "dt", "figcaption", "summary", "caption", "pre"}
 BLOCKS = {"p", "div", "ul", "dl", "table", "figure", "pre", "section", "h1", "h2", "h3", "details"}
 FILLED = re.compile(r'(src="data:image/(?:png|svg\+xml);base64,)[A-Za-z0-9+/=]+"')
