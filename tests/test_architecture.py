@@ -32,6 +32,7 @@ DOORS = {
     },
     "inspect": {"generation", "models", "ops", "plots", "runs", "tasks", "tokenization"},
     "sweep": {"compare", "config", "records", "runs", "tracking", "train"},
+    "report": {"compare", "config", "plots", "records", "sweep"},  # sweep: it reads sweep.json
     "api": {"compare", "config", "records", "runs"},
     "__init__": {"api"},
     "bench": {
@@ -40,7 +41,7 @@ DOORS = {
     },
     "commands": {
         *("bench", "compare", "config", "data", "generation", "inspect", "models", "ops", "plots"),
-        *("pretrained", "records", "runs", "sweep", "tokenization", "tracking", "train"),
+        *("pretrained", "records", "report", "runs", "sweep", "tokenization", "tracking", "train"),
     },
     "cli": {"__init__", "config", "sweep"},  # the verbs themselves by name, when called
     "__main__": {"cli"},

@@ -119,6 +119,21 @@ _RECORDS = (
         positional=("paths...",),
     ),
     Verb(
+        "report",
+        "write one page to hand in: a run, a sweep or any runs",
+        "ReportSettings",
+        usage="[PATH ...] [KEY=VALUE ...]",
+        examples=(
+            "report",
+            "report outputs/shakespeare/mamba baseline=dropout=none out=report.html",
+            "report latest out=report.pdf",
+            "report latest format=latex out=table.tex",
+        ),
+        note="The page needs no network and no other file. Chromium, Chrome or Edge, where one is "
+        "installed, makes a PDF of it; every browser prints it to one.",
+        positional=("paths...",),
+    ),
+    Verb(
         "record",
         "keep runs for the record: settings, results and curves in one small file",
         "RecordSettings",
@@ -253,7 +268,8 @@ _MEANT = {
     "train --cfg job": "config cfg settings show-config",
     "runs": "list ls status history ps results log logs",
     "runs latest --follow": "watch follow monitor progress sweep-status",
-    "compare": "plot plots chart graph draw curves diff report",
+    "compare": "plot plots chart graph draw curves diff",
+    "report": "html pdf latex print handout",
     "eval": "evaluate test score validate val accuracy",
     "generate": "sample predict infer inference chat complete write",
     "inspect": "explain visualize visualise show attention view",

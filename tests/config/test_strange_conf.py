@@ -42,10 +42,10 @@ def test_a_sweep_does_not_try_out_whom_to_trust(write, params):
         plan(["experiment=mine"])
 
 
-@pytest.mark.parametrize("verb", ["sync", "compare"])
+@pytest.mark.parametrize("verb", ["sync", "compare", "report"])
 def test_where_runs_are_sent_is_typed(write, verb):
     replace(write, verb, "uri: null", "uri: http://elsewhere")
-    words = {"sync": "runs=[a]", "compare": "paths=[a]"}
+    words = {"sync": "runs=[a]", "compare": "paths=[a]", "report": "paths=[a]"}
     with pytest.raises(UserError, match=r"uri in .*conf does not count"):
         compose(verb, [words[verb]])
     assert compose(verb, [words[verb], "uri=http://here"]).uri == "http://here"

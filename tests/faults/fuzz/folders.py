@@ -77,6 +77,7 @@ def runs(templates: Templates, rng: random.Random, count: int) -> list[Input]:
         ("generate", "run=run", "max_new_tokens=3", "device=cpu"),
         ("runs", "output_dir=."),
         ("compare", "run"),
+        ("report", "run", "out=page.html"),
         ("sync", "run", "output_dir=."),
         ("export", "run=run", "out=exported"),
         ("inspect", "run=run", "text=Line", "out=page"),
@@ -96,6 +97,7 @@ def sweeps(templates: Templates, rng: random.Random, count: int) -> list[Input]:
         ("runs", "output_dir=out"),
         ("compare", "out/sweep"),
         ("compare", "latest", "output_dir=out"),
+        ("report", "out/sweep", "out=page.html"),
         ("sync", "out/sweep", "output_dir=out"),
         templates.sweep_command,
     )
