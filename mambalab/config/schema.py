@@ -70,6 +70,8 @@ AS_BEFORE: dict[str, Any] = {
     "optim.ns_steps": None,
     "trainer.keep_last": None,
     "trainer.max_epochs": None,
+    "trainer.devices": None,
+    "trainer.strategy": None,
 }
 PATCH_NORM = "model.patch_norm"
 
