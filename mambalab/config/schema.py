@@ -25,9 +25,11 @@ from mambalab.settings.task import (
     TextSettings,
 )
 from mambalab.settings.train import (
+    OptimKind,
     OptimSettings,
     Precision,
     Resume,
+    Strategy,
     TrackingSettings,
     TrainerSettings,
 )
@@ -106,6 +108,11 @@ class TrainConfig:
                 f"dropout.ssm_p={self.dropout.ssm_p:g} (dropout={self.dropout.name}): "
                 f"model={self.model.name} has no state-space layer to drop in, "
                 "use dropout=standard or dropout.ssm_p=0"
+            )
+        if self.trainer.strategy is Strategy.fsdp2 and self.optim.kind is OptimKind.muon:
+            raise NotApplicableError(
+                "trainer.strategy=fsdp2: Muon needs whole matrices, each process has a part of "
+                "them; use trainer.strategy=ddp or optim=adamw"
             )
 
 
