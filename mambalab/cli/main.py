@@ -13,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import OTHER_WORDS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import command, openmp, streams
+from mambalab.utils import command, openmp, streams, torchrun
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
 
@@ -82,7 +82,8 @@ def _status(argv: list[str]) -> int:
 def fail(error: UserError, status: int) -> int:
     """Print an error as one line; returns `status`."""
     line = hide_password(" ".join(str(error).splitlines()))
-    print(f"mambalab: error: {printable(line)}", file=sys.stderr)
+    who = f"process {place.rank}: " if (place := torchrun.place()) and place.rank else ""
+    print(f"mambalab: error: {who}{printable(line)}", file=sys.stderr)
     return status
 
 
@@ -107,6 +108,9 @@ def dispatch(argv: list[str]) -> int:
     if verb == "__job":  # one job of a sweep
         openmp.limit_openmp_spin()
         return import_module("mambalab.sweep.worker").main(rest)
+    if verb == "__rank":  # one of the processes of trainer.devices=K
+        openmp.limit_openmp_spin()
+        return import_module("mambalab.runs.rank").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
     arguments = sort(VERBS[verb], rest)

@@ -33,6 +33,8 @@ MAY_CHANGE = frozenset(
         "trainer.max_epochs",
         "trainer.max_minutes",
         "trainer.keep_last",
+        "trainer.devices",
+        "trainer.strategy",
     ]
 )
 # Where things lie that are told by their content.

@@ -25,9 +25,11 @@ from mambalab.settings.task import (
     TextSettings,
 )
 from mambalab.settings.train import (
+    OptimKind,
     OptimSettings,
     Precision,
     Resume,
+    Strategy,
     TrackingSettings,
     TrainerSettings,
 )
@@ -70,6 +72,8 @@ AS_BEFORE: dict[str, Any] = {
     "optim.ns_steps": None,
     "trainer.keep_last": None,
     "trainer.max_epochs": None,
+    "trainer.devices": None,
+    "trainer.strategy": None,
 }
 PATCH_NORM = "model.patch_norm"
 
@@ -104,6 +108,11 @@ class TrainConfig:
                 f"dropout.ssm_p={self.dropout.ssm_p:g} (dropout={self.dropout.name}): "
                 f"model={self.model.name} has no state-space layer to drop in, "
                 "use dropout=standard or dropout.ssm_p=0"
+            )
+        if self.trainer.strategy is Strategy.fsdp2 and self.optim.kind is OptimKind.muon:
+            raise NotApplicableError(
+                "trainer.strategy=fsdp2: Muon needs whole matrices, each process has a part of "
+                "them; use trainer.strategy=ddp or optim=adamw"
             )
 
 

@@ -112,6 +112,8 @@ class RunSummary:
         parameters: number of the model's parameters, tied ones counted once.
         device: name of the processor and its threads, or of the GPU, for people.
         threads: of the CPU that training used.
+        processes: how many trained together; None = one.
+        strategy: how they did: ddp or fsdp2; None = there was one.
         load: the machine's load average of one minute when the last session began: how many
             threads of other programs wanted to run.
         precision: `fp32` or `bf16`, the arithmetic of matrix products; a resumed run keeps it.
@@ -167,6 +169,8 @@ class RunSummary:
     parameters: int | None = None
     device: str | None = None
     threads: int | None = None
+    processes: int | None = None
+    strategy: str | None = None
     load: float | None = None
     precision: str | None = None
     command: str | None = None

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from mambalab.tracking.recorder import Recorder
 from mambalab.train import checkpoint, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.progress import StoppedError, watching
+from mambalab.train.ranks import ALONE, Ranks, shared
 from mambalab.utils import console
 from mambalab.utils.files import write_text
 from mambalab.utils.renamed import current
@@ -189,6 +191,7 @@ class FinalTest(Callback):
         device, precision: where and how to compute.
         folder, recorder: where numbers, tables and pictures go.
         stop_requested: returns the name of a signal once the user asked the run to stop.
+        ranks: the processes that train; all measure.
 
     Attributes:
         test: what the summary will say: what was measured now, else `previous`.
@@ -205,9 +208,11 @@ class FinalTest(Callback):
         folder: RunFolder,
         recorder: Recorder,
         stop_requested: Callable[[], str | None],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.task = task
+        self.ranks = ranks
         self.test = previous
         self.device = device
         self.precision = precision
@@ -235,18 +240,34 @@ class FinalTest(Callback):
             assert best is not None, "a finished run was saved"
             LOG.warning("%s has no best checkpoint any more: testing the last weights", path)
         if self.test is not None and self.test.step == best.step:
+            self.ranks.tell(None)
             return
         LOG.info("testing the weights of step %s", f"{best.step:,}")
         weights, _, _ = checkpoint.load(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
-        watched = watching(self.task, "testing", self.stop_requested)
-        with runtime.autocast(self.device, self.precision), watched:
-            metrics, found = current(self.task, "evaluate_detailed", "examine")(self.model, "test")
+        self.ranks.tell(self.model.state_dict())
+        metrics, found = test_together(self.model, self.task, self.ranks, self, self.stop_requested)
         self.recorder.metrics(best.step, metrics)
         for file in tables.write(path, "test", found):
             self.recorder.artifact(file)
         times = self.test.times if self.test is not None else None
         self.test = FinalTestResult(best.step, (times or 0) + 1, metrics)
+
+
+def test_together(
+    model: nn.Module, task: Any, ranks: Ranks, resolved: Any, stop_requested: Any
+) -> tuple[dict[str, float], list[Any]]:
+    """Measure the test split, together with the other processes if there are any.
+
+    Raises:
+        StoppedError: a signal came; raised in all of them.
+    """
+    found: tuple[dict[str, float], list[Any]] = ({}, [])
+    watched = watching(task, "testing", stop_requested)
+    arithmetic = runtime.autocast(resolved.device, resolved.precision)
+    with ranks.stopping_together(), watched, shared(task, ranks), arithmetic:
+        found = current(task, "evaluate_detailed", "examine")(model, "test")
+    return found  # noqa: RET504 - the block may end by an exception that it swallows
 
 
 class LossPicture(Callback):

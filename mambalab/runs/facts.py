@@ -10,12 +10,13 @@ from mambalab.ops import backend as scan_backend
 from mambalab.records.summary import RunSummary
 from mambalab.runs import build
 from mambalab.runs.resolve import ResolvedRun
-from mambalab.settings.train import Precision
+from mambalab.settings.train import Precision, Strategy
 from mambalab.train import runtime
+from mambalab.train.ranks import ALONE, Ranks
 from mambalab.utils import command
 
 
-def of_run(resolved: ResolvedRun, model: nn.Module) -> RunSummary:
+def of_run(resolved: ResolvedRun, model: nn.Module, ranks: Ranks = ALONE) -> RunSummary:
     """Collect the facts of a session that is about to train `model`."""
     settings, device = resolved.settings, resolved.device
     dtype = torch.bfloat16 if resolved.precision is Precision.bf16 else torch.float32
@@ -27,6 +28,8 @@ def of_run(resolved: ResolvedRun, model: nn.Module) -> RunSummary:
         parameters=count_parameters(model),
         device=runtime.device_name(device),
         threads=torch.get_num_threads(),
+        processes=ranks.size if ranks.size > 1 else None,
+        strategy=(settings.trainer.strategy or Strategy.ddp).value if ranks.size > 1 else None,
         load=runtime.load_average(),
         precision=resolved.precision.value,
         command=command.current(),

@@ -18,7 +18,9 @@ from mambalab.runs import (
     build,
     facts,
     final_report,
+    follow,
     headlines,
+    launch,
     load,
     rebuild,
     tidy,
@@ -39,7 +41,9 @@ from mambalab.tracking.description import labels_of, tags_of
 from mambalab.train import checkpoint, limits, runtime, signals
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.loop import Trainer
-from mambalab.utils import console, memory
+from mambalab.train.ranks import ALONE, Ranks, ending_together, join, leave
+from mambalab.train.together import together
+from mambalab.utils import console, memory, torchrun
 from mambalab.utils.files import describe, write_text
 from mambalab.utils.text import wrapped
 
@@ -62,7 +66,8 @@ def run(settings: config.TrainConfig) -> int:
         UserError: anything the user can mend; nothing half-written is left over.
     """
     resolved, summary = train(settings)
-    final_report.show(resolved.settings, resolved.folder, summary)
+    if not torchrun.is_follower():
+        final_report.show(resolved.settings, resolved.folder, summary)
     if isinstance(resolved, FinishedRun):
         return 0
     return EXIT_STATUS.get(summary.ended_by, 0)
@@ -79,16 +84,52 @@ def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunS
     """
     runtime.prepare_process()
     with console.show_log(), memory.told_in_one_line():
+        if torchrun.place() is not None:
+            return _train_as_rank(settings)
         resolved = resolve(settings)
-        if isinstance(resolved, FinishedRun):
-            LOG.info("this run is finished already: %s", resolved.reason)
-            tidy.say_if_data_changed(resolved)
-            tidy.finished(resolved)
-            tidy.relabel(resolved)
-            finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
-            sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
+        if isinstance(resolved, ResolvedRun) and launch.is_wanted(settings):
+            launch.check(settings)
+            launch.run(settings)
+            resolved = resolve(dataclasses.replace(settings, resume=Resume.auto))
             return resolved, resolved.summary
-        return resolved, TrainingRun(resolved).run()
+        return _train(resolved, ALONE)
+
+
+def _train_as_rank(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunSummary]:
+    """Train as one of the processes that torchrun started."""
+    place = torchrun.place()
+    if place is not None and place.restarts and settings.resume is Resume.never:
+        settings = dataclasses.replace(settings, resume=Resume.auto)  # torchrun starts it again
+    device = runtime.choose_device(settings.device)
+    ranks = join(device)
+    try:
+        launch.check_batch(settings, ranks.size)
+        resolved = ranks.tell(resolve(settings) if ranks.is_first else None)
+        if ranks.is_first:
+            return _train(resolved, ranks)
+        if isinstance(resolved, FinishedRun):
+            return resolved, resolved.summary
+        ranks.wait()  # rank 0 fetches what is not there
+        return resolved, follow.run(resolved, ranks, device)
+    finally:
+        leave()
+
+
+def _train(
+    resolved: FinishedRun | ResolvedRun, ranks: Ranks
+) -> tuple[FinishedRun | ResolvedRun, RunSummary]:
+    """Train what was resolved, or look after the run that is finished."""
+    if isinstance(resolved, FinishedRun):
+        LOG.info("this run is finished already: %s", resolved.reason)
+        tidy.say_if_data_changed(resolved)
+        tidy.finished(resolved)
+        tidy.relabel(resolved)
+        finished, output_dir = resolved.settings, Path(resolved.settings.output_dir)
+        sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
+        return resolved, resolved.summary
+    run = TrainingRun(resolved, ranks=ranks)
+    ranks.wait()
+    return resolved, run.run()
 
 
 class TrainingRun:
@@ -100,13 +141,17 @@ class TrainingRun:
     Args:
         resolved: what to train.
         callbacks: called after those that every run has.
+        ranks: the processes that train, of which this is the first.
 
     Raises:
         UserError: the data are absent, user code fails, or the record cannot be kept as asked.
     """
 
-    def __init__(self, resolved: ResolvedRun, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, resolved: ResolvedRun, callbacks: Sequence[Callback] = (), ranks: Ranks = ALONE
+    ) -> None:
         self.begun = time.monotonic()
+        self.ranks = ranks
         self.resolved = resolved
         self.settings = settings = resolved.settings
         self.recorded = config.as_recorded(settings)
@@ -125,7 +170,7 @@ class TrainingRun:
             rows = settings.model.vocab_size or self.task.spec.vocab_size
             user_code.check_output(self.model, self.task, self.device, rows=rows)
             user_code.check_measure(self.model, self.task, self.device)
-        self.summary = facts.of_run(resolved, self.model)
+        self.summary = facts.of_run(resolved, self.model, ranks)
         begun_with = resolved.initial_weights.checkpoint
         output_dir = Path(settings.output_dir)
         recorder.check(settings.tracking, output_dir=output_dir)
@@ -164,6 +209,7 @@ class TrainingRun:
             evaluate_first=settings.model.pretrained is not None,
             run={"uid": self.summary.uid or "", "settings": config.settings_hash(self.recorded)},
             facts={"spec": dataclasses.asdict(self.task.spec), "began_with": begun_with},
+            together=together(self.model, settings.trainer, ranks, settings.seed),
         )
 
     def run(self) -> RunSummary:
@@ -205,7 +251,9 @@ class TrainingRun:
             for line in headlines.surprises(self.settings.optim, self.trainer, earlier):
                 console.say(functools.partial(wrapped, line), logging.WARNING)
             try:
-                self._ended(self.trainer.run())
+                with ending_together(self.ranks, self.signals.requested):
+                    result = self.trainer.run()
+                self._ended(result)
             except BaseException as error:
                 if (short := memory.shortage(error)) is not None:
                     self._failed(UserError(short), None)
@@ -249,6 +297,7 @@ class TrainingRun:
             folder=self.folder,
             recorder=self.recorder,
             stop_requested=self.signals.requested,
+            ranks=self.ranks,
         )
 
     def _restore(self) -> tuple[checkpoint.Checkpoint, list[str]]:

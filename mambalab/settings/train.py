@@ -24,6 +24,13 @@ class OptimKind(Enum):
     muon = "muon"
 
 
+class Strategy(Enum):
+    """How several processes train one model."""
+
+    ddp = "ddp"
+    fsdp2 = "fsdp2"
+
+
 class Precision(Enum):
     """Arithmetic of matrix products; parameters and states stay float32."""
 
@@ -116,6 +123,12 @@ class TrainerSettings:
     grad_accum: int = option("micro-batches added up for one optimiser step", ge=1)
     compile: bool = option("torch.compile the model")
     sample_chars: int = option("tokens of the text sample at each evaluation; 0 = none", ge=0)
+    devices: int | None = option(
+        "processes that train together, each on a GPU or on its share of the CPU; null = 1", ge=1
+    )
+    strategy: Strategy | None = option(
+        "of several processes each holds the whole model (ddp) or a part (fsdp2); null = ddp"
+    )
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""

@@ -7,7 +7,6 @@ passes it on; should the sweep itself be killed, the pipe to its jobs closes and
 import os
 import shutil
 import signal
-import site
 import subprocess
 import sys
 from contextlib import suppress
@@ -23,6 +22,7 @@ from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.command import as_line
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.process import python_path
 from mambalab.utils.reading import check_no_link
 from mambalab.utils.secrets import hide_password
 
@@ -185,11 +185,3 @@ def open_log(path: Path) -> int:
         )
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def python_path() -> str:
-    """Return the PYTHONPATH with which the jobs find this very mambalab."""
-    home = str(Path(__file__).resolve().parents[2])
-    # An installed one they find anyhow; PYTHONPATH would put all packages before Python's own.
-    ours = [] if home in site.getsitepackages() else [home]
-    return os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])

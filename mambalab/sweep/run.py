@@ -221,7 +221,11 @@ def _launcher(plan: Plan, sweep: SweepFolder) -> Launcher:
     devices = {plan.first.device, *(str(job.config.device) for job in plan.jobs)}
     device = next((name for name in ("auto", "cuda") if name in devices), plan.first.device)
     count = len(plan.jobs) or plan.settings.trials
-    slots = Slots.plan(settings.n_jobs, settings.jobs_per_gpu, device, sweep.threads, count)
+    configs = [plan.first, *(job.config for job in plan.jobs)]
+    several = max(config.trainer.devices or 1 for config in configs)
+    slots = Slots.plan(
+        settings.n_jobs, settings.jobs_per_gpu, device, sweep.threads, count, several
+    )
     if sweep.threads is not None and slots.threads != sweep.threads:
         _say(
             f"jobs have {slots.threads} threads each now, {sweep.threads} before: runs that go on "

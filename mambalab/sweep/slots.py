@@ -64,7 +64,7 @@ class Slot:
 
     Attributes:
         threads: CPU threads of its job; None = as many as torch likes.
-        gpu: the GPU of its job, or None.
+        gpu: the GPU of its job, or several with commas between; None = it is given none.
     """
 
     threads: int | None = None
@@ -96,12 +96,14 @@ class Slots:
         threads: CPU threads of each; None = as many as torch likes.
         gpus: GPUs to be leased, from `gpus()`; empty = jobs are given none, or take what they see.
         jobs_per_gpu: jobs that may share one.
+        devices: GPUs of a job (`trainer.devices`).
     """
 
     count: int
     threads: int | None = None
     gpus: dict[str, str] = field(default_factory=dict)
     jobs_per_gpu: int = 1
+    devices: int = 1
     taken: list[Slot] = field(default_factory=list)
     _next: Slot | None = None  # promised by `has_room`
 
@@ -113,6 +115,7 @@ class Slots:
         device: str,
         noted_threads: int | None = None,
         jobs: int | None = None,
+        devices: int = 1,
     ) -> "Slots":
         """Plan the places for `n_jobs` at once; -1 means as many as there are GPUs, or cores.
 
@@ -124,20 +127,32 @@ class Slots:
                 several jobs they stay: another number of threads would change the last bits of
                 a resumed run.
             jobs: how many there are; with n_jobs=-1 fewer than cores have more threads each.
+            devices: processes of a job, each with a GPU or its share of the job's threads.
+
+        Raises:
+            UserError: there are not so many GPUs, or jobs of several GPUs are to share them.
         """
         cards = gpus() if device in ("auto", "cuda") else {}
         if n_jobs == 1 and not cards:
             return cls(1, noted_threads)
+        if cards and devices > 1:
+            if jobs_per_gpu > 1:
+                raise UserError(
+                    f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: jobs of trainer.devices={devices}"
+                    " GPUs share none; give jobs_per_gpu=1"
+                )
+            if devices > len(cards):
+                raise UserError(f"trainer.devices={devices}: there are {len(cards)} GPU(s)")
         if cards:
-            places = len(cards) * jobs_per_gpu
+            places = len(cards) * jobs_per_gpu // devices
             count = places if n_jobs == -1 else min(n_jobs, places)
         elif n_jobs != -1:
             count = n_jobs
         elif noted_threads:
             return cls(max(1, cores() // noted_threads), noted_threads)
         else:
-            count = min(cores(), jobs or cores())
-        return cls(count, max(1, cores() // count), cards, jobs_per_gpu)
+            count = min(max(1, cores() // devices), jobs or cores())
+        return cls(count, max(1, cores() // count), cards, jobs_per_gpu, devices)
 
     def has_room(self) -> bool:
         """Tell whether `take` will give a place, which nobody else can have until then."""
@@ -165,10 +180,25 @@ class Slots:
             return Slot(self.threads)
         used = [slot.gpu for slot in self.taken]
         order = sorted(self.gpus, key=used.count)
+        if self.devices > 1:
+            return self._find_several()
         for share in range(self.jobs_per_gpu):  # a second job only where each has a first
             for gpu in order:
                 if lease := _lease(self.gpus[gpu], share, alone=self.jobs_per_gpu == 1):
                     return Slot(self.threads, gpu, lease)
+        return None
+
+    def _find_several(self) -> Slot | None:
+        """Lease as many GPUs as a job needs; none if there are fewer free ones."""
+        held, leases = [], []
+        for gpu, name in self.gpus.items():
+            if lease := _lease(name, 0, alone=True):
+                held.append(gpu)
+                leases += lease
+            if len(held) == self.devices:
+                return Slot(self.threads, ",".join(held), leases)
+        for descriptor in leases:
+            os.close(descriptor)
         return None
 
 

@@ -19,11 +19,12 @@ from mambalab.errors import UserError, first_line
 from mambalab.settings.sweep import SlurmSettings, SubmititSettings
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.plan import Job
-from mambalab.sweep.processes import COMMAND, Handle, open_log, python_path, write_order
+from mambalab.sweep.processes import COMMAND, Handle, open_log, write_order
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.packages import why_not_imported
+from mambalab.utils.process import python_path
 
 SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps

@@ -32,10 +32,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from mambalab.errors import UserError
 from mambalab.settings.rules import check
@@ -44,6 +46,25 @@ from mambalab.spec import ModelSpec
 from mambalab.utils.renamed import current, keep_old_names
 
 T = TypeVar("T")
+S = TypeVar("S", float, np.ndarray)
+
+
+class Shared(Protocol):
+    """What several processes use to share a measurement out; see `train.ranks`."""
+
+    is_first: bool
+    """Whether this process measures what cannot be shared out."""
+
+    def batches(
+        self, batches: Sequence[T], watch: Callable[[int, int], None] | None
+    ) -> Iterator[T]:
+        """Yield the batches that this process measures."""
+        ...
+
+    def sums(self, own: dict[str, S]) -> dict[str, S]:
+        """Add numbers or arrays up over all processes, by name."""
+        ...
+
 
 Batch: TypeAlias = Any
 """Whatever a task's `batch` returns and its `loss` takes; nobody else looks inside."""
@@ -77,6 +98,9 @@ class Task(ABC):
         unit: what `units_per_batch` counts, in the plural: tokens, images.
         on_eval_batch: called by `eval_batches` with how many batches are measured, and how many
             there are; may raise, to end the measurement. None: nobody watches.
+        shares: whether `measure` goes through `eval_batches` and adds up with `summed`, so that
+            several processes can share a measurement out.
+        shared: how they do it just now; None = this process measures alone.
     """
 
     spec: ModelSpec
@@ -88,6 +112,8 @@ class Task(ABC):
     loss_unit: str = "nats"
     unit: str = "tokens"
     on_eval_batch: Callable[[int, int], None] | None = None
+    shares: bool = False
+    shared: Shared | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -148,11 +174,52 @@ class Task(ABC):
 
         Between two of them it is shown how far the measurement is, and the run can be stopped.
         """
+        if self.shared is not None:
+            watch = current(self, "on_eval_batch", "watch")
+            yield from self.shared.batches(batches, watch)
+            return
         for number, batch in enumerate(batches):
             watch = current(self, "on_eval_batch", "watch")
             if watch is not None:
                 watch(number, len(batches))
             yield batch
+
+    def summed(self, sums: dict[str, S]) -> dict[str, S]:
+        """Add sums up over the processes that share a measurement; returns its own if it is alone.
+
+        Args:
+            sums: numbers or NumPy arrays by name; a name that another process lacks is 0 there.
+        """
+        return sums if self.shared is None else self.shared.sums(sums)
+
+    def part(self, batch: Batch, rank: int, size: int) -> Batch:
+        """What process `rank` of `size` takes of a training batch: its share of the rows.
+
+        Every tensor of the batch is cut along its first dimension. A task whose batches are built
+        otherwise, or whose `loss` is no mean over rows of equal weight, overrides this.
+
+        Raises:
+            UserError: a batch cannot be shared out equally.
+        """
+        rows = self.settings.batch_size
+        if rows % size:
+            raise UserError(
+                f"task.batch_size={rows}: {size} processes cannot share it equally; give a "
+                f"multiple of {size}"
+            )
+        own = slice(rank * rows // size, (rank + 1) * rows // size)
+
+        def cut(leaf: Any) -> Any:
+            if leaf is None:
+                return None
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows:
+                return leaf[own]
+            raise UserError(
+                f"task {self.name}: its batches hold more than tensors of {rows} rows; let it say "
+                "what one of several processes takes, in a method part(batch, rank, size)"
+            )
+
+        return pytree.tree_map(cut, batch)
 
     @property
     def items_per_batch(self) -> int:

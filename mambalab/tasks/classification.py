@@ -48,6 +48,7 @@ class ClassificationTask(Task):
     splits = ("train", "val", "test", "train_sample")
     metric = "val/accuracy"
     maximize = True
+    shares = True
     classes: Sequence[str]
     labels: dict[str, Tensor]
     unit = "examples"
@@ -167,7 +168,9 @@ class ClassificationTask(Task):
             counts += torch.bincount(true * n + logits.argmax(-1), minlength=n * n)
             for name, mean in self.batch_metrics(logits, true).items():
                 sums[name] = sums.get(name, 0.0) + float(mean) * len(rows)
-        table = counts.view(n, n).cpu().numpy()
+        sums = self.summed({"": total, **sums})
+        total = sums.pop("")
+        table = self.summed({"": counts.cpu().numpy()})[""].reshape(n, n)
         right = float(table.diagonal().sum() / len(labels))
         more = {f"{split}/{name}": value / len(labels) for name, value in sums.items()}
         return {f"{split}/loss": total / len(labels), f"{split}/accuracy": right, **more}, table

@@ -68,6 +68,7 @@ class TextTask(Task):
 
     settings: TextSettings
     splits = ("train", "val", "train_sample")
+    shares = True
     loss_unit = "nats per character"
 
     def read(self) -> tuple[str, dict[str, str]]:
@@ -166,6 +167,7 @@ class TextTask(Task):
         total = 0.0
         for inputs, targets in self._windows(data):
             total += float(_cross_entropy(model(inputs), targets, "sum"))
+        total = self.summed({"loss": total})["loss"]
         bits = total / self._characters[split] / math.log(2)
         return {f"{split}/loss": total / (len(data) - 1), f"{split}/bits_per_char": bits}
 
@@ -216,7 +218,8 @@ class TextTask(Task):
             chosen = slice(rows, rows + self.settings.eval_batch_size)
             yield inputs[chosen].long(), targets[chosen].long()
         rest = data[full * length :].long()[None]
-        if rest.shape[1] > 1:
+        mine = self.shared is None or self.shared.is_first
+        if rest.shape[1] > 1 and mine:
             yield rest[:, :-1], rest[:, 1:]
 
     def _tokens(self, part: str, text: str, dtype: type[np.generic]) -> np.ndarray:

@@ -31,7 +31,9 @@ from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_laye
 from mambalab.train.optim import build_optimizer, learning_rate
 from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
+from mambalab.train.ranks import shared
 from mambalab.train.state import BeforeStep, TrainState
+from mambalab.train.together import Together
 from mambalab.utils import console
 
 LOG = logging.getLogger("mambalab")
@@ -54,6 +56,7 @@ class Trainer:
         run: identities of this run by name; its checkpoints hold them, and one that holds others
             is refused.
         facts: more that its checkpoints say of the run, JSON-able.
+        together: the processes that train it, all with the same arguments, and how; None = one.
 
     Attributes:
         state: all that a checkpoint holds besides the weights.
@@ -76,11 +79,11 @@ class Trainer:
         evaluate_first: bool = False,
         run: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
+        together: Together | None = None,
     ) -> None:
         self.model = model
-        self.compute: nn.Module = model
-        if settings.compile:
-            self.compute = torch.compile(model)  # pyright: ignore[reportAttributeAccessIssue]
+        self.together = together or Together(model, settings)
+        self.ranks = self.together.ranks
         self.task = task
         self.optim = optim
         self.settings = settings
@@ -101,6 +104,7 @@ class Trainer:
         self.max_steps = limits.steps(settings, task.batches_per_epoch)
         self.saved_step = -1  # of the newest checkpoint
         self.last_step_seconds = 0.0
+        self.seconds: float | None = None  # of training by rank 0's clock, if there are several
 
     # -- how far the run is -------------------------------------------------------------------
 
@@ -110,8 +114,20 @@ class Trainer:
         if self.max_steps is not None:
             shares.append(self.state.step / self.max_steps)
         if self.settings.max_minutes is not None:
-            shares.append(self.state.clock.elapsed() / (60 * self.settings.max_minutes))
+            shares.append(self.elapsed() / (60 * self.settings.max_minutes))
         return max(shares)
+
+    def elapsed(self) -> float:
+        """Seconds of training; of several processes rank 0 has the clock."""
+        return self.state.clock.elapsed() if self.seconds is None else self.seconds
+
+    def _agree(self) -> str | None:
+        """The signal that asked to stop; several processes agree on it, and on the time."""
+        signal_name = self.stop_requested()
+        if self.ranks.size > 1:
+            elapsed = self.state.clock.elapsed()
+            signal_name, self.seconds = self.ranks.agree(signal_name, elapsed)
+        return signal_name
 
     def _reached_limit(self) -> tuple[EndedBy, str] | None:
         """The limit that ends the run and how to say it, or None."""
@@ -120,7 +136,7 @@ class Trainer:
             return EndedBy.max_steps, f"max_steps={settings.max_steps} reached"
         if self.max_steps is not None and state.step >= self.max_steps:
             return EndedBy.max_epochs, f"max_epochs={settings.max_epochs:g} reached"
-        if settings.max_minutes is not None and state.clock.elapsed() >= 60 * settings.max_minutes:
+        if settings.max_minutes is not None and self.elapsed() >= 60 * settings.max_minutes:
             return EndedBy.max_minutes, f"max_minutes={settings.max_minutes:g} reached"
         if settings.patience is not None and state.evaluations_since_best >= settings.patience:
             evaluations = f"{settings.patience} evaluations"
@@ -132,8 +148,16 @@ class Trainer:
     def _loss(self, position: int) -> Tensor:
         """Compute the loss of batch number `position`, a float32 scalar."""
         batch = self.task.batch(position)  # outside autocast: data are the same in any precision
+        if self.ranks.size > 1:
+            batch = self.task.part(batch, self.ranks.rank, self.ranks.size)
         with runtime.autocast(self.device, self.precision):
-            return self.task.loss(self.compute, batch)
+            return self.task.loss(self.together.module, batch)
+
+    def _whole_loss(self, position: int) -> Tensor:
+        """Compute the loss of a whole batch with the plain model, in this process alone."""
+        batch = self.task.batch(position)
+        with runtime.autocast(self.device, self.precision):
+            return self.task.loss(self.model, batch)
 
     def _train_step(self) -> None:
         """Do one optimiser step, over `grad_accum` batches; log every `log_every` steps.
@@ -146,15 +170,19 @@ class Trainer:
         rate = learning_rate(self.optim, state.step, self.progress())
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
+        self.together.seed_step(state.step)
         parts = self.settings.grad_accum
         listens = self._listens()
         before = BeforeStep(self.model, self.device) if listens or parts > 1 else None
         total = torch.zeros((), device=self.device)
         try:
             for part in range(parts):
-                if parts > 1 and (signal_name := self.stop_requested()):
+                alone = self.ranks.size == 1
+                if parts > 1 and alone and (signal_name := self.stop_requested()):
                     raise StoppedError(signal_name)
-                with listening(self.model, self.stop_requested, listens) as before_backward:
+                averaging = self.together.averaging(last=part == parts - 1)
+                heard = listening(self.model, self.stop_requested, listens)
+                with averaging, heard as before_backward:
                     loss = self._loss(state.position + part)
                     check_loss(loss)
                     loss = loss / parts
@@ -166,7 +194,8 @@ class Trainer:
             before.restore()
             raise
         limit = self.optim.grad_clip if self.optim.grad_clip is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = self.together.clip(limit)
+        total = self.ranks.mean(total)
         bad = self.guard.watch(state.step, total, norm)
         if self.device.type == "cpu" and bool(bad):
             self._refuse_bad_step()
@@ -183,7 +212,8 @@ class Trainer:
     def _listens(self) -> bool:
         """Whether a stop is heard within a batch: it may be long, as the step before it was."""
         first = self.state.clock.steps == 0
-        return (first or self.last_step_seconds >= LONG_SECONDS) and not self.settings.compile
+        able = not self.settings.compile and self.ranks.size == 1  # all end the same step
+        return able and (first or self.last_step_seconds >= LONG_SECONDS)
 
     def _log(self, rate: float, norm: Tensor) -> None:
         """Record the mean training loss since the last point; waits for the device."""
@@ -203,9 +233,10 @@ class Trainer:
         step = self.guard.first_bad_step()
         if step is None:
             return
-        self.model.train()
         position = step * self.settings.grad_accum
-        where = first_bad_layer(self.model, lambda: self._loss(position))
+        with self.together.whole():
+            self.model.train()
+            where = first_bad_layer(self.model, lambda: self._whole_loss(position))
         last = checkpoint.find(self.run_dir, "last")
         kept = f"the checkpoint of step {last.step} is kept; " if last else ""
         raise NonFiniteError(
@@ -225,10 +256,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure the validation split, keep the weights if they are the best, call callbacks."""
+        with self.together.whole():
+            self._evaluate_whole()
+
+    def _evaluate_whole(self) -> None:
+        """Evaluate, while the plain model has the weights."""
         state = self.state
-        watched = watching(self.task, "validating", self.stop_requested)
-        with runtime.autocast(self.device, self.precision), watched:
-            metrics = self.task.evaluate(self.compute, "val")
+        metrics = self._measure()
         check_metrics(metrics, self.task.metric)
         self.recorder.flush()  # the folder is still there: nothing is written beside it
         self.model.train()
@@ -239,7 +273,9 @@ class Trainer:
             state.best = Evaluation(state.step, metrics)
             state.evaluations_since_best = 0
             facts = {**self.facts, "metrics": metrics, "metric": self.task.metric}
-            checkpoint.save(self.run_dir, "best", state.step, self.model.state_dict(), facts=facts)
+            if self.ranks.is_first:
+                weights = self.model.state_dict()
+                checkpoint.save(self.run_dir, "best", state.step, weights, facts=facts)
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
         self.recorder.metrics(state.step, metrics)
@@ -247,11 +283,21 @@ class Trainer:
             told = (self.task, state, self.settings, self.tokens_per_second())
             console.say(lambda columns: lines.evaluation(*told, columns))
         try:
-            for callback in self.callbacks:
-                callback.on_evaluated(state.step, metrics)
+            with self.ranks.stopping_together():
+                for callback in self.callbacks:
+                    callback.on_evaluated(state.step, metrics)
         except StoppedError:  # what follows an evaluation is incomplete: it is done again
             state.restore_ranking(before)
             raise
+
+    def _measure(self) -> dict[str, float]:
+        """Measure the validation split, together with the other processes."""
+        watched = watching(self.task, "validating", self.stop_requested)
+        sharing, metrics = shared(self.task, self.ranks), {}
+        arithmetic = runtime.autocast(self.device, self.precision)
+        with self.ranks.stopping_together(), watched, sharing, arithmetic:
+            metrics = self.task.evaluate(self.together.evaluated, "val")
+        return self.ranks.tell(metrics)
 
     def _ranking_key(self, metrics: dict[str, float]) -> tuple[float, float]:
         return ranking_key(metrics, self.task.metric, self.task.maximize)
@@ -273,6 +319,15 @@ class Trainer:
         if self.saved_step == self.state.step:
             return
         self._refuse_bad_step()
+        with self.together.whole():
+            self._save_whole()
+        self.saved_step = self.state.step
+
+    def _save_whole(self) -> None:
+        """Save, while the plain model has the weights."""
+        optimizer = self.together.optimizer_state(self.state.optimizer)
+        if not self.ranks.is_first:
+            return
         facts = {**self.facts, "fingerprint": self.task.fingerprint()}
         if (history := self.recorder.flush()) is not None:
             facts["history"] = history
@@ -282,10 +337,9 @@ class Trainer:
             self.state.step,
             self.model.state_dict(),
             facts=facts,
-            trainer=self.state.state_dict(),
+            trainer={**self.state.state_dict(), "optimizer": optimizer},
             keep=self.settings.keep_last or 1,
         )
-        self.saved_step = self.state.step
 
     def restore(self, source: checkpoint.Checkpoint) -> None:
         """Go back to where a checkpoint was written.
@@ -338,6 +392,7 @@ class Trainer:
             NonFiniteError: the numbers broke; earlier checkpoints stay.
         """
         self.model.train()
+        self._begin_together()
         display = Progress(self.progress())
         status = Status.FINISHED
         try:
@@ -361,9 +416,15 @@ class Trainer:
             seconds=self.state.clock.elapsed(),
             peak_memory_bytes=runtime.peak_memory_bytes(self.device),
         )
-        for callback in self.callbacks:
-            callback.on_end(result)
+        with self.together.whole():
+            for callback in self.callbacks:
+                callback.on_end(result)
         return result
+
+    def _begin_together(self) -> None:
+        """Give the other processes what `restore` gave this one."""
+        self.together.begin(self.state, lambda model: build_optimizer(model, self.optim))
+        self.saved_step = self.ranks.tell(self.saved_step)
 
     def _run(self, display: Progress) -> tuple[EndedBy, str]:
         """What ended the run, and how to say it; raises StoppedError when a signal did."""
@@ -373,8 +434,11 @@ class Trainer:
             self._evaluate()
             self.save()
         display.wait_for_step()
-        while (end := self._reached_limit()) is None:
-            if signal_name := self.stop_requested():
+        while True:
+            signal_name = self._agree()
+            if (end := self._reached_limit()) is not None:
+                break
+            if signal_name is not None:
                 raise StoppedError(signal_name)
             started = time.monotonic()
             self._train_step()

@@ -44,6 +44,10 @@ class TrainableTask(Watchable, Protocol):
         """Training batch number `position`: a pure function of data, seed and position."""
         ...
 
+    def part(self, batch: Any, rank: int, size: int) -> Any:
+        """What one of `size` processes takes of a batch."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss over a batch, a float32 scalar."""
         ...

@@ -16,6 +16,7 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.settings.train import Precision
+from mambalab.utils import torchrun
 
 
 def prepare_process() -> None:
@@ -34,9 +35,20 @@ def prepare_process() -> None:
 def choose_device(requested: str) -> torch.device:
     """Choose the device: `auto` takes CUDA if it works, else the CPU.
 
+    Each of several processes that torchrun started on a machine gets a GPU of its own.
+
     Raises:
-        UserError: the requested device is not there.
+        UserError: the requested device is not there, or several processes are to use one GPU.
     """
+    place = torchrun.place()
+    if place is not None and place.size > 1:
+        if requested.startswith("cuda:"):
+            raise UserError(
+                f"device={requested}: {place.size} processes train, each on a GPU of its own; "
+                "leave the number out, and choose with CUDA_VISIBLE_DEVICES"
+            )
+        if requested == "cuda" or (requested == "auto" and torch.cuda.is_available()):
+            requested = f"cuda:{place.local_rank}"
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(requested)

@@ -15,6 +15,7 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, TextIO
 
+from mambalab.utils import torchrun
 from mambalab.utils.files import free_name, unlink_copies
 from mambalab.utils.text import harmless
 
@@ -128,6 +129,8 @@ def show_log() -> contextlib.AbstractContextManager[None]:
     """Show messages of the logger `mambalab` on standard error; nested uses show them once."""
     if any(isinstance(handler, Console) for handler in LOG.handlers):
         return contextlib.nullcontext()
+    if torchrun.is_follower():  # rank 0 says it
+        return _handled_by(logging.NullHandler())
     return _handled_by(Console())
 
 

@@ -5,6 +5,7 @@ Also ends this process though a thread hangs.
 
 import logging
 import os
+import site
 import socket
 import sys
 import threading
@@ -48,6 +49,14 @@ def alive(record: Mapping[str, Any]) -> bool | None:
     if now == "dead":
         return False
     return not now or not then or str(then) == now
+
+
+def python_path() -> str:
+    """Return the PYTHONPATH with which a new process finds this very mambalab."""
+    home = str(Path(__file__).resolve().parents[2])
+    # An installed one it finds anyhow; PYTHONPATH would put all packages before Python's own.
+    ours = [] if home in site.getsitepackages() else [home]
+    return os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def exists(pid: int) -> bool:

@@ -185,3 +185,28 @@ def test_a_container_may_have_fewer_cores(monkeypatch, tmp_path, text, count):
     assert slots.cores() == 4
     (tmp_path / "cpu.max").write_text(text)
     assert slots.cores() == count
+
+
+def test_jobs_of_several_gpus_get_as_many(monkeypatch):
+    four = {name: f"GPU-{name}" for name in "0123"}
+    monkeypatch.setattr(slots, "gpus", lambda: four)
+    found = Slots.plan(-1, 1, "auto", devices=2)
+    assert (found.count, found.threads) == (2, 4)
+    first, second = found.take(), found.take()
+    assert first is not None
+    assert second is not None
+    assert [first.environment()["CUDA_VISIBLE_DEVICES"], second.gpu] == ["0,1", "2,3"]
+    assert Slots.plan(-1, 1, "auto", devices=2).take() is None  # another sweep's
+    found.give_back(first)
+    again = Slots.plan(-1, 1, "auto", devices=2).take()
+    assert again is not None
+    assert again.gpu == "0,1"
+    with pytest.raises(UserError, match=r"trainer.devices=5: there are 4 GPU\(s\)"):
+        Slots.plan(-1, 1, "auto", devices=5)
+    with pytest.raises(UserError, match="give jobs_per_gpu=1"):
+        Slots.plan(-1, 2, "auto", devices=2)
+
+
+def test_on_a_cpu_jobs_of_several_processes_share_the_cores():
+    found = Slots.plan(-1, 1, "cpu", devices=4)
+    assert (found.count, found.threads) == (2, 4)

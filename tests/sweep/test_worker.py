@@ -12,10 +12,11 @@ import pytest
 
 from mambalab.sweep import worker
 from mambalab.sweep.folder import SweepFolder
-from mambalab.sweep.processes import ProcessLauncher, python_path
+from mambalab.sweep.processes import ProcessLauncher
 from mambalab.sweep.slots import Slots
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
+from mambalab.utils.process import python_path
 from tests.sweep.fakes import job
 from tests.sweep.processes import environment, wait_until
 

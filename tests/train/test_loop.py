@@ -17,6 +17,7 @@ from mambalab.train.nonfinite import NonFiniteError
 from mambalab.train.optim import build_optimizer
 from mambalab.train.progress import StoppedError
 from mambalab.train.state import TrainState
+from mambalab.train.together import Together
 from tests.train.toy import LIMITS, MUON, OPTIM, ToyTask, model, trainer
 
 
@@ -138,7 +139,8 @@ class Averages(nn.Module):
 def test_a_step_given_up_half_way_leaves_the_whole_step_before_it(tmp_path, asked):
     def make(name):
         run, lines = trainer(tmp_path / name, grad_accum=3)
-        run.model = run.compute = Averages()
+        run.model = Averages()
+        run.together = Together(run.model, run.settings)
         run.state = TrainState(build_optimizer(run.model, OPTIM), torch.device("cpu"))
         return run, lines
 

@@ -1,0 +1,117 @@
+"""Two processes train as one does; see two_ranks.py for what they do."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mambalab.settings.train import Strategy
+from mambalab.train import checkpoint
+from mambalab.train.ranks import ALONE, Ranks
+from tests.train import two_ranks
+
+STRATEGIES = [strategy.value for strategy in Strategy]
+
+
+def environment(rank: int, port: int, size: int = 2) -> dict[str, str]:
+    """What torchrun tells a process."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    told |= {"TORCHELASTIC_RESTART_COUNT": 0, "OMP_NUM_THREADS": 1}
+    names = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
+    return {**os.environ, **names, **{key: str(value) for key, value in told.items()}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where two processes have gone through everything."""
+    path = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.train.two_ranks", str(path)]
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen(command, env=environment(rank, port), stdout=pipe, stderr=pipe, text=True)
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(told)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> dict:
+    return json.loads((folder / "found.json").read_text())
+
+
+def rows(recorded: list) -> list[tuple[int, str, float]]:
+    return [(step, name, value) for step, values in recorded for name, value in values.items()]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("double", "bound"), [(False, 2e-4), (True, 1e-10)])
+def test_two_processes_are_one(found, tmp_path, strategy, double, bound):
+    lines, total = two_ranks.curve(tmp_path, ALONE, double=double, max_steps=50)
+    theirs, their_total = found[f"{strategy} {double}"]
+    ours = rows(lines)
+    assert [row[:2] for row in ours] == [tuple(row[:2]) for row in rows(theirs)]
+    for a, b in zip(ours, rows(theirs), strict=True):
+        exact = bound if a[1] != "train/loss" else max(bound, 1e-6)  # summed up in float32
+        assert a[2] == pytest.approx(b[2], rel=exact, abs=exact), a
+    assert abs(total - their_total) < bound * 100
+    assert ours[0][2] != ours[-1][2], "nothing was learnt"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gradients_of_several_batches_are_averaged_once(found, tmp_path, strategy):
+    lines, total = two_ranks.curve(tmp_path, ALONE, double=True, max_steps=12, grad_accum=2)
+    theirs, their_total = found[f"{strategy} parts"]
+    for ours, other in zip(rows(lines), rows(theirs), strict=True):
+        assert ours[2] == pytest.approx(other[2], abs=1e-6 if ours[1] == "train/loss" else 1e-10)
+    assert total == pytest.approx(their_total, abs=1e-8)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_signal_to_one_stops_all_and_they_go_on_as_if_nothing_was(found, strategy):
+    assert found[f"{strategy} stopped"] == ["KILLED", 8]
+    assert found[f"{strategy} resumed"] == [True, True], "dropout's masks and weights repeat"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nan_in_the_batch_of_one_is_told_by_all(found, strategy):
+    assert found[f"{strategy} bad"].startswith(
+        "loss or gradients became NaN or infinite at step 6, first in the output of layers.0"
+    )
+
+
+def test_one_goes_on_from_what_two_saved(folder, tmp_path):
+    path = folder / "changing"
+    source = checkpoint.find(path, "last")
+    assert source is not None
+    assert source.step == 8
+    runner, lines = two_ranks.resumed(path, ALONE, double=True, max_steps=12)
+    runner.run()
+    whole, total = two_ranks.curve(tmp_path, ALONE, double=True, max_steps=12)
+    last = [row for row in rows(whole) if row[0] > 8]
+    for ours, other in zip(rows(lines.rows), last, strict=True):
+        assert ours[:2] == other[:2]
+        assert ours[2] == pytest.approx(other[2], abs=1e-6 if ours[1] == "train/loss" else 1e-10)
+    assert two_ranks.outcome(runner, lines)[1] == pytest.approx(total, abs=1e-9)
+
+
+def test_measurements_are_shared_out(found):
+    told = found["measured"]
+    assert told["sums"] == {"a": 10.0, "b": 2.0}
+    assert told["stopped"] == "SIGINT", "rank 1 stopped, and so rank 0 did"
+    assert told["told"] == {"x": 1}
+    assert told["agreed"] == [None, 5.0]
+
+
+def test_one_process_agrees_with_itself():
+    assert Ranks().agree("SIGINT", 2.0) == ("SIGINT", 2.0)
+    assert Ranks().tell(7) == 7
+    assert Ranks().is_first
