@@ -20,12 +20,12 @@ import sys
 from mambalab.commands import ui
 from mambalab.commands.ui import UiSettings
 {patch}
-sys.exit(ui.run(UiSettings(sys.argv[1], int(sys.argv[2]))))
+sys.exit(ui.run(UiSettings(None, sys.argv[1], None, int(sys.argv[2]), open=False)))
 """
 # Stands in for MLflow: answers, has a child of its own, and neither cares for SIGTERM.
 STUBBORN = '''
 ui.MAX_STOP_SECONDS = 0.5
-ui._command = lambda uri, store, port: [sys.executable, "-c", """
+ui._command = lambda artifacts, port: [sys.executable, "-c", """
 import http.server, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 subprocess.Popen([sys.executable, "-c", "import signal, time; "
@@ -104,12 +104,12 @@ def assert_gone(pids: list[int]) -> None:
 
 def test_without_a_store_it_says_where_one_comes_from(tmp_path):
     with pytest.raises(UserError, match="train with tracking=mlflow, or fill it"):
-        ui.run(UiSettings(str(tmp_path), 5000))
+        ui.run(UiSettings(None, str(tmp_path), None, 5000, open=False))
 
 
 def test_the_server_sends_nothing_home(monkeypatch):
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
-    assert ui._environment()["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert ui._environment("sqlite:///x")["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_a_taken_port_is_passed_over():
@@ -181,7 +181,7 @@ def test_a_server_that_does_not_listen_is_ended_with_its_children(serve, store):
 )
 def test_a_server_that_cannot_start_says_why(store, tmp_path, monkeypatch, code, message):
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(ui, "_command", lambda uri, store, port: [sys.executable, "-c", code])
+    monkeypatch.setattr(ui, "_command", lambda artifacts, port: [sys.executable, "-c", code])
     with pytest.raises(UserError, match=message):
-        ui.run(UiSettings(str(tmp_path), 0))
+        ui.run(UiSettings(None, str(tmp_path), None, 0, open=False))
     assert signal.getsignal(signal.SIGINT) is before

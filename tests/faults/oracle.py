@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from mambalab.tracking.mlflow_run import attachments
+from mambalab.tracking.mlflow_files import attachments
 from tests.faults.process import BrokenPromiseError
 
 RESULTS = ("status", "step", "ended_by", "metric", "best", "last", "test", "parameters")
