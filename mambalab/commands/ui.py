@@ -131,11 +131,12 @@ def _note(folder: Path, store: str) -> Note:
 
 def _place(uri: str, output_dir: Path, note: Note | None) -> str:
     """Find the page to open, below the server's address; mends a store that was moved."""
+    own = not mlflow_store.is_server(uri)  # a server's experiments are not ours to change
     try:
         client = mlflow_store.connect(uri, output_dir)
-        return (
-            mlflow_address.newest(client) if note is None else mlflow_address.of_run(client, note)
-        )
+        if note is not None:
+            return mlflow_address.of_run(client, note)
+        return mlflow_address.newest(client, with_view=own)
     except UserError:
         raise
     except Exception as error:  # MLflow and its drivers raise all kinds

@@ -7,6 +7,7 @@ on which there are no runs.
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
+from mambalab.tracking import mlflow_view
 from mambalab.tracking.note import Note
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 TRAINING = "workflowType=machine_learning"
 
 
-def newest(client: "MlflowClient") -> str:
+def newest(client: "MlflowClient", *, with_view: bool) -> str:
     """Return the page that lists the runs of the experiment in which a run was begun last.
 
     Args:
         client: of the store.
+        with_view: whether to choose its columns, which writes a tag of the experiment.
 
     Returns:
         What follows the server's address. An empty store has a page of experiments only.
@@ -34,7 +36,9 @@ def newest(client: "MlflowClient") -> str:
     runs = client.search_runs(experiments, order_by=order, max_results=1) if experiments else []
     if not runs:
         return f"#/experiments?{TRAINING}"
-    return f"#/experiments/{runs[0].info.experiment_id}/runs?{TRAINING}"
+    experiment = runs[0].info.experiment_id
+    view = f"&{mlflow_view.write(client, experiment)}" if with_view else ""
+    return f"#/experiments/{experiment}/runs?{TRAINING}{view}"
 
 
 def of_run(client: "MlflowClient", note: Note) -> str:

@@ -9,6 +9,7 @@ of MLflow's server.
 import html
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from mambalab.tracking.mlflow_best import BestEvaluation
 from mambalab.tracking.mlflow_files import is_own
 from mambalab.utils.command import as_line
 from mambalab.utils.files import read_json
-from mambalab.utils.text import harmless, number
+from mambalab.utils.text import harmless, number, printable
 
 MARK = "<!-- below: written by mambalab, again and again -->"
 MAX_CHARS = 5000  # of a tag, on servers of MLflow's older versions
 MAX_SAMPLE_CHARS = 600
+MAX_COLUMNS = 100  # of a sample: MLflow does not break its lines
 MAX_DIGEST_CHARS = 36  # MLflow's own limit
 MAX_READ_CHARS = 20_000
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^()/\\]+)\)")  # of a file beside the Markdown
@@ -149,9 +151,9 @@ def _of_run(
     if summary.status not in (None, Status.RUNNING):
         results.append(f"{summary.status}: {_shown(summary.reason or '')}")
     if results:
-        yield "<br>\n".join(results)
+        yield "  \n".join(results)
     if summary.command:
-        yield _block(summary.command)
+        yield _code(summary.command)
     facts = [
         f"{summary.parameters:,} parameters" if summary.parameters else "",
         (summary.data or {}).get("description", ""),
@@ -171,10 +173,10 @@ def _of_run(
 def _of_sweep(folder: Path, run_id: str, best: BestEvaluation | None) -> Iterator[str]:
     sweep = _json(folder / run_folder.SWEEP, folder)
     if best is not None:
-        value = number(best.values[best.metric])
-        yield f"Best: {best.metric} **{value}** at step {best.step:,}, by `{_shown(best.job)}`"
+        value, job = number(best.values[best.metric]), _code(best.job)
+        yield f"Best: {best.metric} **{value}** at step {best.step:,}, by {job}"
     if command := sweep.get("command"):
-        yield _block(as_line(["train", "-m", *map(str, command)]))
+        yield _code(as_line(["train", "-m", *map(str, command)]))
     comparison = folder / "comparison" / "comparison.md"
     if is_own(comparison, folder):
         text = _PICTURE.sub(
@@ -195,9 +197,20 @@ def _link(run_id: str, path: str, title: str) -> str:
 
 
 def _block(text: str) -> str:
-    """Return text that is shown as it is: whoever wrote it, nothing in it is Markdown or HTML."""
-    lines = html.escape(harmless(text)).replace("\r", "").split("\n")
-    return f"<pre><code>{chr(10).join(lines)}</code></pre>"
+    """Return lines that are shown as they are: whoever wrote them, nothing in it is Markdown."""
+    lines = [
+        part
+        for line in harmless(text).splitlines()
+        for part in textwrap.wrap(line, MAX_COLUMNS, drop_whitespace=False) or [""]
+    ]
+    return f"<pre><code>{html.escape(chr(10).join(lines))}</code></pre>"
+
+
+def _code(text: str) -> str:
+    """Return a line of code in Markdown, which MLflow breaks where there is no room."""
+    text = printable(text)
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if len(ticks) > 1 else f"`{text}`"
 
 
 def _shown(text: str) -> str:

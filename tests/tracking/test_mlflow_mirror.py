@@ -103,8 +103,8 @@ def test_a_run_arrives_whole_and_described(recorder, store, tmp_path, said):
     tags = dict(query(store, "select key, value from tags"))
     assert tags["git_revision"] == "abc"
     assert tags["machine"] == "m"
-    assert tags["mambalab.status"] == "FINISHED"
-    assert tags["mambalab.pid"] == str(os.getpid())
+    assert tags["mlflow.mambalab.status"] == "FINISHED"
+    assert tags["mlflow.mambalab.pid"] == str(os.getpid())
     assert tags["mambalab.host"] == socket.gethostname()
     artifacts = tmp_path / "mlartifacts" / "toy" / run_id / "artifacts"
     assert (artifacts / "plots" / "loss.png").read_bytes() == b"second"
