@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does, before torch
 os.environ["HF_HOME"] = str(Path(__file__).parent / "no-cache-of-the-hub")  # nor a token
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-for name in ("HF_TOKEN", "HF_HUB_CACHE"):
+for name in ("HF_TOKEN", "HF_HUB_CACHE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
 import pytest

@@ -133,8 +133,9 @@ def _stored(path: Path) -> tuple[int, int]:
     if not path.exists():
         return 0, 0
     with closing(sqlite3.connect(path)) as database:
-        (whole,) = database.execute("select count(*) from metrics").fetchone()
-        once = "select count(*) from (select distinct run_uuid, key, step from metrics)"
+        ours = "from metrics where key like 'train/%'"  # not the machine's load
+        (whole,) = database.execute(f"select count(*) {ours}").fetchone()
+        once = f"select count(*) from (select distinct run_uuid, key, step {ours})"
         (distinct,) = database.execute(once).fetchone()
     return whole, whole - distinct
 

@@ -256,7 +256,9 @@ _RECORDS = (
         "ui",
         "look at runs in MLflow's pages",
         "UiSettings",
-        examples=("ui", "ui port=5001"),
+        usage="[RUN] [KEY=VALUE ...] [--cfg job]",
+        positional=("run",),
+        examples=("ui", "ui latest", "ui port=5001 open=false"),
     ),
     Verb("completion", "print the completion script of a shell", None),
 )

@@ -1,5 +1,6 @@
 """`mambalab compare PATH...`: runs beside each other, in groups by what they differ in."""
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,7 +27,8 @@ class CompareSettings:
     )
     mlflow: str | None = option("MLflow experiment whose runs are compared instead of folders")
     uri: str | None = option(
-        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+        "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
+        path=True,
     )
     output_dir: str = option("folder of runs, sweeps and the MLflow store", **FOLDER)
     out: str | None = option("folder for the files; null = beside the sweep's runs", **FOLDER)
@@ -61,8 +63,10 @@ def run(cfg: CompareSettings) -> int:
     output_dir = Path(cfg.output_dir)
     folders: list[Path] = []
     if cfg.mlflow is not None:
-        from mambalab.tracking import mlflow_reader
+        from mambalab.tracking import mlflow_reader, mlflow_store
 
+        if line := mlflow_store.origin(cfg.uri):
+            print(line, file=sys.stderr)
         records = mlflow_reader.read(cfg.mlflow, cfg.uri, output_dir)
         left_out: list[LeftOut] = []
     else:

@@ -188,6 +188,9 @@ def _mlflow(settings: DoctorSettings) -> Iterator[Finding]:
 
     uri = mlflow_store.store_uri(None, Path(settings.output_dir))
     mlflow_store.check(uri)
+    if line := mlflow_store.origin(None):
+        yield "ok", "mlflow", line.removeprefix("MLflow: ")
+        return
     path = Path(settings.output_dir, mlflow_store.STORE)
     if not path.exists():
         yield "ok", "mlflow", f"{path} is made by the first run"

@@ -25,7 +25,8 @@ class RemoveSettings:
     output_dir: str = option("folder of runs; nothing outside it is removed", **FOLDER)
     mlflow: bool = option("also move their MLflow runs to MLflow's trash")
     uri: str | None = option(
-        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+        "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
+        path=True,
     )
     yes: bool = option("do not ask")
 
@@ -49,8 +50,11 @@ def run(cfg: RemoveSettings) -> int:
             pass
     recorded = None
     if cfg.mlflow:
+        from mambalab.tracking import mlflow_store
         from mambalab.tracking.removal import MlflowRuns
 
+        if line := mlflow_store.origin(cfg.uri):
+            print(line, file=sys.stderr)
         recorded = MlflowRuns([p for f in folders for p in _all(f)], cfg.uri, output_dir)
     if not cfg.yes and not _agreed(folders, len(recorded or ())):
         console.result("nothing was removed")

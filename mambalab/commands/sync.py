@@ -30,7 +30,8 @@ class SyncSettings:
     runs: list[str] = option("run folders, or latest (with its sweep)", path=True)
     output_dir: str = option("folder of the MLflow store; run=latest looks there", **FOLDER)
     uri: str | None = option(
-        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+        "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
+        path=True,
     )
 
     def check_ready(self) -> None:
@@ -44,6 +45,8 @@ def run(cfg: SyncSettings) -> int:
     output_dir = Path(cfg.output_dir)
     uri = mlflow_store.store_uri(cfg.uri, output_dir)
     mlflow_store.check(uri)
+    if line := mlflow_store.origin(cfg.uri):
+        print(line, file=sys.stderr)
     shown = hide_password(uri)
     failed = 0
     names = [path for name in cfg.runs for path in _unfolded(name, output_dir)]

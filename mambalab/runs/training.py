@@ -347,7 +347,9 @@ class TrainingRun:
         self._write_settings()
         self.summary.metric = self.task.metric
         self.summary.maximize = self.task.maximize
-        self.summary.data = self.task.fingerprint()
+        self.summary.data = data = dict(self.task.fingerprint())
+        if data:
+            data.setdefault("description", self.task.describe_data())
         self.summary.started = previous.started
         if previous.started is None:
             self.summary.started = round(time.time(), 3)

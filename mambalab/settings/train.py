@@ -145,6 +145,7 @@ class TrackingSettings:
 
     kind: TrackingKind = option("where metrics go besides the terminal")
     uri: str | None = option(
-        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+        "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
+        path=True,
     )
     experiment_name: str | None = option("MLflow experiment; null = the task's name")

@@ -29,7 +29,7 @@ from mambalab.tracking.description import (
     params_of,
 )
 from mambalab.tracking.mlflow_mirror import MlflowMirror
-from mambalab.tracking.mlflow_run import SECONDS_METRIC
+from mambalab.tracking.mlflow_names import SECONDS_METRIC
 from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.sync import Receipt, experiment_of, send
 from mambalab.utils.command import as_line

@@ -1,5 +1,6 @@
 """How MLflow is told about a run or a sweep: experiment, parameters, tags."""
 
+import getpass
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,19 @@ def experiment_name(chosen: object, task: object) -> str:
 def tags_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return the tags of a run, taken from its summary.json."""
     return {name: str(summary[name]) for name in SUMMARY_TAGS if summary.get(name)}
+
+
+def own_tags() -> dict[str, str]:
+    """Return the tags with which MLflow's pages say who made a run, and with what."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": "mambalab",
+        "mlflow.source.type": "LOCAL",
+    }
 
 
 def labels_of(config: Mapping[str, Any]) -> dict[str, str]:

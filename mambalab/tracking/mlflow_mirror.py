@@ -13,7 +13,9 @@ from pathlib import Path
 
 from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.description import Description
-from mambalab.tracking.mlflow_run import MlflowRun, attachments
+from mambalab.tracking.mlflow_files import attachments
+from mambalab.tracking.mlflow_run import MlflowRun
+from mambalab.tracking.mlflow_system import SystemMonitor
 from mambalab.tracking.store_failure import NO_ANSWER, TOO_SLOW, StoreFailure, failure_of
 from mambalab.utils import process
 from mambalab.utils.secrets import hide_password
@@ -70,6 +72,7 @@ class MlflowMirror:
             run_dir, uri, output_dir=output_dir, experiment=description.experiment, tick=self._tick
         )
         self._run.note.state = "sending"
+        self._system = SystemMonitor()
         self._description = description
         self._sync_command = sync_command
         self._files: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -173,6 +176,8 @@ class MlflowMirror:
             if run.copy_of is not None:
                 self._tell(f"{run.run_dir} is a copy of {run.copy_of}: an MLflow run of its own")
         run.advance(self._waiting, end)
+        if not run.is_sweep and (self._system.due() or end is not None):
+            run.send_system(self._system.look())
         if end is not None:
             run.note.set_complete(run.run_dir)
         elif self._failures:

@@ -11,7 +11,7 @@ from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import Curve, RunRecord, StoredRun
 from mambalab.records.summary import RunSummary
-from mambalab.tracking import mlflow_store
+from mambalab.tracking import mlflow_names, mlflow_store
 from mambalab.tracking.mlflow_run import RESUMED
 from mambalab.tracking.store_failure import failure_of
 from mambalab.utils.files import read_json
@@ -74,12 +74,16 @@ def _record(client: "MlflowClient", run: "Run") -> StoredRun:
     changed = {k.removeprefix(RESUMED): v for k, v in tags.items() if k.startswith(RESUMED)}
     noted = {key: value for key, value in tags.items() if "." not in key}
     summary = _summary(client, run_id) or noted
-    status = tags.get(mlflow_store.STATUS, run.info.status)
+    status = mlflow_names.tag(tags, mlflow_names.STATUS) or run.info.status
     return StoredRun(
         path=Path(f"{run.info.run_name or 'run'} ({run_id[:8]})"),
         config=unflatten({**run.data.params, **changed}),
         summary=RunSummary.from_json({**summary, "status": status}),
-        points={key: _curve(client, run_id, key) for key in run.data.metrics},
+        points={
+            name: _curve(client, run_id, key)
+            for key in run.data.metrics
+            if (name := mlflow_names.in_file(key)) is not None
+        },
     )
 
 

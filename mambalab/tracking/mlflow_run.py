@@ -7,26 +7,26 @@ The folder's `mlflow_run.json` names the run; should a `kill -9` come between cr
 noting it, the run is found again by the `uid` that was noted before.
 """
 
-import getpass
 import math
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mambalab.records import run_folder
+from mambalab.tracking import mlflow_names as names
 from mambalab.tracking import mlflow_store as store
-from mambalab.tracking.description import MAX_NAME_CHARS, RUN_NAME, cut
+from mambalab.tracking.description import DESCRIPTION, MAX_NAME_CHARS, RUN_NAME, cut, own_tags
+from mambalab.tracking.mlflow_best import BestEvaluation, BestSoFar, best_of_sweep
+from mambalab.tracking.mlflow_files import is_own, without_passwords
+from mambalab.tracking.mlflow_page import RunPage
 from mambalab.tracking.note import Note, ended_as, holds
 from mambalab.utils import process
-from mambalab.utils.reading import inside
 from mambalab.utils.secrets import hide_password
 
 METRICS_PER_BATCH = 1000  # MLflow's own limits, as the next two
 PARAMS_PER_BATCH = 100
 MAX_TAG_CHARS = 8000
-SECONDS_METRIC = "time/seconds"
 RESUMED = "resumed."  # prefix of tags: settings that a later session changed
 
 
@@ -67,6 +67,11 @@ class MlflowRun:
         self._offset = 0
         self._seconds = 0.0
         self._has_parent = False
+        self._old_names = False  # whether the store has metrics under their names in the file
+        self._best = BestSoFar(run_dir)
+        self._best_sent: BestEvaluation | None = None
+        self._page: RunPage | None = None
+        self._page_is_current = False
         # What the store held at the start and the file did not: a folder that came back from a
         # backup comes by these points again.
         self._ahead: dict[tuple[str, int], float | None] = {}
@@ -101,7 +106,7 @@ class MlflowRun:
             run = client.create_run(
                 store.experiment_id(client, self.experiment, artifacts),
                 start_time=start_ms,
-                tags={store.UID: self.note.uid, **_system_tags(), **_process_tags()},
+                tags={names.UID: self.note.uid, **own_tags(), **_process_tags()},
                 run_name=self._name(tags.get(RUN_NAME)),
             )
         self._run_id = self.note.run_id = run.info.run_id
@@ -111,8 +116,14 @@ class MlflowRun:
             client.restore_run(self._run_id)
         self.start_ms = run.info.start_time
         self._describe(client, run, params, tags)
+        self._page = RunPage(self.run_dir, client, run, tags.get(DESCRIPTION))
         self._client = client
         self.tick()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the folder is that of a sweep."""
+        return (self.run_dir / run_folder.SWEEP).is_file()
 
     @property
     def is_open(self) -> bool:
@@ -138,10 +149,13 @@ class MlflowRun:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
             else:
-                if run.data.tags.get(store.UID) == self.note.uid:
+                if names.tag(run.data.tags, names.UID) == self.note.uid:
                     return self._unless_copied(run)
-        found = store.search(client, f"tags.`{store.UID}` = '{self.note.uid}'", deleted=True)
-        return self._unless_copied(found[0]) if found else None
+        for name in (names.UID, names.OLD_TAGS[names.UID]):
+            query = f"tags.`{name}` = '{self.note.uid}'"
+            if found := store.search(client, query, deleted=True):
+                return self._unless_copied(found[0])
+        return None
 
     def _unless_copied(self, run: Any) -> Any:
         """Return the run, or None and a new note if it belongs to another folder with that uid.
@@ -195,8 +209,11 @@ class MlflowRun:
         given = tags.get(RUN_NAME)
         if given is not None and (name := self._name(given)) != run.info.run_name:
             client.update_run(self._run_id, name=name)
-        told = {key: value for key, value in tags.items() if key != RUN_NAME}
+        told = {key: value for key, value in tags.items() if key not in (RUN_NAME, DESCRIPTION)}
         all_tags = {**told, **changed, store.FOLDER: str(self.run_dir.absolute())}
+        for name, old in names.OLD_TAGS.items():
+            if old in run.data.tags:
+                all_tags[name] = run.data.tags[old]
         if "git_revision" in tags:
             all_tags["mlflow.source.git.commit"] = tags["git_revision"].partition("+")[0]
         items = [
@@ -204,6 +221,9 @@ class MlflowRun:
         ]
         for part in _chunks(items, PARAMS_PER_BATCH):
             client.log_batch(self._run_id, tags=part)
+        for old in names.OLD_TAGS.values():
+            if old in run.data.tags:
+                client.delete_tag(self._run_id, old)
 
     # -- points -------------------------------------------------------------------------------
 
@@ -219,6 +239,7 @@ class MlflowRun:
         if not self._certain:
             known = self._ahead = self._stored()
             self._offset, self._seconds, self.note.points = 0, 0.0, len(known)
+            self._best.clear()
         rows, end = run_folder.read_rows(self.run_dir / run_folder.METRICS, self._offset)
         points = self._points(rows, known, remember=not self._certain)
         self._certain = False
@@ -226,15 +247,47 @@ class MlflowRun:
             self._client.log_batch(self._run_id, metrics=part)
             self.note.points += len(part)
             self.tick()
+        self._send_best()
         self._certain, self._offset = True, end
         return len(points)
+
+    def _send_best(self) -> None:
+        """Send the best evaluation, of a sweep its best job's, if it is another one now."""
+        from mlflow.entities import Metric
+
+        best = self._best.found
+        if self.is_sweep:
+            best = best_of_sweep(self.run_dir, self._stamp())
+        same = self._best_sent and best and best.as_metrics() == self._best_sent.as_metrics()
+        if best is not None and not same:
+            points = [Metric(key, v, best.stamp, 0) for key, v in best.as_metrics().items()]
+            self._client.log_batch(self._run_id, metrics=points)
+            self._page_is_current = False
+        self._best_sent = best
+
+    def send_system(self, values: Mapping[str, float]) -> None:
+        """Send what the machine does now; the step of such a point is the run's age in seconds."""
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        age = max(0, now - self.start_ms) // 1000
+        points = [Metric(key, value, now, age) for key, value in values.items()]
+        self._client.log_batch(self._run_id, metrics=points)
+        self.tick()
+
+    def _stamp(self) -> int:
+        return self.start_ms + round(1000 * self._seconds)
 
     def _stored(self) -> dict[tuple[str, int], float | None]:
         """Ask the store for all its points of this run, by (key, step)."""
         known: dict[tuple[str, int], float | None] = {}
-        for key in self._client.get_run(self._run_id).data.metrics:
+        metrics = self._client.get_run(self._run_id).data.metrics
+        self._old_names = names.kept_old(metrics)  # a curve in two parts would be worse
+        for key in metrics:
+            if (name := names.in_file(key)) is None:
+                continue
             for m in self._client.get_metric_history(self._run_id, key):
-                known[key, m.step] = run_folder.finite(m.value)
+                known[name, m.step] = run_folder.finite(m.value)
             self.tick()
         return known
 
@@ -251,15 +304,17 @@ class MlflowRun:
         points: list[Any] = []
         conflicts = 0
         for step, values in rows:
-            self._seconds = values.get(SECONDS_METRIC) or self._seconds
-            stamp = self.start_ms + round(1000 * self._seconds)
+            self._seconds = values.get(names.SECONDS_METRIC) or self._seconds
+            stamp = self._stamp()
+            self._best.see(step, values, stamp)
             for key, value in values.items():
                 if (key, step) in known:
                     conflicts += known[key, step] != value
                     continue
                 if remember:  # a file of ours holds a pair once; one mended by hand may not
                     known[key, step] = value
-                points.append(Metric(key, math.nan if value is None else value, stamp, step))
+                shown = key if self._old_names else names.in_store(key)
+                points.append(Metric(shown, math.nan if value is None else value, stamp, step))
         if remember:
             for step, values in rows:
                 for key in values:
@@ -288,15 +343,21 @@ class MlflowRun:
         if ended is not None:
             self.end(*ended)
         for path in list(files):
-            if _is_own(path, self.run_dir):
+            if is_own(path, self.run_dir):
                 self.send_file(path)
+                self._page_is_current = False
             del files[path]
+        if not self._page_is_current:
+            assert self._page is not None, "it is open"
+            self._page.refresh(self._best_sent)
+            self._page_is_current = True
+            self.tick()
         return new
 
     def send_file(self, path: Path) -> None:
         """Copy a file below the run folder to the same place among the run's artifacts."""
         folder = path.relative_to(self.run_dir).parent.as_posix()
-        with _without_passwords(path) as sent:
+        with without_passwords(path) as sent:
             self._client.log_artifact(self._run_id, str(sent), None if folder == "." else folder)
         self.tick()
 
@@ -306,7 +367,7 @@ class MlflowRun:
         def ending(run: Any) -> str:
             tags, name = run.data.tags, run.info.run_name or ""
             folder = tags.get(store.FOLDER) or self.output_dir / name
-            return ended_as(Path(folder), tags.get(store.UID, "")) or "KILLED"
+            return ended_as(Path(folder), names.tag(tags, names.UID) or "") or "KILLED"
 
         return store.close_dead_runs(self._client, ending)
 
@@ -314,73 +375,25 @@ class MlflowRun:
         """Show that this process trains the run now."""
         from mlflow.entities import RunTag
 
-        tags = {**_process_tags(), store.STATUS: "RUNNING"}
+        tags = {**_process_tags(), names.STATUS: "RUNNING"}
         self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         self._client.update_run(self._run_id, status="RUNNING")
         self.tick()
 
     def end(self, status: str, end_ms: int) -> None:
         """Set how the run ended: FINISHED, FAILED or KILLED, and when (Unix milliseconds)."""
-        if (self.run_dir / run_folder.SWEEP).is_file():
+        if self.is_sweep:
             self._set_parent_of_children()
-        self._client.set_tag(self._run_id, store.STATUS, status)
+        self._client.set_tag(self._run_id, names.STATUS, status)
         end_ms = max(end_ms, self.start_ms)  # a clock that was set back
         self._client.set_terminated(self._run_id, status, end_ms)
         self.tick()
 
 
-def attachments(run_dir: Path) -> list[Path]:
-    """List the files of a run folder, or of a sweep's, that belong into MLflow: all but metrics,
-    checkpoints and logs.
-
-    Regular files only, and none that a link leads out of the folder: a stranger's run would else
-    send what is elsewhere on this machine.
-    """
-    named = [run_dir / name for name in (run_folder.CONFIG, run_folder.SUMMARY, run_folder.SWEEP)]
-    found = [path for path in named if _is_own(path, run_dir)]
-    for folder in ("plots", "samples", "tables", "comparison"):
-        files = (p for p in (run_dir / folder).glob("*") if _is_own(p, run_dir))
-        found += sorted(p for p in files if not p.name.startswith("."))  # half-written ones
-    return found
-
-
-@contextmanager
-def _without_passwords(path: Path) -> Iterator[Path]:
-    """Give the file itself, or a copy without the passwords that older versions wrote there."""
-    if path.name not in (run_folder.CONFIG, run_folder.SWEEP):
-        yield path
-        return
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    if (clean := hide_password(text)) == text:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="mambalab-") as folder:
-        copy = Path(folder, path.name)
-        copy.write_text(clean, encoding="utf-8", errors="surrogateescape")
-        yield copy
-
-
-def _is_own(path: Path, run_dir: Path) -> bool:
-    return path.is_file() and inside(path, run_dir)
-
-
-def _system_tags() -> dict[str, str]:
-    """Return the tags that MLflow's own pages show."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = "unknown"
-    return {
-        "mlflow.user": user,
-        "mlflow.source.name": "mambalab",
-        "mlflow.source.type": "LOCAL",
-    }
-
-
 def _process_tags() -> dict[str, str]:
     """Say who writes to the run: `close_dead_runs` asks whether that process still lives."""
     me = process.identity()
-    return {store.HOST: me["host"], store.PID: str(me["pid"]), store.BORN: me["born"]}
+    return {store.HOST: me["host"], names.PID: str(me["pid"]), names.BORN: me["born"]}
 
 
 def _chunks(items: list[Any], size: int) -> list[list[Any]]:

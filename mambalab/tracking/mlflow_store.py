@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from mambalab.errors import UserError
 from mambalab.tracking import store_state
+from mambalab.tracking.mlflow_names import BORN, PID, STATUS, tag
 from mambalab.utils import process
 from mambalab.utils.files import replacing
 from mambalab.utils.locks import locked
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("mambalab")
 STORE = "mlflow.db"
+ENVIRONMENT = "MLFLOW_TRACKING_URI"
 ARTIFACTS = "mlartifacts"
-HOST, PID, BORN, UID = "mambalab.host", "mambalab.pid", "mambalab.born", "mambalab.uid"
+HOST = "mambalab.host"
 FOLDER = "mambalab.folder"  # absolute path of the run folder on that host
-STATUS = "mambalab.status"
 KIND, SWEEP = "mambalab.kind", "sweep"  # tag and value of a run that stands for a sweep
 PARENT = "mlflow.parentRunId"
 
@@ -53,19 +54,28 @@ Ending = Callable[["Run"], str]
 
 
 def store_uri(uri: str | None, output_dir: Path) -> str:
-    """Return the tracking URI that a setting means: SQLite paths absolute, None = default store.
+    """Return the tracking URI that a setting means, SQLite paths absolute.
+
+    Args:
+        uri: the setting; None = the environment's `MLFLOW_TRACKING_URI`, else the store below
+            `output_dir`.
+        output_dir: the folder of runs.
 
     Raises:
         UserError: if it is no tracking URI, or a SQLite path that has no URI.
     """
+    named = ""
+    if uri is None and (uri := of_environment()) is not None:
+        named = f"{ENVIRONMENT}="
     if uri is None:
         path = output_dir.absolute() / STORE
     else:
         scheme = uri.partition(":")[0].partition("+")[0]
         if scheme not in _SCHEMES:
             raise UserError(
-                f"{hide_password(uri)} is no MLflow tracking URI: give http://HOST:PORT or "
-                f"sqlite:////ABSOLUTE/PATH/mlflow.db, or null for the store in output_dir"
+                f"{named}{hide_password(uri)} is no MLflow tracking URI that mambalab can use: "
+                f"give http://HOST:PORT or sqlite:////ABSOLUTE/PATH/mlflow.db, or "
+                + (f"unset {ENVIRONMENT}" if named else "null for the store in output_dir")
             )
         if scheme != "sqlite":
             return uri
@@ -80,6 +90,21 @@ def store_uri(uri: str | None, output_dir: Path) -> str:
             f"tracking=jsonl, or tracking.uri=sqlite:////ELSEWHERE/mlflow.db (sync: uri=...)"
         )
     return f"{_SQLITE}{path}"
+
+
+def of_environment() -> str | None:
+    """Return the tracking URI that MLflow's own environment variable names, if it is set."""
+    return os.environ.get(ENVIRONMENT) or None
+
+
+def origin(uri: str | None) -> str | None:
+    """Say in one line that the environment chooses the store; None if it does not.
+
+    Args:
+        uri: the setting, which comes first.
+    """
+    chosen = of_environment() if uri is None else None
+    return f"MLflow: {hide_password(chosen)} ({ENVIRONMENT} is set)" if chosen else None
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -288,7 +313,7 @@ def close_dead_runs(client: "MlflowClient", ending: Ending = lambda run: "KILLED
     count = 0
     for run in left:
         tags = run.data.tags
-        record = {"host": tags.get(HOST), "pid": tags.get(PID), "born": tags.get(BORN)}
+        record = {"host": tags.get(HOST), "pid": tag(tags, PID), "born": tag(tags, BORN)}
         if process.alive(record) is False:
             status = ending(run)
             now = max(round(1000 * time.time()), run.info.start_time)  # clocks jump

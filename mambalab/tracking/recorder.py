@@ -53,8 +53,8 @@ def check(settings: TrackingSettings, *, output_dir: Path) -> None:
 def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
     """Return what a person types to send a run to MLflow later."""
     words = ["mambalab", "sync", str(run_dir)]
-    if settings.uri is not None:
-        words.append(f"uri={hide_password(settings.uri)}")
+    if (uri := settings.uri or mlflow_store.of_environment()) is not None:
+        words.append(f"uri={hide_password(uri)}")
     elif str(output_dir) != "outputs":
         words.append(f"output_dir={output_dir}")
     return shlex.join(words)
@@ -69,7 +69,7 @@ class Recorder:
     Args:
         run_dir: the run folder; created by `start` if missing.
         settings: where the record goes. `none` writes nothing at all, `jsonl` the run folder.
-        output_dir: folder of all runs; holds the MLflow store if `settings.uri` is None.
+        output_dir: folder of all runs; holds the MLflow store that `store_uri` means by None.
         announce: shows a line to the person; only ever called in the thread that calls the
             recorder, from within its methods. By default a warning of this module's logger.
         stop_requested: whether the user has asked the run to stop: `finish` then hurries.
@@ -155,6 +155,8 @@ class Recorder:
             description=Description(name, params, tags, start_ms=round(1000 * time.time())),
             sync_command=sync_command(self.run_dir, self.settings, self.output_dir),
         )
+        if line := mlflow_store.origin(self.settings.uri):
+            _log.info(line)
         mirror.start()
         return mirror
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.tracking import mlflow_names as names
 from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.note import Note
 from mambalab.tracking.store_failure import failure_of
@@ -69,7 +70,7 @@ class MlflowRuns:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 return False
-            ours = run.data.tags.get(store.UID) == note.uid
+            ours = names.tag(run.data.tags, names.UID) == note.uid
             if not ours or run.info.lifecycle_stage == "deleted":
                 return False
             self._client.delete_run(note.run_id)

@@ -17,7 +17,8 @@ from mambalab.tracking.description import (
     tags_of,
     without_labels,
 )
-from mambalab.tracking.mlflow_run import MlflowRun, attachments
+from mambalab.tracking.mlflow_files import attachments
+from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import sync_command
 from mambalab.tracking.store_failure import SilentStoreError, failure_of
@@ -77,7 +78,7 @@ def send_rest(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> No
     Args:
         run_dir: the run folder.
         settings: where the record goes.
-        output_dir: holds the MLflow store if `settings.uri` is None.
+        output_dir: holds the MLflow store unless settings or environment name one.
     """
     if settings.kind is not TrackingKind.mlflow or not (run_dir / run_folder.MLFLOW).exists():
         return

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from mambalab.tracking.mlflow_run import attachments
+from mambalab.tracking.mlflow_files import attachments
+from mambalab.tracking.mlflow_names import in_file
 from tests.faults.process import BrokenPromiseError
 
 RESULTS = ("status", "step", "ended_by", "metric", "best", "last", "test", "parameters")
@@ -95,7 +96,8 @@ def check_mlflow(run_dir: Path, store: Path) -> None:
         ).fetchone()
     if run is None:
         raise BrokenPromiseError("MLflow lacks the run")
-    there = sorted(((k, s), None if nan else v) for k, s, v, nan in rows)
+    named = ((in_file(key), *rest) for key, *rest in rows)
+    there = sorted(((k, s), None if nan else v) for k, s, v, nan in named if k is not None)
     here = sorted(_points(run_dir))
     if there != here:
         twice = len(there) - len({point for point, _ in there})

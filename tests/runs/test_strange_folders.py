@@ -22,7 +22,7 @@ from mambalab.settings.rules import FOLDER, NAME, Rule
 from mambalab.spec import ModelSpec
 from mambalab.sweep.folder import SweepFolder
 from mambalab.sweep.processes import open_log
-from mambalab.tracking.mlflow_run import attachments
+from mambalab.tracking.mlflow_files import attachments
 from mambalab.train import checkpoint
 from mambalab.utils import console
 from tests import lab

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mambalab.tracking.mlflow_names import in_file
 from tests.lab import TEXT, TINY, one_line, only_run, rows, summary, train
 
 
@@ -149,8 +150,9 @@ def mlflow_points(folder: Path, name: str) -> list[tuple[str, int, float]]:
     run_id = json.loads((folder / name / "mlflow_run.json").read_text())["run_id"]
     keys = client.get_run(run_id).data.metrics
     return sorted(
-        (key, point.step, point.value)
+        (name, point.step, point.value)
         for key in keys
+        if (name := in_file(key)) is not None
         for point in client.get_metric_history(run_id, key)
     )
 

@@ -79,7 +79,9 @@ def test_a_named_sweep_has_that_name(store):
     it.start()
     finish(it, sweep)
     assert query(store, "select name from runs") == [("first, of all",)]
-    assert ("mlflow.note.content", "so") in query(store, "select key, value from tags")
+    told = dict(query(store, "select key, value from tags"))["mlflow.note.content"]
+    assert told.startswith("so\n\n")
+    assert "mambalab train -m dropout=none,ssm" in told
 
 
 def test_the_same_command_goes_on_with_the_same_run(store):

@@ -8,6 +8,13 @@ from pathlib import Path
 
 from mambalab.tracking import mlflow_store
 
+RENAMED = {  # MLflow's name -> that in metrics.jsonl
+    "system/seconds": "time/seconds",
+    "system/tokens_per_second": "time/tokens_per_second",
+    "jobs_finished": "jobs/finished",
+    "jobs_failed": "jobs/failed",
+    "jobs_pruned": "jobs/pruned",
+}
 Point = tuple[str, int, float | None]
 
 
@@ -38,10 +45,15 @@ def forget_runs(store: Path) -> None:
 
 
 def points_in_store(store: Path, run_id: str | None = None) -> list[Point]:
-    """Every row of the metrics table (of one run), duplicates and all."""
+    """Every row of the metrics table (of one run) that is of metrics.jsonl, duplicates and all.
+
+    Under the file's names. What a file never holds is left out: the best, the machine's load.
+    """
     where = f"where run_uuid = '{run_id}'" if run_id else ""
     rows = query(store, f"select key, step, value, is_nan from metrics {where}")
-    return sorted(((k, s, None if nan else v) for k, s, v, nan in rows), key=str)
+    named = ((RENAMED.get(key, key), *rest) for key, *rest in rows)
+    ours = (row for row in named if not row[0].startswith(("best/", "system/")))
+    return sorted(((k, s, None if nan else v) for k, s, v, nan in ours), key=str)
 
 
 def points_in_folder(run_dir: Path) -> list[Point]:

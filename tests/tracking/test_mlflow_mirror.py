@@ -15,7 +15,7 @@ from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_mirror, mlflow_store
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.recorder import Recorder
-from tests.tracking.stores import points_in_folder, points_in_store, query
+from tests.tracking.stores import copy_template, points_in_folder, points_in_store, query
 
 PARAMS = {"task": {"name": "toy"}, "trainer": {"max_steps": 100}}
 
@@ -103,8 +103,8 @@ def test_a_run_arrives_whole_and_described(recorder, store, tmp_path, said):
     tags = dict(query(store, "select key, value from tags"))
     assert tags["git_revision"] == "abc"
     assert tags["machine"] == "m"
-    assert tags["mambalab.status"] == "FINISHED"
-    assert tags["mambalab.pid"] == str(os.getpid())
+    assert tags["mlflow.mambalab.status"] == "FINISHED"
+    assert tags["mlflow.mambalab.pid"] == str(os.getpid())
     assert tags["mambalab.host"] == socket.gethostname()
     artifacts = tmp_path / "mlartifacts" / "toy" / run_id / "artifacts"
     assert (artifacts / "plots" / "loss.png").read_bytes() == b"second"
@@ -112,6 +112,23 @@ def test_a_run_arrives_whole_and_described(recorder, store, tmp_path, said):
     assert (artifacts / "summary.json").exists()
     assert (note(tmp_path)["state"], note(tmp_path)["points"]) == ("complete", 105)
     assert said == []
+
+
+def test_a_store_that_the_environment_names_is_used_and_said(
+    recorder, template_store, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "elsewhere").mkdir()
+    store = copy_template(template_store, tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    with caplog.at_level("INFO", "mambalab"):
+        it = recorder()
+    it.metrics(1, {"train/loss": 3.0})
+    it.finish("FINISHED")
+    assert points_in_store(store) == [("train/loss", 1, 3.0)]
+    assert not (tmp_path / "mlflow.db").exists()
+    assert caplog.text.count(f"MLflow: sqlite:///{store} (MLFLOW_TRACKING_URI is set)") == 1
+    load = query(store, "select count(*) from metrics where key = 'system/process_cpu_percentage'")
+    assert load[0][0] >= 1
 
 
 def test_points_are_there_while_the_run_goes_on(recorder, store):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from mambalab.errors import UserError
+from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.mlflow_store import store_uri
+from mambalab.tracking.recorder import sync_command
 from mambalab.utils import process
 from tests.tracking.stores import query
 
@@ -31,6 +33,24 @@ def test_addresses(tmp_path, monkeypatch):
 def test_addresses_that_are_none(uri, tmp_path):
     with pytest.raises(UserError, match=r"sqlite:////ABSOLUTE/PATH/mlflow.db"):
         store_uri(uri, tmp_path)
+
+
+def test_the_environment_names_the_store_unless_a_setting_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw@host:5000")
+    assert store_uri(None, tmp_path) == "http://me:pw@host:5000"
+    assert store_uri("sqlite:////abs/a.db", tmp_path) == "sqlite:////abs/a.db"
+    line = "MLflow: http://host:5000 (MLFLOW_TRACKING_URI is set)"
+    assert mlflow_store.origin(None) == line
+    assert mlflow_store.origin("sqlite:////abs/a.db") is None
+    settings = TrackingSettings(TrackingKind.mlflow, None, None)
+    command = sync_command(tmp_path / "run", settings, tmp_path)
+    assert command == f"mambalab sync {tmp_path}/run uri=http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI=databricks .*unset MLFLOW_TRACKING"):
+        store_uri(None, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert store_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert mlflow_store.origin(None) is None
 
 
 def test_a_path_that_no_sqlite_address_can_hold(tmp_path):
@@ -75,6 +95,7 @@ def test_processes_that_start_together_share_one_sound_store(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
+from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import mlflow_store
 def slow(path, artifacts, create=mlflow_store._create):
     print("creating", flush=True)
