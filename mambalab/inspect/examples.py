@@ -232,15 +232,16 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         pixels = task.pixels["val"][index]
         sequence.image = pixels.permute(1, 2, 0).cpu().numpy()
         sequence.layout = _layout(task, pixels)
-    if isinstance(task, StoredTextTask):
+    if isinstance(task, StoredTextTask) and task.words is None:
         _show_texts(sequence, inputs, lengths)
     else:
         end = inputs.shape[1] if lengths is None else int(lengths[0])
         tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
+        words = task.words or [str(number) for number in range(task.spec.vocab_size)]
         sequence.labels = (
             [f"step {step}" for step in range(end)]
             if tokens is None
-            else [str(token) for token in tokens]
+            else [words[token] for token in tokens]
         )
 
     def answer(logits: Tensor, sequence: InspectedSequence) -> None:
