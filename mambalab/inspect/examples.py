@@ -237,12 +237,12 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
     else:
         end = inputs.shape[1] if lengths is None else int(lengths[0])
         tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
-        words = task.words or [str(number) for number in range(task.spec.vocab_size)]
-        sequence.labels = (
-            [f"step {step}" for step in range(end)]
-            if tokens is None
-            else [words[token] for token in tokens]
-        )
+        if tokens is None:
+            sequence.labels = [f"step {step}" for step in range(end)]
+        elif task.words is None:
+            sequence.labels = [str(token) for token in tokens]
+        else:
+            sequence.labels = [task.words[int(token)] for token in tokens]
 
     def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         share, taken = logits[0].float().softmax(-1).max(-1)
