@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mambalab.cli import main
-from mambalab.data.listops_grammar import WORDS, value_of
 from tests.lab import one_line, only_run, train
 
 SMALL = ["model.d_model=16", "model.n_layer=2", "model.d_state=4", "trainer=smoke", "device=cpu"]
@@ -140,20 +139,6 @@ def test_synthetic_tasks_show_question_and_answer(folder, capsys):
     assert len(facts["the model answers"].split()) == 3
     assert main.main(["inspect", "index=4"]) == 1
     assert "has 4 examples (0 to 3)" in one_line(capsys)
-
-
-def test_expressions_are_shown_as_words(folder, capsys):
-    words = ["task=listops", "task.min_words=5", "task.max_words=30", "task.train_size=20"]
-    words += ["task.val_size=4", "task.test_size=4", "task.batch_size=4", "data_dir=made"]
-    assert main.main(["train", *words, *SMALL]) == 0
-    assert main.main(["inspect", "index=2"]) == 0
-    found = data(only_run(folder) / "inspect")
-    assert found["labels"][0] in ("[MAX", "[MIN", "[MED", "[SM")
-    assert found["labels"][-1] == "]"
-    value = value_of(bytes(map(WORDS.index, found["labels"])))
-    assert dict(found["facts"])["true class"] == str(value)
-    assert main.main(["inspect", "text=[MAX 1 2 ]"]) == 1
-    assert "task listops reads no text; index=N" in one_line(capsys)
 
 
 def test_both_texts_of_a_pair(folder, capsys):

@@ -8,6 +8,8 @@ from torch import nn
 
 from mambalab.data.listops_grammar import WORDS, value_of
 from mambalab.errors import UserError
+from mambalab.inspect.examples import _show_steps
+from mambalab.inspect.sequence import InspectedSequence
 from mambalab.settings.rules import check
 from mambalab.settings.task import ListOpsSettings
 from mambalab.tasks.listops import ListOpsTask
@@ -170,6 +172,17 @@ def test_lengths_that_cannot_be_are_refused_at_once(changes, message):
     with pytest.raises(UserError, match=message):
         check(dataclasses.replace(SETTINGS, **changes), "task.")
     check(dataclasses.replace(SETTINGS, max_depth=2, max_args=4), "task.")
+
+
+def test_inspect_shows_words_and_leaves_padding_out(make):
+    task = make()
+    for row in range(3):
+        tokens, lengths = task.inputs("val", np.array([row, 5]), None)
+        first = None if lengths is None else lengths[:1]
+        shown = InspectedSequence("", [], labels=[])
+        _show_steps(task, shown, tokens[:1], first)
+        assert " ".join(shown.labels) == texts(task, "val")[row]
+        assert not shown.text
 
 
 class Knowing(nn.Module):
