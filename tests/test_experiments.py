@@ -18,6 +18,9 @@ from mambalab.models.heads import count_parameters
 from mambalab.runs import build, training
 from mambalab.spec import ModelSpec
 from mambalab.sweep.plan import plan
+from mambalab.tasks import lra_image
+from mambalab.tasks.images import ImageData
+from tests.tasks.toys import made
 
 EXPERIMENTS = paths.options("experiment")
 # Those of the sources: test_sources.py. A search runs what the experiment beside it runs.
@@ -41,6 +44,11 @@ FEW = {  # what makes an evaluation short
     "retrieval": ["task.path=corpus", "task.max_bytes=200", "task.batch_size=2"],
     "cifar10": ["task.batch_size=4"],
     "mnist": ["task.batch_size=4", "task.input_dim=28"],
+    "listops": [
+        *("task.train_size=9", "task.val_size=4", "task.test_size=4", "task.batch_size=2"),
+        "data_dir=made",
+    ],
+    "lra_image": ["task.val_size=4", "task.batch_size=2"],
 }
 
 
@@ -63,6 +71,9 @@ def test_an_experiment_runs(name, tmp_path, monkeypatch):
     data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
     if task == "retrieval":
         lra_corpus.write(tmp_path / "corpus", train=12, eval=6, test=6, size=300, seed=1)
+    elif task == "lra_image":  # all 60,000 images, pixel by pixel, would take minutes
+        few = ImageData(list("abc"), made(20, 3, 32, 32), made(4, 3, 32, 32), {"path": "made"})
+        monkeypatch.setattr(lra_image, "read_cifar10", lambda folder, name: few)
     elif (data := CATALOG[task]).missing(data_dir):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
     options = [*SHORT, *FEW.get(task, [])]

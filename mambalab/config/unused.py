@@ -10,10 +10,19 @@ from functools import cache
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError
 from mambalab.settings.model import AUTO
-from mambalab.settings.task import InductionHeadsSettings, SelectiveCopyingSettings, TextSettings
+from mambalab.settings.task import (
+    InductionHeadsSettings,
+    ListOpsSettings,
+    SelectiveCopyingSettings,
+    TextSettings,
+)
 from mambalab.utils.console import LOG
 
 OF_ATTENTION = frozenset(["model.n_head", "model.rope_theta", "model.rotary", "model.qk_norm"])
+OF_MADE_EXPRESSIONS = frozenset(
+    ["task.min_words", "task.max_depth", "task.max_args", "task.data_seed"]
+    + [f"task.{split}_size" for split in ("train", "val", "test")]
+)
 
 
 def check(given: Collection[str], settings: TrainConfig) -> None:
@@ -30,6 +39,12 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
             f"data_fraction={settings.data_fraction:g}: the sequences of task={task.name} are "
             "generated, no two are the same; use data_fraction=1"
         )
+    if isinstance(task, ListOpsSettings) and task.path is not None:
+        for key in sorted(OF_MADE_EXPRESSIONS.intersection(given)):
+            raise NotApplicableError(
+                f"{key}: expressions are read from task.path={task.path}, none are made up; leave "
+                "one of the two out"
+            )
     if model._target_ != AUTO:
         return
     for key in given:

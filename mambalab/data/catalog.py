@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mambalab.data.dataset import DataFile, Dataset, GzipFile
 from mambalab.data.hub_images import HubDataset, HubFile
 from mambalab.data.lra_archive import RETRIEVAL
@@ -141,6 +143,12 @@ CATALOG: dict[str, Dataset] = {
             licence="none needed",
             source="https://arxiv.org/abs/2312.00752",
         ),
+        Dataset(
+            name="listops",
+            title="generated, or Long Range Arena's files, task.path=FOLDER",
+            licence="none needed",
+            source="https://arxiv.org/abs/2011.04006",
+        ),
         RETRIEVAL,
         Dataset(
             name="pairs",
@@ -156,3 +164,6 @@ CATALOG: dict[str, Dataset] = {
         ),
     )
 }
+CATALOG["lra_image"] = replace(
+    CATALOG["cifar10"], name="lra_image", title="CIFAR-10, the files of task=cifar10"
+)

@@ -20,6 +20,7 @@ import tempfile
 import time
 import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,6 +88,11 @@ class PairStore:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Bytes of the texts of some examples: (b, texts) int64 for rows (b,) int64."""
+        each = self.texts
+        return np.diff(self._offsets[each * rows[:, None] + np.arange(each + 1)], axis=1)
+
     def digests(self) -> np.ndarray:
         """Read the digests (n,) uint64 of the texts of each example, as cut."""
         with open(self.folder / "index.npz", "rb") as file, np.load(file) as index:
@@ -143,24 +149,67 @@ def open_store(path: Path, layout: RowLayout, max_bytes: int) -> PairStore:
     path = Path(os.path.expanduser(path)).absolute()
     facts = file_stat(path)
     name = _name(layout, max_bytes, facts)
-    homes = (path.with_name(path.name + ".store"), _cache_home(path))
-    store = next(filter(None, (_load(home / name, path) for home in homes)), None)
+
+    def write(folder: Path) -> None:
+        LOG.info(
+            "converting %s (%s) once, into %s", path, human_bytes(facts.st_size), folder.parent
+        )
+        with _open(path) as file:
+            convert(file, path, layout, max_bytes, folder)
+            after = os.fstat(file.fileno())
+        if _name(layout, max_bytes, after) != name:
+            raise UserError(f"{path} changed while it was read: start again when it is complete")
+
+    beside = path.with_name(path.name + ".store")
+    store, new = open_or_write(name, path, beside, write)
+    if store.rejected:
+        LOG.warning("%s", _summary(store))
+    if new:
+        # Stores of earlier versions of the file; whoever is reading one keeps it open.
+        for old in store.folder.parent.glob(f"{layout.name}-{max_bytes}-*"):
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+    return store
+
+
+def open_or_write(
+    name: str, source: Path, home: Path, write: Callable[[Path], None]
+) -> tuple[PairStore, bool]:
+    """Open a store by its name; it is written if there is none, and appears whole or not at all.
+
+    Processes that start together take turns: the first writes it, the others find it.
+
+    Args:
+        name: of the store, a folder.
+        source: what it is made of, for messages and for the place in the user's cache.
+        home: folder for the store; that in the user's cache takes its place if it cannot be
+            written.
+        write: fills the folder that it is given.
+
+    Returns:
+        The store, and whether it is new.
+
+    Raises:
+        UserError: there is no room for it, or what `write` raises.
+    """
+    homes = (home, _cache_home(source))
+    store = next(filter(None, (_load(home / name, source) for home in homes)), None)
     if store is not None:
-        if store.rejected:
-            LOG.warning("%s", _summary(store))
-        return store
+        return store, False
     for home in homes:
         try:
-            with locked_folder(home, f"converting {path}"):
-                return _load(home / name, path) or _make(path, facts, layout, max_bytes, home)
+            with locked_folder(home, f"converting {source}"):
+                if found := _load(home / name, source):
+                    return found, False
+                return _make(name, source, home, write), True
         except OSError as error:
             if error.errno not in _NOT_WRITABLE or home is homes[-1]:
                 reason = error.strerror or str(error)
                 raise UserError(
-                    f"cannot write {home} ({reason}): the converted texts of {path} need a folder; "
-                    "name one with the variable XDG_CACHE_HOME, or make room"
+                    f"cannot write {home} ({reason}): the converted texts of {source} need a "
+                    "folder; name one with the variable XDG_CACHE_HOME, or make room"
                 ) from None
-            LOG.info("%s cannot be written (%s)", path.parent, error.strerror)
+            LOG.info("%s cannot be written (%s)", home.parent, error.strerror)
     raise AssertionError("the last folder returns or raises")
 
 
@@ -226,35 +275,20 @@ def _load(folder: Path, source: Path) -> PairStore | None:
         return None
 
 
-def _make(
-    path: Path, facts: os.stat_result, layout: RowLayout, max_bytes: int, home: Path
-) -> PairStore:
-    """Convert `path` into a store in `home`, whose lock is held."""
-    name = _name(layout, max_bytes, facts)
+def _make(name: str, source: Path, home: Path, write: Callable[[Path], None]) -> PairStore:
+    """Write the store `name` in `home`, whose lock is held."""
     for old in home.glob(f"{_UNFINISHED}*"):  # of a process that was killed
         shutil.rmtree(old, ignore_errors=True)
     unfinished = home / f"{_UNFINISHED}{os.getpid()}-{time.monotonic_ns()}"
     unfinished.mkdir()
     try:
-        LOG.info("converting %s (%s) once, into %s", path, human_bytes(facts.st_size), home)
-        with _open(path) as file:
-            convert(file, path, layout, max_bytes, unfinished)
-            after = os.fstat(file.fileno())
-        if _name(layout, max_bytes, after) != name:
-            raise UserError(f"{path} changed while it was read: start again when it is complete")
+        write(unfinished)
         shutil.rmtree(home / name, ignore_errors=True)  # damaged, or it would have been used
         os.rename(unfinished, home / name)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    # Stores of earlier versions of the file; whoever is reading one keeps it open.
-    for old in home.glob(f"{layout.name}-{max_bytes}-*"):
-        if old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
-    store = PairStore(home / name, path)
-    if store.rejected:
-        LOG.warning("%s", _summary(store))
-    return store
+    return PairStore(home / name, source)
 
 
 def _open(path: Path) -> BinaryIO:

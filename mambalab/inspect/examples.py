@@ -232,16 +232,7 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         pixels = task.pixels["val"][index]
         sequence.image = pixels.permute(1, 2, 0).cpu().numpy()
         sequence.layout = _layout(task, pixels)
-    if isinstance(task, StoredTextTask):
-        _show_texts(sequence, inputs, lengths)
-    else:
-        end = inputs.shape[1] if lengths is None else int(lengths[0])
-        tokens = inputs[0, :end].tolist() if task.spec.vocab_size else None
-        sequence.labels = (
-            [f"step {step}" for step in range(end)]
-            if tokens is None
-            else [str(token) for token in tokens]
-        )
+    _show_steps(task, sequence, inputs, lengths)
 
     def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         share, taken = logits[0].float().softmax(-1).max(-1)
@@ -249,6 +240,21 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         sequence.facts.append(("the model says", f"{name} ({100 * float(share):.1f} %)"))
 
     return InspectInput(inputs, lengths, sequence, answer)
+
+
+def _show_steps(
+    task: ClassificationTask, sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None
+) -> None:
+    """What each step of the inputs, a batch of one, is to people, padding left out."""
+    if isinstance(task, StoredTextTask) and task.words is None:
+        _show_texts(sequence, inputs, lengths)
+        return
+    end = inputs.shape[1] if lengths is None else int(lengths[0])
+    if not task.spec.vocab_size:
+        sequence.labels = [f"step {step}" for step in range(end)]
+        return
+    words = task.words or [str(token) for token in range(task.spec.vocab_size)]
+    sequence.labels = [words[int(token)] for token in inputs[0, :end].tolist()]
 
 
 def _show_texts(sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None) -> None:

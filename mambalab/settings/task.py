@@ -169,6 +169,47 @@ class ClassifySettings(ClassificationSettings):
 
 
 @dataclass
+class ListOpsSettings(ClassificationSettings):
+    """Nested operations on lists of digits (arXiv 2011.04006, section 2.2.1)."""
+
+    path: str | None = option(
+        "folder with basic_train.tsv, basic_val.tsv and basic_test.tsv of Long Range Arena; null = "
+        "expressions are made up",
+        match=r"[\s\S]+",
+        path=True,
+        hint="the path of a folder, or null",
+    )
+    min_words: int = option("words of an expression must be more", ge=0)
+    max_words: int = option("words of an expression must be less", ge=2, le=20_000)
+    max_depth: int = option("depth of the innermost digits; 1 = no operator", ge=1, le=100)
+    max_args: int = option("arguments of an operator at most, 2 at least", ge=2, le=1000)
+    train_size: int = option("expressions to train with", ge=1)
+    val_size: int = option("expressions held out for validation", ge=1)
+    test_size: int = option("expressions held out for the final test", ge=1)
+    data_seed: int = option(
+        "of the expressions, whatever the run's seed is; another one makes other data", ge=0
+    )
+    round_brackets: bool = option("read the parentheses around each argument, too")
+
+    def check(self) -> None:
+        """Raise UserError if no expression can be as long as asked."""
+        if self.max_words < self.min_words + 2:
+            raise UserError(
+                f"task.min_words={self.min_words}, task.max_words={self.max_words}: no length "
+                "is more than the one and less than the other"
+            )
+        longest = 1
+        for _ in range(self.max_depth - 1):
+            longest = min(2 + self.max_args * longest, self.max_words)
+        if longest <= self.min_words and self.path is None:
+            raise UserError(
+                f"task.max_depth={self.max_depth}, task.max_args={self.max_args}: expressions have "
+                f"at most {longest:,} words, but must have more than "
+                f"task.min_words={self.min_words}"
+            )
+
+
+@dataclass
 class SelectiveCopyingSettings(TaskSettings):
     """Selective copying (arXiv 2312.00752, section 4.1.1)."""
 

@@ -32,10 +32,23 @@ class Cifar10Task(PatchTask):
         Raises:
             UserError: absent and not to be fetched, or not what they should be.
         """
-        paths = CATALOG["cifar10"].require(self.data_dir)
-        (train, encoding), (test, _) = (read_parquet(path) for path in paths)
-        source = {"path": str(paths[0].parent.absolute()), "encoding": encoding}
-        return ImageData(CLASSES, train, test, source)
+        return read_cifar10(self.data_dir)
+
+
+def read_cifar10(data_dir: Path, name: str = "cifar10") -> ImageData:
+    """All images, looked for in `data_dir` and fetched if absent.
+
+    Args:
+        data_dir: folder of the data sets.
+        name: of the data set in the catalogue.
+
+    Raises:
+        UserError: absent and not to be fetched, or not what they should be.
+    """
+    paths = CATALOG[name].require(data_dir)
+    (train, encoding), (test, _) = (read_parquet(path) for path in paths)
+    source = {"path": str(paths[0].parent.absolute()), "encoding": encoding}
+    return ImageData(CLASSES, train, test, source)
 
 
 def read_parquet(path: Path) -> tuple[Images, str]:

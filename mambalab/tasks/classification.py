@@ -42,6 +42,7 @@ class ClassificationTask(Task):
     Attributes:
         classes: their names; an example's label is an index into them.
         labels: for each split its labels, (n,) int64 on the device.
+        words: what each token is to people, if that is neither a byte of text nor a number.
     """
 
     settings: ClassificationSettings
@@ -51,6 +52,7 @@ class ClassificationTask(Task):
     shares = True
     classes: Sequence[str]
     labels: dict[str, Tensor]
+    words: Sequence[str] | None = None
     unit = "examples"
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What tasks share whose texts are in a file of the user's: `task=pairs` and `task=classify`."""
+"""What tasks share whose texts are in a store: `task=pairs`, `retrieval`, `classify`, `listops`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from mambalab.data.pair_rows import rewrite_command
 from mambalab.data.pair_store import PairStore
 from mambalab.errors import UserError
-from mambalab.settings.task import ClassifySettings, PairSettings
+from mambalab.settings.task import ClassificationSettings, ClassifySettings, PairSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.classification import ClassificationTask, Inputs
 from mambalab.tasks.sampling import tuning_size
@@ -30,7 +30,7 @@ class StoredTextTask(ClassificationTask):
     """Classify texts, or pairs of them, that a store holds (`pair_store`).
 
     A text is read as bytes (UTF-8), cut after `task.max_bytes`; byte 0 is padding. A subclass
-    writes `read`, which sets `_fingerprint`, too.
+    writes `read`, which sets `_fingerprint`, too; one whose bytes are no UTF-8 overrides `shape`.
 
     Attributes:
         example: what a row is, in the singular.
@@ -38,7 +38,7 @@ class StoredTextTask(ClassificationTask):
         labels_elsewhere: what to do if the column of labels holds none.
     """
 
-    settings: PairSettings | ClassifySettings
+    settings: ClassificationSettings
     example = "text"
     label_place = ""
     labels_elsewhere = "name the column of labels with task.label=COLUMN"
@@ -60,9 +60,13 @@ class StoredTextTask(ClassificationTask):
         }
         self.classes = train.classes
         self._tell_classes(train.source)
-        self.spec = ModelSpec(
-            256, self.settings.max_bytes, classes=len(self.classes), pair=train.texts == 2
-        )
+        self.spec = self.shape(train)
+
+    def shape(self, store: PairStore) -> ModelSpec:
+        """Say what the task asks of a model: a vocabulary of bytes, `max_bytes` steps."""
+        assert isinstance(self.settings, PairSettings | ClassifySettings)
+        steps = self.settings.max_bytes
+        return ModelSpec(256, steps, classes=len(store.classes), pair=store.texts == 2)
 
     @abstractmethod
     def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
@@ -103,7 +107,7 @@ class StoredTextTask(ClassificationTask):
     def items_per_batch(self) -> int:
         """Bytes in a training batch, both texts of a pair, if none is shorter than `max_bytes`."""
         each = self._parts["train"][0].texts
-        return self.settings.batch_size * each * self.settings.max_bytes
+        return self.settings.batch_size * each * self.spec.seq_len
 
     def _tell_classes(self, source: Path) -> None:
         """Log the classes with how often each occurs, and warn of what is odd about them."""

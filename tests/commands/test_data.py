@@ -95,7 +95,7 @@ def test_fetch_uses_what_is_here_and_names_what_fails(run, place, capsys):
 def test_every_task_is_listed_and_what_needs_no_download_is_never_fetched(run, capsys):
     run("list")
     output = capsys.readouterr().out
-    for name in ("digits", "images", "selective_copying", "induction_heads"):
+    for name in ("digits", "images", "listops", "selective_copying", "induction_heads"):
         assert row(output, name)[:2] == [name, "yes"]
         for action in ("fetch", "verify"):
             assert run(action, name) == 0

@@ -264,6 +264,8 @@ COMBINATIONS = {
     "task=induction_heads model.pooling=max": r"task=induction_heads predicts tokens",
     "task=digits model=transformer model.bidirectional=true": r"model=transformer has no Mamba",
     "task=selective_copying data_fraction=0.5": r"data_fraction=0.5: .* are generated",
+    "task=listops task.path=lra task.max_depth=5": r"task.max_depth: .* read from task.path=lra",
+    "task=listops task.max_depth=2 task.max_args=3": r"have at most 5 words, .*min_words=500$",
 }
 
 
@@ -278,6 +280,8 @@ def test_what_an_experiment_sets_for_its_mamba_does_not_refuse_the_baseline():
     assert settings.model.bidirectional
     compose("train", ["task=digits", "model.pooling=last", "data_fraction=0.5"])
     compose("train", ["task=selective_copying", "data_fraction=1"])
+    compose("train", ["task=listops", "data_fraction=0.5"])
+    compose("train", ["experiment=listops/cpu", "task.path=lra", "task.max_words=2000"])
     compose("train", ["model=hybrid", "task=digits", "model.bidirectional=true"])
 
 
