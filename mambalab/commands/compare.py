@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from omegaconf import MISSING
+
 from mambalab.errors import UserError
+from mambalab.settings.figure import FigureSettings
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
 from mambalab.utils.reading import check_no_link
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class Interval(Enum):
@@ -39,6 +44,7 @@ class CompareSettings:
     interval: Interval = option(
         "95 % intervals of means: Student's t, or resampled (from 8 seeds on)"
     )
+    figure: FigureSettings = MISSING
 
     def check_ready(self) -> None:
         """Raise UserError if there is nothing to compare."""
@@ -57,6 +63,7 @@ def run(cfg: CompareSettings) -> int:
     from mambalab.compare import select
     from mambalab.compare.results import LeftOut
     from mambalab.compare.text import terminal
+    from mambalab.plots.look import check_font, shown_first
 
     output_dir = Path(cfg.output_dir)
     folders: list[Path] = []
@@ -77,11 +84,15 @@ def run(cfg: CompareSettings) -> int:
         bootstrap=cfg.interval is Interval.bootstrap,
         pairs=cfg.pairs,
     )
+    check_font(cfg.figure)
     folder = Path(cfg.out) if cfg.out else select.default_folder(folders, records, output_dir)
     if not cfg.out:
         check_no_link(folder)
-    files = compare_files.write(found, folder)
+    files = compare_files.write(found, folder, cfg.figure)
     console.result(terminal(found))
-    names = " ".join(path.name for path in files if path.suffix != ".svg")
-    console.result(f"\nfiles: {folder}\n       {names}, the pictures as .svg, too")
+    shown = shown_first([path for path in files if path.suffix in PICTURES])
+    names = [path.name for path in files if path in shown or path.suffix not in PICTURES]
+    more = {path.suffix for path in files if path.suffix in PICTURES and path not in shown}
+    also = f", the pictures as {' and '.join(sorted(more))}, too" if more else ""
+    console.result(f"\nfiles: {folder}\n       {' '.join(names)}{also}")
     return 0

@@ -9,6 +9,8 @@ from mambalab.compare.markdown import markdown
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
 from mambalab.errors import UserError
+from mambalab.plots.look import shown_first
+from mambalab.settings.figure import FigureSettings
 from mambalab.utils.csv_text import csv_text
 from mambalab.utils.files import write_json, write_text
 
@@ -18,9 +20,14 @@ _MEANS = ("parameters", "steps", "minutes", "tokens_per_second")
 _GOAL = ("reached", "goal_step", "goal_seconds", "goal_tokens")
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
+def write(comparison: Comparison, folder: Path, figure: FigureSettings | None = None) -> list[Path]:
     """Write `comparison.md`, `comparison.csv` (a row for each group), `runs.csv` (for each run),
-    `comparison.json` and the pictures, as PNG and SVG; what was there is replaced.
+    `comparison.json` and the pictures; what was there is replaced.
+
+    Args:
+        comparison: what is written.
+        folder: is made if need be.
+        figure: how pictures are drawn, in which formats; None = for a screen, as PNG and SVG.
 
     Returns:
         The paths of all files.
@@ -32,8 +39,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    drawn = pictures.draw(comparison, folder)
-    names = [path.name for path in drawn if path.suffix == ".png"]
+    drawn = pictures.draw(comparison, folder, figure)
+    names = [path.name for path in shown_first(drawn)]
     target = folder / "comparison.json"
     try:
         files = [

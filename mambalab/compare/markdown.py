@@ -51,7 +51,7 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
     if lines:
         parts.append("\n".join(f"- {escape(line)}" for line in lines))
     parts += ["## Results", _results(comparison)]
-    parts += [f"![{name}]({name})" for name in pictures]
+    parts += [f"{'' if name.endswith('.pdf') else '!'}[{name}]({name})" for name in pictures]
     if comparison.contrasts:
         parts += ["## One setting at a time", _contrasts(comparison)]
     parts += ["## Over-fitting", _overfitting(comparison)]
