@@ -67,6 +67,7 @@ def run(cfg: CompareSettings) -> int:
 
     output_dir = Path(cfg.output_dir)
     folders: list[Path] = []
+    searched = None
     if cfg.mlflow is not None:
         from mambalab.tracking import mlflow_reader
 
@@ -75,6 +76,7 @@ def run(cfg: CompareSettings) -> int:
     else:
         folders = [select.locate(path, output_dir) for path in cfg.paths]
         records, left_out = select.collect(folders)
+        searched = select.searched_in(folders)
     found = select.compare_records(
         records,
         left_out,
@@ -83,6 +85,7 @@ def run(cfg: CompareSettings) -> int:
         baseline=cfg.baseline,
         bootstrap=cfg.interval is Interval.bootstrap,
         pairs=cfg.pairs,
+        searched=searched,
     )
     check_font(cfg.figure)
     folder = Path(cfg.out) if cfg.out else select.default_folder(folders, records, output_dir)

@@ -16,6 +16,8 @@ from mambalab.compare.text import (
     left_out,
     p_value,
     reached,
+    search_lines,
+    trial_rows,
 )
 from mambalab.utils.text import count, printable, short
 
@@ -50,7 +52,10 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
     lines = [*comparison.dropout, *comparison.warnings]
     if lines:
         parts.append("\n".join(f"- {escape(line)}" for line in lines))
-    parts += ["## Results", _results(comparison)]
+    if comparison.search is not None:
+        parts += ["## The search", _search(comparison)]
+    if not comparison.is_ranked:
+        parts += ["## Results", _results(comparison)]
     parts += [f"{'' if name.endswith('.pdf') else '!'}[{name}]({name})" for name in pictures]
     if comparison.contrasts:
         parts += ["## One setting at a time", _contrasts(comparison)]
@@ -95,6 +100,19 @@ def _results(comparison: Comparison) -> str:
         ]
 
     return _table(header, map(row, comparison.groups))
+
+
+def _search(comparison: Comparison) -> str:
+    search = comparison.search
+    assert search is not None
+    head, rows = trial_rows(search)
+    *lines, train = search_lines(comparison)
+    if search.train is None:
+        lines, train = [*lines, train], ""
+    told = "\n".join(f"- {escape(line)}" for line in lines)
+    command = f"\n\nTrain it:\n\n```sh\n{search.train}\n```" if train else ""
+    trials = _table([*head, f"best {comparison.metric.name}", "state"], rows)
+    return f"{told}{command}\n\n{trials}"
 
 
 def _contrasts(comparison: Comparison) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mambalab.compare import search_pictures
 from mambalab.compare.bands import Band, band
 from mambalab.compare.groups import Group
 from mambalab.compare.measures import LOSS, TRAIN
@@ -70,11 +71,19 @@ def draw(comparison: Comparison, folder: Path, figure: FigureSettings | None = N
 
 
 def _pictures(comparison: Comparison) -> Iterator[tuple[str, "Figure"]]:
+    if (search := comparison.search) is not None:
+        task, unit = comparison.task, _unit(comparison)
+        drawn = search_pictures.ranges(search, comparison.metric, task=task, unit=unit)
+        yield "search", drawn
+        if search.importance:
+            yield "importance", search_pictures.importance(search, task=task)
     metrics = dict.fromkeys((LOSS, comparison.metric.name, "val/accuracy"))
     for metric in metrics:
         bands = [_band(group, metric) for group in comparison.groups]
         if any(b.steps for b in bands):
             yield _curves_name(metric), curves(comparison, metric)
+    if comparison.is_ranked:  # a point for each trial is in the picture of the search
+        return
     yield "best", best(comparison)
     if any(_band(group, LOSS).steps for group in comparison.groups):
         yield "overfitting", overfitting(comparison)

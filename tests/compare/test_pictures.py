@@ -163,8 +163,6 @@ def test_overfitting_shows_both_losses_and_the_best_point(comparison):
     assert drawn["best"][0] == [30]
     title = "learning rate 0 (baseline)\nlast - best validation: +0.2500 ± 0.0000"
     assert first.get_title() == title
-        "learning rate 0 (baseline)\nlast - best validation: +0.2500 ± 0.0000"
-    )
 
 
 def test_accuracies_have_a_picture_of_their_own(tmp_path):
