@@ -230,7 +230,7 @@ def _without_fixed(sweep: dict[str, Any], choices: dict[str, list[str]]) -> dict
     last word on what a file declares, which is said.
 
     Raises:
-        UserError: the command line says both, or lists values for a search.
+        UserError: of a search, the command line says both, or lists values.
     """
     params = sweep.get("params")
     if not isinstance(params, dict):
@@ -247,7 +247,7 @@ def _without_fixed(sweep: dict[str, Any], choices: dict[str, list[str]]) -> dict
     fixed = [key for key in params if key in choices]
     typed_too = _declared_on_line(choices)
     for key in fixed:
-        if key in typed_too:
+        if searching and key in typed_too:
             raise UserError(
                 f"{key}: given twice, as {grammar.cut(choices[key][0])} and in sweep.params: "
                 "leave one of them out"
