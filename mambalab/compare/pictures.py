@@ -187,7 +187,9 @@ def reader_label(group: Group) -> str:
 
 
 def _panel_title(axes: "Axes", name: str, *more: str) -> None:
-    room = max(16, int(axes.figure.get_size_inches()[0] / _columns(axes) * 15 / points(1)))
+    whole = axes.get_figure(root=True)
+    assert whole is not None, "panels are parts of a picture"
+    room = max(16, int(whole.get_size_inches()[0] / _columns(axes) * 15 / points(1)))
     lines = [line for text in (name, *more) for line in wrap(text, room)]
     axes.set_title("\n".join(lines), fontsize=points(7.5), parse_math=False)
 

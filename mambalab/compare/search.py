@@ -198,12 +198,16 @@ def _importance(
     """Ask Optuna's PED-ANOVA (Watanabe, Bansal and Hutter, 2023), which needs no further package,
     how much each setting decides whether a trial is among the best."""
     import optuna
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+    )
 
     finished = [trial for trial in trials if trial.state == FINISHED]
     if len(finished) < MIN_TRIALS or len(ranges) < 2:
         return {}
-    kinds = {
+    kinds: dict[str, BaseDistribution] = {
         key: CategoricalDistribution([str(choice) for choice in one.choices])
         if one.choices
         else FloatDistribution(float(one.low or 0), float(one.high or 0), log=one.log)

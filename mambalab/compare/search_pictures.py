@@ -88,14 +88,15 @@ def _panel(axes: "Axes", search: Search, key: str, one: Range) -> None:
         kept = [t for t in some if t.value is not None]
         label = state if some else "_"
         if kept:
-            x, y = [place(t) for t in kept], [t.value for t in kept]
+            x, y = [place(t) for t in kept], [t.value or 0.0 for t in kept]
             axes.plot(x, y, linestyle="none", label=label, **look)
         if lost:
             x, y = [place(t) for t in lost], [FAILED_PLACE] * len(lost)
             across = axes.get_xaxis_transform()
             axes.plot(x, y, linestyle="none", label=label, transform=across, clip_on=False, **look)
     best = search.best
-    axes.plot([place(best)], [best.value], "*", color=BLACK, markersize=12, zorder=5, label="best")
+    top = best.value or 0.0
+    axes.plot([place(best)], [top], "*", color=BLACK, markersize=12, zorder=5, label="best")
     if one.choices:
         names = [drawable(brief_number(text), 12) for text in listed]
         axes.set_xticks(range(len(listed)), names, parse_math=False)

@@ -123,10 +123,10 @@ def _draw_val(axes: "Axes", points: Curve, best: Best | None) -> None:
         _mark(axes, best, f"best validation: {best.value:.4f} at step {best.step:,}")
 
 
-def _draw_accuracy(axes: "Axes", points: Curve, best: Best | None) -> None:
+def _draw_accuracy(axes: "Axes", curve: Curve, best: Best | None) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    steps, values = _xy(points)
+    steps, values = _xy(curve)
     size = 5 if len(values) <= MAX_LARGE_MARKERS else 2.5
     axes.plot(
         steps, values, "o--", color=VAL_COLOUR, markersize=size, linewidth=1.2, label="validation"

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
 from mambalab.plots import fonts
@@ -28,7 +28,7 @@ AXIS_POINTS = 9.0  # size of the name of an axis
 DOTS_PER_INCH = 150
 NARROW_DOTS_PER_INCH = 300  # of a picture made for paper
 # Text stays text: it can be searched, and edited in a drawing program.
-_TEXT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mambalab"}
+_TEXT: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "mambalab"}
 _DATES = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 
@@ -57,7 +57,7 @@ def drawn_as(figure: PlainFigureSettings | None) -> Iterator[None]:
     """
     from matplotlib import rc_context
 
-    look, letters = _FOR_SCREENS, {}
+    look, letters = _FOR_SCREENS, dict[Any, Any]()
     if isinstance(figure, FigureSettings):
         width = None if figure.width is None else figure.width / CM_PER_INCH
         look = Look(width, (figure.font_size or AXIS_POINTS) / AXIS_POINTS)
@@ -68,7 +68,8 @@ def drawn_as(figure: PlainFigureSettings | None) -> Iterator[None]:
             _say_missing(figure.font)
     token = _LOOK.set(look)
     try:
-        with rc_context({"font.size": 10.0 * look.scale, **_TEXT, **letters}):
+        letters |= {"font.size": 10.0 * look.scale, **_TEXT}
+        with rc_context(letters):
             yield
     finally:
         _LOOK.reset(token)
@@ -98,7 +99,9 @@ def _say_missing(font: str) -> None:
 def figure_of(run: RunRecord) -> FigureSettings:
     """Return what a run asks of its pictures; nothing where an older one, or a damaged file, says
     nothing that makes sense."""
-    asked: dict = {name: run.setting(f"figure.{name}") for name in ("width", "font", "font_size")}
+    asked: dict[str, Any] = {
+        name: run.setting(f"figure.{name}") for name in ("width", "font", "font_size")
+    }
     for name, kind in (("width", int | float), ("font", str), ("font_size", int | float)):
         value = asked[name]
         if not isinstance(value, kind) or isinstance(value, bool) or not value:

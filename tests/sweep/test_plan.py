@@ -221,6 +221,7 @@ def test_a_search_that_contradicts_itself_is_one_line(experiment, words, said):
 
 
 def test_what_is_fixed_is_not_searched_nor_in_the_name_and_is_said(experiment, caplog):
+    caplog.set_level("INFO", logger="mambalab")
     found = plan(["experiment=e", "model.d_model=32"])
     assert list(found.ranges) == ["optim.lr"]
     assert found.folder.name.startswith("e-lr-")
