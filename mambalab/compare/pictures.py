@@ -164,7 +164,7 @@ def _curves_apart(
         _draw_band(axes, bands[i], look)
         if len(bands[i].steps) < 2:
             _draw_runs(axes, group, metric, look)
-        _panel_title(axes, _name(group, comparison))
+        _panel_title(figure, axes, _name(group, comparison))
         frame(axes, _edges(bands), shown)
     return finish(figure, grid, shown, f"{title}; grey: the other groups")
 
@@ -186,10 +186,8 @@ def reader_label(group: Group) -> str:
     return (label or group.label) + (number[0] if number else "")
 
 
-def _panel_title(axes: "Axes", name: str, *more: str) -> None:
-    whole = axes.get_figure(root=True)
-    assert whole is not None, "panels are parts of a picture"
-    room = max(16, int(whole.get_size_inches()[0] / _columns(axes) * 15 / points(1)))
+def _panel_title(figure: "Figure", axes: "Axes", name: str, *more: str) -> None:
+    room = max(16, int(figure.get_size_inches()[0] / _columns(axes) * 15 / points(1)))
     lines = [line for text in (name, *more) for line in wrap(text, room)]
     axes.set_title("\n".join(lines), fontsize=points(7.5), parse_math=False)
 
@@ -302,7 +300,7 @@ def overfitting(comparison: Comparison) -> "Figure":
             value, step = min(zip(validation.mean, validation.steps, strict=True))
             axes.plot([step], [value], "*", color=BEST_COLOUR, markersize=9, zorder=5, label="best")
         rise = f"last - best validation: {interval(group.rise, sign='+')}"
-        _panel_title(axes, _name(group, comparison), rise)
+        _panel_title(figure, axes, _name(group, comparison), rise)
     loss = Quantity(f"loss ({_unit(comparison)})", percent=False)
     for axes in grid:
         frame(axes, shown, loss)

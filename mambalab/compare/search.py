@@ -21,6 +21,7 @@ from mambalab.utils.command import as_line
 from mambalab.utils.files import read_json
 
 STUDY = "study.log"
+MAX_STUDY_BYTES = 300_000_000  # 10,000 trials are some 30 million
 MIN_TRIALS = 10  # finished ones, from which importance is told
 FINISHED, PRUNED, FAILED = "finished", "pruned", "failed"
 SEEDS = "seed=1,2,3"  # of the runs that are reported
@@ -108,6 +109,8 @@ def read(folder: Path) -> Searched | None:
     if not (folder / STUDY).is_file():
         return None
     try:
+        if (folder / STUDY).stat().st_size > MAX_STUDY_BYTES:
+            return None
         told = read_json(folder / SWEEP, folder)
         jobs = told.get("jobs", {})
         states = {name: str(entry.get("status")) for name, entry in jobs.items()}

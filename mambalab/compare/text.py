@@ -154,8 +154,8 @@ def reached(group: GroupResult) -> str:
 def goal_meaning(comparison: Comparison) -> str:
     """Say in a line what the columns of the goal mean."""
     return (
-        f"reached: runs whose {printable(comparison.metric.name)} came to {comparison.goal:g} "
-        "(to=VALUE takes another); time and tokens until then"
+        f"reached: runs that came to {printable(comparison.metric.name)} {comparison.goal:g} "
+        "(to=VALUE takes another), and the time and tokens until then"
     )
 
 
@@ -241,12 +241,12 @@ def _costs(comparison: Comparison) -> list[Column]:
     return [
         ("val - train", lambda g: cell(g.gap)),
         ("last - best", lambda g: cell(g.rise)),
-        (f"reached {comparison.goal:g}", reached),
-        ("time to it", lambda g: duration(g.goal_seconds)),
-        ("tokens to it", lambda g: _millions(g.goal_tokens)),
+        ("reached", reached),
+        ("time", lambda g: duration(g.goal_seconds)),
+        ("tokens", lambda g: _millions(g.goal_tokens)),
         ("tokens/s", lambda g: count(g.tokens_per_second)),
         ("params", lambda g: _millions(g.parameters)),
-        ("minutes", lambda g: "-" if g.minutes is None else f"{g.minutes:.1f}"),
+        ("min", lambda g: "-" if g.minutes is None else f"{g.minutes:.1f}"),
     ]
 
 

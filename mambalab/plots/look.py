@@ -57,18 +57,18 @@ def drawn_as(figure: PlainFigureSettings | None) -> Iterator[None]:
     """
     from matplotlib import rc_context
 
-    look, letters = _FOR_SCREENS, dict[Any, Any]()
+    look, letters = _FOR_SCREENS, dict(_TEXT)
     if isinstance(figure, FigureSettings):
         width = None if figure.width is None else figure.width / CM_PER_INCH
         look = Look(width, (figure.font_size or AXIS_POINTS) / AXIS_POINTS)
     if figure is not None and figure.font is not None:
         if fonts.is_installed(figure.font):
-            letters = {"font.family": [figure.font, fonts.OWN]}
+            letters["font.family"] = [figure.font, fonts.OWN]
         else:
             _say_missing(figure.font)
     token = _LOOK.set(look)
     try:
-        letters |= {"font.size": 10.0 * look.scale, **_TEXT}
+        letters["font.size"] = 10.0 * look.scale
         with rc_context(letters):
             yield
     finally:
@@ -99,16 +99,15 @@ def _say_missing(font: str) -> None:
 def figure_of(run: RunRecord) -> FigureSettings:
     """Return what a run asks of its pictures; nothing where an older one, or a damaged file, says
     nothing that makes sense."""
-    asked: dict[str, Any] = {
-        name: run.setting(f"figure.{name}") for name in ("width", "font", "font_size")
-    }
+    names = ("width", "font", "font_size")
+    asked: dict[str, Any] = {name: run.setting(f"figure.{name}") for name in names}
     for name, kind in (("width", int | float), ("font", str), ("font_size", int | float)):
         value = asked[name]
         if not isinstance(value, kind) or isinstance(value, bool) or not value:
             asked[name] = None
-    names = run.setting("figure.format")
+    listed = run.setting("figure.format")
     known = FigureFormat.__members__
-    formats = [known[n] for n in names if n in known] if isinstance(names, list) else None
+    formats = [known[n] for n in listed if n in known] if isinstance(listed, list) else None
     return FigureSettings(format=formats or None, **asked)
 
 
