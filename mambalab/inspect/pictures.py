@@ -176,10 +176,9 @@ def _memory(scans: list[ScanTrace]) -> "Figure":
     axes.set_ylim(0, 1.08)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(
-        "memory length of a channel's slowest state, -1 / (mean delta · A)  (steps, log scale)"
-    )
-    axes.set_ylabel("channels that remember longer (share of all)")
+    name = "memory length of a channel's slowest state, -1 / (mean delta · A)  (steps, log scale)"
+    axes.set_xlabel(name, fontsize=9)
+    axes.set_ylabel("channels that remember longer (share of all)", fontsize=9)
     _lines(axes, scans)
     return figure
 
