@@ -23,7 +23,7 @@ class PlainFigureSettings:
         hint="the name of one installed font",
     )
     format: list[FigureFormat] | None = option(  # pyright: ignore[reportInvalidTypeForm]
-        "formats of pictures, as in [png,pdf]; null = png, and svg of comparisons"
+        "formats of pictures, as in pdf,png; null = png, and svg of comparisons"
     )
 
     def check(self) -> None:
