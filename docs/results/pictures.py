@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from docs.results import speed
 from docs.results.images import INDUCTION
-from docs.results.old import EQUAL_DEPTH, load, run, sweep_runs
+from docs.results.old import load, run, sweep_runs
 from docs.results.shakespeare import CURVES, DROPOUT, DROPOUT_PICTURE, MAIN_JOB
 from docs.results.studies import STUDIES, Study, comparison, study
-from mambalab.plots.style import COLOURS, MARKERS, STYLES, Quantity, frame, legend, panels
+from mambalab.plots.colours import COLOURS, MARKERS, colour_of, line_looks
+from mambalab.plots.style import Quantity, finish, frame, legend, panels
+from mambalab.plots.words import in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,19 +115,24 @@ def study_curves(data: dict[str, Any]) -> "Figure":
 def main_job(data: dict[str, list[list[float]]]) -> "Figure":
     """Validation loss of both models by step."""
     figure, (axes,) = panels(1, width=7.2, height=4.0)
-    names = {"mamba_ssm": "Mamba, dropout=ssm", "transformer_standard": f"{EQUAL_DEPTH}, standard"}
+    told = {
+        "mamba_ssm": {"model.name": "mamba", "dropout.name": "ssm"},
+        "transformer_standard": {
+            "model.name": "transformer_equal_depth",
+            "dropout.name": "standard",
+        },
+    }
+    names = {entry: ", ".join(in_words(*one) for one in told[entry].items()) for entry in told}
     curves = []
-    for number, (entry, points) in enumerate(data.items()):
+    for (entry, points), one in zip(data.items(), line_looks([*told.values()]), strict=True):
         steps, values = zip(*points, strict=True)
-        look = {"color": COLOURS[number], "linestyle": STYLES[number], "marker": MARKERS[number]}
+        look = {"color": one.colour, "linestyle": one.style, "marker": one.marker}
         axes.plot(steps, values, label=names[entry], markersize=4, **look)
         curves.append((list(steps), list(values)))
-    frame(axes, curves, Quantity("validation loss (nats per character)", percent=False))
-    axes.set_xlabel("step (optimiser updates)", fontsize=9)
-    axes.set_ylabel("validation loss (nats per character)", fontsize=9)
-    figure.suptitle("tiny Shakespeare, one run each", fontsize=10)
+    loss = Quantity("validation loss (nats per character)", percent=False)
+    frame(axes, curves, loss)
     legend(figure, axes)
-    return figure
+    return finish(figure, [axes], loss, "tiny Shakespeare, one run each")
 
 
 def best_and_last(data: list[list[Any]]) -> "Figure":
@@ -136,7 +143,8 @@ def best_and_last(data: list[list[Any]]) -> "Figure":
         points = [(row[1 + column], labels.index(row[0])) for row in data]
         look = {"color": COLOURS[column], "marker": MARKERS[column], "linestyle": "none"}
         axes.plot(*zip(*points, strict=True), label=name, markersize=5, alpha=0.7, **look)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    words = [", ".join(in_words(*one.split("=")) for one in label.split()) for label in labels]
+    axes.set_yticks(range(len(labels)), words, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("validation loss (nats per character), a point for each seed", fontsize=9)
     axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
@@ -151,14 +159,14 @@ def induction(data: list[list[float]]) -> "Figure":
 
     figure, (axes,) = panels(1, width=7.2, height=3.2)
     lengths, values = zip(*data, strict=True)
-    axes.plot(lengths, values, color=COLOURS[0], marker="o")
+    axes.plot(lengths, values, color=colour_of("mamba"), marker="o")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, 1.05)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("length of the sequence (steps), trained at 256", fontsize=9)
+    axes.set_xlabel("length of the sequence (steps, log scale), trained at 256", fontsize=9)
     axes.set_ylabel("test accuracy (% right)", fontsize=9)
     axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

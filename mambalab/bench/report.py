@@ -127,7 +127,12 @@ def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str, acr
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(across)
-    axes.set_ylabel(label)
+    axes.set_xlabel(_marked_log(across))
+    axes.set_ylabel(_marked_log(label))
     axes.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _marked_log(text: str) -> str:
+    """The name of an axis, with the word that it is logarithmic."""
+    return f"{text[:-1]}, log scale)" if text.endswith(")") else f"{text} (log scale)"

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from omegaconf import MISSING
+
 from mambalab.errors import UserError
+from mambalab.settings.figure import FigureSettings
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
 from mambalab.utils.reading import check_no_link
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class Interval(Enum):
@@ -41,6 +46,7 @@ class CompareSettings:
     interval: Interval = option(
         "95 % intervals of means: Student's t, or resampled (from 8 seeds on)"
     )
+    figure: FigureSettings = MISSING
 
     def check_ready(self) -> None:
         """Raise UserError if there is nothing to compare."""
@@ -59,9 +65,11 @@ def run(cfg: CompareSettings) -> int:
     from mambalab.compare import select
     from mambalab.compare.results import LeftOut
     from mambalab.compare.text import terminal
+    from mambalab.plots.look import check_font, shown_first
 
     output_dir = Path(cfg.output_dir)
     folders: list[Path] = []
+    searched = None
     if cfg.mlflow is not None:
         from mambalab.tracking import mlflow_reader, mlflow_store
 
@@ -72,6 +80,7 @@ def run(cfg: CompareSettings) -> int:
     else:
         folders = [select.locate(path, output_dir) for path in cfg.paths]
         records, left_out = select.collect(folders)
+        searched = select.searched_in(folders)
     found = select.compare_records(
         records,
         left_out,
@@ -80,12 +89,17 @@ def run(cfg: CompareSettings) -> int:
         baseline=cfg.baseline,
         bootstrap=cfg.interval is Interval.bootstrap,
         pairs=cfg.pairs,
+        searched=searched,
     )
+    check_font(cfg.figure)
     folder = Path(cfg.out) if cfg.out else select.default_folder(folders, records, output_dir)
     if not cfg.out:
         check_no_link(folder)
-    files = compare_files.write(found, folder)
+    files = compare_files.write(found, folder, cfg.figure)
     console.result(terminal(found))
-    names = " ".join(path.name for path in files if path.suffix != ".svg")
-    console.result(f"\nfiles: {folder}\n       {names}, the pictures as .svg, too")
+    shown = shown_first([path for path in files if path.suffix in PICTURES])
+    names = [path.name for path in files if path in shown or path.suffix not in PICTURES]
+    more = {path.suffix for path in files if path.suffix in PICTURES and path not in shown}
+    also = f", the pictures as {' and '.join(sorted(more))}, too" if more else ""
+    console.result(f"\nfiles: {folder}\n       {' '.join(names)}{also}")
     return 0

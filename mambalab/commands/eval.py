@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from omegaconf import MISSING
+
+from mambalab.settings.figure import FigureSettings
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.utils import console
 
@@ -35,6 +38,7 @@ class EvalSettings:
         hint="the path of a file or folder, or null",
     )
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
+    figure: FigureSettings = MISSING
 
 
 def run(settings: EvalSettings) -> int:
@@ -44,10 +48,12 @@ def run(settings: EvalSettings) -> int:
         UserError: no such run or split, data absent or changed since training.
     """
     from mambalab.plots import tables
+    from mambalab.plots.look import check_font
     from mambalab.records import reader
     from mambalab.runs import evaluation
     from mambalab.train import runtime
 
+    check_font(settings.figure)
     runtime.prepare_process()
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     scored = evaluation.evaluate(
@@ -68,6 +74,6 @@ def run(settings: EvalSettings) -> int:
     for shown in filter(None, map(tables.text, found)):
         console.result(f"\n{shown}")
     if os.access(path, os.W_OK):  # it may be somebody else's
-        for file in tables.write(path, settings.split.value, found):
+        for file in tables.write(path, settings.split.value, found, settings.figure):
             console.result(file)
     return 0

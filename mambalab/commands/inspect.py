@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import MISSING
+
 from mambalab.errors import UserError
+from mambalab.settings.figure import PlainFigureSettings
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
@@ -43,6 +46,7 @@ class InspectSettings:
         "folder of the data sets and of pretrained models; null = as the run recorded", **FOLDER
     )
     trust: list[str] = option("modules outside mambalab whose classes the run may use")
+    figure: PlainFigureSettings = MISSING
 
     def check(self) -> None:
         """Raise UserError if it is not clear what to read, or which model."""
@@ -70,8 +74,10 @@ def run(settings: InspectSettings) -> int:
             be written.
     """
     from mambalab.inspect import page, pictures, trace
+    from mambalab.plots.look import check_font
     from mambalab.train import runtime
 
+    check_font(settings.figure)
     runtime.prepare_process()
     opened = _of_run(settings) if settings.pretrained is None else _of_checkpoint(settings)
     model, given, facts, default_folder = opened
@@ -87,7 +93,7 @@ def run(settings: InspectSettings) -> int:
     except OSError as error:
         raise UserError(f"cannot make {out}: {error.strerror}; name another with out=") from error
     console.result(page.write(sequence, layers, out / "index.html"))
-    for picture in pictures.draw(sequence, layers, out):
+    for picture in pictures.draw(sequence, layers, out, settings.figure):
         console.result(picture)
     return 0
 

@@ -12,7 +12,9 @@ from mambalab.compare import comparability, notes, overfitting, verdicts
 from mambalab.compare.contrasts import contrast
 from mambalab.compare.groups import Group, split
 from mambalab.compare.measures import LOSS, Measured, Metric, measure, reached
-from mambalab.compare.results import Comparison, GroupResult, LeftOut
+from mambalab.compare.results import RANKED, Comparison, GroupResult, LeftOut
+from mambalab.compare.search import Searched
+from mambalab.compare.search import found as search_of
 from mambalab.compare.statistics import MIN_BOOTSTRAP, Estimate, estimate
 from mambalab.compare.turning import turn
 from mambalab.errors import UserError
@@ -31,6 +33,7 @@ def compare(
     bootstrap: bool = False,
     pairs: str | None = None,
     left_out: Sequence[LeftOut] = (),
+    searched: Searched | None = None,
 ) -> Comparison:
     """Group runs by what they differ in and compare the groups.
 
@@ -45,6 +48,8 @@ def compare(
         bootstrap: see `Comparison`.
         pairs: also compare the groups that differ in this setting only; `auto` = in any one.
         left_out: runs that were left out before.
+        searched: the search whose trials the runs are; of one seed each they are ranked, and have
+            no baseline unless one is named.
 
     Raises:
         UserError: nothing to compare, or runs that cannot be compared or averaged.
@@ -77,6 +82,9 @@ def compare(
         raise UserError(f"no finished run to compare{reasons}")
     groups = split(kept, ignore, failed)
     comparability.check_groups(groups)
+    search = search_of(searched, records, judged) if searched is not None else None
+    single = all(len(group.records) == 1 for group in groups) and len(groups) > 1
+    ranked = search is not None and single and baseline is None
     base, why = _baseline(groups, baseline)
     by_record = {id(record): run for record, run in zip(kept, found, strict=True)}
     runs = [[by_record[id(record)] for record in group.records] for group in groups]
@@ -88,10 +96,14 @@ def compare(
         _result(group, some, judged, goal, bootstrap)
         for group, some in zip(groups, runs, strict=True)
     ]
-    judgement = overfitting.judge(
-        {r.label: (r.group, r.turn, r.best_loss) for r in results}, base.label
-    )
-    results = verdicts.add(results, base.label, judged, judgement.withheld)
+    if ranked:
+        judgement = overfitting.Judgement([], frozenset())
+        results = [replace(r, verdict=RANKED) for r in results]
+    else:
+        judgement = overfitting.judge(
+            {r.label: (r.group, r.turn, r.best_loss) for r in results}, base.label
+        )
+        results = verdicts.add(results, base.label, judged, judgement.withheld)
     contrasts = (
         contrast(results, [g.label for g in groups], pairs, judged, judgement.withheld)
         if pairs is not None
@@ -103,13 +115,13 @@ def compare(
         metric=judged,
         bootstrap=bootstrap,
         goal=goal,
-        baseline=base.label,
-        baseline_is=why,
+        baseline="" if ranked else base.label,
+        baseline_is="" if ranked else why,
         groups=results,
         contrasts=contrasts,
         dropout=judgement.lines,
         warnings=[
-            *verdicts.too_few(results),
+            *(notes.luck_of_the_best(results) if ranked else verdicts.too_few(results)),
             *verdicts.failures(results),
             *notes.no_end(results, judged),
             *notes.unequal_evaluations(results),
@@ -117,6 +129,7 @@ def compare(
             *comparability.warnings(groups),
         ],
         left_out=dropped,
+        search=search,
     )
 
 

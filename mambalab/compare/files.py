@@ -8,19 +8,30 @@ from mambalab.compare import pictures
 from mambalab.compare.markdown import markdown
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate
+from mambalab.compare.text import search_lines
 from mambalab.errors import UserError
+from mambalab.plots.look import check_font, shown_first
+from mambalab.settings.figure import FigureSettings
 from mambalab.utils.csv_text import csv_text
 from mambalab.utils.files import write_json, write_text
 
+__all__ = ["as_json", "check_font", "group_rows", "run_rows", "write"]
+BEST = "best.txt"
+"""Of a search: the best, and the command that trains it."""
 _OVERFITTING = ("gap", "rise", "excess", "turn")
 _ESTIMATES = ("best", "last", "best_loss", "last_loss", *_OVERFITTING, "end_slope", "test")
 _MEANS = ("parameters", "steps", "minutes", "tokens_per_second")
 _GOAL = ("reached", "goal_step", "goal_seconds", "goal_tokens")
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
+def write(comparison: Comparison, folder: Path, figure: FigureSettings | None = None) -> list[Path]:
     """Write `comparison.md`, `comparison.csv` (a row for each group), `runs.csv` (for each run),
-    `comparison.json` and the pictures, as PNG and SVG; what was there is replaced.
+    `comparison.json` and the pictures; what was there is replaced.
+
+    Args:
+        comparison: what is written.
+        folder: is made if need be.
+        figure: how pictures are drawn, in which formats; None = for a screen, as PNG and SVG.
 
     Returns:
         The paths of all files.
@@ -32,9 +43,10 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    drawn = pictures.draw(comparison, folder)
-    names = [path.name for path in drawn if path.suffix == ".png"]
+    drawn = pictures.draw(comparison, folder, figure)
+    names = [path.name for path in shown_first(drawn)]
     target = folder / "comparison.json"
+    found = [] if comparison.search is None else [folder / BEST]
     try:
         files = [
             write_text(folder / "comparison.md", markdown(comparison, names)),
@@ -42,9 +54,11 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
             write_text(folder / "runs.csv", csv_text(run_rows(comparison))),
         ]
         write_json(target, as_json(comparison))
+        for path in found:
+            write_text(path, "\n".join(search_lines(comparison)) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return [*files, target, *drawn]
+    return [*files, *found, target, *drawn]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -52,6 +66,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         **_about(comparison),
         "dropout": comparison.dropout,
+        "search": comparison.search and asdict(comparison.search),
         "warnings": comparison.warnings,
         "contrasts": [asdict(one) for one in comparison.contrasts],
         "groups": [_group_json(group) for group in comparison.groups],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mambalab.config.schema import means_absent
+from mambalab.plots.words import brief
 from mambalab.records.reader import RunRecord
 from mambalab.utils.mapping import flatten
 from mambalab.utils.text import printable, short
@@ -24,12 +25,14 @@ class Group:
         settings: every setting in which the groups differ, by dotted name, as text.
         records: the finished runs, by seed.
         failed: runs with the same settings that failed or never gave a finite value, by seed.
+        told: the settings of the label, with values of few digits.
     """
 
     label: str
     settings: dict[str, str]
     records: list[RunRecord]
     failed: list[RunRecord] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
 
     def setting(self, name: str) -> Any:
         """Return a setting of these runs by its dotted name, or None."""
@@ -59,7 +62,8 @@ def split(
     for i, text in enumerate(texts):
         members.setdefault(tuple(text[key] for key in differing), []).append(i)
     rows = [dict(zip(differing, values, strict=True)) for values in members]
-    labels = _labels(rows, records)
+    told = _told(rows)
+    labels = _labels(told, records)
     lost: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in failed:
         settings = relevant(record, ignore)
@@ -73,8 +77,11 @@ def split(
             row,
             sorted((records[i] for i in indices), key=_by_seed),
             sorted(lost.get(values, []), key=_by_seed),
+            words,
         )
-        for label, row, (values, indices) in zip(labels, rows, members.items(), strict=True)
+        for label, row, words, (values, indices) in zip(
+            labels, rows, told, members.items(), strict=True
+        )
     ]
 
 
@@ -105,15 +112,23 @@ def _by_seed(record: RunRecord) -> tuple[bool, float, str]:
     return (not known, seed if known else 0, str(record.path))
 
 
-def _labels(rows: list[dict[str, str]], records: Sequence[RunRecord]) -> list[str]:
+def _told(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return, of each row, what tells it from the others, numbers with as few digits as that
+    takes."""
     if len(rows) == 1:
+        return [{}]
+    columns = {key: brief([row[key] for row in rows]) for key in telling(rows)}
+    return [{key: values[i] for key, values in columns.items()} for i in range(len(rows))]
+
+
+def _labels(told: list[dict[str, str]], records: Sequence[RunRecord]) -> list[str]:
+    if len(told) == 1:
         names = [(k, records[0].setting(f"{k}.name")) for k in ("model", "dropout")]
         label = " ".join(f"{k}={short(str(v), MAX_VALUE_CHARS)}" for k, v in names if v is not None)
         return [label or "all runs"]
-    chosen = telling(rows)
     labels = []
-    for row in rows:
-        words = [f"{shown(key)}={short(row[key], MAX_VALUE_CHARS)}" for key in chosen]
+    for row in told:
+        words = [f"{shown(key)}={short(value, MAX_VALUE_CHARS)}" for key, value in row.items()]
         labels.append(" ".join(words))
     return [  # values that were cut may have become equal
         label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"

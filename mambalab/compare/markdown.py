@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from mambalab.compare.results import Comparison
-from mambalab.compare.sections import MEANING, Grid, results, sections
-from mambalab.compare.text import headline
+from mambalab.compare.search import Search
+from mambalab.compare.sections import MEANING, Grid, results, sections, trials
+from mambalab.compare.text import headline, search_lines
 from mambalab.utils.text import printable
 
 
@@ -20,8 +21,11 @@ def markdown(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
         escape(headline(comparison).replace("\n", " ")) + ".",
     ]
     parts += _list([*comparison.dropout, *comparison.warnings])
-    parts += ["## Results", _table(results(comparison))]
-    parts += [f"![{name}]({name})" for name in pictures]
+    if comparison.search is not None:
+        parts += ["## The search", *_search(comparison, comparison.search)]
+    if not comparison.is_ranked:
+        parts += ["## Results", _table(results(comparison))]
+    parts += [f"{'' if name.endswith('.pdf') else '!'}[{name}]({name})" for name in pictures]
     for section in sections(comparison):
         parts.append(f"## {section.heading}")
         parts += [_table(section.grid)] if section.grid else []
@@ -37,6 +41,13 @@ def escape(text: str) -> str:
 
 def _list(lines: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {escape(line)}" for line in lines)] if lines else []
+
+
+def _search(comparison: Comparison, search: Search) -> list[str]:
+    lines = search_lines(comparison)
+    command = f"Train it:\n\n```sh\n{search.train}\n```" if search.train else None
+    told = _list(lines[:-1] if command else lines)  # the last line is the command
+    return [*told, *filter(None, [command]), _table(trials(comparison, search))]
 
 
 def _table(grid: Grid) -> str:

@@ -11,6 +11,14 @@ MIN_RELATIVE_SLOPE = 0.005
 told: less is no reason to train longer."""
 
 
+def luck_of_the_best(results: Sequence[GroupResult]) -> list[str]:
+    """Say what the rank of one seed each is worth."""
+    return [
+        f"one seed each: the best of {len(results)} would hardly be as good again; what is "
+        "reported is trained anew, with several seeds"
+    ]
+
+
 def no_end(results: Sequence[GroupResult], metric: Metric) -> list[str]:
     """List the runs whose last value is not finite."""
     return [

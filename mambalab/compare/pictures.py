@@ -1,7 +1,7 @@
 """Pictures of a comparison: curves with bands, best values, training beside validation.
 
-Line styles and markers tell groups apart as well as colours do. More groups than there are colours
-get a panel each, with all others in grey.
+A model, or else a variant of dropout, has its colour in every picture; line styles and markers say
+what else differs. More groups than there are colours get a panel each, with all others in grey.
 """
 
 import re
@@ -9,16 +9,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mambalab.compare import search_pictures
 from mambalab.compare.bands import Band, band
+from mambalab.compare.groups import Group
 from mambalab.compare.measures import LOSS, TRAIN
 from mambalab.compare.results import BASELINE, Comparison, GroupResult
 from mambalab.compare.text import interval, wrap
+from mambalab.plots.colours import (
+    COLOURS,
+    DROPOUT,
+    MODEL,
+    LineLook,
+    colour_of,
+    line_looks,
+    sort_key,
+)
+from mambalab.plots.look import WIDTH_INCHES, drawn_as, points, save_all
 from mambalab.plots.style import (
     BEST_COLOUR,
-    COLOURS,
-    MARKERS,
-    MAX_TITLE_CHARS,
-    STYLES,
     TRAIN_COLOUR,
     VAL_COLOUR,
     Quantity,
@@ -27,38 +35,55 @@ from mambalab.plots.style import (
     frame,
     legend,
     panels,
+    plain,
     quantity,
-    save,
     seed_counts,
+    set_title,
     smooth,
 )
+from mambalab.plots.words import in_words, one_unit_of_loss
+from mambalab.settings.figure import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _GREY = "#c4c4c4"
-WIDTH_INCHES = 7.2  # of a picture with one panel
+FORMATS = ("png", "svg")
 
 
-def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Draw every picture that the runs allow into a folder, as PNG and SVG; returns the paths.
+def draw(comparison: Comparison, folder: Path, figure: FigureSettings | None = None) -> list[Path]:
+    """Draw every picture that the runs allow into a folder; returns the paths.
+
+    Args:
+        comparison: what is drawn.
+        folder: where.
+        figure: how, in which formats; None = for a screen, as PNG and SVG.
 
     Raises:
         UserError: a file cannot be written.
     """
     paths = []
-    for name, figure in _pictures(comparison):
-        paths += [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+    with drawn_as(figure):
+        for name, drawn in _pictures(comparison):
+            paths += save_all(drawn, folder / name, figure, FORMATS)
     return paths
 
 
 def _pictures(comparison: Comparison) -> Iterator[tuple[str, "Figure"]]:
+    if (search := comparison.search) is not None:
+        task, unit = comparison.task, _unit(comparison)
+        drawn = search_pictures.ranges(search, comparison.metric, task=task, unit=unit)
+        yield "search", drawn
+        if search.importance:
+            yield "importance", search_pictures.importance(search, task=task)
     metrics = dict.fromkeys((LOSS, comparison.metric.name, "val/accuracy"))
     for metric in metrics:
         bands = [_band(group, metric) for group in comparison.groups]
         if any(b.steps for b in bands):
             yield _curves_name(metric), curves(comparison, metric)
+    if comparison.is_ranked:  # a point for each trial is in the picture of the search
+        return
     yield "best", best(comparison)
     if any(_band(group, LOSS).steps for group in comparison.groups):
         yield "overfitting", overfitting(comparison)
@@ -72,6 +97,34 @@ def _band(group: GroupResult, metric: str) -> Band:
     return band([record.curves.get(metric, []) for record in group.group.records])
 
 
+def _quantity(comparison: Comparison, metric: str) -> Quantity:
+    return quantity(metric, _unit(comparison))
+
+
+def _unit(comparison: Comparison) -> str:
+    return one_unit_of_loss(run for group in comparison.groups for run in group.group.records)
+
+
+def looks(comparison: Comparison) -> list[LineLook]:
+    """Choose how each group is drawn, in the order of the groups."""
+    if len(comparison.groups) == 1:
+        model = str(comparison.groups[0].group.setting("model.name"))
+        return [LineLook(colour_of(model), "-", "o")]
+    found = line_looks([group.group.told for group in comparison.groups])
+    named = all({*one.group.told} & {MODEL, DROPOUT} for one in comparison.groups)
+    if len(found) > len(COLOURS) and not named:  # each in a panel, or a row, of its own
+        return [LineLook(COLOURS[0], "-", "o") for _ in found]
+    return found
+
+
+def _legend_order(comparison: Comparison) -> list[int] | None:
+    """By the values of what differs where all are numbers; None = the best group first."""
+    keys = [[sort_key(v) for v in group.group.told.values()] for group in comparison.groups]
+    if any(is_text for key in keys for is_text, _, _ in key):
+        return None
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
 def _title(comparison: Comparison, what: str) -> str:
     return f"{comparison.task}: {what}, {seed_counts([len(g.runs) for g in comparison.groups])}"
 
@@ -82,71 +135,83 @@ def curves(comparison: Comparison, metric: str) -> "Figure":
     Where runs of a group were not evaluated at common steps, each is drawn by itself.
     """
     bands = [_band(group, metric) for group in comparison.groups]
-    what = quantity(metric).text.partition(" (")[0]
+    shown = _quantity(comparison, metric)
+    what = shown.text.partition(" (")[0]
     banded = ", mean and 95 % band" if any(b.half_width for b in bands) else ""
     title = _title(comparison, f"{what}{banded}")
     if len(bands) > len(COLOURS):
         return _curves_apart(comparison, metric, bands, title)
     figure, (axes,) = panels(1, width=WIDTH_INCHES, height=4.6)
+    chosen = looks(comparison)
     for i, (group, one) in enumerate(zip(comparison.groups, bands, strict=True)):
-        _draw_band(axes, one, i, name=_name(group, comparison))
+        _draw_band(axes, one, chosen[i], i, name=_name(group, comparison))
         if len(one.steps) < 2:
-            _draw_runs(axes, group, metric, i)
-    frame(axes, _means(bands), quantity(metric))
-    legend(figure, axes)
-    return finish(figure, [axes], quantity(metric), title)
+            _draw_runs(axes, group, metric, chosen[i])
+    frame(axes, _edges(bands), shown)
+    legend(figure, axes, _legend_order(comparison))
+    return finish(figure, [axes], shown, title)
 
 
 def _curves_apart(
     comparison: Comparison, metric: str, bands: Sequence[Band], title: str
 ) -> "Figure":
     figure, grid = panels(len(bands), width=2.7, height=2.0)
+    shown, looks_of_all = _quantity(comparison, metric), looks(comparison)
     for i, (group, axes) in enumerate(zip(comparison.groups, grid, strict=True)):
         for other in bands:
             axes.plot(other.steps, other.mean, color=_GREY, linewidth=0.7, zorder=1)
-        _draw_band(axes, bands[i], 0)
+        look = looks_of_all[i]
+        _draw_band(axes, bands[i], look)
         if len(bands[i].steps) < 2:
-            _draw_runs(axes, group, metric, 0)
-        _panel_title(axes, _name(group, comparison))
-        frame(axes, _means(bands), quantity(metric))
-    return finish(figure, grid, quantity(metric), f"{title}; grey: the other groups")
+            _draw_runs(axes, group, metric, look)
+        _panel_title(figure, axes, _name(group, comparison))
+        frame(axes, _edges(bands), shown)
+    return finish(figure, grid, shown, f"{title}; grey: the other groups")
 
 
 def _name(group: GroupResult, comparison: Comparison) -> str:
     several_groups = len(comparison.groups) > 1
     baseline = " (baseline)" if group.verdict == BASELINE and several_groups else ""
-    return drawable(_without_prefix(group.label, comparison)) + baseline
+    return drawable(reader_label(group.group)) + baseline
 
 
-def _without_prefix(label: str, comparison: Comparison) -> str:
-    """Return a label without the group of settings that all keys of all labels begin with:
-    `p=0.1 ssm_p=0.1` for `dropout.p=0.1 dropout.ssm_p=0.1`."""
-    keys = [k for g in comparison.groups for k in re.findall(r"(?:^| )([\w.]+)=", g.label)]
-    prefixes = {key.partition(".")[0] + "." for key in keys}
-    if len(prefixes) != 1 or not all("." in key for key in keys):
-        return label
-    (prefix,) = prefixes
-    return re.sub(rf"(^| ){re.escape(prefix)}", r"\1", label)
+def reader_label(group: Group) -> str:
+    """Name a group as people speak: `Mamba, SSM dropout`."""
+    told = group.told
+    if not told:
+        names = {key: group.setting(key) for key in ("model.name", "dropout.name")}
+        told = {key: str(value) for key, value in names.items() if value is not None}
+    label = ", ".join(in_words(key, value) for key, value in told.items())
+    number = re.search(r" #\d+$", group.label)  # of those whose values were cut
+    return (label or group.label) + (number[0] if number else "")
 
 
-def _panel_title(axes: "Axes", name: str, *more: str) -> None:
-    axes.set_title("\n".join([*wrap(name, 40), *more]), fontsize=7.5, parse_math=False)
+def _panel_title(figure: "Figure", axes: "Axes", name: str, *more: str) -> None:
+    room = max(16, int(figure.get_size_inches()[0] / _columns(axes) * 15 / points(1)))
+    lines = [line for text in (name, *more) for line in wrap(text, room)]
+    axes.set_title("\n".join(lines), fontsize=points(7.5), parse_math=False)
 
 
-def _means(bands: Sequence[Band]) -> list[tuple[list[int], list[float]]]:
-    return [(b.steps, b.mean) for b in bands]
+def _columns(axes: "Axes") -> int:
+    place = axes.get_subplotspec()
+    return place.get_gridspec().ncols if place is not None else 1
 
 
-def _draw_band(axes: "Axes", one: Band, i: int, name: str = "") -> None:
-    """Draw the i-th group's mean with its band; a marker now and then tells it apart, too."""
-    colour = COLOURS[i % len(COLOURS)]
+def _edges(bands: Sequence[Band]) -> list[tuple[list[int], list[float]]]:
+    """Return the means, and the edges of bands that are drawn: all is to be seen."""
+    shown = [(b.steps, b.mean) for b in bands]
+    return shown + [(b.steps, e) for b in bands if b.half_width for e in (b.low, b.high)]
+
+
+def _draw_band(axes: "Axes", one: Band, look: LineLook, i: int = 0, name: str = "") -> None:
+    """Draw a group's mean with its band; a marker now and then, of the i-th group a bit later."""
     every = max(1, len(one.steps) // 8)
     axes.plot(
         one.steps,
         one.mean,
-        color=colour,
-        linestyle=STYLES[i % len(STYLES)],
-        marker=MARKERS[i % len(MARKERS)],
+        color=look.colour,
+        linestyle=look.style,
+        marker=look.marker,
         markevery=(i * every // len(COLOURS), every),
         markersize=4.5,
         linewidth=1.6,
@@ -155,16 +220,15 @@ def _draw_band(axes: "Axes", one: Band, i: int, name: str = "") -> None:
     )
     if one.half_width:
         axes.fill_between(
-            one.steps, one.low, one.high, color=colour, alpha=0.15, linewidth=0, zorder=2
+            one.steps, one.low, one.high, color=look.colour, alpha=0.15, linewidth=0, zorder=2
         )
 
 
-def _draw_runs(axes: "Axes", group: GroupResult, metric: str, i: int) -> None:
+def _draw_runs(axes: "Axes", group: GroupResult, metric: str, look: LineLook) -> None:
     for record in group.group.records:
         points = [(s, v) for s, v in record.curves.get(metric, []) if v is not None]
         steps, values = [s for s, _ in points], [v for _, v in points]
-        style = STYLES[i % len(STYLES)]
-        axes.plot(steps, values, color=COLOURS[i], linestyle=style, linewidth=0.9, alpha=0.7)
+        axes.plot(steps, values, color=look.colour, linestyle=look.style, linewidth=0.9, alpha=0.7)
 
 
 def best(comparison: Comparison) -> "Figure":
@@ -172,12 +236,12 @@ def best(comparison: Comparison) -> "Figure":
     import numpy as np
     from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
-    groups = comparison.groups
-    what, plain = quantity(comparison.metric.name), ScalarFormatter(useOffset=False)
+    groups, chosen = comparison.groups, looks(comparison)
+    what, numbers = _quantity(comparison, comparison.metric.name), ScalarFormatter(useOffset=False)
     figure, (axes,) = panels(1, width=WIDTH_INCHES, height=1.4 + 0.42 * len(groups))
     for row, group in enumerate(groups):
         values = np.array([run.best for run in group.runs])
-        colour = COLOURS[row % len(COLOURS)] if len(groups) <= len(COLOURS) else COLOURS[0]
+        colour = chosen[row].colour
         mean, low, high = group.best.mean, group.best.low, group.best.high
         if low is not None and high is not None:
             axes.barh(row, high - low, left=low, height=0.56, color=colour, alpha=0.2)
@@ -187,19 +251,19 @@ def best(comparison: Comparison) -> "Figure":
         if group.verdict == BASELINE and len(groups) > 1:
             axes.axvline(group.best.mean, color="#555555", linestyle=":", linewidth=1.2)
     names = [_name(group, comparison) for group in groups]
-    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the best at the top
+    axes.use_sticky_edges = False  # or an interval would end where the panel does
+    axes.autoscale_view(scaley=False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0) if what.percent else plain)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel(f"best {what.text}", fontsize=9, parse_math=False)
-    axes.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0) if what.percent else numbers)
+    figure.supxlabel(f"best {what.text}", fontsize=points(9), parse_math=False)
+    plain(axes)
+    axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     several = any(len(group.runs) > 1 for group in groups)
     means = ", mean with 95 % interval" if several else ""
-    title = _title(comparison, f"best value of each seed{means}")
-    figure.suptitle(drawable(title, MAX_TITLE_CHARS), fontsize=10, parse_math=False)
+    set_title(figure, _title(comparison, f"best value of each seed{means}"))
     return figure
 
 
@@ -209,7 +273,7 @@ def overfitting(comparison: Comparison) -> "Figure":
     bands = [_band(group, LOSS) for group in groups]
     small = len(groups) > 4
     figure, grid = panels(len(groups), width=2.7 if small else 3.6, height=2.1 if small else 3.2)
-    shown = _means(bands)
+    shown = _edges(bands)
     for group, validation, axes in zip(groups, bands, grid, strict=True):
         training = _band(group, TRAIN)
         smoothed = smooth(training.mean)
@@ -236,8 +300,8 @@ def overfitting(comparison: Comparison) -> "Figure":
             value, step = min(zip(validation.mean, validation.steps, strict=True))
             axes.plot([step], [value], "*", color=BEST_COLOUR, markersize=9, zorder=5, label="best")
         rise = f"last - best validation: {interval(group.rise, sign='+')}"
-        _panel_title(axes, _name(group, comparison), rise)
-    loss = Quantity("loss (nats)", percent=False)
+        _panel_title(figure, axes, _name(group, comparison), rise)
+    loss = Quantity(f"loss ({_unit(comparison)})", percent=False)
     for axes in grid:
         frame(axes, shown, loss)
     legend(figure, grid[0])

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from mambalab.compare.comparability import seed_of
 from mambalab.compare.groups import Group
 from mambalab.compare.measures import Measured, Metric
+from mambalab.compare.search import Search
 from mambalab.compare.statistics import Difference, Estimate
 
 # Verdicts on a group, and what takes their place.
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 BASELINE, TOO_FEW, WITHHELD = "baseline", "too few seeds", "no verdict"
+RANKED = "by rank"  # of a search: one seed each, no baseline
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ class Comparison:
         metric: what they are judged by.
         bootstrap: whether intervals of means are bootstrapped instead of Student's.
         goal: value of the metric to which time and tokens are measured.
-        baseline: label of the group that the others are compared with.
+        baseline: label of the group that the others are compared with; empty if there is none.
         baseline_is: why it is that one, when nobody chose it.
         groups: the best first.
         contrasts: groups that differ in one setting only; empty if nobody asked.
         dropout: statements on whether dropout can be judged; empty if that was not asked.
         warnings: what to bear in mind, a line each.
         left_out: the runs that do not count.
+        search: what the search found whose trials these are.
     """
 
     task: str
@@ -132,3 +135,9 @@ class Comparison:
     dropout: list[str]
     warnings: list[str]
     left_out: list[LeftOut]
+    search: Search | None = None
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the groups are trials of a search, one seed each, which have no baseline."""
+        return self.groups[0].verdict == RANKED

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mambalab.compare.measures import LOSS
 from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.search import Search
 from mambalab.compare.statistics import Estimate
 from mambalab.compare.text import (
     adjusted_p,
@@ -16,6 +17,7 @@ from mambalab.compare.text import (
     left_out,
     p_value,
     reached,
+    trial_rows,
 )
 from mambalab.utils.text import count, short
 
@@ -91,6 +93,12 @@ def results(comparison: Comparison) -> Grid:
         ]
 
     return Grid(header, [row(group) for group in comparison.groups])
+
+
+def trials(comparison: Comparison, search: Search) -> Grid:
+    """Make the table of a search's trials, the best first."""
+    head, rows = trial_rows(search)
+    return Grid([*head, f"best {comparison.metric.name}", "state"], rows)
 
 
 def sections(comparison: Comparison) -> list[Section]:

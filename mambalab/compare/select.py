@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mambalab.compare import comparison
+from mambalab.compare import comparison, search
 from mambalab.compare.results import Comparison, LeftOut
 from mambalab.config.identity import may_change
 from mambalab.errors import UserError
@@ -32,7 +32,12 @@ def compare_folders(
         UserError: nothing to compare, or runs that cannot be compared or averaged.
     """
     folders = [locate(str(path), Path(output_dir)) for path in paths]
-    return compare_records(*collect(folders), baseline=baseline)
+    return compare_records(*collect(folders), baseline=baseline, searched=searched_in(folders))
+
+
+def searched_in(folders: Sequence[Path]) -> search.Searched | None:
+    """Read the search of which these folders are; None for other sweeps, and for several."""
+    return search.read(folders[0]) if len(folders) == 1 else None
 
 
 def compare_records(
@@ -44,6 +49,7 @@ def compare_records(
     baseline: str | None = None,
     bootstrap: bool = False,
     pairs: str | None = None,
+    searched: search.Searched | None = None,
 ) -> Comparison:
     """Compare runs that were read already; see `comparison.compare`."""
     return comparison.compare(
@@ -55,6 +61,7 @@ def compare_records(
         bootstrap=bootstrap,
         pairs=pairs,
         left_out=left_out,
+        searched=searched,
     )
 
 

@@ -1,12 +1,16 @@
 """A comparison on the terminal, and the words that its other forms share."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mambalab.compare.measures import LOSS
 from mambalab.compare.results import Comparison, Contrast, GroupResult
+from mambalab.compare.search import Search
 from mambalab.compare.statistics import Difference, Estimate
-from mambalab.utils.text import count, printable, table
+from mambalab.plots.words import brief_number
+from mambalab.utils.text import count, printable, short, table
 
 LABEL_CHARS = 28  # of a label in a line
 MAX_LEFT_OUT_LINES = 10  # runs left out that are listed one by one
@@ -16,12 +20,20 @@ Column = tuple[str, Callable[[GroupResult], str | list[str]]]
 
 def terminal(comparison: Comparison) -> str:
     """Write tables of the groups, statements, warnings and what was left out, 115 columns wide."""
+    if comparison.search is not None and comparison.is_ranked:
+        lines = [f"note: {line}" for line in comparison.warnings]
+        lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
+        parts = [headline(comparison), _trials(comparison.search, comparison)]
+        parts += ["\n".join(map(printable, lines))]
+        return "\n\n".join([*parts, "\n".join(search_lines(comparison))])
     parts = [headline(comparison), _table(comparison, _results(comparison))]
     if comparison.metric.name != LOSS and any(g.best_loss for g in comparison.groups):
         parts.append(_table(comparison, _losses(comparison)))
-    parts.append(_table(comparison, _costs(comparison)))
+    parts.append(f"{_table(comparison, _costs(comparison))}\n{goal_meaning(comparison)}")
     if comparison.contrasts:
         parts.append(_contrasts(comparison))
+    if comparison.search is not None:
+        parts.append("\n".join(search_lines(comparison)))
     lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
     lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
     return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
@@ -30,11 +42,13 @@ def terminal(comparison: Comparison) -> str:
 def headline(comparison: Comparison) -> str:
     """Say what is compared, and how."""
     method = "bootstrapped" if comparison.bootstrap else "Student's t"
-    text = (
+    what = (
         f"{comparison.task}: {printable(comparison.metric.name)} "
-        f"({'more' if comparison.metric.maximize else 'less'} is better), "
-        f"means over seeds with 95 % intervals ({method})"
+        f"({'more' if comparison.metric.maximize else 'less'} is better)"
     )
+    if comparison.is_ranked:
+        return f"{what}, {len(comparison.groups)} trials of a search, the best first"
+    text = f"{what}, means over seeds with 95 % intervals ({method})"
     if len(comparison.groups) == 1:
         return text
     why = comparison.baseline_is
@@ -44,7 +58,9 @@ def headline(comparison: Comparison) -> str:
 
 def left_out(comparison: Comparison, most: int | None = None) -> list[str]:
     """List the runs that do not count, a line each; those beyond `most` in one line."""
-    lines = [f"{run.path}: {run.reason}" for run in comparison.left_out]
+    listed = {t.name for t in comparison.search.trials} if comparison.search else set()
+    missing = [run for run in comparison.left_out if Path(run.path).name not in listed]
+    lines = [f"{run.path}: {run.reason}" for run in missing]
     if most is None or len(lines) <= most:
         return lines
     return [*lines[:most], f"and {len(lines) - most} more runs"]
@@ -135,6 +151,56 @@ def reached(group: GroupResult) -> str:
     return f"{group.reached} of {len(group.runs)}"
 
 
+def goal_meaning(comparison: Comparison) -> str:
+    """Say in a line what the columns of the goal mean."""
+    return (
+        f"reached: runs that came to {printable(comparison.metric.name)} {comparison.goal:g} "
+        "(to=VALUE takes another), and the time and tokens until then"
+    )
+
+
+def search_lines(comparison: Comparison) -> list[str]:
+    """Write what a search found, a line each: importance, the best, the command that trains it."""
+    search = comparison.search
+    if search is None:
+        return []
+    lines = []
+    if search.importance:
+        shares = ", ".join(f"{key} {share:.2f}" for key, share in search.importance.items())
+        lines.append(f"importance (Optuna's PED-ANOVA, a rough guide): {shares}")
+    best = search.best
+    assert best.value is not None, "it has finished"
+    values = " ".join(f"{key}={brief_number(str(value))}" for key, value in best.values.items())
+    metric = comparison.metric.name
+    lines.append(printable(f"best: {metric} {best.value:.4f} with {values} ({best.name})"))
+    if search.train is not None:
+        lines.append(f"train it: {search.train}")
+    return lines
+
+
+def trial_rows(search: Search) -> tuple[list[str], list[list[str]]]:
+    """Lay out the trials of a search, the best first: names of columns, and the cells."""
+    keys = list(search.ranges)
+    leaves = [key.rpartition(".")[2] for key in keys]
+    names = [n if leaves.count(n) == 1 else k for k, n in zip(keys, leaves, strict=True)]
+    rows = []
+    for i, trial in enumerate(search.trials):
+        value = "-" if trial.value is None else f"{trial.value:.4f}"
+        cells = [brief_number(str(trial.values[key])) for key in keys]
+        rows.append([str(i + 1), *cells, value, trial.state])
+    return ["rank", *map(printable, names)], rows
+
+
+def _trials(search: Search, comparison: Comparison) -> str:
+    head, rows = trial_rows(search)
+    header = (*head, f"best {printable(comparison.metric.name)}", "state", "minutes")
+    lines = []
+    for trial, row in zip(search.trials, rows, strict=True):
+        spent = "-" if trial.minutes is None else f"{trial.minutes:.1f}"
+        lines.append([*(short(cell, LABEL_CHARS) for cell in row), spent])
+    return table(header, lines, right=set(header) - {"state"})
+
+
 def _millions(value: float | None) -> str:
     if value is None:
         return "-"
@@ -175,12 +241,12 @@ def _costs(comparison: Comparison) -> list[Column]:
     return [
         ("val - train", lambda g: cell(g.gap)),
         ("last - best", lambda g: cell(g.rise)),
-        (goal_name(comparison), reached),
-        ("after", lambda g: duration(g.goal_seconds)),
+        ("reached", reached),
+        ("time", lambda g: duration(g.goal_seconds)),
         ("tokens", lambda g: _millions(g.goal_tokens)),
         ("tokens/s", lambda g: count(g.tokens_per_second)),
         ("params", lambda g: _millions(g.parameters)),
-        ("minutes", lambda g: "-" if g.minutes is None else f"{g.minutes:.1f}"),
+        ("min", lambda g: "-" if g.minutes is None else f"{g.minutes:.1f}"),
     ]
 
 
@@ -204,4 +270,7 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
 
 def wrap(label: str, width: int = LABEL_CHARS) -> list[str]:
     """Break a label into lines, between settings where that is possible."""
-    return textwrap.wrap(label, width, break_on_hyphens=False) or [label]
+    longest = max(map(len, label.split()), default=0)
+    # A number is never broken; a path, say, may be.
+    breaks = longest > width and not re.search(r"=[-+.\de]{4,}(?=[ ,]|$)", label)
+    return textwrap.wrap(label, width, break_on_hyphens=False, break_long_words=breaks) or [label]

@@ -10,12 +10,13 @@ from mambalab.config.identity import (
     to_plain,
     to_yaml,
 )
-from mambalab.config.labels import LABELS, with_labels_of
+from mambalab.config.labels import FIGURE, LABELS, with_labels_of
 from mambalab.config.schema import TrainConfig
 from mambalab.config.trust import check_modules, load_run_config, resolve_target
 from mambalab.config.user_conf import replaced
 
 __all__ = [
+    "FIGURE",
     "LABELS",
     "SIZES",
     "TrainConfig",

@@ -19,7 +19,13 @@ from omegaconf.errors import (
 
 from mambalab.config import origins, paths, resolvers, unused, user_conf
 from mambalab.config.identity import DECIDED
-from mambalab.config.messages import MissingValueError, UnknownKeyError, unknown_key, wrong_type
+from mambalab.config.messages import (
+    MissingValueError,
+    UnknownKeyError,
+    strip_optional,
+    unknown_key,
+    wrong_type,
+)
 from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
@@ -261,7 +267,8 @@ def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
         key = error.full_key or ""
         kind = types.get(key)
         if key.endswith("]"):  # an entry of a list
-            kind = next(iter(get_args(types.get(key.rpartition("[")[0]))), None)
+            of, _ = strip_optional(types.get(key.rpartition("[")[0]))
+            kind = next(iter(get_args(of)), None)
         if kind is None:  # a group whose YAML is no mapping, say
             raise UserError(f"{f'{prefix}{key}: ' if key else ''}{first_line(error)}") from error
         raise wrong_type(prefix + key, _select(plain, key), kind) from error

@@ -28,6 +28,7 @@ MAY_CHANGE = frozenset(
         "device",
         "data_dir",
         "tracking",
+        "figure",
         "trust",
         "trainer.max_steps",
         "trainer.max_epochs",

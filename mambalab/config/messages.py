@@ -102,8 +102,11 @@ def expected(kind: Any) -> str:
     if words := choices(kind):
         name = " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
     elif get_origin(kind) is list:
-        inner = {float: "numbers", int: "whole numbers"}.get(get_args(kind)[0], "texts")
+        entry = get_args(kind)[0]
+        inner = {float: "numbers", int: "whole numbers"}.get(entry, "texts")
         name = f"a list of {inner}, such as [a,b]"
+        if words := choices(entry):
+            name = f"a list of {', '.join(words)}, such as [{words[0]}]"
     else:
         names = {int: "a whole number", float: "a number", str: "a text"}
         name = names.get(kind, "keys with values")

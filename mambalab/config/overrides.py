@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from typing import Any, get_args, get_origin
 
 from mambalab.config import axes, grammar, paths
@@ -197,7 +198,7 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
         return _literals(value) if get_origin(kind) is list else _literal(value)
     if absent:
         return value
-    if get_origin(kind) is list and get_args(kind)[0] is str and not value.startswith("["):
+    if get_origin(kind) is list and _is_text(get_args(kind)[0]) and not value.startswith("["):
         if is_quoted:
             return f"[{value}]"
         parts = [v.strip() for v in value.split(",") if v.strip()]
@@ -209,6 +210,10 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
     if kind is str and not (is_quoted or (optional and value == "null")):
         return quoted(value)
     return value
+
+
+def _is_text(entry: Any) -> bool:
+    return entry is str or (isinstance(entry, type) and issubclass(entry, Enum))
 
 
 def _literal(piece: str, more: str = "") -> str:

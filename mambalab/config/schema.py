@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from mambalab.errors import NotApplicableError
+from mambalab.settings.figure import FigureSettings
 from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN_NAME, TAG, option
 from mambalab.settings.task import (
@@ -77,6 +78,10 @@ AS_BEFORE: dict[str, Any] = {
     "trainer.max_epochs": None,
     "trainer.devices": None,
     "trainer.strategy": None,
+    "figure.width": None,
+    "figure.font": None,
+    "figure.font_size": None,
+    "figure.format": None,
 }
 PATCH_NORM = "model.patch_norm"
 
@@ -91,6 +96,7 @@ class TrainConfig:
     optim: OptimSettings
     trainer: TrainerSettings
     tracking: TrackingSettings
+    figure: FigureSettings
     seed: int = option("seed of everything random: weights, batches, dropout", ge=0, lt=2**63)
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
     precision: Precision = option("arithmetic of matrix products; the rest stays float32")
@@ -152,13 +158,14 @@ def complete(plain: dict[Any, Any]) -> None:
         if not dot:
             plain.setdefault(key, value)
             continue
-        part = plain.get(group)
+        part = plain.setdefault(group, {}) if group == "figure" else plain.get(group)
         if not isinstance(part, dict) or name in part:
             continue
         classes: dict[str, type] = {
             "model": ModelSettings,
             "optim": OptimSettings,
             "trainer": TrainerSettings,
+            "figure": FigureSettings,
         }
         cls = classes.get(group) or task_settings(part)
         if name in {f.name for f in fields(cls)}:

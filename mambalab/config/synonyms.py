@@ -7,7 +7,7 @@ _NAMES = {
     "task.seq_len": "block_size context_length context max_length sequence_length seqlen window",
     "task.path": "file data_path dataset_path input",
     "model": "arch architecture network net backbone",
-    "model.d_model": "hidden_size hidden_dim hidden dim width n_embd embed_dim d_hidden",
+    "model.d_model": "hidden_size hidden_dim hidden dim n_embd embed_dim d_hidden",
     "model.n_layer": "n_layers num_layers layers depth num_hidden_layers",
     "model.n_head": "n_heads num_heads heads num_attention_heads",
     "dropout.p": "dropout_rate dropout_p p_dropout drop",

@@ -8,7 +8,9 @@ import numpy as np
 from mambalab.inspect import measures
 from mambalab.inspect.sequence import InspectedSequence, visible
 from mambalab.inspect.trace import AttentionTrace, LayerTrace, ScanTrace
-from mambalab.plots.style import drawable, save
+from mambalab.plots.look import drawn_as, save_all
+from mambalab.plots.style import drawable
+from mambalab.settings.figure import PlainFigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,30 +20,52 @@ _COLOUR_MAP = (
     "Blues"  # one hue, ordered by lightness: readable with any colour vision; dark is large
 )
 _STEPS_PER_LINE, _MAX_LINES = 100, 6  # steps in a line of a text, and lines that are drawn
+_TITLES = {
+    "delta": "step size delta of each layer",
+    "memory": "how long channels remember",
+    "a_log": "what training changed in A_log",
+    "state_norm": "size of the state",
+    "attention": "attention of each head",
+    "delta_image": "step size delta of each pixel",
+}
 _MAX_HEADS = 8  # heads of a layer that are drawn
 
 
-def draw(sequence: InspectedSequence, layers: list[LayerTrace], folder: Path) -> list[Path]:
+def draw(
+    sequence: InspectedSequence,
+    layers: list[LayerTrace],
+    folder: Path,
+    figure: PlainFigureSettings | None = None,
+) -> list[Path]:
     """Draw what there is into `folder`; returns the paths.
+
+    Args:
+        sequence, layers: what was read, and what each layer did with it.
+        folder: where pictures go.
+        figure: letters and formats; None = as PNG, in matplotlib's own font.
 
     Raises:
         UserError: if they cannot be written.
     """
     scans = [layer for layer in layers if isinstance(layer, ScanTrace)]
     attentions = [layer for layer in layers if isinstance(layer, AttentionTrace)]
-    figures: dict[str, Figure] = {}
-    if scans:
-        figures["delta"] = _delta(sequence, scans)
-        figures["memory"] = _memory(scans)
-        figures["a_log"] = _A_log_shift(scans)
-        figures["state_norm"] = _norms(scans)
-    if attentions:
-        figures["attention"] = _attention(attentions)
-    if scans and sequence.image is not None and sequence.layout is not None:
-        figures["delta_image"] = _on_image(sequence.image, sequence.layout, scans)
-    for figure in figures.values():
-        figure.suptitle(drawable(sequence.title, 100), fontsize=10, parse_math=False)
-    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    drawn: dict[str, Figure] = {}
+    with drawn_as(figure):
+        if scans:
+            drawn["delta"] = _delta(sequence, scans)
+            drawn["memory"] = _memory(scans)
+            drawn["a_log"] = _A_log_shift(scans)
+            drawn["state_norm"] = _norms(scans)
+        if attentions:
+            drawn["attention"] = _attention(attentions)
+        if scans and sequence.image is not None and sequence.layout is not None:
+            drawn["delta_image"] = _on_image(sequence.image, sequence.layout, scans)
+        paths: list[Path] = []
+        for name, one in drawn.items():
+            title = drawable(f"{_TITLES[name]}: {sequence.title}", 100)
+            one.suptitle(title, fontsize=10, parse_math=False)
+            paths += save_all(one, folder / name, figure)
+    return paths
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -91,7 +115,9 @@ def _delta(sequence: InspectedSequence, scans: list[ScanTrace]) -> "Figure":
         )
         axes.set_xlim(-0.5, width - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        names = [f"{_short(scan)}: {mean:.2g}" for scan, mean in zip(scans, means, strict=True)]
+        names = [
+            f"{_short(scan)} (mean {mean:.2g})" for scan, mean in zip(scans, means, strict=True)
+        ]
         axes.set_yticks(range(len(scans)), names, fontsize=7)
         if lettered:
             labels = [drawable(visible(label)).strip() or " " for label in sequence.labels[part]]
@@ -99,9 +125,9 @@ def _delta(sequence: InspectedSequence, scans: list[ScanTrace]) -> "Figure":
             axes.tick_params(axis="x", length=0)
     read = steps if not lettered else min(steps, lines * width)
     rest = "" if read == steps else f" (the first {read:,} of {steps:,} steps)"
-    figure.supxlabel(f"what was read{rest}" if lettered else "step", fontsize=9)
-    figure.supylabel("layer: its mean delta", fontsize=9)
-    label = "delta, mean of channels,\nover the layer's mean"
+    figure.supxlabel(f"what was read{rest}" if lettered else "step of the sequence", fontsize=9)
+    figure.supylabel("layer (its mean delta)", fontsize=9)
+    label = "delta, mean of channels,\nover the layer's mean (log scale)"
     _bar(figure, shown, grid.tolist(), label, low, high)
     return figure
 
@@ -150,8 +176,9 @@ def _memory(scans: list[ScanTrace]) -> "Figure":
     axes.set_ylim(0, 1.08)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("memory length of a channel's slowest state, -1 / (mean delta · A)  (steps)")
-    axes.set_ylabel("channels that remember longer")
+    name = "memory length of a channel's slowest state, -1 / (mean delta · A)  (steps, log scale)"
+    axes.set_xlabel(name, fontsize=9)
+    axes.set_ylabel("channels that remember longer (share of all)", fontsize=9)
     _lines(axes, scans)
     return figure
 
@@ -202,7 +229,7 @@ def _norms(scans: list[ScanTrace]) -> "Figure":
         axes.tick_params(labelsize=8, labelbottom=True)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylim(bottom=0)  # shared, and known only now
-    figure.supxlabel("step", fontsize=9)
+    figure.supxlabel("step of the sequence", fontsize=9)
     figure.supylabel("Euclidean norm of the state", fontsize=9)
     return figure
 
@@ -251,5 +278,5 @@ def _on_image(image: np.ndarray, layout: np.ndarray, scans: list[ScanTrace]) -> 
         )
         axes.set_title(f"layer {_short(scan)}", fontsize=9)
         axes.axis("off")
-        _bar(figure, shown, axes, "delta", low, high)
+        _bar(figure, shown, axes, "delta (log scale)", low, high)
     return figure

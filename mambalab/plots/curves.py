@@ -5,19 +5,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError
+from mambalab.plots.look import drawn_as, new_figure, points, save_all, with_defaults
 from mambalab.plots.style import (
     BEST_COLOUR,
     TRAIN_COLOUR,
     VAL_COLOUR,
+    marked_log,
+    plain,
     run_title,
-    save,
     set_log_scale,
     smooth,
+    title_lines,
 )
-from mambalab.records.reader import Best, Curve, read_run
+from mambalab.plots.words import unit_of_loss
+from mambalab.records.reader import Best, Curve, RunRecord, read_run
+from mambalab.settings.figure import FigureSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MIN_SMOOTHED_POINTS = 60  # from which a training curve is also drawn smoothed
 MAX_LARGE_MARKERS = 60  # points up to which those of a curve are drawn large
@@ -27,31 +33,48 @@ class NoLossError(UserError):
     """A run has recorded no loss that could be drawn."""
 
 
-def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
+def loss_picture(run_dir: Path, *, unit: str | None = None) -> Path:
+    """Draw `plots/loss.png`; returns its path, or that of the first format that the run asks for.
+
+    See `loss_pictures`.
+    """
+    return loss_pictures(run_dir, unit=unit)[0]
+
+
+def loss_pictures(
+    run_dir: Path, *, unit: str | None = None, figure: FigureSettings | None = None
+) -> list[Path]:
     """Draw `plots/loss.png`: training curve, validation points, the best of them marked; and, if
     the run has a validation accuracy, that below.
 
     Args:
         run_dir: a run folder with `train/loss` or `val/loss` in its metrics.jsonl.
-        unit: unit of the loss, for the axis.
+        unit: unit of the loss, for the axis; None = as the run's settings have it.
+        figure: how to draw, in which formats; what is None there is as the run has it.
 
     Returns:
-        Path of the picture; an older one is replaced in one step.
+        Paths of the picture in each format; an older one is replaced in one step.
 
     Raises:
         NoLossError: the run holds no finite loss.
         UserError: the folder is no run, or cannot be written.
     """
-    from matplotlib.figure import Figure
+    run = read_run(run_dir)
+    figure = with_defaults(figure, run)
+    with drawn_as(figure):
+        drawn = _drawn(run, unit or unit_of_loss(run))
+        return save_all(drawn, run_dir / "plots" / "loss", figure)
+
+
+def _drawn(run: RunRecord, unit: str) -> "Figure":
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    run = read_run(run_dir)
     train, val = run.curves.get("train/loss", []), run.curves.get("val/loss", [])
     losses = [v for _, v in [*train, *val] if v is not None]
     if not losses:
-        raise NoLossError(f"{run_dir} holds no loss to draw yet")
+        raise NoLossError(f"{run.path} holds no loss to draw yet")
     accuracy = run.curves.get("val/accuracy", [])
-    figure = Figure(figsize=(7.2, 6.6 if accuracy else 4.5), dpi=150, layout="constrained")
+    figure = new_figure(7.2, 6.6 if accuracy else 4.5)
     axes, *below = figure.subplots(2 if accuracy else 1, sharex=True, squeeze=False)[:, 0]
     if train:
         _draw_train(axes, train)
@@ -62,15 +85,16 @@ def loss_picture(run_dir: Path, *, unit: str = "nats") -> Path:
         _draw_accuracy(panel, accuracy, run.best)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    [axes, *below][-1].set_xlabel("step (optimiser updates)")
-    axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(run_title(run), fontsize=11, parse_math=False)
+    [axes, *below][-1].set_xlabel("step (optimiser updates)", fontsize=points(9))
     set_log_scale(axes, losses)
+    name = marked_log(f"loss ({unit})", axes.get_yscale() == "log")
+    axes.set_ylabel(name, fontsize=points(9))
+    title = title_lines(figure, run_title(run))
+    axes.set_title(title, fontsize=points(10), parse_math=False)
     for panel in (axes, *below):
-        panel.grid(visible=True, which="both", color="#dddddd", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
-    return save(figure, run_dir / "plots" / "loss.png")
+        plain(panel)
+        panel.legend(frameon=False, fontsize=points(8))
+    return figure
 
 
 def _xy(points: Curve) -> tuple[list[int], list[float]]:
@@ -99,10 +123,10 @@ def _draw_val(axes: "Axes", points: Curve, best: Best | None) -> None:
         _mark(axes, best, f"best validation: {best.value:.4f} at step {best.step:,}")
 
 
-def _draw_accuracy(axes: "Axes", points: Curve, best: Best | None) -> None:
+def _draw_accuracy(axes: "Axes", curve: Curve, best: Best | None) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    steps, values = _xy(points)
+    steps, values = _xy(curve)
     size = 5 if len(values) <= MAX_LARGE_MARKERS else 2.5
     axes.plot(
         steps, values, "o--", color=VAL_COLOUR, markersize=size, linewidth=1.2, label="validation"
@@ -110,7 +134,7 @@ def _draw_accuracy(axes: "Axes", points: Curve, best: Best | None) -> None:
     if best is not None and best.metric == "val/accuracy":
         _mark(axes, best, f"best: {100 * best.value:.2f} % at step {best.step:,}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel("accuracy (% right)", fontsize=points(9))
 
 
 def _mark(axes: "Axes", best: Best, label: str) -> None:

@@ -9,6 +9,7 @@ from mambalab.utils.console import LOG
 from mambalab.utils.private import home_is_known, private_folder
 
 OWN = "DejaVu Sans"
+_KINDS = ("sans-serif", "serif", "monospace")
 MAX_FONTS = 300  # that are looked into
 
 # What matplotlib says of folders and fonts is for programmers.
@@ -55,7 +56,8 @@ def _use(font: str) -> None:
     from matplotlib import rcParams
 
     if font not in _chosen():
-        rcParams["font.family"] = [OWN, *_chosen(), font]
+        first = [name for name in rcParams["font.family"] if name != "sans-serif"]
+        rcParams["font.family"] = [*first, *(() if OWN in first else (OWN,)), font]
 
 
 def _font_with(character: str) -> str | None:
@@ -63,12 +65,24 @@ def _font_with(character: str) -> str | None:
     return next((font for font in _installed() if ord(character) in _glyphs(font)), None)
 
 
+def is_installed(font: str) -> bool:
+    """Tell whether a family of fonts is on this machine, or a kind of which one always is."""
+    return font in _KINDS or font.casefold() in {name.casefold() for name in families()}
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """Return the names of all installed families."""
+    from matplotlib.font_manager import fontManager
+
+    found = (entry.name for entry in fontManager.ttflist if Path(entry.fname).exists())
+    return tuple(dict.fromkeys(found))
+
+
 @cache
 def _installed() -> tuple[str, ...]:
     """Return names of installed fonts, those for many scripts first."""
-    from matplotlib.font_manager import fontManager
-
-    names = dict.fromkeys(entry.name for entry in fontManager.ttflist if Path(entry.fname).exists())
+    names = families()
     signs = ("CJK", "Han", "Hei", "Gothic", "Song", "Unicode", "Unifont", "Noto", "Fallback")
     many = [name for name in names if any(sign in name for sign in signs)]
     return tuple(dict.fromkeys([*many, *names]))[:MAX_FONTS]

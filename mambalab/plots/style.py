@@ -1,40 +1,32 @@
 """How all pictures look and are saved: colours, axes, panels, legends that cover nothing."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.errors import UserError
+from mambalab.plots.colours import BLACK, BLUE, COLOURS, MARKERS, STYLES, VERMILION
 from mambalab.plots.fonts import with_glyphs
+from mambalab.plots.look import inches, new_figure, points, save
+from mambalab.plots.words import in_words
 from mambalab.records.reader import RunRecord
-from mambalab.utils.files import replacing
 from mambalab.utils.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision, strongest on white first; grey takes
-# the place of their yellow, which is too pale for a line.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#7F7F7F",
-)
-STYLES = ("-", "--", "-.", ":")
-MARKERS = "os^Dv*PX"
-TRAIN_COLOUR, VAL_COLOUR, BEST_COLOUR = "#0072B2", "#D55E00", "#000000"
+__all__ = ["COLOURS", "MARKERS", "STYLES", "save"]  # from where they were once
+TRAIN_COLOUR, VAL_COLOUR, BEST_COLOUR = BLUE, VERMILION, BLACK
 MAX_LABEL_CHARS = 70
 MAX_TITLE_CHARS = 160
+MAX_TITLE_LINE_CHARS = 88  # of a picture with one panel
 MIN_LOG_RATIO = 4  # of largest to smallest value, from which the axis of many groups is logarithmic
 LEGEND_ROW_CHARS = 95  # in a picture with one panel
+MIN_PANEL_INCHES = 1.6  # below which fewer panels stand beside each other
+GRID = "#e4e4e4"
+_TIED = "\u00a0=\u00a0"  # where no line ends
 
 
 @dataclass(frozen=True)
@@ -45,26 +37,35 @@ class Quantity:
     percent: bool
 
 
-def quantity(metric: str) -> Quantity:
-    """Tell what an axis shows, by the name of the metric."""
+def quantity(metric: str, unit: str = "nats") -> Quantity:
+    """Tell what an axis shows, by the name of the metric.
+
+    Args:
+        metric: as in metrics.jsonl.
+        unit: of losses.
+    """
     split, _, name = metric.rpartition("/")
     where = {"val": "validation ", "train": "training ", "test": "test "}.get(split)
     if where is None or name not in ("loss", "accuracy"):
         return Quantity(drawable(metric), percent=False)
-    unit = "nats" if name == "loss" else "% right"
-    return Quantity(f"{where}{name} ({unit})", percent=name == "accuracy")
+    shown = unit if name == "loss" else "% right"
+    return Quantity(f"{where}{name} ({shown})", percent=name == "accuracy")
 
 
 def panels(count: int, *, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """Make a figure of `count` panels of this size in inches, on common axes."""
-    from matplotlib.figure import Figure
+    """Make a figure of `count` panels of this size in inches, on common axes.
 
+    Where `figure.width` says how wide all is, panels are smaller, and fewer stand side by side.
+    """
     columns = min(count, 3 if count <= 9 else 4)
     if count == 4:
         columns = 2
+    natural = max(width * columns, 5.0)
+    wide = inches(natural)
+    columns = max(1, min(columns, int(wide / MIN_PANEL_INCHES)))
     rows = math.ceil(count / columns)
-    size = (max(width * columns, 5.0), height * rows + 0.7)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    high = height * min(1.0, max(wide / columns / width, 0.5))
+    figure = new_figure(wide, high * rows + 0.7)
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for column in range(columns):  # the lowest panel of a column has the numbers of its steps
         lowest = grid[:count][column::columns][-1]
@@ -76,7 +77,7 @@ def panels(count: int, *, width: float, height: float) -> "tuple[Figure, list[Ax
 
 def frame(axes: "Axes", curves: Sequence[tuple[list[int], list[float]]], what: Quantity) -> None:
     """Set limits and grid so that the curves' later nine tenths fill the panel: where they start
-    says little and would press them together."""
+    says little and would press them together. Edges of bands are curves, too: none is cut."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
     end = max((steps[-1] for steps, _ in curves if steps), default=0)
@@ -95,38 +96,78 @@ def frame(axes: "Axes", curves: Sequence[tuple[list[int], list[float]]], what: Q
         axes.set_ylim(min(values) - room, max(values) + room)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.tick_params(labelsize=8)
-    axes.grid(visible=True, which="both", color="#e4e4e4", linewidth=0.6)
+    plain(axes)
+
+
+def plain(axes: "Axes") -> None:
+    """Give a panel its grid and small numbers, and no frame."""
+    axes.tick_params(labelsize=points(8))
+    axes.grid(visible=True, which="both", color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend(figure: "Figure", axes: "Axes") -> None:
-    """Add one legend for all panels, below them."""
+def legend(figure: "Figure", axes: "Axes", order: Sequence[int] | None = None) -> None:
+    """Add one legend for all panels, below them.
+
+    Args:
+        figure: the picture.
+        axes: the panel with all lines.
+        order: places of the entries; None = as they were drawn.
+    """
     handles, labels = axes.get_legend_handles_labels()
+    if order is not None:
+        handles, labels = [handles[i] for i in order], [labels[i] for i in order]
     width, _ = figure.get_size_inches()
-    room = int(LEGEND_ROW_CHARS * width / 7.2)
+    room = int(LEGEND_ROW_CHARS * width / 7.2 / points(1))
     longest = max(map(len, labels), default=1)
     columns = max(1, min(len(labels), room // (longest + 8)))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=points(8),
     )
     rows = math.ceil(len(labels) / columns)
-    figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+    figure.set_figheight(figure.get_figheight() + 0.2 * rows * points(1))
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
 
 
 def finish(figure: "Figure", axes: Sequence["Axes"], what: Quantity, title: str) -> "Figure":
     """Name the axes of all panels and the picture; returns it."""
+    small = points(9)
     for panel in axes:
         if panel.xaxis.get_tick_params()["labelbottom"]:
-            panel.set_xlabel("step (optimiser updates)", fontsize=9)
+            panel.set_xlabel("step (optimiser updates)", fontsize=small)
+    text = marked_log(what.text, axes[0].get_yscale() == "log")
     if len(axes) == 1:
-        axes[0].set_ylabel(what.text, fontsize=9, parse_math=False)
+        axes[0].set_ylabel(text, fontsize=small, parse_math=False)
     else:
-        figure.supylabel(what.text, fontsize=9, parse_math=False)
-    figure.suptitle(drawable(title, MAX_TITLE_CHARS), fontsize=10, parse_math=False)
+        figure.supylabel(text, fontsize=small, parse_math=False)
+    set_title(figure, title)
     return figure
+
+
+def marked_log(text: str, log: bool) -> str:
+    """Add to the name of an axis that it is logarithmic: `loss (nats, log scale)`."""
+    if not log:
+        return text
+    return f"{text[:-1]}, log scale)" if text.endswith(")") else f"{text} (log scale)"
+
+
+def set_title(figure: "Figure", title: str) -> None:
+    """Write the title above all panels of a picture."""
+    figure.suptitle(title_lines(figure, title), fontsize=points(10), parse_math=False)
+
+
+def title_lines(figure: "Figure", title: str) -> str:
+    """Break a title into as many lines as the width of its picture asks for."""
+    width, _ = figure.get_size_inches()
+    room = max(20, int(MAX_TITLE_LINE_CHARS * width / 7.2 / points(1)))
+    whole = drawable(title, MAX_TITLE_CHARS).replace(" = ", _TIED)
+    return "\n".join(textwrap.wrap(whole, room)).replace(_TIED, " = ")
 
 
 def seed_counts(counts: Sequence[int]) -> str:
@@ -142,29 +183,15 @@ def drawable(text: str, length: int = MAX_LABEL_CHARS) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def save(figure: "Figure", target: Path) -> Path:
-    """Write a picture, in the format that its name says, so that readers see the old or the new
-    one; returns its path.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        target.parent.mkdir(exist_ok=True)
-        with replacing(target) as partial:
-            figure.savefig(partial)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
-    return target
-
-
 def run_title(run: RunRecord) -> str:
     """Name a run, its task, model, dropout and seed, for the title of a picture."""
-    names = [run.setting(f"{group}.name") for group in ("task", "model")]
-    names.append(f"dropout {run.setting('dropout.name')}")
+    names = [task] if isinstance(task := run.setting("task.name"), str) else []
+    for key in ("model.name", "dropout.name"):
+        if (value := run.setting(key)) is not None:
+            names.append(in_words(key, str(value)))
     if isinstance(name := run.setting("name"), str) and name:
         names.insert(0, drawable(name))
-    return " · ".join([str(n) for n in names if n is not None] + [f"seed {run.setting('seed')}"])
+    return " · ".join([*names, f"seed {run.setting('seed')}"])
 
 
 def smooth(values: list[float], share: float = 0.02) -> list[float]:

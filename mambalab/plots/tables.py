@@ -4,19 +4,23 @@ A table is plain JSON, as tasks make them and as it is in `tables/` of a run fol
 `title` and what that kind holds (`mambalab.tasks.base.Table`).
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.plots.style import VAL_COLOUR, drawable, run_title, save
+from mambalab.plots.look import drawn_as, new_figure, points, save, save_all, with_defaults
+from mambalab.plots.style import VAL_COLOUR, drawable, marked_log, plain, run_title, title_lines
 from mambalab.records.reader import read_run
 from mambalab.records.run_folder import RunFolder
+from mambalab.settings.figure import FigureSettings
 from mambalab.utils.files import write_json
 from mambalab.utils.text import short
 from mambalab.utils.text import table as text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_NUMBERED_CLASSES = 12  # up to which the cells of a confusion picture have room for counts
 MAX_NAMED_CLASSES = 40  # up to which its axes have room for names
@@ -25,7 +29,7 @@ MAX_CLASS_CHARS = 24  # of a class's name
 
 
 def picture(table: dict[str, Any], target: Path, above: str = "") -> Path:
-    """Draw a table to a PNG file; returns its path.
+    """Draw a table to a file, in the format that its name says; returns its path.
 
     Args:
         table: what to draw.
@@ -35,19 +39,34 @@ def picture(table: dict[str, Any], target: Path, above: str = "") -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    return save(_drawn(table, above), target)
 
-    side = 6.4 if table["kind"] == "confusion" else 4.5
-    figure = Figure(figsize=(7.2, side), dpi=150, layout="constrained")
+
+def _drawn(table: dict[str, Any], above: str) -> "Figure":
+    figure = new_figure(7.2, 6.4 if table["kind"] == "confusion" else 4.5)
     axes = figure.add_subplot()
     {"confusion": _confusion, "curve": _curve}[table["kind"]](axes, table)
-    lines = filter(None, (above, table["title"]))
-    axes.set_title("\n".join(lines), fontsize=11, parse_math=False)
-    return save(figure, target)
+    title = str(table["title"])
+    for told in above.split(" · "):  # the task, once
+        title = re.sub(rf"^{re.escape(told)}([,:] |$)", "", title) if told else title
+    whole = title_lines(figure, " · ".join(filter(None, (above, title))))
+    axes.set_title(whole, fontsize=points(10), parse_math=False)
+    return figure
 
 
-def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]:
+def write(
+    run_dir: Path,
+    split: str,
+    tables: list[dict[str, Any]],
+    figure: FigureSettings | None = None,
+) -> list[Path]:
     """Write `tables/<split>_<kind>.json` and `plots/<split>_<kind>.png` for each table.
+
+    Args:
+        run_dir: the run folder.
+        split: what was measured.
+        tables: what to write.
+        figure: how to draw, in which formats; what is None there is as the run has it.
 
     Returns:
         The paths of all files.
@@ -57,7 +76,10 @@ def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]
     """
     if tables:
         RunFolder(run_dir).check_own()
-    above = run_title(read_run(run_dir)) if tables else ""
+    if not tables:
+        return []
+    run = read_run(run_dir)
+    above, figure = run_title(run), with_defaults(figure, run)
     paths: list[Path] = []
     for table in tables:
         name = f"{split}_{table['kind']}"
@@ -67,7 +89,9 @@ def write(run_dir: Path, split: str, tables: list[dict[str, Any]]) -> list[Path]
             write_json(target, table)
         except OSError as error:
             raise UserError(f"cannot write {target}: {error.strerror}") from error
-        paths += [target, picture(table, run_dir / "plots" / f"{name}.png", above)]
+        with drawn_as(figure):
+            drawn = save_all(_drawn(table, above), run_dir / "plots" / name, figure)
+        paths += [target, *drawn]
     return paths
 
 
@@ -83,11 +107,11 @@ def text(table: dict[str, Any]) -> str:
         (name, *(str(n) for n in row), f"{row[i] / sum(row):.4f}" if any(row) else "-")
         for i, (name, row) in enumerate(zip(classes, table["counts"], strict=True))
     ]
-    return text_table(("true, taken for", *classes, "right"), rows, right={*classes, "right"})
+    return text_table(("true, predicted", *classes, "right"), rows, right={*classes, "right"})
 
 
 def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
-    """Draw the share of each true class (row) taken for each class; counts in cells if they fit."""
+    """Draw the share of each true class (row) predicted as each class; counts if they fit."""
     classes, counts = [drawable(n, MAX_CLASS_CHARS) for n in table["classes"]], table["counts"]
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -95,15 +119,19 @@ def _confusion(axes: "Axes", table: dict[str, Any]) -> None:
     for i, row in enumerate(counts if few else []):
         for j, n in enumerate(row):
             colour = "white" if shares[i][j] > 0.5 else "black"
-            axes.text(j, i, f"{n:,}" if n else "", ha="center", va="center", color=colour, size=8)
+            axes.text(j, i, f"{n:,}" if n else "", ha="center", va="center", color=colour,
+                      size=points(8))  # fmt: skip
     if len(classes) <= MAX_NAMED_CLASSES:
         long = max(map(len, classes)) > 2
         turn = 45 if long else 0
         axes.set_xticks(range(len(classes)), classes, rotation=turn, parse_math=False)
         axes.set_yticks(range(len(classes)), classes, parse_math=False)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("true class")
-    axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.tick_params(labelsize=points(8))
+    axes.set_xlabel("predicted class", fontsize=points(9))
+    axes.set_ylabel("true class", fontsize=points(9))
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.set_label("share of the true class", fontsize=points(9))
+    bar.ax.tick_params(labelsize=points(8))
 
 
 def _curve(axes: "Axes", table: dict[str, Any]) -> None:
@@ -117,8 +145,8 @@ def _curve(axes: "Axes", table: dict[str, Any]) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel(table["x_label"])
-    axes.set_ylabel(table["y_label"])
-    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    x_label = marked_log(str(table["x_label"]), log=True)
+    axes.set_xlabel(x_label, fontsize=points(9), parse_math=False)
+    axes.set_ylabel(table["y_label"], fontsize=points(9), parse_math=False)
+    plain(axes)
+    axes.legend(frameon=False, fontsize=points(8))

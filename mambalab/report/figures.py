@@ -18,6 +18,8 @@ _KINDS = {".svg": "svg+xml", ".png": "png"}
 _CAPTIONS = {  # of the pictures of a comparison, by how their names begin
     "curves": "Mean over the seeds of each group at every evaluation, with its 95 % band.",
     "best": "Best value of each seed as a point, the mean of its group with its 95 % interval.",
+    "search": "Metric of each trial against each setting that was searched; a star marks the best.",
+    "importance": "How much each searched setting matters (Optuna's PED-ANOVA, a rough guide).",
     "overfitting": "Training and validation loss of each group; the star marks the best value.",
 }
 _DRAWN = ("train/loss", "val/loss", "val/accuracy")  # metrics in the picture of a run

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mambalab.compare import sections
 from mambalab.compare.results import Comparison
 from mambalab.compare.sections import Grid
-from mambalab.compare.text import headline
+from mambalab.compare.text import headline, search_lines
 from mambalab.records.reader import RunRecord
 from mambalab.records.summary import Status
 from mambalab.report import facts, figures, kept, remarks, results
@@ -134,10 +134,12 @@ def _remarks(records: Sequence[RunRecord]) -> list[str]:
 def _compared(found: Comparison, lines: list[str]) -> list[Section]:
     """Results with verdicts, pictures, and the further tables of a comparison."""
     caption = "Best and last values, test, and the difference to the baseline, by group."
-    blocks: list[Block] = [
-        Paragraph(headline(found).replace("\n", " ") + "."),
-        _table(sections.results(found), caption),
-    ]
+    blocks: list[Block] = [Paragraph(headline(found).replace("\n", " ") + ".")]
+    if found.search is not None:
+        blocks.append(Notes("What the search found", search_lines(found)))
+        blocks.append(_table(sections.trials(found, found.search), "Every trial, the best first."))
+    if not found.is_ranked:
+        blocks.append(_table(sections.results(found), caption))
     if lines := [*found.dropout, *found.warnings, *lines]:
         blocks.append(Notes("Bear in mind", lines))
     pictures: list[Picture] = figures.of_comparison(found)

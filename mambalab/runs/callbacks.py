@@ -301,7 +301,8 @@ class LossPicture(Callback):
             return
         try:
             with console.meanwhile("drawing the loss"):
-                picture = curves.loss_picture(self.folder.path, unit=self.unit)
-            self.recorder.artifact(picture)
+                pictures = curves.loss_pictures(self.folder.path, unit=self.unit)
+            for picture in pictures:
+                self.recorder.artifact(picture)
         except curves.NoLossError as error:  # a task of one's own may measure something else
             LOG.info("no picture: %s", error)

@@ -11,6 +11,7 @@ import torch
 
 from mambalab import config
 from mambalab.errors import UserError
+from mambalab.plots import curves
 from mambalab.records.run_folder import METRICS, RunFolder
 from mambalab.runs import build, load, rebuild, resume, user_code
 from mambalab.runs.resolve import FinishedRun
@@ -89,22 +90,27 @@ def say_what_the_curve_lacks(recorder: Recorder, trainer: Trainer, *, absent: bo
 
 
 def relabel(run: FinishedRun) -> None:
-    """Record the labels that were given to a finished run, and have MLflow hear of them.
+    """Record the labels that were given to a finished run, and have MLflow hear of them; draw its
+    loss again if it is to look otherwise.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
     """
     folder = run.folder
     recorded = resume.read_recorded_config(run.settings, folder.path)
-    changed = [k for k in config.LABELS if getattr(recorded, k) != getattr(run.settings, k)]
+    names = (*config.LABELS, config.FIGURE)
+    changed = [k for k in names if getattr(recorded, k) != getattr(run.settings, k)]
     if not changed:
         return
-    labels = {key: getattr(run.settings, key) for key in config.LABELS}
+    labels = {key: getattr(run.settings, key) for key in names}
     text = config.to_yaml(dataclasses.replace(recorded, **labels))
     with folder.hold():
         then = folder.config.stat()
         files.write_text(folder.config, text, durable=True)
         os.utime(folder.config, ns=(then.st_atime_ns, then.st_mtime_ns))  # not trained any later
+        if config.FIGURE in changed:
+            with contextlib.suppress(curves.NoLossError):
+                curves.loss_pictures(folder.path)
         if folder.mlflow.exists():
             note = Note.read(folder.path)
             note.state = "behind"

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
-from mambalab.config import origins, paths
+from mambalab.config import grammar, origins, paths
 from mambalab.config.axes import LAUNCHER, SWEEP, axes, check_count
 from mambalab.config.compose import Composed, compose_parts, merge_onto, typed
 from mambalab.config.identity import may_change
@@ -101,24 +101,23 @@ def plan(overrides: list[str]) -> Plan:
     if "run_dir" in choices:
         raise UserError("run_dir: a sweep names the folders of its jobs; give sweep.dir=FOLDER")
     first = compose_parts("train", [words[0] for words in choices.values()], checked=False)
-    settings = merge_onto(SweepSettings, _with_flat_params(first.sweep), prefix=SWEEP)
+    plain = _with_flat_params(first.sweep)
+    given = set(plain["params"]) if isinstance(plain.get("params"), dict) else set()
+    settings = merge_onto(SweepSettings, _without_fixed(plain, choices), prefix=SWEEP)
     launcher_name = first.choices.get(paths.LAUNCHER_GROUP, "basic")
     launcher = _launcher(launcher_name, first.launcher)
-    declared = {k: v for k, v in settings.params.items() if k not in choices}
+    declared = settings.params
     if "trust" in declared:
         raise UserError("sweep.params.trust: whom to trust is not tried out; type trust=MODULE")
-    varying = {k for k, words in choices.items() if len(words) > 1} | set(settings.params)
+    searching = settings.search is not Search.grid
+    varying = {k for k, words in choices.items() if len(words) > 1}
+    varying |= set(declared) if searching else given
     if "tracking.uri" in varying:  # its values would name folders, passwords and all
         raise UserError("tracking.uri: one sweep is recorded in one store; give one value for it")
     order = [*sorted(varying - {"seed"}), "seed"]
     fixed = {k: words[0] for k, words in choices.items() if len(words) == 1}
     folder = _folder(settings, first, fixed, order)
-    if settings.search is not Search.grid:
-        if several := [k for k, words in choices.items() if len(words) > 1]:
-            raise UserError(
-                f"{several[0]}: a search draws its values from sweep.params; "
-                f"put {several[0]} there, or use sweep.search=grid"
-            )
+    if searching:
         found = Plan(folder, settings, launcher, launcher_name, [], {}, list(fixed.values()),
                      order, typed(first.config), declared)  # fmt: skip
         return _checked_search(found)
@@ -224,6 +223,58 @@ def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
 
     params = sweep.get("params")
     return {**sweep, "params": flat(params, "")} if isinstance(params, dict) else sweep
+
+
+def _without_fixed(sweep: dict[str, Any], choices: dict[str, list[str]]) -> dict[str, Any]:
+    """Return `sweep` without the params that the command line fixes, or lists itself: it has the
+    last word on what a file declares, which is said.
+
+    Raises:
+        UserError: of a search, the command line says both, or lists values.
+    """
+    params = sweep.get("params")
+    if not isinstance(params, dict):
+        return sweep
+    searching = sweep.get("search") in ("random", "tpe")
+    for key, words in choices.items():
+        if searching and len(words) > 1:
+            where = "it is there already" if key in params else f"put {key} there"
+            values = ",".join(word.partition("=")[2] for word in words)
+            raise UserError(
+                f"{key}={grammar.cut(values)}: a search draws its values from sweep.params; "
+                f"{where}, or use sweep.search=grid"
+            )
+    fixed = [key for key in params if key in choices]
+    typed_too = _declared_on_line(choices)
+    for key in fixed:
+        if searching and key in typed_too:
+            raise UserError(
+                f"{key}: given twice, as {grammar.cut(choices[key][0])} and in sweep.params: "
+                "leave one of them out"
+            )
+    if searching and fixed and len(fixed) == len(params):
+        raise UserError(
+            f"{', '.join(fixed)}: fixed on the command line, so that nothing is left to search; "
+            "leave one out, or use sweep.search=grid"
+        )
+    if fixed:
+        values = " ".join(f"{key}={','.join(_after(w) for w in choices[key])}" for key in fixed)
+        LOG.info("%s: as on the command line, not as sweep.params has it", grammar.cut(values))
+    return {**sweep, "params": {k: v for k, v in params.items() if k not in choices}}
+
+
+def _after(word: str) -> str:
+    return word.partition("=")[2]
+
+
+def _declared_on_line(choices: dict[str, list[str]]) -> set[str]:
+    """Return the keys that the command line itself declares in `sweep.params`."""
+    found = {k.removeprefix(f"{SWEEP}params.") for k in choices if k.startswith(f"{SWEEP}params.")}
+    for word in choices.get(f"{SWEEP}params", ()):
+        value = grammar.parse(word).value()
+        if isinstance(value, dict):
+            found |= set(_with_flat_params({"params": value})["params"])
+    return found
 
 
 def _folder(

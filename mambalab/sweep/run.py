@@ -40,6 +40,10 @@ def run(plan: Plan) -> int:
     Raises:
         UserError: nothing could be started, or no more jobs from some point on.
     """
+    if plan.first.figure.font is not None:
+        from mambalab.compare.files import check_font
+
+        check_font(plan.first.figure)
     with SweepFolder(plan.folder).held():
         sweep = SweepFolder.read(plan.folder)  # as the last holder left it
         sweep.command = [hide_password(word) for word in plan.command]
@@ -105,7 +109,7 @@ def _end(
         line += "; the same command goes on with the rest"
     _show(line)
     if stopped is None:
-        _compare(plan, parent)
+        _compare(plan, sweep, parent)
     _close(
         sweep,
         parent,
@@ -115,21 +119,23 @@ def _end(
     return {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}.get(stopped or "", unwell)
 
 
-def _compare(plan: Plan, parent: MlflowParent) -> None:
+def _compare(plan: Plan, sweep: SweepFolder, parent: MlflowParent) -> None:
     """Report over the finished runs, if there are any, also in MLflow."""
     from mambalab.compare import files
     from mambalab.compare.select import compare_folders
     from mambalab.compare.text import terminal
 
-    if plan.settings.search is not Search.grid:
-        return
-    runs = [job.run_dir for job in plan.jobs if is_run(job.run_dir)]
-    if sum(read_run(path).status == states.FINISHED for path in runs) < 2:
+    searched = plan.settings.search is not Search.grid
+    names = sweep.jobs if searched else [job.name for job in plan.jobs]
+    runs = [path for name in names if is_run(path := plan.folder / name)]
+    finished = sum(read_run(path).status == states.FINISHED for path in runs)
+    if finished < (1 if searched else 2):
         return
     try:
         with console.meanwhile("comparing the runs"):
             found = compare_folders([plan.folder])
-            parent.attach(files.write(found, plan.folder / "comparison"))
+            written = files.write(found, plan.folder / "comparison", plan.first.figure)
+            parent.attach(written)
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return

@@ -74,8 +74,9 @@ def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without the labels, which may change, as MLflow's parameters may not."""
-    return {key: value for key, value in config.items() if key not in LABELS}
+    """Return settings without the labels, and the look of pictures, which may change, as MLflow's
+    parameters may not."""
+    return {key: value for key, value in config.items() if key not in (*LABELS, "figure")}
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:

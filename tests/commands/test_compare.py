@@ -8,6 +8,7 @@ from mambalab.commands import compare as compare_verb
 from mambalab.commands.compare import CompareSettings, Interval
 from mambalab.compare.select import compare_folders
 from mambalab.errors import UserError
+from mambalab.settings.figure import FigureSettings
 from tests.records.example_runs import make_group, make_run
 
 FILES = {"comparison.md", "comparison.csv", "comparison.json", "runs.csv", "curves.png"}
@@ -29,6 +30,7 @@ def run(tmp_path):
             baseline=None,
             pairs=None,
             interval=Interval.t,
+            figure=FigureSettings(font=None, format=None, width=None, font_size=None),
         )
         for name, value in changes.items():
             setattr(settings, name, value)
@@ -169,7 +171,7 @@ def test_the_command_line(sweep, tmp_path, capsys, monkeypatch):
     )
     assert "baseline: dropout=ssm\n" in capsys.readouterr().out
     assert main.main(["compare", "latest", "output_dir=.", "to=1.6"]) == 0
-    assert "to 1.6" in capsys.readouterr().out
+    assert "reached: runs that came to val/loss 1.6 " in capsys.readouterr().out
     assert main.main(["compare", "nowhere"]) == 1
     assert main.main(["compare"]) == 2
     assert main.main(["compare", "x", "mlflow=y"]) == 2

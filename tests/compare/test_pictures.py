@@ -63,7 +63,7 @@ def test_curves_show_means_and_bands(comparison):
     figure = pictures.curves(found, "val/loss")
     (axes,) = figure.axes
     drawn = lines_of(axes)
-    steps, values = drawn["lr=0 (baseline)"]
+    steps, values = drawn["learning rate 0 (baseline)"]
     assert steps == [10, 20, 30, 40]
     assert values == pytest.approx([3.6, 2.6, 1.6, 1.85])
     assert len(axes.collections) == 2
@@ -74,7 +74,7 @@ def test_curves_show_means_and_bands(comparison):
     assert axes.get_ylabel() == "validation loss (nats)"
     assert figure.get_suptitle() == "toy: validation loss, mean and 95 % band, n = 3 seeds"
     legend = figure.legends[0].get_texts()
-    assert [t.get_text() for t in legend] == ["lr=0 (baseline)", "lr=1"]
+    assert [t.get_text() for t in legend] == ["learning rate 0 (baseline)", "learning rate 1"]
 
 
 def test_no_two_groups_look_alike(comparison):
@@ -89,7 +89,7 @@ def test_more_groups_than_colours_get_a_panel_each(comparison):
     figure = pictures.curves(comparison(12), "val/loss")
     assert len(figure.axes) == 12
     for i, axes in enumerate(figure.axes):
-        assert axes.get_title().startswith(f"lr={i}")
+        assert axes.get_title().startswith(f"learning rate {i}")
         assert list(axes.lines[-1].get_ydata()) == pytest.approx(
             [3.6 + i, 2.6 + i, 1.6 + i, 1.85 + i]
         )
@@ -128,7 +128,7 @@ def test_seeds_are_points_with_their_mean_and_its_interval(comparison):
         "toy: best value of each seed, mean with 95 % interval, n = 3 seeds"
     )
     names = [t.get_text() for t in axes.get_yticklabels()]
-    assert names == ["lr=0 (baseline)", "lr=1"]
+    assert names == ["learning rate 0 (baseline)", "learning rate 1"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the best at the top
 
 
@@ -137,7 +137,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert list(axes.patches) == []
 
 
-def test_labels_keep_a_prefix_that_not_all_settings_have(tmp_path):
+def test_pictures_name_groups_as_people_do(tmp_path):
     records = [
         *make_group(tmp_path / "a", [1.0]),
         *make_group(tmp_path / "b", [2.0], optim__lr=1),
@@ -145,9 +145,13 @@ def test_labels_keep_a_prefix_that_not_all_settings_have(tmp_path):
     ]
     found = compare(records, ignore=ignore)
     (axes,) = pictures.best(found).axes
-    shown = [t.get_text().removesuffix(" (baseline)") for t in axes.get_yticklabels()]
-    assert shown == [group.label for group in found.groups]
-    assert "dropout=none optim.lr=1" in shown
+    shown = [t.get_text() for t in axes.get_yticklabels()]
+    assert shown == [
+        "no dropout, learning rate 0.001 (baseline)",
+        "no dropout, learning rate 1",
+        "SSM dropout, learning rate 0.001",
+    ]
+    assert [group.label for group in found.groups][1] == "dropout=none optim.lr=1"  # to type
 
 
 def test_overfitting_shows_both_losses_and_the_best_point(comparison):
@@ -157,7 +161,8 @@ def test_overfitting_shows_both_losses_and_the_best_point(comparison):
     assert drawn["training"] == ([10, 20, 30, 40], [1.0] * 4)
     assert drawn["validation, 95 % band"][1] == pytest.approx([3.6, 2.6, 1.6, 1.85])
     assert drawn["best"][0] == [30]
-    assert first.get_title() == ("lr=0 (baseline)\nlast - best validation: +0.2500 ± 0.0000")
+    title = "learning rate 0 (baseline)\nlast - best validation: +0.2500 ± 0.0000"
+    assert first.get_title() == title
 
 
 def test_accuracies_have_a_picture_of_their_own(tmp_path):

@@ -37,7 +37,7 @@ def test_a_classification_is_tested_at_the_end(place, capsys):
     assert main.main(["train", "task=parity", *SMALL]) == 0
     assert "test/accuracy" in capsys.readouterr().out
     assert main.main(["eval", "split=test", "trust=my_classes"]) == 0
-    assert "true, taken for" in capsys.readouterr().out
+    assert "true, predicted" in capsys.readouterr().out
 
 
 def test_a_classification_has_a_metric_of_its_own(place, capsys):

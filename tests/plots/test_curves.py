@@ -56,7 +56,7 @@ def test_the_picture_shows_what_was_measured(make_run, drawn):
     assert curve(axes, "train") == ([1, 2, 3, 4, 5, 6, 7], [4 / s for s in range(1, 8)])
     assert curve(axes, "validation") == ([1, 3, 5, 7], [5, 5 / 3, 2, 5 / 7 + 1])
     assert curve(axes, "best validation: 1.6667 at step 3") == ([3], [5 / 3])
-    assert axes.get_ylabel() == "loss (nats per pixel)"
+    assert axes.get_ylabel() == "loss (nats per pixel, log scale)"
     assert axes.get_xlabel() == "step (optimiser updates)"
     assert axes.get_yscale() == "log"
     assert "text" in axes.get_title()

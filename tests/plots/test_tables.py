@@ -19,4 +19,4 @@ def test_a_picture_says_of_which_run_it_is(tmp_path, monkeypatch):
     run_dir = make_run(tmp_path / "run", dropout="ssm", seed=3)
     curve = {"kind": "curve", "title": "toy", "x": [8, 16], "y": [1, 0.5], "marked": 8}
     tables.write(run_dir, "test", [curve | {"x_label": "L", "y_label": "accuracy"}])
-    assert titles == ["toy · mamba · dropout ssm · seed 3\ntoy"]
+    assert titles == ["toy · Mamba · SSM dropout · seed 3"]  # the task once

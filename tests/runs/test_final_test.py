@@ -66,7 +66,7 @@ def test_a_finished_run_was_tested_once_with_its_best_weights(capsys):
     assert main.main(["eval", "split=test"]) == 0  # the same weights, the same numbers
     out = capsys.readouterr().out
     assert f"{facts['test']['test/accuracy']:.6f}" in out
-    assert "true, taken for" in out
+    assert "true, predicted" in out
 
 
 def test_training_further_tests_only_other_weights():

@@ -40,6 +40,8 @@ def test_a_run_keeps_its_labels_and_takes_new_ones(folder, capsys):
     assert labels() == ["draft", ["a", "b"], "looks fine"]
     assert train(*short) == 0  # finished
     assert labels() == ["draft", ["a", "b"], "looks fine"]
+    assert train(*short, "figure.format=png,pdf") == 0  # draws it again, trains nothing
+    assert sorted(path.name for path in (where / "plots").iterdir()) == ["loss.pdf", "loss.png"]
     before, then = summary(where), (where / "config.yaml").stat().st_mtime_ns
     assert train(*short, "name=final", "tags=[]") == 0
     assert labels() == ["final", [], "looks fine"]

@@ -9,6 +9,15 @@ from mambalab.sweep.plan import plan
 pytestmark = pytest.mark.usefixtures("workdir")
 
 
+@pytest.fixture
+def experiment(workdir):
+    """An experiment that is a search."""
+    (workdir / "conf/experiment").mkdir(parents=True)
+    params = "{optim.lr: {low: 1.0e-4, high: 1.0e-2}, model.d_model: [16, 32]}"
+    lines = f"# @package _global_\nsweep:\n  search: tpe\n  params: {params}\n"
+    (workdir / "conf/experiment/e.yaml").write_text(lines)
+
+
 def names(*overrides: str) -> list[str]:
     return [job.name for job in plan(list(overrides)).jobs]
 
@@ -193,6 +202,38 @@ def test_a_search_makes_jobs_of_values():
     job = found.job({"optim.lr": 0.00123456789, "dropout": "none"})
     assert job.name == "dropout=none,optim.lr=0.00123457"
     assert job.config.optim.lr == 0.00123456789
+
+
+RATE = "sweep.params={optim.lr: {low: 1e-4, high: 1e-2}, model.d_model: [16, 32]}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.d_model=32", RATE], "model.d_model: given twice, as model.d_model=32 and in"),
+        (["model.d_model=16,32", RATE], "model.d_model=16,32: a search draws its values from"),
+        (["optim.lr=0.1", "model.d_model=32", "experiment=e"], "nothing is left to search"),
+    ],
+)
+def test_a_search_that_contradicts_itself_is_one_line(experiment, words, said):
+    with pytest.raises(UserError, match=said):
+        plan(["task=text", "sweep.search=tpe", *words])
+
+
+def test_what_is_fixed_is_not_searched_nor_in_the_name_and_is_said(experiment, caplog):
+    caplog.set_level("INFO", logger="mambalab")
+    found = plan(["experiment=e", "model.d_model=32"])
+    assert list(found.ranges) == ["optim.lr"]
+    assert found.folder.name.startswith("e-lr-")
+    assert "model.d_model=32: as on the command line, not as sweep.params" in caplog.text
+    assert plan(["experiment=e"]).folder.name.startswith("e-d_model-lr-")
+
+
+def test_the_best_of_an_experiment_that_is_a_search_is_trained_as_a_grid(experiment):
+    best = ["optim.lr=0.001", "model.d_model=16", "sweep.search=grid", "seed=1,2"]
+    assert names("experiment=e", *best) == [
+        f"model.d_model=16,optim.lr=0.001,seed={seed}" for seed in (1, 2)
+    ]
 
 
 def test_what_changes_nothing_in_one_model_is_left_out():

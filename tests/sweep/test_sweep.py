@@ -169,3 +169,5 @@ def test_a_search_goes_on_where_it_was(lab):
     assert second.returncode == 0, second.stderr
     assert second.stderr.count(" start ") == 1
     assert len(jobs(lab)) == 2
+    (best,) = lab.glob("outputs/sweeps/*/comparison/best.txt")
+    assert best.read_text() in second.stdout

@@ -11,6 +11,7 @@ from mambalab.commands.sync import SyncSettings
 from mambalab.compare.select import compare_folders
 from mambalab.errors import UserError
 from mambalab.records.reader import read_run
+from mambalab.settings.figure import FigureSettings
 from mambalab.tracking import mlflow_reader, mlflow_store
 from mambalab.tracking.description import params_of
 from mambalab.tracking.mlflow_reader import parse, unflatten
@@ -54,8 +55,10 @@ def test_an_experiment_is_compared_like_its_folders(send, store, tmp_path, capsy
     ]
     killed = make_run(tmp_path / "killed", summary={"status": "KILLED"}, seed=9)
     send(*(record.path for record in records), killed)
+    figure = FigureSettings(font=None, format=None, width=None, font_size=None)
+    out = str(tmp_path / "out")
     settings = CompareSettings(
-        [], "toy", None, str(tmp_path), str(tmp_path / "out"), None, None, None, None, Interval.t
+        [], "toy", None, str(tmp_path), out, None, None, None, None, Interval.t, figure
     )
     capsys.readouterr()
     assert compare_verb.run(settings) == 0
