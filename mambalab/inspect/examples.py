@@ -168,20 +168,23 @@ def _piece(
     It is a piece of the validation split if the data are where the run found them; nothing is
     fetched. Else it is a text of our own, without characters that the model lacks.
     """
-    record = loaded.summary.data or {}
-    trained, path = loaded.settings, next(iter(data_place.places(loaded)), record.get("path"))
-    if hasattr(trained.task, "path") and path is not None:
-        trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
-    if path is None or Path(path).exists():
+    record, trained = loaded.summary.data or {}, loaded.settings
+    found_at = data_place.places(loaded)
+    if found_at:
+        trained = dataclasses.replace(
+            trained, task=dataclasses.replace(trained.task, **found_at[0])
+        )
+    if found_at or "path" not in record or Path(record["path"]).exists():
         vocabulary = load.own_tokenizer(loaded.path, trained)
         task: Any = build.build_task(trained, data_dir=data_dir, vocabulary=vocabulary)
         if isinstance(task, TextTask):
             try:
-                text, found = task.read()
+                texts, found = task.read_splits()
             except UserError:
-                found, text = {}, ""
-            if text and found.get("sha256") == record.get("sha256"):
-                part = text[int(len(text) * (1 - task.settings.val_fraction)) :]
+                found, texts = {}, {}
+            if texts and found.get("sha256") == record.get("sha256"):
+                text = texts["train"]
+                part = texts.get("val", text[int(len(text) * (1 - task.settings.val_fraction)) :])
                 start = part.find("\n\n", 0, _PIECE_CHARACTERS) + 2  # a paragraph's beginning
                 start = start if start > 1 and len(part) - start >= length else 0
                 return part[start : start + length], "a piece of the validation split"
@@ -208,7 +211,7 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
     """An example of the validation split of a task that is no language modelling."""
     settings = loaded.settings
     if found := data_place.places(loaded):
-        task_settings = dataclasses.replace(settings.task, path=found[0])
+        task_settings = dataclasses.replace(settings.task, **found[0])
         settings = dataclasses.replace(settings, task=task_settings)
     task: Any = build.build_task(settings, data_dir=data_dir)
     if isinstance(task, AnswerTask):

@@ -34,7 +34,7 @@ def test_data_are_found_where_the_run_found_them(run, tmp_path, monkeypatch):
     run.path = run.path.absolute()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("another of this name")
-    assert places(run)[0] == str(tmp_path / "lab/text.txt")
+    assert places(run)[0] == {"path": str(tmp_path / "lab/text.txt")}
     assert prepared_task(run).fingerprint()["sha256"] == SHA
 
 
@@ -43,7 +43,8 @@ def test_data_that_moved_with_the_run_are_found(run, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("another of this name")
     (tmp_path / "lab").rename(tmp_path / "moved")
     run.path = Path("moved") / run.path
-    assert places(run) == [str(tmp_path / "moved/text.txt"), str(tmp_path / "text.txt")]
+    found = ["moved/text.txt", "text.txt"]
+    assert places(run) == [{"path": str(tmp_path / path)} for path in found]
     assert prepared_task(run).fingerprint()["path"] == str(tmp_path / "moved/text.txt")
 
 
