@@ -16,6 +16,7 @@ from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect.sequence import InspectedSequence
 from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.classify import ClassifyTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
@@ -62,7 +63,7 @@ def choose(
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
-    tokenizer = load_from_run(loaded.path)
+    tokenizer = None if loaded.spec.classes else load_from_run(loaded.path)
     if tokenizer is not None:
         if index is not None:
             raise UserError(
@@ -213,7 +214,8 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
     if found := data_place.places(loaded):
         task_settings = dataclasses.replace(settings.task, **found[0])
         settings = dataclasses.replace(settings, task=task_settings)
-    task: Any = build.build_task(settings, data_dir=data_dir)
+    vocabulary = load.own_tokenizer(loaded.path, settings)
+    task: Any = build.build_task(settings, data_dir=data_dir, vocabulary=vocabulary)
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
         user_code.prepare(task, loaded.device)
@@ -235,7 +237,11 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         pixels = task.pixels["val"][index]
         sequence.image = pixels.permute(1, 2, 0).cpu().numpy()
         sequence.layout = _layout(task, pixels)
-    if isinstance(task, StoredTextTask):
+    if isinstance(task, ClassifyTask) and task.reader is not None:
+        tokens = inputs[0, : inputs.shape[1] if lengths is None else int(lengths[0])].tolist()
+        pairs = zip([None, *tokens[:-1]], tokens, strict=True)
+        sequence.labels, sequence.text = [_label(task.reader, *pair) for pair in pairs], True
+    elif isinstance(task, StoredTextTask):
         _show_texts(sequence, inputs, lengths)
     else:
         end = inputs.shape[1] if lengths is None else int(lengths[0])

@@ -25,10 +25,9 @@ from mambalab.runs.load import own_tokenizer
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Resume
-from mambalab.tasks.text import CHARACTERS
 from mambalab.tokenization import tokenizer as tokenizers
 from mambalab.tokenization.byte_pairs import is_made
-from mambalab.tokenization.tokenizer import FILE, FileTokenizer
+from mambalab.tokenization.tokenizer import CHARACTERS, FILE, FileTokenizer
 from mambalab.train.checkpoint import Checkpoint, restore_weights
 
 LOG = logging.getLogger("mambalab")

@@ -187,7 +187,7 @@ class PairSettings(ClassificationSettings):
 
 @dataclass
 class ClassifySettings(ClassificationSettings):
-    """One text, read byte by byte, and its class."""
+    """One text and its class."""
 
     path: str | None = option(
         "CSV, TSV, JSONL or parquet file with a text and a label in each row",
@@ -200,6 +200,11 @@ class ClassifySettings(ClassificationSettings):
         "text, sentence, review, ..."
     )
     label: str | None = option("column of the labels, likewise; null = label, class, target, ...")
+    tokenizer: str | None = option(
+        "bytes, char, bpe:N (N tokens learnt from the training texts), or a tokenizer.json, a "
+        "folder, owner/name on the hub; null = bytes",
+        **_TOKENIZER,
+    )
     max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)
     val_size: Any = option(
         "texts held out for validation: how many, or a share, as in 0.1", share=True, ge=1
@@ -207,6 +212,11 @@ class ClassifySettings(ClassificationSettings):
     test_size: Any = option(
         "texts held out for the final test: how many, or a share, as in 0.1", share=True, ge=1
     )
+
+    def __post_init__(self) -> None:
+        """Turn bytes into null: a run with either is the same as one of before."""
+        super().__post_init__()
+        self.tokenizer = None if self.tokenizer in ("bytes", MISSING) else self.tokenizer
 
 
 @dataclass

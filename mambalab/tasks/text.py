@@ -25,14 +25,19 @@ from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.sampling import draw, shuffled
 from mambalab.tasks.text_cut import MIN_WINDOW_TOKENS, TextCut
 from mambalab.tokenization import byte_pairs
-from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find, pieces
+from mambalab.tokenization.tokenizer import (
+    CHARACTERS,
+    Characters,
+    FileTokenizer,
+    Tokenizer,
+    find,
+    pieces,
+)
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import current
 
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
-
-CHARACTERS = "char"  # task.tokenizer: every character is a token
 
 
 class TextTask(Task):

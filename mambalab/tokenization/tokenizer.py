@@ -16,6 +16,7 @@ from mambalab.tokenization.ends import CONFIG, GENERATION, SPECIAL_TOKENS
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import alias, keep_old_names
 
+CHARACTERS = "char"  # task.tokenizer: every character is a token
 VOCABULARY = "vocabulary.json"
 FILE = "tokenizer.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
