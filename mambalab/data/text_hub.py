@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 FOLDER = "hub"
 """Below data_dir: data sets are fetched to `hub/OWNER/NAME`."""
 
-_WANTED = ".wanted.json"  # names of the files that are being fetched, in that folder
+_LISTING = ".files.json"  # in that folder: names of all files of the repository
 _SPLIT_WORDS = {
     **dict.fromkeys(["train", "training"], "train"),
     **dict.fromkeys(["val", "valid", "validation", "dev", "eval"], "val"),
@@ -68,7 +68,7 @@ def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path
             here = _chosen(listing.files, pattern, address)
             _by_split(here, address)  # what cannot be told apart is not fetched
             folder.mkdir(parents=True, exist_ok=True)
-            files.write_text(folder / _WANTED, json.dumps(here))
+            files.write_text(folder / _LISTING, json.dumps(sorted(listing.files)))
             for file in here:
                 listing.fetch(file, folder / file)
     parts = _by_split(here, str(folder))
@@ -76,14 +76,14 @@ def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path
 
 
 def _here(folder: Path, pattern: str | None) -> list[str]:
-    """The chosen files that are in a folder; none if it is absent, or some were not fetched."""
+    """The chosen files that are in a folder; none if it is absent, or lacks one of them."""
     every = (path for path in folder.rglob("*") if path.is_file())
-    names = {path.relative_to(folder).as_posix() for path in every}
+    there = {path.relative_to(folder).as_posix() for path in every}
     try:
-        wanted = set(json.loads(read_bytes(folder / _WANTED)))
-    except (OSError, ValueError, TypeError):  # put there by hand
-        wanted = set()
-    return _chosen(names, pattern, None) if wanted <= names else []
+        chosen = _chosen(map(str, json.loads(read_bytes(folder / _LISTING))), pattern, None)
+    except (OSError, ValueError, TypeError):  # files put there by hand
+        chosen = _chosen(there, pattern, None)
+    return chosen if set(chosen) <= there else []
 
 
 def _chosen(names: Iterable[str], pattern: str | None, address: str | None) -> list[str]:

@@ -246,4 +246,4 @@ def _column(schema: Any, path: Path, given: str | None) -> str:
         return next(name for name in texts if name.lower() == chosen.lower())
     shown = ", ".join(map(repr, texts[:_MAX_NAMED])) or "none"
     wrong = "which column holds the texts?" if given is None else f"no column {given!r} of texts:"
-    raise UserError(f"{path}: {wrong} There are {shown}; name one with task.text=COLUMN")
+    raise UserError(f"{path}: {wrong} There are {shown}; name one with task.column=COLUMN")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
-from mambalab.tokenization.tokenizer import FileTokenizer, pieces
+from mambalab.tokenization.tokenizer import FileTokenizer, byte_symbols, pieces
 from mambalab.utils import files
 from mambalab.utils.locks import locked_folder
 from mambalab.utils.private import cache_folder
@@ -114,7 +114,7 @@ def _learn(name: str, wanted: int, texts: Iterable[str], end: str | None) -> dic
     trainer = trainers.BpeTrainer(
         vocab_size=wanted,
         min_frequency=_MIN_COUNT,
-        initial_alphabet=sorted(_byte_symbols()),
+        initial_alphabet=sorted(byte_symbols()),
         show_progress=False,
         special_tokens=[] if end is None else [_end_token(end)],
     )
@@ -142,7 +142,7 @@ def _untrained(end: str | None) -> dict[str, Any]:
     """A tokenizer without pairs: token n is byte n."""
     from tokenizers import models
 
-    by_byte = {symbol: number for number, symbol in enumerate(_byte_symbols())}
+    by_byte = {symbol: number for number, symbol in enumerate(byte_symbols())}
     tokenizer = _empty()
     tokenizer.model = models.BPE(vocab=by_byte, merges=[])
     if end is not None:
@@ -164,12 +164,3 @@ def _end_token(end: str) -> Any:
     from tokenizers import AddedToken
 
     return AddedToken(end, special=True, normalized=False)
-
-
-def _byte_symbols() -> list[str]:
-    """The visible character that stands for each byte in a byte-level vocabulary (GPT-2's)."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = (byte for byte in range(256) if byte not in visible)
-    symbols = {byte: chr(byte) for byte in visible}
-    symbols |= {byte: chr(256 + number) for number, byte in enumerate(others)}
-    return [symbols[byte] for byte in range(256)]
