@@ -8,6 +8,7 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
+from mambalab.runs.build import build_task
 from mambalab.runs.data_place import places, prepared_task
 from tests.lab import TEXT, TINY, compose
 
@@ -65,3 +66,31 @@ def test_data_that_are_nowhere_are_named(run, tmp_path):
     with pytest.raises(UserError, match=r"path=x: task digits has no task\.path to replace"):
         prepared_task(run, path="x")
     assert places(run) == []
+
+
+def test_several_texts_that_moved_together_are_found(run, tmp_path, monkeypatch):
+    lab = tmp_path / "lab"
+    (lab / "more.txt").write_text("more")
+    (lab / "val.txt").write_text(TEXT[:500])
+    options = ["task.path=[text.txt,more.txt]", "task.val_path=val.txt"]
+    run.settings = compose("train", [*TINY, *options])
+    task = build_task(run.settings)
+    task.prepare()
+    run.summary = RunSummary(data=task.fingerprint())
+    assert prepared_task(run).fingerprint() == task.fingerprint()
+    monkeypatch.chdir(tmp_path)
+    lab.rename(tmp_path / "moved")
+    run.path = Path("moved") / run.path
+    found = prepared_task(run).fingerprint()
+    assert found["sha256"] == task.fingerprint()["sha256"]
+    assert found["val_path"] == str(tmp_path / "moved/val.txt")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("text.txt", "more.txt"):
+        (tmp_path / "moved" / name).rename(tmp_path / "elsewhere" / name)
+    with pytest.raises(UserError, match=r"not found, which is task\.path="):
+        prepared_task(run)
+
+
+def test_a_data_set_of_the_hub_is_where_it_was(run):
+    run.settings = compose("train", [*TINY, "task.path=hf:some/one"])
+    assert places(run) == [{"path": "hf:some/one"}]
