@@ -37,8 +37,10 @@ from mambalab.settings.train import (
 TASK_SETTINGS: dict[str, type[TaskSettings]] = {
     "mambalab.tasks.text.TextTask": TextSettings,
     "mambalab.tasks.text.ShakespeareTask": TextSettings,
-    "mambalab.tasks.corpora.PackedTask": TextSettings,
-    "mambalab.tasks.corpora.WikiTextTask": TextSettings,
+    "mambalab.tasks.corpora.Enwik8Task": TextSettings,
+    "mambalab.tasks.corpora.Text8Task": TextSettings,
+    "mambalab.tasks.corpora.WikiText2Task": TextSettings,
+    "mambalab.tasks.corpora.WikiText103Task": TextSettings,
     "mambalab.tasks.mnist.MnistTask": PixelSettings,
     "mambalab.tasks.digits.DigitsTask": PixelSettings,
     "mambalab.tasks.cifar10.Cifar10Task": PatchSettings,

@@ -30,6 +30,13 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
             f"data_fraction={settings.data_fraction:g}: the sequences of task={task.name} are "
             "generated, no two are the same; use data_fraction=1"
         )
+    if isinstance(task, TextSettings) and "task.val_fraction" in given:
+        own = "task.val_path validates" if task.val_path is not None else ""
+        if own or task._target_.startswith("mambalab.tasks.corpora."):
+            raise NotApplicableError(
+                f"task.val_fraction={task.val_fraction:g}: {own or 'the splits are published'}; "
+                "leave it out"
+            )
     if model._target_ != AUTO:
         return
     for key in given:

@@ -193,7 +193,7 @@ CORPORA: tuple[Dataset, ...] = (
     Corpus(
         name="enwik8",
         title="enwik8",
-        licence="CC BY-SA, GFDL (Wikipedia of 2006)",
+        licence="GFDL (Wikipedia of 2006)",
         source="https://mattmahoney.net/dc/textdata.html",
         files=(
             _mahoney(
@@ -208,7 +208,7 @@ CORPORA: tuple[Dataset, ...] = (
     Corpus(
         name="text8",
         title="text8",
-        licence="CC BY-SA, GFDL (Wikipedia of 2006)",
+        licence="GFDL (Wikipedia of 2006)",
         source="https://mattmahoney.net/dc/textdata.html",
         files=(
             _mahoney(

@@ -41,6 +41,11 @@ def is_hub(place: object) -> bool:
     return isinstance(place, str) and place.startswith(PREFIX)
 
 
+def folder_of(place: str, data_dir: Path) -> Path:
+    """The folder that a data set is fetched to, there or not."""
+    return (data_dir / FOLDER / place.removeprefix(PREFIX)).absolute()
+
+
 def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path]]:
     """Find or fetch the files of a data set; for `train`, `val` and `test` those it has, sorted.
 
@@ -59,7 +64,7 @@ def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path
     name = place.removeprefix(PREFIX)
     if not hub.is_repository(name):
         raise UserError(f"task.path={place}: write hf:OWNER/NAME, as in hf:roneneldan/TinyStories")
-    folder = (data_dir / FOLDER / name).absolute()
+    folder = folder_of(place, data_dir)
     here = _here(folder, pattern)
     if not here:
         address = f"{hub.endpoint()}/datasets/{name}"

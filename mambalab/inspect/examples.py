@@ -175,7 +175,8 @@ def _piece(
         trained = dataclasses.replace(
             trained, task=dataclasses.replace(trained.task, **found_at[0])
         )
-    if found_at or "path" not in record or Path(record["path"]).exists():
+    here = found_at and data_place.on_disk(found_at[0])
+    if here or "path" not in record or Path(record["path"]).exists():
         vocabulary = load.own_tokenizer(loaded.path, trained)
         task: Any = build.build_task(trained, data_dir=data_dir, vocabulary=vocabulary)
         if isinstance(task, TextTask):

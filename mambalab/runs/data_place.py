@@ -42,9 +42,14 @@ def places(loaded: LoadedRun) -> list[dict[str, Any]]:
     every += [{key: _below(base, value) for key, value in named.items()} for base in above]
     found: list[dict[str, Any]] = []
     for place in every:
-        if place not in found and all(map(os.path.exists, _listed(place))):
+        if place not in found and on_disk(place):
             found.append(place)
     return found
+
+
+def on_disk(place: dict[str, Any]) -> bool:
+    """Whether all files and folders of a place exist; a data set of the hub is none."""
+    return all(map(os.path.exists, _listed(place)))
 
 
 def _recorded(value: Any) -> str | list[str] | None:

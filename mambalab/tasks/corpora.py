@@ -18,9 +18,13 @@ class PublishedTask(TextTask):
 
     `test` is measured once, with the best weights, when a run has ended. With `task.tune=true` the
     last tenth of the training split is `val`, and there is no `test`.
+
+    Attributes:
+        corpus: name of the data set.
     """
 
     splits = ("train", "val", "test", "train_sample")
+    corpus: str
 
     def has_ends(self) -> bool:
         """Whether documents have ends: they have not, the text is one."""
@@ -39,7 +43,7 @@ class PublishedTask(TextTask):
                     "of yours use task=text"
                 )
         texts, path, sha256 = self.published()
-        return texts, {"sha256": sha256, "place": path, "splits": "published"}
+        return texts, {"sha256": sha256, "path": path, "splits": "published"}
 
     def published(self) -> tuple[dict[str, str], str, str]:
         """The texts of the splits, where they are, and the sha256 of all.
@@ -50,26 +54,42 @@ class PublishedTask(TextTask):
         raise NotImplementedError
 
 
-class PackedTask(PublishedTask):
-    """enwik8 and text8: the first 90 million bytes train, 5 million validate, 5 million test.
+class Enwik8Task(PublishedTask):
+    """enwik8: the first 90 million bytes train, 5 million validate, 5 million test.
 
     A split that would begin within a character of UTF-8 begins after it.
     """
 
+    corpus = "enwik8"
+
     def published(self) -> tuple[dict[str, str], str, str]:
         """The texts of the splits, where they are, and the sha256 of the unpacked file."""
-        corpus = cast(Corpus, CATALOG[self.name])
+        corpus = cast(Corpus, CATALOG[self.corpus])
         parts, path = corpus.read(self.data_dir)
         texts = {split: part.decode() for split, part in parts.items()}
         return texts, str(path), corpus.content_sha256
 
 
-class WikiTextTask(PublishedTask):
-    """WikiText-2 and WikiText-103, raw: whole words in the place of `<unk>`, so that perplexities
-    of words, published for the other form, do not compare; bits per byte do."""
+class Text8Task(Enwik8Task):
+    """text8, cut as enwik8: 27 characters, all of them ASCII."""
+
+    corpus = "text8"
+
+
+class WikiText2Task(PublishedTask):
+    """WikiText-2, raw: whole words in the place of `<unk>`. So perplexities of words, published for
+    the other form, do not compare; bits per byte do."""
+
+    corpus = "wikitext2"
 
     def published(self) -> tuple[dict[str, str], str, str]:
         """The lines of each split joined, the folder of the files, and a sha256 of all of them."""
-        corpus = cast(WikiText, CATALOG[self.name])
+        corpus = cast(WikiText, CATALOG[self.corpus])
         texts, folder = corpus.read(self.data_dir)
         return texts, str(folder), corpus.sha256
+
+
+class WikiText103Task(WikiText2Task):
+    """WikiText-103, raw: a hundred times the training text, the other splits of WikiText-2."""
+
+    corpus = "wikitext103"

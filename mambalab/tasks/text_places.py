@@ -97,7 +97,8 @@ def read_hub(settings: TextSettings, data_dir: Path) -> tuple[dict[str, str], di
         texts[split] = source.text
         digests.append(source.digests)
     files = f"{sum(map(len, digests)):,}"
-    return texts, {"sha256": digest(digests), "hub": place, "files": files}
+    path = str(text_hub.folder_of(place, data_dir))
+    return texts, {"sha256": digest(digests), "hub": place, "path": path, "files": files}
 
 
 def _read(settings: TextSettings, places: str | Sequence[str], key: str) -> TextSource:

@@ -328,3 +328,15 @@ def test_a_key_of_attention_without_attention_is_said_once(caplog):
             compose("train", ["model=mamba", "model.n_head=3"])
     (line,) = caplog.messages
     assert line == "model.n_head has no effect: model=mamba has no attention"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["task=text", "task.val_path=v.txt"], r"task\.val_path validates"),
+        (["task=enwik8"], "the splits are published"),
+    ],
+)
+def test_a_share_that_validates_nothing_is_refused(options, why):
+    with pytest.raises(UserError, match=rf"task\.val_fraction=0\.2: {why}; leave it out"):
+        compose("train", [*options, "task.val_fraction=0.2"])

@@ -90,7 +90,9 @@ def test_the_published_splits():
         corpus = CATALOG[name]
         assert isinstance(corpus, Corpus)
         assert corpus.parts == (90_000_000, 5_000_000, 5_000_000)
-        assert sum(corpus.parts) == corpus.files[0].content_size
+        (file,) = corpus.files
+        assert isinstance(file, ZipFile)
+        assert sum(corpus.parts) == file.content_size
 
 
 def lines(*texts: str) -> bytes:

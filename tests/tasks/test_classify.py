@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def file(tmp_path):
     return path
 
 
-def make(path, *, seed=1, fraction=1.0, **changes):
+def make(path, *, seed=1, fraction=1.0, **changes) -> Any:
     settings = dataclasses.replace(SETTINGS, path=None if path is None else str(path), **changes)
     task = ClassifyTask(settings, seed=seed, data_dir=Path(), data_fraction=fraction)
     task.prepare()

@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import pytest
 
 from mambalab.data import catalog
 from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
-from mambalab.tasks.corpora import PackedTask, WikiTextTask
+from mambalab.runs.build import build_task
 from tests.lab import compose
 
 TEXT = "".join(f"<page>{n} thé wiki</page>\n" for n in range(40)).encode()
@@ -29,10 +30,9 @@ def small(tmp_path, monkeypatch):
     return tmp_path
 
 
-def build(name, folder, *options):
-    settings = compose("train", [f"task={name}", *options]).task
-    cls = PackedTask if name in ("enwik8", "text8") else WikiTextTask
-    return cls(settings, seed=0, data_dir=folder, data_fraction=1.0)
+def build(name, folder, *options) -> Any:
+    settings = compose("train", [f"task={name}", f"data_dir={folder}", *options])
+    return build_task(settings)
 
 
 def test_splits_are_the_published_bytes(small):
@@ -45,8 +45,8 @@ def test_splits_are_the_published_bytes(small):
     assert [len(held[name]) for name in ("val", "test")] == [100, 100]
     found = task.fingerprint()
     assert found["sha256"] == hashlib.sha256(TEXT).hexdigest()
-    assert "path" not in found  # `task.path` names nothing
-    tuned = build("enwik8", small, "task.seq_len=16", "task.tune=true")
+    assert found["path"] == str(small / "enwik8" / "enwik8")
+    tuned = build("enwik8", small, "task.seq_len=16", "task.tune=true", "task.name=mine")
     tuned.prepare()
     assert tuned.splits == ("train", "val", "train_sample")
     assert bytes(tuned._data["train"].tolist() + tuned._data["val"].tolist()) == held["train"]

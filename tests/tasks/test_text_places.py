@@ -179,7 +179,7 @@ def test_a_data_set_of_the_hub_brings_its_splits(make, tmp_path):
     task = make({}, path="hf:someone/stories")
     assert held(task, "val").startswith(f"story 0 of validation{END}story 1")
     assert held(task, "test").count(END) == 9
-    assert task.fingerprint().keys() == {"sha256", "hub", "files"}
+    assert task.fingerprint().keys() == {"sha256", "hub", "path", "files"}
     with pytest.raises(UserError, match=r"task\.val_path goes with files"):
         make({"v.txt": ASCII}, path="hf:someone/stories", val_path="v.txt")
     (folder / "test.parquet").unlink()

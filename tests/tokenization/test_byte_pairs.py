@@ -6,7 +6,7 @@ import pytest
 from mambalab.errors import UserError
 from mambalab.generation.text_stream import Writer
 from mambalab.tokenization import byte_pairs
-from mambalab.tokenization.tokenizer import load_from_run
+from mambalab.tokenization.tokenizer import FileTokenizer, load_from_run
 
 TEXT = "".join(f"the quick brown fox, {n} times, thé lazy dög\n" for n in range(100))
 ANY = "日本 🙂 \x00\r\n\u200b ñ"  # nothing of it learnt
@@ -96,6 +96,7 @@ def test_a_run_keeps_them(tmp_path, end):
     for name, content in made.assets().items():
         (tmp_path / name).write_text(content)
     loaded = load_from_run(tmp_path)
+    assert isinstance(loaded, FileTokenizer)
     assert loaded.sha256() == made.sha256()
     assert loaded.eos_ids == made.eos_ids
     assert loaded.encode(ANY) == made.encode(ANY)
