@@ -53,6 +53,7 @@ end
 complete -c mambalab -f -a '(_mambalab_complete)'"""
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+_OF_PATHS = ("path", "val_path", "test_path", "prompt_file", "tokenizer")  # last words of keys
 FOLDERS = {"output_dir", "data_dir", "run_dir", "out", "pretrained", "model.pretrained"}
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 
@@ -142,7 +143,7 @@ def _values(names: Known, current: str) -> list[str]:
             offers += DEVICES
         elif key == "run":
             offers += ["latest", *_paths(value, folders=True)]
-        elif key in FOLDERS or key.rpartition(".")[2] in ("path", "prompt_file", "tokenizer"):
+        elif key in FOLDERS or key.rpartition(".")[2] in _OF_PATHS:
             offers += _paths(value, folders=key in FOLDERS)
     return [f"{key}={offer}" for offer in offers]
 

@@ -4,6 +4,7 @@ The grammar knows ASCII words only and gives some characters a meaning; what a p
 quoted here wherever the grammar would refuse it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -76,6 +77,19 @@ def quoted(text: str) -> str:
 def split(value: str) -> list[str]:
     """The pieces of a value between its commas; those in quotes, `\\,` and `${}` do not count."""
     return _PIECE.findall(f"{value},")
+
+
+def listed_paths(value: str) -> str | None:
+    """The list of paths that a value in brackets means, each of them quoted; None if it is none,
+    as a file whose name is in brackets."""
+    if not (value.startswith("[") and value.endswith("]")) or os.path.exists(value):
+        return None
+    inside = value[1:-1]
+    if "[" in inside or "]" in inside:
+        return None
+    pieces = [piece.strip() for piece in split(inside)] if inside.strip() else []
+    bare = [p[1:-1] if QUOTED.fullmatch(p) else p.replace("\\,", ",") for p in pieces]
+    return f"[{','.join(quoted(os.path.expanduser(path)) for path in bare)}]"
 
 
 def listed_texts(value: str, *, optional: bool) -> str:

@@ -29,6 +29,8 @@ _NUMBERS = re.compile(r"\d+(,\d+)*")
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
 PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "model.pretrained"}
 PATHS |= {"tokenizer", "task.tokenizer"}
+SEVERAL = {"task.path", "task.val_path", "task.test_path"}  # also [a.txt,b.txt]
+PATHS |= SEVERAL
 _LATER = {o.key for o in walk(TrainConfig)} & AS_BEFORE.keys()  # an older YAML file lacks them
 
 
@@ -194,6 +196,10 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
         value = os.path.expanduser(value)
     is_quoted = QUOTED.fullmatch(value) is not None
     absent = optional and value == "null" and key != "prompt"  # for which null is a text, too
+    if key in SEVERAL:
+        kind, absent = str, value == "null"
+        if (listed := grammar.listed_paths(value)) is not None:
+            return listed
     if key in LITERAL and not absent:
         return _literals(value) if get_origin(kind) is list else _literal(value)
     if absent:
@@ -205,6 +211,7 @@ def _quote(key: str, value: str, kind: Any, multirun: bool) -> str:
         return f"[{','.join(map(quoted, parts))}]"
     if get_origin(kind) is list and get_args(kind)[0] is int and _NUMBERS.fullmatch(value):
         return f"[{value}]"
+    optional = optional or key in SEVERAL
     if kind is str and multirun:
         return grammar.listed_texts(value, optional=optional)
     if kind is str and not (is_quoted or (optional and value == "null")):

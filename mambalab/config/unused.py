@@ -45,6 +45,13 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
                 f"{key}: expressions are read from task.path={task.path}, none are made up; leave "
                 "one of the two out"
             )
+    if isinstance(task, TextSettings) and "task.val_fraction" in given:
+        own = "task.val_path validates" if task.val_path is not None else ""
+        if own or task._target_.startswith("mambalab.tasks.corpora."):
+            raise NotApplicableError(
+                f"task.val_fraction={task.val_fraction:g}: {own or 'the splits are published'}; "
+                "leave it out"
+            )
     if model._target_ != AUTO:
         return
     for key in given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mambalab.data.corpora import CORPORA
 from mambalab.data.dataset import DataFile, Dataset, GzipFile
 from mambalab.data.hub_images import HubDataset, HubFile
 from mambalab.data.lra_archive import RETRIEVAL
@@ -46,6 +47,7 @@ CATALOG: dict[str, Dataset] = {
             licence="PSF-2.0",
             source="https://docs.python.org/3/reference/",
         ),
+        *CORPORA,
         Dataset(
             name="mnist",
             title="MNIST",

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, ClassVar, NamedTuple
 
 from mambalab.data.download import DownloadError, download
 from mambalab.data.progress import human_bytes
@@ -19,6 +20,9 @@ from mambalab.errors import UserError
 
 MAX_LISTED_BYTES = 100_000_000
 """Bytes of a file that `mambalab data list` is willing to checksum."""
+
+DAMAGED = (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
+"""What is raised while a damaged packed file is read, besides OSError."""
 
 _READ_BYTES = 1 << 20
 
@@ -111,18 +115,27 @@ class GzipFile(DataFile):
     content_sha256: str
     content_size: int
     also: tuple[str, ...] = ()
+    packed: ClassVar[str] = ".gz"
 
     def target(self, data_dir: Path) -> Path:
         """The path that the .gz is fetched to."""
-        return data_dir / f"{self.path}.gz"
+        return data_dir / f"{self.path}{self.packed}"
 
     def find(self, data_dir: Path) -> Path | None:
         """The unzipped file, else the .gz; else one of `also` that has the published content (other
         data sets use the same names). None if none is here."""
         paths = (data_dir / self.path, self.target(data_dir))
-        others = (data_dir / f"{name}{end}" for name in self.also for end in ("", ".gz"))
+        others = (data_dir / f"{name}{end}" for name in self.also for end in ("", self.packed))
         found = (path for path in paths if os.path.exists(path))
         return next(found, None) or next(filter(self._is_published, others), None)
+
+    def open(self, path: Path) -> IO[bytes] | gzip.GzipFile:
+        """Open the content of a file at `path`, which is packed if its name says so.
+
+        Raises:
+            OSError, and one of `DAMAGED`, also while it is read.
+        """
+        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
     def _is_published(self, path: Path) -> bool:
         try:
@@ -141,13 +154,13 @@ class GzipFile(DataFile):
     def _fault(self, path: Path) -> str | None:
         digest, size = hashlib.sha256(), 0
         try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            with self.open(path) as file:
                 # A byte too many is enough to know; the rest may be without end.
                 while size <= self.content_size and (data := file.read(_READ_BYTES)):
                     digest.update(data)
                     size += len(data)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            return f"damaged gzip data: {error}"
+        except DAMAGED as error:
+            return f"damaged {'zip' if self.packed == '.zip' else 'gzip'} data: {error}"
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         if size > self.content_size:

@@ -164,7 +164,9 @@ def local(name: str, key: str, what: str) -> Path | None:
 
 
 @contextmanager
-def explain_failure(key: str, name: str, wanted: str, folder: Path) -> Iterator[None]:
+def explain_failure(
+    key: str, name: str, wanted: str, folder: Path, address: str | None = None
+) -> Iterator[None]:
     """Complete the reason why something cannot be fetched with what to do.
 
     Args:
@@ -172,18 +174,20 @@ def explain_failure(key: str, name: str, wanted: str, folder: Path) -> Iterator[
         name: its value.
         wanted: the files, in words.
         folder: where they go.
+        address: of the repository for people; None = that of a model of this name.
 
     Raises:
         UserError: in place of a DownloadError of the block.
     """
     if not folder.exists():
         LOG.info("%s=%s: no such folder here, asking the hub", key, name)
+    address = address or f"{endpoint()}/{name}"
     try:
         yield
     except DownloadError as error:
         raise UserError(
             f"{key}={name}: no such folder, and it cannot be fetched: {error}. Put {wanted} of "
-            f"{endpoint()}/{name} into {folder}, or name a folder that has them with {key}=FOLDER"
+            f"{address} into {folder}, or name a folder that has them with {key}=FOLDER"
         ) from None
 
 

@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 import time
 import weakref
 import zipfile
@@ -31,7 +30,7 @@ from mambalab.data.pair_rows import RowLayout, clean_label
 from mambalab.data.progress import human_bytes
 from mambalab.errors import UserError
 from mambalab.utils.locks import locked_folder
-from mambalab.utils.private import private_folder
+from mambalab.utils.private import cache_folder
 
 LOG = logging.getLogger("mambalab")
 
@@ -249,17 +248,8 @@ def _name(layout: RowLayout, max_bytes: int, facts: os.stat_result) -> str:
 
 def _cache_home(path: Path) -> Path:
     """The folder for stores of `path` in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification wants relative paths ignored.
-    home = os.path.expanduser("~")
-    if os.path.isabs(root):
-        base = Path(root)
-    elif os.path.isabs(home):
-        base = Path(home, ".cache")
-    else:  # a user without an entry in passwd and without HOME, as in some containers
-        base = private_folder("cache") or Path(tempfile.mkdtemp(prefix="mambalab-"))
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    return base / "mambalab" / "pairs" / f"{path.name}-{digest}.store"
+    return cache_folder("pairs") / f"{path.name}-{digest}.store"
 
 
 def _load(folder: Path, source: Path) -> PairStore | None:

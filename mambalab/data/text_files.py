@@ -15,11 +15,15 @@ from mambalab.errors import UserError
 LOG = logging.getLogger("mambalab")
 
 
-def read_text(path: Path) -> tuple[str, str]:
+def read_text(path: Path, key: str = "task.path") -> tuple[str, str]:
     """Read a UTF-8 file: its text, and the sha256 of the file as it is.
 
     A byte order mark is dropped and line ends become "\\n" (CRLF and CR alike), so that a text
     saved on another system has the same characters. Nothing else is changed.
+
+    Args:
+        path: of the file.
+        key: the setting that names it, for messages.
 
     Raises:
         UserError: absent, unreadable, a folder, empty, binary, or not UTF-8.
@@ -28,30 +32,30 @@ def read_text(path: Path) -> tuple[str, str]:
     try:
         mode = shown.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise UserError(f"{shown} is a folder; task.path must name one UTF-8 text file")
+            raise UserError(f"{shown} is a folder; {key} must name one UTF-8 text file")
         if not stat.S_ISREG(mode):
-            raise UserError(f"{shown} is no regular file; task.path must name one UTF-8 text file")
+            raise UserError(f"{shown} is no regular file; {key} must name one UTF-8 text file")
         content = shown.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"there is no file {shown} (task.path)") from None
+        raise UserError(f"there is no file {shown} ({key})") from None
     except OSError as error:
         raise UserError(f"cannot read {shown}: {error.strerror}") from None
     if not content:
-        raise UserError(f"{shown} is empty; task.path must name a UTF-8 text file")
-    text = _decode(content, shown)
+        raise UserError(f"{shown} is empty; {key} must name a UTF-8 text file")
+    text = _decode(content, shown, key)
     if not text:
-        raise UserError(f"{shown} holds only a byte order mark; task.path must name a text file")
+        raise UserError(f"{shown} holds only a byte order mark; {key} must name a text file")
     return text, hashlib.sha256(content).hexdigest()
 
 
-def _decode(content: bytes, shown: Path) -> str:
+def _decode(content: bytes, shown: Path, key: str) -> str:
     wide = encodings.wide_encoding(content)
     if wide:
         raise UserError(f"{shown} is {wide}, not UTF-8; {encodings.convert(shown, wide)}")
     nul = content.find(b"\0")
     if nul >= 0:
         raise UserError(
-            f"{shown} is a binary file (NUL byte at offset {nul:,}); task.path must name a UTF-8 "
+            f"{shown} is a binary file (NUL byte at offset {nul:,}); {key} must name a UTF-8 "
             "text file"
         )
     # The codec counts from after a byte order mark.

@@ -16,6 +16,7 @@ from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect.sequence import InspectedSequence
 from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.classify import ClassifyTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
@@ -62,7 +63,7 @@ def choose(
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
-    tokenizer = load_from_run(loaded.path)
+    tokenizer = None if loaded.spec.classes else load_from_run(loaded.path)
     if tokenizer is not None:
         if index is not None:
             raise UserError(
@@ -168,20 +169,24 @@ def _piece(
     It is a piece of the validation split if the data are where the run found them; nothing is
     fetched. Else it is a text of our own, without characters that the model lacks.
     """
-    record = loaded.summary.data or {}
-    trained, path = loaded.settings, next(iter(data_place.places(loaded)), record.get("path"))
-    if hasattr(trained.task, "path") and path is not None:
-        trained = dataclasses.replace(trained, task=dataclasses.replace(trained.task, path=path))
-    if path is None or Path(path).exists():
+    record, trained = loaded.summary.data or {}, loaded.settings
+    found_at = data_place.places(loaded)
+    if found_at:
+        trained = dataclasses.replace(
+            trained, task=dataclasses.replace(trained.task, **found_at[0])
+        )
+    here = found_at and data_place.on_disk(found_at[0])
+    if here or "path" not in record or Path(record["path"]).exists():
         vocabulary = load.own_tokenizer(loaded.path, trained)
         task: Any = build.build_task(trained, data_dir=data_dir, vocabulary=vocabulary)
         if isinstance(task, TextTask):
             try:
-                text, found = task.read()
+                texts, found = task.read_splits()
             except UserError:
-                found, text = {}, ""
-            if text and found.get("sha256") == record.get("sha256"):
-                part = text[int(len(text) * (1 - task.settings.val_fraction)) :]
+                found, texts = {}, {}
+            if texts and found.get("sha256") == record.get("sha256"):
+                text = texts["train"]
+                part = texts.get("val", text[int(len(text) * (1 - task.settings.val_fraction)) :])
                 start = part.find("\n\n", 0, _PIECE_CHARACTERS) + 2  # a paragraph's beginning
                 start = start if start > 1 and len(part) - start >= length else 0
                 return part[start : start + length], "a piece of the validation split"
@@ -208,9 +213,10 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
     """An example of the validation split of a task that is no language modelling."""
     settings = loaded.settings
     if found := data_place.places(loaded):
-        task_settings = dataclasses.replace(settings.task, path=found[0])
+        task_settings = dataclasses.replace(settings.task, **found[0])
         settings = dataclasses.replace(settings, task=task_settings)
-    task: Any = build.build_task(settings, data_dir=data_dir)
+    vocabulary = load.own_tokenizer(loaded.path, settings)
+    task: Any = build.build_task(settings, data_dir=data_dir, vocabulary=vocabulary)
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
         user_code.prepare(task, loaded.device)
@@ -246,6 +252,11 @@ def _show_steps(
     task: ClassificationTask, sequence: InspectedSequence, inputs: Tensor, lengths: Tensor | None
 ) -> None:
     """What each step of the inputs, a batch of one, is to people, padding left out."""
+    if isinstance(task, ClassifyTask) and task.reader is not None:
+        tokens = inputs[0, : inputs.shape[1] if lengths is None else int(lengths[0])].tolist()
+        pairs = zip([None, *tokens[:-1]], tokens, strict=True)
+        sequence.labels, sequence.text = [_label(task.reader, *pair) for pair in pairs], True
+        return
     if isinstance(task, StoredTextTask) and task.words is None:
         _show_texts(sequence, inputs, lengths)
         return

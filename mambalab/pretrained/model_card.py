@@ -79,9 +79,12 @@ def text(
     parts = {key: settings[key] for key in _PARTS}
     title, task = parts["model"]["name"], parts["task"]["name"]
     source, begun = parts["task"].get("path"), parts["model"].get("pretrained")
-    for part, key in (("task", "path"), ("task", "tokenizer"), ("model", "pretrained")):
+    sources = [source] if isinstance(source, str) else source or []
+    places = [("task", key) for key in ("path", "val_path", "test_path", "tokenizer")]
+    for part, key in (*places, ("model", "pretrained")):
         if value := parts[part].get(key):  # a stranger has no use for folders of this machine
-            parts[part] = {**parts[part], key: _public(value)}
+            public = _public(value) if isinstance(value, str) else list(map(_public, value))
+            parts[part] = {**parts[part], key: public}
     measured = {
         key: value
         for group in ("best", "test")
@@ -102,7 +105,7 @@ def text(
         parameters=parameters,
         version=(summary.get("packages") or {}).get("mambalab", "of an unknown version"),
         task=task,
-        data=f" (`{Path(source).name}`)" if source else "",
+        data=f" (`{'`, `'.join(Path(one).name for one in sources)}`)" if sources else "",
         begun=f", beginning with the weights of `{_public(begun)}`" if begun else "",
         more=" and of the weights it began with" if begun else "",
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
@@ -115,4 +118,5 @@ def text(
 
 def _public(name: str) -> str:
     """owner/name of the hub as it is; of a path its last part."""
-    return name if is_repository(name) and not Path(name).exists() else Path(name).name
+    hub = is_repository(name.removeprefix("hf:"))
+    return name if hub and not Path(name).exists() else Path(name).name

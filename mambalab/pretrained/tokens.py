@@ -98,7 +98,9 @@ def foreign(names: Iterable[str]) -> str | None:
 def written(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write a tokenizer as the contents of tokenizer.json and tokenizer_config.json."""
     if isinstance(tokenizer, Characters):
-        return characters(tokenizer.vocabulary.symbols), _CONFIG
+        end = tokenizer.vocabulary.end
+        config = _CONFIG if end is None else {**_CONFIG, "eos_token": end}
+        return characters(tokenizer.vocabulary.symbols), config
     assert isinstance(tokenizer, FileTokenizer), "there is no third kind"
     end = tokenizer.end()
     return tokenizer.content, _CONFIG if end is None else {**_CONFIG, "eos_token": end}

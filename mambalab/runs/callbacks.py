@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mambalab.data.text_sources import END
 from mambalab.generation.decoding import generate, obstacle
 from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
 from mambalab.generation.text_stream import continuation
@@ -163,7 +164,7 @@ class TextSample(Callback):
                 seed=self.seed,
             )
             text = continuation(tokenizer, [start], [self._noted(token) for token in new])
-        return text + "\n"
+        return text.replace(END, "\n\n") + "\n"
 
     def _noted(self, token: torch.Tensor) -> int:
         if name := self.stop_requested():

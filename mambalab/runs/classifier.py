@@ -10,6 +10,7 @@ from torch import Tensor
 from mambalab.runs.load import LoadedRun
 from mambalab.settings.train import Precision
 from mambalab.tasks.classification import CLASSES
+from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
 from mambalab.train import runtime
 from mambalab.utils.files import read_json
 
@@ -26,7 +27,7 @@ class LoadedClassifier:
             and kept no names.
         device, precision: where and how it computes.
         name: for people.
-        tokenizer: None; there is one for language models only.
+        tokenizer: of texts that the model does not read byte by byte; else None.
     """
 
     model: Any
@@ -34,7 +35,7 @@ class LoadedClassifier:
     device: torch.device
     precision: Precision
     name: str
-    tokenizer: None = None
+    tokenizer: Tokenizer | None = None
 
     def probabilities(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Compute the probability of each class.
@@ -66,4 +67,5 @@ def of_run(loaded: LoadedRun, precision: Precision) -> LoadedClassifier:
     if not fits:
         LOG.warning("%s keeps no names of its classes: their numbers are shown", loaded.path)
     classes = list(map(str, names if fits and names else range(count)))
-    return LoadedClassifier(loaded.model, classes, loaded.device, precision, str(loaded.path))
+    text, name = load_from_run(loaded.path), str(loaded.path)
+    return LoadedClassifier(loaded.model, classes, loaded.device, precision, name, text)

@@ -1,34 +1,79 @@
 """Finds the data that a run was trained on, from whichever folder is asked, and after a move."""
 
+import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from mambalab.data.text_hub import is_hub
 from mambalab.errors import UserError
 from mambalab.runs import load, user_code
 from mambalab.runs.build import build_task
 from mambalab.runs.load import LoadedRun
+from mambalab.settings.task import PLACES
 from mambalab.tasks.base import Task
 from mambalab.tokenization.vocabulary import NoTokenError
 from mambalab.train.checks import describe_changes
 
 
-def places(loaded: LoadedRun) -> list[str]:
-    """Where the file or folder of `task.path` may be now, the likeliest first.
+def places(loaded: LoadedRun) -> list[dict[str, Any]]:
+    """Where the files or folders of `task.path` and its like may be now, the likeliest first.
 
-    That is where the run found it; as far from a folder above the run's own as it was from the
+    That is where the run found them; as far from a folder above the run's own as they were from the
     working directory of the training, in case that both were moved together; or from the working
-    directory of now. Empty if it is in none of these, or the task has no path.
+    directory of now. A data set of the hub is where it was. Empty if they are in none of these, or
+    the task has no path.
+
+    Returns:
+        For each place the values of `path`, `val_path` and `test_path`, as far as the run has them.
     """
-    named = getattr(loaded.settings.task, "path", None)
-    if named is None:
+    task, record = loaded.settings.task, loaded.summary.data or {}
+    named = {key: getattr(task, key, None) for key in PLACES}
+    named = {key: value for key, value in named.items() if value is not None}
+    if not named:
         return []
-    relative = Path(os.path.expanduser(named))
-    recorded = (loaded.summary.data or {}).get("path")
-    above = [] if relative.is_absolute() else [p / relative for p in loaded.path.absolute().parents]
-    every = [*([Path(recorded)] if isinstance(recorded, str) else []), *above, relative.absolute()]
-    return list(dict.fromkeys(str(place) for place in every if os.path.exists(place)))
+    if is_hub(named.get("path")):
+        return [named]
+    above = [*loaded.path.absolute().parents, Path.cwd()]
+    every = [{key: _recorded(record.get(key)) or value for key, value in named.items()}]
+    every += [{key: _below(base, value) for key, value in named.items()} for base in above]
+    found: list[dict[str, Any]] = []
+    for place in every:
+        if place not in found and on_disk(place):
+            found.append(place)
+    return found
+
+
+def on_disk(place: dict[str, Any]) -> bool:
+    """Whether all files and folders of a place exist; a data set of the hub is none."""
+    return all(map(os.path.exists, _listed(place)))
+
+
+def _recorded(value: Any) -> str | list[str] | None:
+    """What a run recorded of a place: a path, or a JSON list of them; None if it is neither."""
+    if not isinstance(value, str):
+        return None
+    if not value.startswith("["):
+        return value
+    with contextlib.suppress(ValueError, RecursionError):
+        paths = json.loads(value)
+        if isinstance(paths, list) and all(isinstance(path, str) for path in paths):
+            return paths
+    return None
+
+
+def _below(base: Path, value: str | list[str]) -> str | list[str]:
+    """Paths as they are from another folder; absolute ones stay."""
+    if isinstance(value, str):
+        return str(base / Path(os.path.expanduser(value)))
+    return [str(_below(base, path)) for path in value]
+
+
+def _listed(place: dict[str, Any]) -> list[str]:
+    return [p for value in place.values() for p in ([value] if isinstance(value, str) else value)]
 
 
 def prepared_task(
@@ -50,10 +95,13 @@ def prepared_task(
         UserError: the data are absent, or others.
     """
     settings = loaded.settings
-    named = getattr(settings.task, "path", None)
+    named = next(filter(None, (getattr(settings.task, key, None) for key in PLACES)), None)
     if path is not None and not hasattr(settings.task, "path"):
         raise UserError(f"path={path}: task {settings.task.name} has no task.path to replace")
-    tries: list[str | None] = [path] if path is not None or named is None else [*places(loaded)]
+    found_at = places(loaded)
+    tries: list[dict[str, Any]] = found_at if named is not None else [{}]
+    if path is not None:
+        tries = [{**(found_at[0] if found_at else {}), "path": path}]
     if not tries:
         recorded = (loaded.summary.data or {}).get("path") or os.path.abspath(
             os.path.expanduser(str(named))
@@ -66,9 +114,7 @@ def prepared_task(
     trained_on = loaded.summary.data or {}
     problem: UserError | None = None
     for place in tries:
-        at = settings
-        if place is not None:
-            at = dataclasses.replace(settings, task=dataclasses.replace(settings.task, path=place))
+        at = dataclasses.replace(settings, task=dataclasses.replace(settings.task, **place))
         task = build_task(at, data_dir=data_dir, vocabulary=vocabulary)
         check(task)
         changed = ""

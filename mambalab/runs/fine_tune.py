@@ -23,10 +23,11 @@ from mambalab.records.summary import RunSummary
 from mambalab.runs import build, resume
 from mambalab.runs.load import own_tokenizer
 from mambalab.settings.model import ModelSettings
+from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Resume
-from mambalab.tasks.text import CHARACTERS
 from mambalab.tokenization import tokenizer as tokenizers
-from mambalab.tokenization.tokenizer import FILE, FileTokenizer
+from mambalab.tokenization.byte_pairs import is_made
+from mambalab.tokenization.tokenizer import CHARACTERS, FILE, FileTokenizer
 from mambalab.train.checkpoint import Checkpoint, restore_weights
 
 LOG = logging.getLogger("mambalab")
@@ -128,7 +129,7 @@ def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: Ru
             LOG.info("%s is gone; the run has what it took from there", origin)
         named = named or str(origin)
     own = folder.path / FILE
-    if named is None or not own.is_file():
+    if named is None or not own.is_file() or is_made(named):
         return
     source = tokenizers.place_outside_cache(named, data_dir)
     if source.is_file() and read_json(source) != read_json(own):
@@ -138,7 +139,7 @@ def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: Ru
 def _check(settings: config.TrainConfig) -> None:
     """Raise UserError if this task or model cannot start from a checkpoint."""
     name = settings.model.pretrained
-    if not hasattr(settings.task, "tokenizer"):
+    if not isinstance(settings.task, TextSettings):
         raise UserError(
             f"{KEY}={name}: task {settings.task.name} predicts no text; fine-tuning is for "
             "task=text and task=shakespeare"
@@ -168,9 +169,9 @@ def _tokenizer(settings: config.TrainConfig, folder: Path, found: Description) -
     """Choose the tokenizer to train with: the one named, else the checkpoint's."""
     task: Any = settings.task
     named, name = task.tokenizer, settings.model.pretrained
-    if named == CHARACTERS:
+    if named == CHARACTERS or is_made(named):
         raise UserError(
-            f"task.tokenizer={CHARACTERS}: {KEY}={name} has tokens of its own; leave this out"
+            f"task.tokenizer={named}: {KEY}={name} has tokens of its own; leave this out"
         )
     data_dir = Path(settings.data_dir).expanduser()
     chosen = tokens.choose(

@@ -122,12 +122,12 @@ def _precision(loaded: LoadedRun, precision: Precision) -> Precision:
 
 
 def _tokenizer(loaded: LoadedRun) -> Tokenizer | None:
-    """Load a run's tokenizer; None if its task has none.
+    """Load a language model's tokenizer; None if its task has none.
 
     Raises:
         UserError: the run has lost it.
     """
-    text = load_from_run(loaded.path)
+    text = None if loaded.spec.classes else load_from_run(loaded.path)
     if text is None and isinstance(loaded.settings.task, TextSettings):
         raise UserError(
             f"{loaded.path} has lost {VOCABULARY}, or the tokenizer in its place: bring it back "

@@ -17,8 +17,7 @@ from mambalab.runs.build import build_model
 from mambalab.settings.model import AUTO
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
-from mambalab.tasks.text import CHARACTERS
-from mambalab.tokenization.tokenizer import FILE
+from mambalab.tokenization.tokenizer import CHARACTERS, FILE
 from mambalab.train import checkpoint, runtime
 from mambalab.utils.files import read_json, write_json
 

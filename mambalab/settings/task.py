@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from omegaconf import MISSING
+
 from mambalab.errors import UserError
 from mambalab.settings.rules import NAME, NAME_HINT, option
 
@@ -13,6 +15,32 @@ class Windows(Enum):
 
     random = "random"
     fixed = "fixed"
+
+
+PLACES = ("path", "val_path", "test_path")
+"""Keys of `TextSettings` that name a file or folder, or a list of them."""
+
+_PLACES: dict[str, Any] = {
+    "match": r"[\s\S]+",
+    "path": True,
+    "hint": "the path of a file or folder, a list of them, hf:OWNER/NAME, or null",
+}
+_TOKENIZER: dict[str, Any] = {
+    "match": r"[\s\S]+",
+    "path": True,
+    "hint": "char, bytes, bpe:N, the path of a file or folder, owner/name, or null",
+}
+
+
+def _places(key: str, value: Any) -> str | list[str] | None:
+    """A setting of paths, in YAML perhaps a number; raises UserError for what is none."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) for v in value):
+        return [str(one) for one in value]
+    if isinstance(value, int | float):
+        return str(value)
+    raise UserError(f"task.{key}: must be {_PLACES['hint']}")
 
 
 @dataclass
@@ -36,20 +64,28 @@ class TaskSettings:
 
 @dataclass
 class TextSettings(TaskSettings):
-    """Language modelling of one text."""
+    """Language modelling of texts."""
 
-    path: str | None = option(
-        "UTF-8 text file; null = the text that comes with the task",
-        match=r"[\s\S]+",
-        path=True,
-        hint="the path of a file, or null",
+    path: Any = option(
+        "UTF-8 text file, a list of them, a folder, or hf:OWNER/NAME on the hub; null = the text "
+        "that comes with the task",
+        **_PLACES,
     )
-    tokenizer: str | None = option(
-        "char, or a tokenizer.json, a folder, owner/name on the hub; null = that of "
-        "model.pretrained, else char",
+    files: str | None = option(
+        "files of a folder: a pattern for their names, as in '*.py', or for their paths below it; "
+        "null = *.txt and *.md",
         match=r"[\s\S]+",
-        path=True,
-        hint="char, the path of a file or folder, owner/name, or null",
+        hint="a pattern such as '*.txt', or null",
+    )
+    column: str | None = option("column of the texts in a parquet file; null = text, content, ...")
+    val_path: Any = option(
+        "texts to validate on, as task.path; null = the end of task.path", **_PLACES
+    )
+    test_path: Any = option("texts for the final test, as task.path; null = no test", **_PLACES)
+    tokenizer: str | None = option(
+        "char, bytes, bpe:N (N tokens learnt from the training text), or a tokenizer.json, a "
+        "folder, owner/name on the hub; null = that of model.pretrained, else char",
+        **_TOKENIZER,
     )
     seq_len: int = option("characters (tokens, with a tokenizer) in a training window", ge=1)
     val_fraction: float = option("share at the end of the text held out for validation", gt=0, lt=1)
@@ -62,6 +98,11 @@ class TextSettings(TaskSettings):
         """Turn random into null: a run with either is the same as one of before."""
         super().__post_init__()
         self.windows = Windows.fixed if self.windows is Windows.fixed else None
+        for key in ("files", "column", *PLACES):
+            if getattr(self, key) == MISSING:  # an object made by hand, as of before
+                setattr(self, key, None)
+        for key in PLACES:
+            setattr(self, key, _places(key, getattr(self, key)))
 
 
 @dataclass
@@ -146,7 +187,7 @@ class PairSettings(ClassificationSettings):
 
 @dataclass
 class ClassifySettings(ClassificationSettings):
-    """One text, read byte by byte, and its class."""
+    """One text and its class."""
 
     path: str | None = option(
         "CSV, TSV, JSONL or parquet file with a text and a label in each row",
@@ -159,6 +200,11 @@ class ClassifySettings(ClassificationSettings):
         "text, sentence, review, ..."
     )
     label: str | None = option("column of the labels, likewise; null = label, class, target, ...")
+    tokenizer: str | None = option(
+        "bytes, char, bpe:N (N tokens learnt from the training texts), or a tokenizer.json, a "
+        "folder, owner/name on the hub; null = bytes",
+        **_TOKENIZER,
+    )
     max_bytes: int = option("bytes of a text that are read; the rest is cut off", ge=1)
     val_size: Any = option(
         "texts held out for validation: how many, or a share, as in 0.1", share=True, ge=1
@@ -166,6 +212,11 @@ class ClassifySettings(ClassificationSettings):
     test_size: Any = option(
         "texts held out for the final test: how many, or a share, as in 0.1", share=True, ge=1
     )
+
+    def __post_init__(self) -> None:
+        """Turn bytes into null: a run with either is the same as one of before."""
+        super().__post_init__()
+        self.tokenizer = None if self.tokenizer in ("bytes", MISSING) else self.tokenizer
 
 
 @dataclass

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from mambalab.data import duplicates
 from mambalab.data.pair_store import PairStore, file_stat, open_store
@@ -12,10 +15,15 @@ from mambalab.data.text_rows import expanded, find_layout
 from mambalab.errors import UserError
 from mambalab.settings.task import ClassifySettings
 from mambalab.tasks import splits
+from mambalab.tasks.classification import Inputs
 from mambalab.tasks.sampling import permutation, tuning_size
 from mambalab.tasks.stored import StoredTextTask
+from mambalab.tokenization import byte_pairs
+from mambalab.tokenization.tokenizer import CHARACTERS, Characters, FileTokenizer, Tokenizer, find
+from mambalab.tokenization.vocabulary import Vocabulary
 
 LOG = logging.getLogger("mambalab")
+_TEXTS_AT_A_TIME = 1024
 
 
 class ClassifyTask(StoredTextTask):
@@ -30,10 +38,57 @@ class ClassifyTask(StoredTextTask):
     `val_size` of all, likewise, chosen once for all seeds; `data_fraction` keeps a share of the
     rest; `train_sample` is as many of the training texts as `val` has, to set beside it. With
     `task.tune=true` `val` is a tenth of what trains otherwise, and there is no `test`.
+
+    *Tokens* are bytes. With `task.tokenizer` they are the characters of all texts, or those that a
+    tokenizer makes of a text; `bpe:N` is learnt from the texts that train, before `data_fraction`.
+    A text is cut after `max_bytes` first, so that every tokenizer reads the same of it.
+
+    Attributes:
+        reader: the tokenizer; None if tokens are bytes.
     """
 
     settings: ClassifySettings
     unit = "texts"
+    reader: Tokenizer | None = None
+
+    def prepare(self, device: str | torch.device = "cpu") -> None:
+        """Convert the file if need be, split its rows, and put the labels on `device`.
+
+        Raises:
+            UserError: the data or the tokenizer cannot be had, or do not fit the settings.
+        """
+        super().prepare(device)
+        if (name := self.settings.tokenizer) is None:
+            return
+        store = self._parts["train"][0]
+        if name == CHARACTERS:
+            self.reader = Characters(Vocabulary.from_text(*_Texts(store, np.arange(len(store)))))
+        elif byte_pairs.is_made(name):
+            self.reader = byte_pairs.make(name, _Texts(store, np.sort(self._learnt_from)))
+        else:
+            self.reader = FileTokenizer(find(name, self.data_dir, "task.tokenizer"))
+        if isinstance(self.reader, FileTokenizer):
+            self._fingerprint["tokens"] = self.reader.sha256()
+        self.spec = dataclasses.replace(self.spec, vocab_size=self.reader.vocab_size)
+
+    def assets(self) -> dict[str, str]:
+        """The names of the classes, and the tokenizer if tokens are not bytes."""
+        return super().assets() | (self.reader.assets() if self.reader is not None else {})
+
+    def inputs(self, split: str, rows: np.ndarray, position: int | None) -> Inputs:
+        """The tokens of some texts: (b, l) int64, 0 after the ends of the others, and lengths (b,),
+        or None if all are equal."""
+        if self.reader is None:
+            return super().inputs(split, rows, position)
+        store, chosen = self._parts[split]
+        texts = [self.reader.read(text, np.int64) for text in _Texts(store, chosen[rows])]
+        lengths = np.array([max(len(ids), 1) for ids in texts])  # one cut within its first
+        tokens = np.zeros((len(texts), lengths.max()), dtype=np.int64)
+        for row, ids in zip(tokens, texts, strict=True):
+            row[: len(ids)] = ids
+        device = self.labels[split].device
+        ends = None if lengths.min() == lengths.max() else torch.from_numpy(lengths).to(device)
+        return torch.from_numpy(tokens).to(device), ends
 
     def read(self) -> dict[str, tuple[PairStore, np.ndarray]]:
         """For `train`, `val` and `test`: a store, and which of its texts, (n,) int64.
@@ -84,5 +139,22 @@ class ClassifyTask(StoredTextTask):
         self.tunes = True
         if self.tuning:
             val, rest = splits.stratified(rest, labels, tuning_size(len(rest)))
+        self._learnt_from = rest
         rows = {"train": rest[: int(len(rest) * self.data_fraction)], "val": val}
         return rows if self.tuning else rows | {"test": test}
+
+
+class _Texts:
+    """Some texts of a store, read as they are asked for, as often as need be.
+
+    A character that was cut in two by `max_bytes` is left out.
+    """
+
+    def __init__(self, store: PairStore, rows: np.ndarray) -> None:
+        self.store, self.rows = store, rows
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.rows), _TEXTS_AT_A_TIME):
+            texts, lengths = self.store.documents(self.rows[start : start + _TEXTS_AT_A_TIME])
+            for text, length in zip(texts[:, 0], lengths[:, 0].tolist(), strict=True):
+                yield text[:length].tobytes().decode("utf-8", "ignore")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,23 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.data import text_hub
 from mambalab.data.catalog import CATALOG
-from mambalab.data.help_topics import help_topics
 from mambalab.data.text_files import read_text
+from mambalab.data.text_sources import END
 from mambalab.errors import UserError
 from mambalab.settings.task import TextSettings, Windows
 from mambalab.spec import ModelSpec
+from mambalab.tasks import text_places
 from mambalab.tasks.base import Task, evaluating
-from mambalab.tasks.sampling import draw, shuffled, tuning_size
-from mambalab.tokenization.tokenizer import Characters, FileTokenizer, Tokenizer, find
+from mambalab.tasks.sampling import draw, shuffled
+from mambalab.tasks.text_cut import MIN_WINDOW_TOKENS, TextCut
+from mambalab.tokenization import byte_pairs
+from mambalab.tokenization.tokenizer import (
+    CHARACTERS,
+    Characters,
+    FileTokenizer,
+    Tokenizer,
+    find,
+    pieces,
+)
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import current
 
 LOG = logging.getLogger("mambalab")
 TextBatch = tuple[Tensor, Tensor]
-
-_MIN_WINDOW_TOKENS = 8  # tokens in a window that is worth training on
-CHARACTERS = "char"  # task.tokenizer: every character is a token
 
 
 class TextTask(Task):
@@ -71,18 +77,43 @@ class TextTask(Task):
     shares = True
     loss_unit = "nats per character"
 
+    def __init__(
+        self, settings: TextSettings, *, seed: int, data_dir: Path, data_fraction: float
+    ) -> None:
+        """Keep the options; reads no file.
+
+        Raises:
+            UserError: an option out of range.
+        """
+        if text_places.may_have_test(settings) and "test" not in self.splits:
+            self.splits = (*self.splits[:2], "test", *self.splits[2:])
+        super().__init__(settings, seed=seed, data_dir=data_dir, data_fraction=data_fraction)
+
     def read(self) -> tuple[str, dict[str, str]]:
         """Read the text and its fingerprint; override it for a text of your own.
 
         Raises:
             UserError: the text cannot be had.
         """
-        if self.settings.path is not None:
-            path = Path(os.path.expanduser(self.settings.path))
-            text, sha256 = read_text(path)
-            return text, {"sha256": sha256, "path": str(path.absolute())}
-        text, source = help_topics()
-        return text, {"sha256": hashlib.sha256(text.encode()).hexdigest(), "source": source}
+        return text_places.read(self.settings)
+
+    def read_splits(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Read the texts of the splits, and their fingerprint.
+
+        Returns:
+            `train`, of which the end validates unless there is a text for `val`; perhaps `val` and
+            `test`.
+
+        Raises:
+            UserError: a text cannot be had.
+        """
+        if text_hub.is_hub(self.settings.path):
+            return text_places.read_hub(self.settings, self.data_dir)
+        return text_places.add_own_splits(self.settings, *self.read())
+
+    def has_ends(self) -> bool:
+        """Whether the character `END` stands after each document of the texts."""
+        return text_places.has_ends(self.settings)
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
         """Read the text, split it and put it on `device`, one to four bytes a token.
@@ -91,31 +122,53 @@ class TextTask(Task):
             UserError: the text or its tokenizer cannot be had, or the text is too short for
                 windows of seq_len, or has a character for which there is no token.
         """
-        text, self._fingerprint = self.read()
-        begins, ends = self._validation_part(len(text))
-        train, val = text[: self._training_characters(len(text))], text[begins:ends]
+        texts, self._fingerprint = self.read_splits()
+        parts = self._cut(texts)
         self.tunes = True
-        self.tokenizer: Tokenizer
-        if self.settings.tokenizer in (None, CHARACTERS):
-            self._check_length(len(text))
-            self.tokenizer = Characters(Vocabulary.from_text(text))
-        else:
-            path = find(self.settings.tokenizer, self.data_dir, "task.tokenizer")
-            self.tokenizer = FileTokenizer(path)
-            if not self.tokenizer.by_character:
-                self.loss_unit = "nats per token"
-                self._fingerprint["tokenizer"] = self.tokenizer.sha256()
+        self.tokenizer = made = self._make_tokenizer(texts)
+        if isinstance(made, FileTokenizer) and not made.by_character:
+            self.loss_unit = f"nats per {_unit(made)}"
+            self._fingerprint["tokenizer"] = made.sha256()
         self._data: dict[str, Tensor] = {}
         self._characters: dict[str, int] = {}  # that the predicted tokens of a split stand for
+        self._bytes: dict[str, int] = {}  # the same in UTF-8; empty if all of them are ASCII
+        wide = not all(map(str.isascii, texts.values()))
         dtype = _smallest_dtype(self.tokenizer.vocab_size)
-        parts = {"train": train, "val": val, "train_sample": train[: len(val)]}
         for split, part in parts.items():
-            ids = torch.from_numpy(self._tokens(part, text, dtype))
+            ids = torch.from_numpy(self._tokens(part, texts.get(split, texts["train"]), dtype))
             self._check_tokens(split, len(ids))
             self._characters[split] = len(part) - len(self.tokenizer.decode(ids[:1].tolist()))
+            if wide:
+                self._bytes[split] = _utf8_bytes(part) - self.tokenizer.bytes_of(int(ids[0]))
             self._data[split] = ids.to(device)
         self._warn_of_unknown()
         self.spec = ModelSpec(vocab_size=self.tokenizer.vocab_size, seq_len=self.settings.seq_len)
+
+    def _cut(self, texts: dict[str, str]) -> dict[str, str]:
+        """The text of each split."""
+        text, tuning = texts["train"], self.tuning
+        share = 0.0 if "val" in texts else self.settings.val_fraction
+        cut = TextCut(self.name, share, self.data_fraction, tuning)
+        if self.settings.tokenizer in (None, CHARACTERS) and (tuning or "val" not in texts):
+            cut.check_length(len(text), self.settings.seq_len)
+        begins, ends = cut.validation_part(len(text))
+        self._learnt_from = begins
+        train = text[: cut.training_characters(len(text))]
+        val = texts["val"] if "val" in texts and not tuning else text[begins:ends]
+        parts = {"train": train, "val": val, "train_sample": train[: len(val)]}
+        if "test" in self.splits and "test" in texts:
+            parts["test"] = texts["test"]
+        self.splits = tuple(split for split in self.splits if split in parts)
+        return parts
+
+    def _make_tokenizer(self, texts: dict[str, str]) -> Tokenizer:
+        """The tokenizer that the settings name; byte pairs are learnt from what trains."""
+        name, end = self.settings.tokenizer, END if self.has_ends() else None
+        if name in (None, CHARACTERS):
+            return Characters(Vocabulary.from_text(*texts.values(), end=end))
+        if byte_pairs.is_made(name):
+            return byte_pairs.make(name, [texts["train"][: self._learnt_from]], end)
+        return FileTokenizer(find(name, self.data_dir, "task.tokenizer"))
 
     @property
     def items_per_batch(self) -> int:
@@ -124,11 +177,10 @@ class TextTask(Task):
 
     def describe_data(self) -> str:
         """Describe the data in a line: vocabulary, tokens of each split."""
+        splits = [split for split in ("train", "val", "test") if split in self._data]
+        sizes = ", ".join(f"{len(self._data[split]):,} {split}" for split in splits)
         tokenizer = self.tokenizer
-        by_character = not isinstance(tokenizer, FileTokenizer) or tokenizer.by_character
-        unit = "characters" if by_character else "tokens"
-        sizes = ", ".join(f"{len(self._data[split]):,} {split}" for split in ("train", "val"))
-        return f"{self.name}, vocabulary of {tokenizer.vocab_size:,}; {unit}: {sizes}"
+        return f"{self.name}, vocabulary of {tokenizer.vocab_size:,}; {_unit(tokenizer)}s: {sizes}"
 
     @property
     def batches_per_epoch(self) -> float:
@@ -162,14 +214,21 @@ class TextTask(Task):
         return _cross_entropy(model(inputs), targets, "mean")
 
     def measure(self, model: nn.Module, split: str) -> dict[str, float]:
-        """Measure `<split>/loss`, mean nats per predicted token, and `<split>/bits_per_char`."""
+        """Measure `<split>/loss`, mean nats per predicted token, `<split>/bits_per_char`, and, of a
+        text that is not all ASCII, `<split>/bits_per_byte`."""
         data = self._data[split]
         total = 0.0
         for inputs, targets in self._windows(data):
             total += float(_cross_entropy(model(inputs), targets, "sum"))
         total = self.summed({"loss": total})["loss"]
-        bits = total / self._characters[split] / math.log(2)
-        return {f"{split}/loss": total / (len(data) - 1), f"{split}/bits_per_char": bits}
+        bits = total / math.log(2)
+        found = {
+            f"{split}/loss": total / (len(data) - 1),
+            f"{split}/bits_per_char": bits / self._characters[split],
+        }
+        if self._bytes:
+            found[f"{split}/bits_per_byte"] = bits / self._bytes[split]
+        return found
 
     def evaluate(self, model: nn.Module, split: str, *, stateful: bool = False) -> dict[str, float]:
         """Measure a split; `stateful` adds `<split>/loss_stateful`.
@@ -228,6 +287,8 @@ class TextTask(Task):
         Raises:
             NoTokenError: a character has none; says where in the whole text.
         """
+        if self.has_ends() and isinstance(self.tokenizer, FileTokenizer):
+            part = part.replace(END, self.tokenizer.end() or END)  # that of the tokenizer's own
         try:
             return self.tokenizer.read(part, dtype)
         except UserError:
@@ -241,52 +302,12 @@ class TextTask(Task):
                     "task.tokenizer=FILE"
                 ) from None
 
-    def _validation_part(self, characters: int) -> tuple[int, int]:
-        """Where the validation split begins and ends in a text of so many characters."""
-        begins = int(characters * (1 - self.settings.val_fraction))
-        return (begins - tuning_size(begins), begins) if self.tuning else (begins, characters)
-
-    def _validation_characters(self, characters: int) -> int:
-        begins, ends = self._validation_part(characters)
-        return ends - begins
-
-    def _training_characters(self, characters: int) -> int:
-        return int(self._validation_part(characters)[0] * self.data_fraction)
-
-    def _check_length(self, characters: int) -> None:
-        """Raise UserError unless both splits hold a window and the character after it."""
-        window = self.settings.seq_len + 1
-
-        def fits(total: int) -> bool:
-            return (
-                min(self._training_characters(total), self._validation_characters(total)) >= window
-            )
-
-        if fits(characters):
-            return
-        rest = 10**15  # characters of a text in which both splits surely have a window
-        share = min(self._training_characters(rest), self._validation_characters(rest)) / rest
-        likely = min(math.ceil(window / share), 10**15) if share else 10**15
-        needed = bisect_left(range(2 * likely), True, key=fits)
-        longest = min(
-            self._training_characters(characters), self._validation_characters(characters)
-        )
-        remedy = self._remedy(characters, window)
-        if longest > _MIN_WINDOW_TOKENS:
-            remedy += f", or task.seq_len={longest - 1} or less"
-        raise UserError(
-            f"the text of task {self.name} has {characters:,} characters, but task.seq_len="
-            f"{self.settings.seq_len} needs at least {needed:,} for a window in each of training "
-            f"and validation (val_fraction={self.settings.val_fraction}, "
-            f"data_fraction={self.data_fraction}): {remedy}"
-        )
-
     def _check_tokens(self, split: str, tokens: int) -> None:
         """Raise UserError unless a split that has become tokens holds a window and one more."""
         if tokens > self.settings.seq_len or split == "train_sample":
             return
         remedy = "give a longer text"
-        if tokens - 1 > _MIN_WINDOW_TOKENS:
+        if tokens - 1 > MIN_WINDOW_TOKENS:
             remedy += f", or task.seq_len={tokens - 1} or less"
         raise UserError(
             f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="
@@ -309,15 +330,6 @@ class TextTask(Task):
                 f"{len(self._data['val']):,}",
             )
 
-    def _remedy(self, characters: int, window: int) -> str:
-        """What helps most: more of the text if the whole of it would do, else another one."""
-        validation = self._validation_characters(characters)
-        training = self._validation_part(characters)[0]
-        if min(validation, training) < window:
-            return "give a longer text"
-        share = (1000 * window // training + 1) / 1000
-        return f"use data_fraction={min(share, 1.0):g} or more, or a longer text"
-
 
 class ShakespeareTask(TextTask):
     """Tiny Shakespeare: 1,115,394 characters, 65 of them distinct.
@@ -336,6 +348,10 @@ class ShakespeareTask(TextTask):
         dataset = CATALOG["shakespeare"]
         if self.settings.path is None:
             (path,) = dataset.require(self.data_dir)
+        elif not isinstance(self.settings.path, str):
+            raise UserError(
+                "task=shakespeare: task.path must name one file; task=text takes several"
+            )
         else:
             path = Path(os.path.expanduser(self.settings.path))
         text, sha256 = read_text(path)
@@ -357,3 +373,15 @@ def _smallest_dtype(symbols: int) -> type[np.generic]:
     if symbols <= 1 << 8:
         return np.uint8
     return np.int16 if symbols <= 1 << 15 else np.int32
+
+
+def _utf8_bytes(text: str) -> int:
+    """Bytes of a text in UTF-8; what is no character counts as bytes, too."""
+    return sum(len(piece.encode("utf-8", "surrogatepass")) for piece in pieces(text))
+
+
+def _unit(tokenizer: Tokenizer) -> str:
+    """What a token is, in the singular."""
+    if not isinstance(tokenizer, FileTokenizer) or tokenizer.by_character:
+        return "character"
+    return "byte" if tokenizer.by_byte else "token"

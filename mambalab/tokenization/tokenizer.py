@@ -16,6 +16,7 @@ from mambalab.tokenization.ends import CONFIG, GENERATION, SPECIAL_TOKENS
 from mambalab.tokenization.vocabulary import NoTokenError, Vocabulary
 from mambalab.utils.renamed import alias, keep_old_names
 
+CHARACTERS = "char"  # task.tokenizer: every character is a token
 VOCABULARY = "vocabulary.json"
 FILE = "tokenizer.json"
 NEOX = "EleutherAI/gpt-neox-20b"  # whose tokens the original Mamba models were trained on
@@ -49,6 +50,10 @@ class Tokenizer(Protocol):
         """Tokenize a text to learn from, (n,), nothing added; raises UserError as `encode`."""
         ...
 
+    def bytes_of(self, token: int) -> int:
+        """How many bytes of UTF-8 a token stands for, as the first of a text."""
+        ...
+
     def start_token(self) -> int:
         """The token that a generated text begins with: a new line, if there is one."""
         ...
@@ -71,6 +76,13 @@ class Characters:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.vocab_size = len(vocabulary)
+        if vocabulary.end is not None:
+            self.eos_id = vocabulary.symbols.index(vocabulary.end)
+            self.eos_ids = (self.eos_id,)
+
+    def bytes_of(self, token: int) -> int:
+        """How many bytes of UTF-8 the character of a token has."""
+        return len(self.decode([token]).encode("utf-8", "surrogatepass"))
 
     def encode(self, text: str) -> list[int]:
         """Tokenize a prompt, one token a character."""
@@ -111,6 +123,8 @@ class FileTokenizer:
         path: of the file.
         eos_id: the token that ends a text if the files beside it and `ends` name none.
         ends: tokens that end a text, besides those that the files beside it name.
+        content: of the file, if it is known; nothing is read then, nor beside it.
+        eos: the token that ends a text, by its name, with `content`.
 
     Attributes:
         path: as given.
@@ -119,6 +133,7 @@ class FileTokenizer:
         eos_id: the first token that ends a text, or None.
         eos_ids: all of them.
         by_character: whether its tokens are single characters, one for each of a text.
+        by_byte: whether its tokens are single bytes of UTF-8.
 
     Raises:
         UserError: no such file, or it is none of the library's.
@@ -128,11 +143,22 @@ class FileTokenizer:
         super().__init_subclass__(**kwargs)
         keep_old_names(cls, FileTokenizer, _OLD_METHODS)
 
-    def __init__(self, path: Path, eos_id: int | None = None, ends: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        eos_id: int | None = None,
+        ends: Sequence[int] = (),
+        *,
+        content: dict[str, Any] | None = None,
+        eos: str | None = None,
+    ) -> None:
         from tokenizers import Tokenizer
 
         self.path = path
-        self.content = hub.read_json(path, None if path.name == FILE else FILE)
+        if content is None:
+            self.content = hub.read_json(path, None if path.name == FILE else FILE)
+        else:
+            self.content = content
         try:
             with _panics_as_errors():
                 self._tokenizer = Tokenizer.from_str(json.dumps(self.content))
@@ -143,10 +169,19 @@ class FileTokenizer:
         if not (tokens := self.tokens()):
             raise UserError(f"{path} is no tokenizer: it has no tokens")
         self.vocab_size = 1 + max(tokens.values())
-        words = (self.content.get("model") or {}).get("type") == "WordLevel"
+        model = self.content.get("model") or {}
+        words = model.get("type") == "WordLevel"
         self.by_character = words and all(len(token) == 1 for token in tokens)
-        self.eos_ids = self._ends([*ends_of_text.listed(path.parent), *ends], eos_id)
+        if content is None:
+            self.eos_ids = self._ends([*ends_of_text.listed(path.parent), *ends], eos_id)
+        else:
+            self.eos_ids = () if eos is None else (tokens[eos],)
         self.eos_id = self.eos_ids[0] if self.eos_ids else None
+        added = [one.get("content") for one in self.content.get("added_tokens") or ()]
+        spaced = (self.content.get("pre_tokenizer") or {}).get("add_prefix_space") is not False
+        bare = not (spaced or self.content.get("normalizer") or model.get("merges"))
+        alone = added in ([], [self.end()]) and set(byte_symbols()) <= tokens.keys()
+        self.by_byte = self._has_bytes() and bare and alone
 
     def tokens(self) -> dict[str, int]:
         """Every token as the file spells it, and its number."""
@@ -168,6 +203,14 @@ class FileTokenizer:
         """The token that ends a text as the file spells it, or None."""
         return None if self.eos_id is None else self._tokenizer.id_to_token(self.eos_id)
 
+    def bytes_of(self, token: int) -> int:
+        """How many bytes of UTF-8 a token stands for, as the first of a text: a part of a character
+        perhaps, if the vocabulary is one of bytes."""
+        special = {added["id"] for added in self.content.get("added_tokens") or ()}
+        if self._has_bytes() and token not in special:
+            return len(self._tokenizer.id_to_token(token) or "")
+        return len(self.decode([token]).encode("utf-8", "surrogatepass"))
+
     def encode(self, text: str) -> list[int]:
         """Tokenize a prompt, with what the tokenizer puts around every text.
 
@@ -183,7 +226,9 @@ class FileTokenizer:
     def read(self, text: str, dtype: type[np.generic]) -> np.ndarray:
         """Tokenize a text to learn from, (n,), cut after the last line end of each piece of about a
         million characters; raises UserError as `encode`."""
-        parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in _pieces(text)]
+        if self.by_byte:
+            return self._read_bytes(text, dtype)
+        parts = [np.array(self._encode(p, text, False), dtype=dtype) for p in pieces(text)]
         return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
 
     def start_token(self) -> int:
@@ -203,6 +248,23 @@ class FileTokenizer:
         if len(self.eos_ids) > 1:
             files[GENERATION] = json.dumps({ends_of_text.KEY: list(self.eos_ids)}) + "\n"
         return files
+
+    def _read_bytes(self, text: str, dtype: type[np.generic]) -> np.ndarray:
+        """Tokenize as `read`, a byte each, at the speed of a table; `end` is a token of its own."""
+        known = self.tokens()
+        table = np.array([known[symbol] for symbol in byte_symbols()], dtype=dtype)
+        end = self.end()
+        parts = []
+        for number, document in enumerate(text.split(end) if end is not None else [text]):
+            if number:
+                parts.append(np.array(self.eos_ids[:1], dtype=dtype))
+            content = document.encode("utf-8", "surrogatepass")
+            parts.append(table[np.frombuffer(content, dtype=np.uint8)])
+        return np.concatenate(parts)
+
+    def _has_bytes(self) -> bool:
+        """Whether tokens are spelt in bytes, a visible character for each (GPT-2's)."""
+        return (self.content.get("decoder") or {}).get("type") == "ByteLevel"
 
     def _encode(self, piece: str, text: str, around: bool) -> list[int]:
         try:
@@ -313,7 +375,8 @@ def find(name: str, data_dir: Path, key: str = "tokenizer") -> Path:
     return path
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
+    """Cut a text after the last line end of each piece of about a million characters."""
     start = 0
     while start < len(text):
         stop = start + _PIECE_CHARS
@@ -321,3 +384,12 @@ def _pieces(text: str) -> Iterator[str]:
             stop = text.rfind("\n", start, stop) + 1 or stop
         yield text[start:stop]
         start = stop
+
+
+def byte_symbols() -> list[str]:
+    """The visible character that stands for each byte in a byte-level vocabulary (GPT-2's)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in visible)
+    symbols = {byte: chr(byte) for byte in visible}
+    symbols |= {byte: chr(256 + number) for number, byte in enumerate(others)}
+    return [symbols[byte] for byte in range(256)]

@@ -22,20 +22,22 @@ _FORMAT = "mambalab characters 1"
 class Vocabulary:
     """A fixed set of characters; a character's id is its place in `symbols`."""
 
-    def __init__(self, symbols: str) -> None:
-        """Take the distinct characters of `symbols`, in the order given."""
+    def __init__(self, symbols: str, end: str | None = None) -> None:
+        """Take the distinct characters of `symbols`, in the order given, and the one of them that
+        ends a document, if one does."""
         assert symbols, "a vocabulary has at least one symbol"
         assert len(set(symbols)) == len(symbols), "symbols must be distinct"
-        self.symbols = symbols
+        assert end is None or end in symbols, "what ends a document is a symbol"
+        self.symbols, self.end = symbols, end
         codes = np.array([ord(symbol) for symbol in symbols])
         # One entry beyond the largest code point stands for everything larger.
         self._ids = np.full(codes.max() + 2, -1, dtype=np.int64)
         self._ids[codes] = np.arange(len(codes))
 
     @classmethod
-    def from_text(cls, text: str) -> Vocabulary:
-        """The distinct characters of `text`, sorted by code point."""
-        return cls("".join(sorted(set(text))))
+    def from_text(cls, *texts: str, end: str | None = None) -> Vocabulary:
+        """The distinct characters of texts, sorted by code point; `end` ends a document."""
+        return cls("".join(sorted(set().union(*texts))), end)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -69,7 +71,8 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """The vocabulary as an ASCII JSON document."""
-        return json.dumps({"format": _FORMAT, "symbols": self.symbols}, indent=1) + "\n"
+        end = {} if self.end is None else {"end": self.end}
+        return json.dumps({"format": _FORMAT, "symbols": self.symbols, **end}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, document: str, source: str = "vocabulary") -> Vocabulary:
@@ -88,7 +91,10 @@ class Vocabulary:
                 f"{source} is not a vocabulary: it needs a key symbols, a string of distinct "
                 "characters"
             )
-        return cls(symbols)
+        end = content.get("end")
+        if end is not None and (not isinstance(end, str) or len(end) != 1 or end not in symbols):
+            raise UserError(f"{source} is not a vocabulary: end must be one of its symbols")
+        return cls(symbols, end)
 
     def save(self, path: Path) -> None:
         """Write `to_json` to `path`."""

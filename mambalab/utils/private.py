@@ -1,4 +1,4 @@
-"""A temporary folder that is one's own, for what can be made again: caches without a home."""
+"""Folders for what can be made again: the user's cache, or a temporary folder of one's own."""
 
 import os
 import stat
@@ -27,3 +27,17 @@ def private_folder(name: str) -> Path | None:
         return None
     own = stat.S_ISDIR(found.st_mode) and found.st_uid == user
     return folder if own and not found.st_mode & 0o077 and os.access(folder, os.W_OK) else None
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `mambalab/NAME` in the user's cache, there or not: below `$XDG_CACHE_HOME`, else
+    `~/.cache`, else a temporary one."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification wants relative paths ignored.
+    if os.path.isabs(root):
+        base = Path(root)
+    elif home_is_known():
+        base = Path(os.path.expanduser("~"), ".cache")
+    else:  # a user without an entry in passwd and without HOME, as in some containers
+        base = private_folder("cache") or Path(tempfile.mkdtemp(prefix="mambalab-"))
+    return base / "mambalab" / name

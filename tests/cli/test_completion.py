@@ -63,7 +63,8 @@ def test_paths(write):
 def test_plain_words_and_flags():
     assert candidates(["data"], "f") == ["fetch"]
     names = [word for word in candidates(["data", "fetch"], "") if "=" not in word]
-    assert names == ["shakespeare", "mnist", "cifar10", "retrieval", "lra_image"]
+    texts = ["enwik8", "text8", "wikitext2", "wikitext103"]
+    assert names == ["shakespeare", *texts, "mnist", "cifar10", "retrieval", "lra_image"]
     assert candidates(["data", "verify"], "s") == ["shakespeare"]
     assert {"scan", "train", "data"} <= set(candidates(["bench"], ""))
     assert "scan" not in candidates(["bench", "train"], "s")

@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import os
 from dataclasses import MISSING
 
 import pytest
@@ -176,6 +177,23 @@ def test_quotes_round_the_whole_value_are_hydras():
 def test_paths_mean_themselves():
     assert compose("train", ["task.path=/a b/c,d=e.txt"]).task.path == "/a b/c,d=e.txt"
     assert compose("train", ["task.path=null"]).task.path is None
+    assert compose("train", ["task.path=12"]).task.path == "12"
+    assert compose("train", ["task.path=hf:some/one"]).task.path == "hf:some/one"
+
+
+def test_several_paths_are_a_list(write):
+    options = ["task=text", "task.path=[a b.txt,~/c.txt,'d,e.txt',12]", "task.val_path=v (1).txt"]
+    task = compose("train", options).task
+    assert task.path == ["a b.txt", os.path.expanduser("~/c.txt"), "d,e.txt", "12"]
+    assert (task.val_path, task.test_path) == ("v (1).txt", None)
+    with pytest.raises(UserError, match=r"task\.path") as error:
+        compose("train", ["task=classify", "task.path=[a,b]"])
+    assert "\n" not in str(error.value)
+    write("[a,b]", "")
+    assert compose("train", ["task=text", "task.path=[a,b]"]).task.path == "[a,b]"  # is a file
+    write("conf/experiment/x.yaml", "# @package _global_\ntask: {path: {a: 1}}\n")
+    with pytest.raises(UserError, match=r"task\.path: must be the path of a file or folder"):
+        compose("train", ["task=text", "experiment=x"])
 
 
 def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
@@ -230,7 +248,7 @@ MISTAKES = {
     "task.val_fraction=1": r"task.val_fraction=1.0: must be above 0 and below 1",
     "task.batch_size=0": r"task.batch_size=0: must be at least 1",
     "task.name=../x": r"task.name=../x: must be made of letters",
-    "task.path=": r"task.path=: must be the path of a file, or null",
+    "task.path=": r"task.path=: must be the path of a file or folder, a list of them, .*or null",
     "model.pattern=MX": r"model.pattern=MX: must be a word of the letters M",
     "model.dt_rank=4.5": r"model.dt_rank=4.5: must be auto or a whole number",
     "model.dt_rank=0": r"model.dt_rank=0: must be auto, or at least 1",
@@ -314,3 +332,15 @@ def test_a_key_of_attention_without_attention_is_said_once(caplog):
             compose("train", ["model=mamba", "model.n_head=3"])
     (line,) = caplog.messages
     assert line == "model.n_head has no effect: model=mamba has no attention"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["task=text", "task.val_path=v.txt"], r"task\.val_path validates"),
+        (["task=enwik8"], "the splits are published"),
+    ],
+)
+def test_a_share_that_validates_nothing_is_refused(options, why):
+    with pytest.raises(UserError, match=rf"task\.val_fraction=0\.2: {why}; leave it out"):
+        compose("train", [*options, "task.val_fraction=0.2"])

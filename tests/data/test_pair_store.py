@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -355,7 +356,7 @@ def test_a_user_without_a_home_has_a_folder_for_the_converted_texts(tmp_path, mo
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.setattr(pair_store.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ours = f"mambalab-cache-{os.getuid()}"
     home = pair_store._cache_home(tmp_path / "a.tsv")
     assert home.is_relative_to(tmp_path / ours)

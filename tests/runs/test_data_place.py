@@ -8,6 +8,7 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.records.summary import RunSummary
+from mambalab.runs.build import build_task
 from mambalab.runs.data_place import places, prepared_task
 from tests.lab import TEXT, TINY, compose
 
@@ -34,7 +35,7 @@ def test_data_are_found_where_the_run_found_them(run, tmp_path, monkeypatch):
     run.path = run.path.absolute()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("another of this name")
-    assert places(run)[0] == str(tmp_path / "lab/text.txt")
+    assert places(run)[0] == {"path": str(tmp_path / "lab/text.txt")}
     assert prepared_task(run).fingerprint()["sha256"] == SHA
 
 
@@ -43,7 +44,8 @@ def test_data_that_moved_with_the_run_are_found(run, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("another of this name")
     (tmp_path / "lab").rename(tmp_path / "moved")
     run.path = Path("moved") / run.path
-    assert places(run) == [str(tmp_path / "moved/text.txt"), str(tmp_path / "text.txt")]
+    found = ["moved/text.txt", "text.txt"]
+    assert places(run) == [{"path": str(tmp_path / path)} for path in found]
     assert prepared_task(run).fingerprint()["path"] == str(tmp_path / "moved/text.txt")
 
 
@@ -64,3 +66,31 @@ def test_data_that_are_nowhere_are_named(run, tmp_path):
     with pytest.raises(UserError, match=r"path=x: task digits has no task\.path to replace"):
         prepared_task(run, path="x")
     assert places(run) == []
+
+
+def test_several_texts_that_moved_together_are_found(run, tmp_path, monkeypatch):
+    lab = tmp_path / "lab"
+    (lab / "more.txt").write_text("more")
+    (lab / "val.txt").write_text(TEXT[:500])
+    options = ["task.path=[text.txt,more.txt]", "task.val_path=val.txt"]
+    run.settings = compose("train", [*TINY, *options])
+    task = build_task(run.settings)
+    task.prepare()
+    run.summary = RunSummary(data=task.fingerprint())
+    assert prepared_task(run).fingerprint() == task.fingerprint()
+    monkeypatch.chdir(tmp_path)
+    lab.rename(tmp_path / "moved")
+    run.path = Path("moved") / run.path
+    found = prepared_task(run).fingerprint()
+    assert found["sha256"] == task.fingerprint()["sha256"]
+    assert found["val_path"] == str(tmp_path / "moved/val.txt")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("text.txt", "more.txt"):
+        (tmp_path / "moved" / name).rename(tmp_path / "elsewhere" / name)
+    with pytest.raises(UserError, match=r"not found, which is task\.path="):
+        prepared_task(run)
+
+
+def test_a_data_set_of_the_hub_is_where_it_was(run):
+    run.settings = compose("train", [*TINY, "task.path=hf:some/one"])
+    assert places(run) == [{"path": "hf:some/one"}]

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def file(tmp_path):
     return path
 
 
-def make(path, *, seed=1, fraction=1.0, **changes):
+def make(path, *, seed=1, fraction=1.0, **changes) -> Any:
     settings = dataclasses.replace(SETTINGS, path=None if path is None else str(path), **changes)
     task = ClassifyTask(settings, seed=seed, data_dir=Path(), data_fraction=fraction)
     task.prepare()
@@ -142,3 +143,61 @@ def test_a_run_is_trained_scored_inspected_and_loaded(file, tmp_path, monkeypatc
     assert (run.folder / "inspect/index.html").is_file()
     assert main.main(["eval", "latest", "path=mine.csv"]) == 0
     assert "val/accuracy_of/rare" in capsys.readouterr().out
+
+
+class TestTokens:
+    """task.tokenizer: what a text is cut into."""
+
+    @pytest.fixture
+    def wide(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        path = tmp_path / "wide.csv"
+        lines = (f"gr\u00e9at film {n} " * (1 + n % 3) + f",{n % 2}\n" for n in range(60))
+        path.write_text("text,label\n" + "".join(lines), encoding="utf-8")
+        return path
+
+    @pytest.mark.parametrize("tokenizer", ["char", "bpe:270"])
+    def test_texts_are_the_same_whatever_their_tokens(self, wide, tokenizer):
+        whole, task = make(wide), make(wide, tokenizer=tokenizer)
+        size = len(set("gr\u00e9at film 0123456789")) if tokenizer == "char" else 270
+        assert task.spec == dataclasses.replace(whole.spec, vocab_size=size)
+        rows = np.arange(6)
+        inputs, lengths = task.inputs("val", rows, None)
+        assert inputs.shape[1] == lengths.max()
+        raw, ends = whole.inputs("val", rows, None)
+        for row in rows:
+            read = task.reader.decode(inputs[row, : lengths[row]].tolist())
+            assert read == bytes(raw[row, : ends[row]].tolist()).decode("utf-8", "ignore")
+            assert not inputs[row, lengths[row] :].any()
+        if tokenizer != "char":
+            assert lengths.sum() < ends.sum()
+
+    def test_they_are_learnt_from_what_trains(self, wide):
+        task = make(wide, tokenizer="bpe:270")
+        few = make(wide, tokenizer="bpe:270", fraction=0.5)
+        assert few.reader.sha256() == task.reader.sha256() == task.fingerprint()["tokens"]
+        learnt = set(task._parts["train"][1].tolist())
+        assert set(task._learnt_from.tolist()) == learnt
+        assert not learnt & set(task._parts["test"][1].tolist())
+        assert make(wide, tokenizer="bpe:270", tune=True).reader.sha256() != task.reader.sha256()
+
+    def test_a_run_keeps_them_and_reads_them_back(self, wide, tmp_path):
+        task = make(wide, tokenizer="bpe:270")
+        for name, content in task.assets().items():
+            (tmp_path / name).write_text(content)
+        assert task.assets().keys() == {"classes.json", "tokenizer.json"}
+        again = make(wide, tokenizer=str(tmp_path / "tokenizer.json"))
+        assert torch.equal(again.batch(3)[0][0], task.batch(3)[0][0])
+
+    def test_bytes_are_as_before(self, wide):
+        task = make(wide, tokenizer="bytes")
+        assert task.reader is None
+        assert task.settings == make(wide).settings
+        assert task.spec.vocab_size == 256
+        assert task.assets().keys() == {"classes.json"}
+
+    def test_a_text_cut_within_its_first_character_has_a_token(self, wide, tmp_path):
+        path = tmp_path / "cut.csv"
+        path.write_text("text,label\n" + "".join(f"\U0001f642{n},{n % 2}\n" for n in range(40)))
+        task = make(path, tokenizer="bpe:257", max_bytes=2)
+        assert task.inputs("val", np.arange(2), None)[0].shape == (2, 1)
