@@ -44,6 +44,8 @@ class TrackingKind(Enum):
     """Where metrics go besides the terminal."""
 
     mlflow = "mlflow"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
     jsonl = "jsonl"
     none = "none"
 
@@ -134,4 +136,6 @@ class TrackingSettings:
     uri: str | None = option(
         "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
     )
-    experiment_name: str | None = option("MLflow experiment; null = the task's name")
+    experiment_name: str | None = option(
+        "MLflow experiment, or wandb's project or entity/project; null = the task's name"
+    )

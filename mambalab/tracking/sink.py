@@ -107,6 +107,11 @@ class Sink(ABC):
                 None while it goes on.
         """
 
+    @property
+    def sync_command(self) -> str:
+        """What a person types to send the run later."""
+        return self._sync_command
+
     # -- for the training thread ---------------------------------------------------------------
 
     def start(self) -> None:
@@ -216,7 +221,7 @@ class Sink(ABC):
             self._announced = True
             self._tell(
                 f"{self.place}: {reason}; training goes on, the metrics stay in the run folder; "
-                f"send them later with `{self._sync_command}`",
+                f"send them later with `{self.sync_command}`",
                 store_is_silent=failure.is_silent and writable,
             )
 

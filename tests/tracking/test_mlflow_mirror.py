@@ -177,7 +177,7 @@ it.start(params={"task": {"name": "toy"}}, tags={}, resume=True)
 for step in range(1, 2001):
     it.metrics(step, {"train/loss": 1 / step, "val/loss": 2 / step, "time/seconds": step / 100})
 print("written", flush=True)
-it._mirror._thread.join()
+it._sink._thread.join()
 """
 
 
