@@ -4,6 +4,7 @@ Each session writes them anew from metrics.jsonl, which takes a second: so they 
 happened to an earlier session, and no point is there twice.
 """
 
+import importlib
 import math
 import os
 import socket
@@ -84,10 +85,10 @@ class TensorBoardSink(Sink):
 
     def open(self) -> None:
         """Begin a new event file in place of older ones; settings and labels come first."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        Event, SessionLog = _proto("event").Event, _proto("event").SessionLog
         folder = self.run_dir / run_folder.EVENTS
         check_no_link(folder)
         folder.mkdir(exist_ok=True)
@@ -145,8 +146,7 @@ class TensorBoardSink(Sink):
             self._file.close()
 
     def _points(self, rows: Iterable[run_folder.Row]) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+        Summary = _proto("summary").Summary
         for step, values in rows:
             self._seconds = values.get(SECONDS_METRIC) or self._seconds
             self._step = max(self._step, step)
@@ -159,8 +159,7 @@ class TensorBoardSink(Sink):
 
     def _attach(self, path: Path) -> None:
         """Write a sample, a table or a picture as the newest of its name."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+        Summary = _proto("summary").Summary
         data = read_bytes(path, self.run_dir)
         tag, step = path.relative_to(self.run_dir).with_suffix("").as_posix(), self._step
         if path.suffix in _TEXTS:
@@ -184,9 +183,7 @@ class TensorBoardSink(Sink):
         self._summary(summary.text(tag, text), step)
 
     def _summary(self, summary: Any, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._write(Event(summary=summary, step=step))
+        self._write(_proto("event").Event(summary=summary, step=step))
 
     def _write(self, event: Any) -> None:
         event.wall_time = self._began + self._seconds  # the run's own time, without its pauses
@@ -196,6 +193,11 @@ class TensorBoardSink(Sink):
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _proto(name: str) -> Any:
+    """Import generated classes, of which type checkers see nothing."""
+    return importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
 
 
 def _shown(value: object) -> bool | int | float | str:

@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mambalab.errors import UserError
@@ -73,6 +74,12 @@ def points(events) -> list[tuple]:
         for event in events.Scalars(tag)
     ]
     return sorted(found, key=str)
+
+
+def kept(run_dir) -> list[tuple]:
+    """The points of the run folder as an event file keeps them: with 24 bits."""
+    found = points_in_folder(run_dir)
+    return [(k, step, v if v is None else float(np.float32(v))) for k, step, v in found]
 
 
 def record(it, steps):
