@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mambalab.errors import UserError
-from mambalab.tracking import store_state
+from mambalab.tracking import database, store_state
 from mambalab.utils import process
 from mambalab.utils.files import replacing
 from mambalab.utils.locks import locked
@@ -112,6 +112,8 @@ def check(uri: str) -> None:
         )
     path = sqlite_path(uri)
     if path is None:
+        if not is_server(uri):
+            database.check_driver(uri)
         return
     if path.exists():
         try:
@@ -165,6 +167,7 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
             path.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(path.with_name(f".{path.name}.lock"), wait=True))
             _make_ready(path, uri, output_dir)
+        held.enter_context(database.opening(uri))
         try:
             return MlflowClient(uri)
         except MlflowException:

@@ -18,6 +18,7 @@ from mambalab.utils import process
 
 PERIOD_SECONDS = 1.0  # between batches
 PAUSE_SECONDS = (5.0, 15.0, 60.0)  # between attempts to reach a tracker that failed
+LAST_ATTEMPTS, LAST_PAUSE_SECONDS = 3, 0.5  # at the end: a server may just have come back
 REMOTE_PATIENCE_SECONDS = 5.0  # without any progress, after which `finish` gives up a server,
 LOCAL_PATIENCE_SECONDS = 30.0  # or what is on this machine, which may have to be created first
 MAX_FINISH_SECONDS = 60.0
@@ -167,11 +168,14 @@ class Sink(ABC):
         self._progress = time.monotonic()
 
     def _work(self) -> None:
-        last = False
-        while not last:
-            last = self._closing.wait(self._pause())
+        left = LAST_ATTEMPTS
+        while left:
+            if self._closing.wait(self._pause()):
+                left -= 1
             try:
                 self._round()
+                if self._ended:
+                    return
             except _GivenUpError:
                 return
             except Exception as error:  # whatever happens here, the training goes on
@@ -180,6 +184,8 @@ class Sink(ABC):
                 failure = failure_of(error)
                 self._failures += 1
                 self._note_failure(failure)
+                if left < LAST_ATTEMPTS:
+                    self._given_up.wait(LAST_PAUSE_SECONDS)
 
     def _pause(self) -> float:
         if not self.is_open and not self._failures:
