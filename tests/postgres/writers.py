@@ -24,6 +24,8 @@ def write(uri: str, folder: Path, number: int, points: int) -> None:
     recorder = Recorder(
         run_dir, settings, output_dir=folder, announce=lambda line, extra=None: said.append(line)
     )
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text("task: {name: writers}\nuri: null\n")
     recorder.start(params={"task": {"name": "writers"}, "uri": uri}, tags={}, resume=False)
     steps = points // VALUES
     for step in range(1, steps + 1):
