@@ -159,7 +159,11 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    for name in ("mlflow", "alembic"):  # that may have been imported before, with levels of its own
+    for name in (
+        "mlflow",
+        "alembic",
+        "psycopg",
+    ):  # that may have been imported before, with levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
     path = sqlite_path(uri)
     with ExitStack() as held:

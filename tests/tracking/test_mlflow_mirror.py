@@ -276,7 +276,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("name", ["mlflow.store.db.utils", "mlflow.tracking", "alembic"])
+@pytest.mark.parametrize("name", ["mlflow.store.db.utils", "mlflow.tracking", "alembic", "psycopg"])
 def test_tracebacks_of_others_stay_off_the_terminal(store, name):
     mlflow_store.connect(mlflow_store.store_uri(None, store.parent), store.parent)
     assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
