@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.postgres")
     parser.add_argument("--points", type=int, default=5000, help="of each of the eight runs")
     parser.add_argument("--stop", type=float, default=60.0, help="seconds without PostgreSQL")
+    parser.add_argument("--go-on", type=float, default=45.0, help="seconds after that, at least")
     parser.add_argument("--record", type=Path, help="file for the figures")
     given = parser.parse_args()
     if why := cluster.missing():
@@ -31,7 +32,12 @@ def main() -> int:
     trials = {}
     with tempfile.TemporaryDirectory() as place, cluster.cluster(durable=True) as database:
         folder = Path(place)
-        known = {"writers": WRITERS, "points": given.points, "stop_seconds": given.stop}
+        known = {
+            "writers": WRITERS,
+            "points": given.points,
+            "stop_seconds": given.stop,
+            "go_on_seconds": given.go_on,
+        }
         trials["postgresql"] = trial.run(database, database.uri, folder / "direct", **known)
         print(trials["postgresql"], flush=True)
         with trial.mlflow_server(database, folder) as uri:
@@ -50,6 +56,7 @@ def main() -> int:
             "postgresql": str(version).split()[0],
             "writers": WRITERS,
             "stop_seconds": given.stop,
+            "go_on_seconds": given.go_on,
             "trials": rows,
         }
         given.record.write_text(json.dumps(record, indent=1) + "\n")

@@ -54,6 +54,7 @@ def run(
     writers: int,
     points: int,
     stop_seconds: float | None,
+    go_on_seconds: float = 0.0,
     pauses: tuple[float, ...] = (),
 ) -> Trial:
     """Let writers record, with the server stopped after half of it if asked for."""
@@ -74,6 +75,7 @@ def run(
         if stop_seconds is not None:
             time.sleep(stop_seconds)
             cluster.start()
+            time.sleep(go_on_seconds)  # as a run that trains on
         (folder / "go2").touch()
         assert process.wait(300) == 0, "a writer failed"
     finally:
