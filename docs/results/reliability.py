@@ -80,7 +80,8 @@ def postgres(up: str) -> str:
     ]
     told = (
         f"PostgreSQL {found['postgresql']}, {found['writers']} runs at once on two CPU cores, the "
-        f"database stopped for {found['stop_seconds']:.0f} s; commit `{found['revision']}`. "
+        f"database stopped for {found['stop_seconds']:.0f} s and the runs going on for "
+        f"{found['go_on_seconds']:.0f} s after that; commit `{found['revision']}`. "
         "Record: `experiments/reliability/postgres.json`."
     )
     head = ["written to", "points", "there at the end", "runs that gave up", "after `sync`"]
