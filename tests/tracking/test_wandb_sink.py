@@ -167,7 +167,9 @@ def test_wandb_that_fails_or_hangs_costs_one_line_and_nothing_else(
 
     ended = []
     monkeypatch.setattr(wandb, "init", fail)
-    monkeypatch.setattr(sink, "LOCAL_PATIENCE_SECONDS", 0.2)
+    if hangs:
+        monkeypatch.setattr(sink, "LOCAL_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sink, "LAST_PAUSE_SECONDS", 0.01)
     it = recorder()
     record(it, range(1, 31))
     while not begun:
