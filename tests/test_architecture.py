@@ -50,6 +50,8 @@ ALL = {**GROUND, **{room: doors | set(GROUND) for room, doors in DOORS.items()}}
 HEAVY = {
     "torch",
     "mlflow",
+    "wandb",
+    "tensorboard",
     "huggingface_hub",
     "torchvision",
     "triton",

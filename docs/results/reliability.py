@@ -65,4 +65,29 @@ def stops(up: str) -> str:
     return table(["SIGTERM", "tries", "longest time to the end"], rows)
 
 
-BLOCKS = {"faults": faults, "fuzz": fuzz, "stops": stops}
+def postgres(up: str) -> str:
+    """Eight runs that write at once to PostgreSQL, which is stopped meanwhile."""
+    del up
+    if (found := _record("postgres")) is None:
+        return "Not measured yet: `python -m tests.postgres` has no record."
+    rows = [
+        [
+            row["store"],
+            *(f"{row[key]:,}" for key in ("points", "stored", "given_up", "after_sync")),
+            *(str(row["twice"] + row["other"]), f"{row['seconds']:.0f} s"),
+        ]
+        for row in found["trials"]
+    ]
+    told = (
+        f"PostgreSQL {found['postgresql']}, {found['writers']} runs at once on two CPU cores, the "
+        f"database stopped for {found['stop_seconds']:.0f} s and the runs going on for "
+        f"{found['go_on_seconds']:.0f} s after that; commit `{found['revision']}`. "
+        "Record: `experiments/reliability/postgres.json`."
+    )
+    head = ["written to", "points", "there at the end", "runs that gave up", "after `sync`"]
+    notes = "\n".join(f"- {line}" for line in found.get("remarks", []))
+    grid = table([*head, "twice or wrong", "time"], rows)
+    return "\n\n".join(part for part in (told, notes, grid) if part)
+
+
+BLOCKS = {"faults": faults, "fuzz": fuzz, "stops": stops, "postgres": postgres}

@@ -228,10 +228,10 @@ _RECORDS = (
     ),
     Verb(
         "sync",
-        "send recorded runs to MLflow",
+        "send recorded runs to MLflow, wandb or TensorBoard",
         "SyncSettings",
         usage="RUN ... [KEY=VALUE ...]",
-        examples=("sync latest", "sync outputs/text/mamba/ssm-0f3a9c21-s1"),
+        examples=("sync latest", "sync outputs/text/mamba/ssm-0f3a9c21-s1 to=tensorboard"),
         positional=("runs...",),
     ),
     Verb(

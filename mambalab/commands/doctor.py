@@ -1,5 +1,6 @@
 """`mambalab doctor`: check this machine, one line a thing: ok, or what to do."""
 
+import contextlib
 import importlib.util
 import platform
 import time
@@ -75,6 +76,9 @@ def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
                 yield "--", "mlflow", "not installed: pip install mlflow, or use tracking=jsonl"
             else:
                 yield "!!", "packages", f"{name} is missing: pip install {name}"
+    for name in ("wandb", "tensorboard"):  # for those who have them
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
     yield "ok", "packages", ", ".join(versions)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from mambalab.errors import UserError
 from mambalab.records import removal
 from mambalab.records.reader import read_run, resolve_run
-from mambalab.records.run_folder import SWEEP
+from mambalab.records.run_folder import SWEEP, WANDB
 from mambalab.settings.rules import FOLDER, option
 from mambalab.sweep.folder import SweepFolder
 from mambalab.utils import console
+from mambalab.utils.files import read_json
 from mambalab.utils.text import number, printable
 
 
@@ -60,13 +61,25 @@ def run(cfg: RemoveSettings) -> int:
         console.result("nothing was removed")
         return 1
     for folder in folders:
+        elsewhere = _elsewhere(folder)
         with removal.held(folder):
             sent = recorded.remove(_all(folder)) if recorded is not None else 0
             removal.remove(folder)
             _tell_sweep(folder)
         trash = f", and {_runs(sent, 'MLflow run')} moved to MLflow's trash" if sent else ""
         console.result(f"removed {folder}{trash}")
+        for place in elsewhere:
+            console.result(f"  {place} stays: remove it there")
     return 0
+
+
+def _elsewhere(folder: Path) -> list[str]:
+    """Where wandb's server shows the runs of a folder."""
+    found = []
+    for run in removal.runs_of(folder):
+        with suppress(UserError):
+            found.append(read_json(run / WANDB, run).get("uri"))
+    return [str(place) for place in found if place]
 
 
 def _located(name: str, output_dir: Path) -> Path:

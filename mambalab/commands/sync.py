@@ -1,5 +1,7 @@
 """`mambalab sync RUN...`: send run folders to MLflow; what is there already is not sent again.
 
+With `to=wandb` or `to=tensorboard` to these.
+
 The folder of a sweep stands for the sweep's own MLflow run and the runs in it, which hang below
 that, also those that were sent before.
 """
@@ -7,20 +9,31 @@ that, also those that were sent before.
 import shlex
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.reader import find_runs, resolve_run
 from mambalab.settings.rules import FOLDER, option
+from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.sweep.mlflow_parent import send_sweep
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.note import Note
+from mambalab.tracking.recorder import check
 from mambalab.tracking.store_failure import SilentStoreError
-from mambalab.tracking.sync import send_run
+from mambalab.tracking.sync import send_run, send_to
 from mambalab.utils import console
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
+
+
+class Target(Enum):
+    """Tracker to which runs are sent."""
+
+    mlflow = "mlflow"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
 
 
 @dataclass
@@ -33,6 +46,7 @@ class SyncSettings:
         "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
         path=True,
     )
+    to: Target = option("tracker that gets them")
 
     def check_ready(self) -> None:
         """Raise UserError if no run is named."""
@@ -43,6 +57,8 @@ class SyncSettings:
 def run(cfg: SyncSettings) -> int:
     """Send each run; the others go on if one fails. Returns 1 if any failed, else 0."""
     output_dir = Path(cfg.output_dir)
+    if cfg.to in (Target.wandb, Target.tensorboard):
+        return _send_to(cfg, output_dir)
     uri = mlflow_store.store_uri(cfg.uri, output_dir)
     mlflow_store.check(uri)
     if line := mlflow_store.origin(cfg.uri):
@@ -76,6 +92,22 @@ def run(cfg: SyncSettings) -> int:
         )
     if failed < len(names):
         print(f"MLflow store: {shown}")
+    return 1 if failed else 0
+
+
+def _send_to(cfg: SyncSettings, output_dir: Path) -> int:
+    """Send each run to wandb, or write its event files; a sweep is a group of its runs there."""
+    settings = TrackingSettings(TrackingKind[cfg.to.name], cfg.uri, None)
+    check(settings, output_dir=output_dir)
+    failed = 0
+    for name in [path for given in cfg.runs for path in _unfolded(given, output_dir)]:
+        try:
+            path = name if isinstance(name, Path) else resolve_run(name, output_dir, trained=False)
+            if not _is_sweep(path):
+                console.result(f"{path}: {send_to(path, settings, output_dir)}")
+        except UserError as error:
+            failed += 1
+            print(printable(str(error)), file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -25,6 +25,8 @@ _FOLDERS_WITHOUT_RUNS = {
     "plots",
     "samples",
     "tables",
+    "tensorboard",
+    "wandb",
     "multirun",
     "__pycache__",
 }

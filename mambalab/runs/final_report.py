@@ -1,18 +1,21 @@
 """Prints the report of `mambalab train` when a run is over."""
 
 import shlex
+from pathlib import Path
 
 from mambalab import config
-from mambalab.records.run_folder import RunFolder
+from mambalab.records.run_folder import EVENTS, WANDB, RunFolder
 from mambalab.records.summary import RunSummary, Status
 from mambalab.settings.task import ImageSettings, PairSettings
 from mambalab.settings.train import TrackingKind
+from mambalab.tracking.wandb_sink import sync_command
 from mambalab.utils import console
 from mambalab.utils.files import read_json
 from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import duration
 
+_SHORT = {TrackingKind.tensorboard: "look"}  # a name of eight letters at most
 _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 
 
@@ -32,8 +35,8 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
     if folder.loss_plot.exists():
         rows.append(("picture", str(folder.loss_plot)))
     rows += [("picture", str(path)) for path in sorted(folder.plots.glob("test_*.png"))]
-    if place := _mlflow(settings, folder):
-        rows.append(("mlflow", place))
+    if place := _tracker(settings, folder):
+        rows.append((_SHORT.get(settings.tracking.kind, settings.tracking.kind.name), place))
     if summary.status is Status.KILLED:
         goes_on = f"goes on from step {step}"
         if summary.left == "test":
@@ -67,14 +70,20 @@ def _listed(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-def _mlflow(settings: config.TrainConfig, folder: RunFolder) -> str | None:
-    """Where to look at the run in MLflow; None if it never arrived there."""
-    note = read_json(folder.mlflow, folder.path)
-    if settings.tracking.kind is not TrackingKind.mlflow or not note.get("run_id"):
-        return None
-    if settings.tracking.uri is not None:
-        return hide_password(settings.tracking.uri)
+def _tracker(settings: config.TrainConfig, folder: RunFolder) -> str | None:
+    """Where to look at the run in its tracker; None if it never arrived there."""
+    kind, tracking = settings.tracking.kind, settings.tracking
     default = settings.output_dir == "outputs"
+    if kind is TrackingKind.tensorboard and (folder.path / EVENTS).is_dir():
+        inside = folder.path.absolute().is_relative_to(Path(settings.output_dir).absolute())
+        shown = settings.output_dir if inside else folder.path
+        return shlex.join(["tensorboard", "--logdir", str(shown)])
+    if kind is TrackingKind.wandb:
+        return read_json(folder.path / WANDB, folder.path).get("uri") or sync_command(folder.path)
+    if kind is not TrackingKind.mlflow or not read_json(folder.mlflow, folder.path).get("run_id"):
+        return None
+    if tracking.uri is not None:
+        return hide_password(tracking.uri)
     return "mambalab ui" + (
         "" if default else f" {shlex.quote(f'output_dir={settings.output_dir}')}"
     )

@@ -58,8 +58,9 @@ def _died_before_training(folder: RunFolder) -> bool:
     names = {path.name for path in folder.path.iterdir()}
     if run_folder.CONFIG in names:
         return True
-    early = {run_folder.LOCK, run_folder.METRICS, run_folder.MLFLOW, run_folder.LOG}
-    begun = {run_folder.MLFLOW, run_folder.CONFIG}
+    early = {run_folder.LOCK, run_folder.METRICS, *run_folder.NOTES, run_folder.LOG}
+    early |= {run_folder.WANDB_FILES, run_folder.EVENTS}
+    begun = {*run_folder.NOTES, run_folder.CONFIG}
     names = {name for name in names if not any(is_partial(name, one) for one in begun)}
     return run_folder.LOCK in names and names <= early
 

@@ -12,7 +12,7 @@ import torch
 from mambalab import config
 from mambalab.errors import UserError
 from mambalab.plots import curves
-from mambalab.records.run_folder import METRICS, RunFolder
+from mambalab.records.run_folder import METRICS, NOTES, RunFolder
 from mambalab.runs import build, load, rebuild, resume, user_code
 from mambalab.runs.resolve import FinishedRun
 from mambalab.tracking.note import Note
@@ -33,7 +33,7 @@ def sweep(run_dir: Path, assets: Set[str] = frozenset()) -> None:
     """
     folder = RunFolder(run_dir)
     ours = {p.name for p in (folder.config, folder.metrics, folder.summary_file, folder.spec)}
-    ours |= {folder.mlflow.name, folder.log.name, *assets}
+    ours |= {*NOTES, folder.log.name, *assets}
     files.remove_unfinished(run_dir, lambda name: name in ours)
     for below in (folder.samples, folder.plots, folder.tables):
         files.remove_unfinished(below, lambda _: True)
@@ -92,8 +92,8 @@ def say_what_the_curve_lacks(recorder: Recorder, trainer: Trainer, *, absent: bo
 
 
 def relabel(run: FinishedRun) -> None:
-    """Record the labels that were given to a finished run, and have MLflow hear of them; draw its
-    loss again if it is to look otherwise.
+    """Record the labels that were given to a finished run, and have trackers hear of them; draw
+    its loss again if it is to look otherwise.
 
     Raises:
         UserError: the folder is in use, or cannot be written.
@@ -113,10 +113,11 @@ def relabel(run: FinishedRun) -> None:
         if config.FIGURE in changed:
             with contextlib.suppress(curves.NoLossError):
                 curves.loss_pictures(folder.path)
-        if folder.mlflow.exists():
-            note = Note.read(folder.path)
-            note.state = "behind"
-            note.write(folder.path)
+        for name in NOTES:
+            if (folder.path / name).exists():
+                note = Note.read(folder.path, name)
+                note.state = "behind"
+                note.write(folder.path)
     LOG.info("its %s changed: recorded in %s", " and ".join(changed), folder.config)
 
 

@@ -402,7 +402,7 @@ class TrainingRun:
         self.recorder.flush()  # the test's metrics, before the summary says that they are there
         self._write_summary()
         LOG.info("%s: %s", result.status.lower(), result.reason)
-        with console.meanwhile("sending the rest to MLflow"):
+        with console.meanwhile(f"sending the rest to {self.settings.tracking.kind.name}"):
             self.recorder.finish(result.status)
 
     def _failed(self, error: BaseException, line: str | None) -> None:

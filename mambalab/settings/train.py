@@ -51,6 +51,8 @@ class TrackingKind(Enum):
     """Where metrics go besides the terminal."""
 
     mlflow = "mlflow"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
     jsonl = "jsonl"
     none = "none"
 
@@ -148,4 +150,6 @@ class TrackingSettings:
         "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
         path=True,
     )
-    experiment_name: str | None = option("MLflow experiment; null = the task's name")
+    experiment_name: str | None = option(
+        "MLflow experiment, or wandb's project or entity/project; null = the task's name"
+    )

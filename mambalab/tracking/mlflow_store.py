@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mambalab.errors import UserError
-from mambalab.tracking import store_state
+from mambalab.tracking import database, store_state
 from mambalab.tracking.mlflow_names import BORN, PID, STATUS, tag
 from mambalab.utils import process
 from mambalab.utils.files import replacing
@@ -137,6 +137,8 @@ def check(uri: str) -> None:
         )
     path = sqlite_path(uri)
     if path is None:
+        if not is_server(uri):
+            database.check_driver(uri)
         return
     if path.exists():
         try:
@@ -182,7 +184,11 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    for name in ("mlflow", "alembic"):  # that may have been imported before, with levels of its own
+    for name in (
+        "mlflow",
+        "alembic",
+        "psycopg",
+    ):  # that may have been imported before, with levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
     path = sqlite_path(uri)
     with ExitStack() as held:
@@ -190,6 +196,7 @@ def connect(uri: str, output_dir: Path) -> "MlflowClient":
             path.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(path.with_name(f".{path.name}.lock"), wait=True))
             _make_ready(path, uri, output_dir)
+        held.enter_context(database.opening(uri))
         try:
             return MlflowClient(uri)
         except MlflowException:

@@ -1,7 +1,7 @@
-"""Recording a run: metrics.jsonl in the run folder is the truth, MLflow a mirror of it.
+"""Recording a run: metrics.jsonl in the run folder is the truth, a tracker is told of it.
 
 The training thread writes a line and flushes it; whatever takes time happens in a thread beside
-it (`mlflow_mirror`). A run killed at any moment loses at most the line that was being written.
+it (`sink`). A run killed at any moment loses at most the line that was being written.
 """
 
 import logging
@@ -11,21 +11,25 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.records.metrics_file import FolderWatch, MetricsFile
-from mambalab.records.run_folder import CONFIG, METRICS, MLFLOW
+from mambalab.records.run_folder import CONFIG, METRICS
 from mambalab.settings.train import TrackingKind, TrackingSettings
-from mambalab.tracking import mlflow_store
+from mambalab.tracking import mlflow_store, tensorboard_sink, wandb_sink
 from mambalab.tracking.description import (
+    SUMMARY_TAGS,
     Description,
     experiment_name,
     params_of,
     without_labels,
 )
 from mambalab.tracking.mlflow_mirror import MlflowMirror
+from mambalab.tracking.sink import Sink
+from mambalab.tracking.tensorboard_sink import TensorBoardSink
+from mambalab.tracking.wandb_sink import WandbSink
 from mambalab.utils.secrets import hide_password
 
 _log = logging.getLogger(__name__)
@@ -44,15 +48,68 @@ def check(settings: TrackingSettings, *, output_dir: Path) -> None:
     """Check, before anything is created, whether runs can be recorded as the settings ask.
 
     Raises:
-        UserError: MLflow is missing, or its store cannot be used.
+        UserError: the tracker's package is missing, or its store cannot be used.
     """
     if settings.kind is TrackingKind.mlflow:
         mlflow_store.check(mlflow_store.store_uri(settings.uri, output_dir))
+    elif settings.kind is TrackingKind.wandb:
+        wandb_sink.check(settings)
+    elif settings.kind is TrackingKind.tensorboard:
+        tensorboard_sink.check(settings)
+
+
+def make_sink(
+    run_dir: Path,
+    settings: TrackingSettings,
+    *,
+    output_dir: Path,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    rows: int,
+) -> Sink | None:
+    """Make the sink that the settings ask for, to be started; None if the run folder is enough.
+
+    Args:
+        run_dir: the run folder, held by the caller.
+        settings: which tracker, and where.
+        output_dir: folder of all runs.
+        params: the resolved config, nested.
+        tags: facts of this session (`git_revision`, `machine`, ...).
+        rows: of metrics.jsonl that were there before this session.
+    """
+    command = sync_command(run_dir, settings, output_dir)
+    if settings.kind is TrackingKind.wandb:
+        return WandbSink(
+            run_dir,
+            settings,
+            params,
+            facts={key: value for key, value in tags.items() if key in SUMMARY_TAGS},
+            output_dir=output_dir,
+            rows=rows,
+            sync_command=command,
+        )
+    if settings.kind is TrackingKind.tensorboard:
+        return TensorBoardSink(run_dir, params, sync_command=command)
+    if settings.kind is not TrackingKind.mlflow:
+        return None
+    flat = params_of(without_labels(params))
+    name = experiment_name(settings.experiment_name, flat.get("task.name"))
+    if line := mlflow_store.origin(settings.uri):
+        _log.info(line)
+    return MlflowMirror(
+        run_dir,
+        mlflow_store.store_uri(settings.uri, output_dir),
+        output_dir=output_dir,
+        description=Description(name, flat, tags, start_ms=round(1000 * time.time())),
+        sync_command=command,
+    )
 
 
 def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
-    """Return what a person types to send a run to MLflow later."""
+    """Return what a person types to send a run to its tracker later."""
     words = ["mambalab", "sync", str(run_dir)]
+    if settings.kind in (TrackingKind.wandb, TrackingKind.tensorboard):
+        return shlex.join([*words, f"to={settings.kind.name}"])
     if (uri := settings.uri or mlflow_store.of_environment()) is not None:
         words.append(f"uri={hide_password(uri)}")
     elif str(output_dir) != "outputs":
@@ -91,7 +148,7 @@ class Recorder:
         self.stop_requested = stop_requested
         self._file: MetricsFile | None = None
         self._watch: FolderWatch | None = None
-        self._mirror: MlflowMirror | None = None
+        self._sink: Sink | None = None
         self._open = False
         self._held = ExitStack()
         self._last: dict[str, int] = {}  # highest step of each key that is in the file
@@ -116,17 +173,17 @@ class Recorder:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def start(self, *, params: Mapping[str, object], tags: Mapping[str, str], resume: bool) -> None:
-        """Begin to record; returns at once, MLflow is reached in the background.
+        """Begin to record; returns at once, the tracker is reached in the background.
 
         Args:
             params: the resolved config, nested or flat; becomes MLflow's parameters.
             tags: facts of this session (`git_revision`, `machine`, ...); MLflow's tags.
             resume: go on with the record in the folder, cutting off a line that was cut short,
-                and with the same MLflow run. Otherwise a record in the folder is deleted.
+                and with the same run in the tracker. Otherwise a record in the folder is deleted.
 
         Raises:
             UserError: the folder cannot be written, another process records into it, the record
-                is damaged, MLflow is missing, or its store cannot be used.
+                is damaged, the tracker's package is missing, or its store cannot be used.
         """
         assert not self._open, "start is called once"
         kind = self.settings.kind
@@ -136,29 +193,23 @@ class Recorder:
                 self._open_file(resume=resume)
             except OSError as error:
                 raise UserError(f"cannot write in {self.run_dir}: {error.strerror}") from error
-        if kind is TrackingKind.mlflow:
-            try:
-                self._mirror = self._start_mirror(params_of(without_labels(params)), tags)
-            except BaseException:
-                self._held.close()
-                raise
+        try:
+            self._sink = make_sink(
+                self.run_dir,
+                self.settings,
+                output_dir=self.output_dir,
+                params=params,
+                tags=tags,
+                rows=self._file.rows if self._file is not None else 0,
+            )
+            if self._sink is not None:
+                self._sink.start()
+        except BaseException:
+            self._held.close()
+            raise
         if self.run_dir.is_dir():
             self._watch = FolderWatch(self.run_dir)
         self._open = True
-
-    def _start_mirror(self, params: Mapping[str, str], tags: Mapping[str, str]) -> MlflowMirror:
-        name = experiment_name(self.settings.experiment_name, params.get("task.name"))
-        mirror = MlflowMirror(
-            self.run_dir,
-            mlflow_store.store_uri(self.settings.uri, self.output_dir),
-            output_dir=self.output_dir,
-            description=Description(name, params, tags, start_ms=round(1000 * time.time())),
-            sync_command=sync_command(self.run_dir, self.settings, self.output_dir),
-        )
-        if line := mlflow_store.origin(self.settings.uri):
-            _log.info(line)
-        mirror.start()
-        return mirror
 
     def _open_file(self, *, resume: bool) -> None:
         path = self.run_dir / METRICS
@@ -166,8 +217,9 @@ class Recorder:
         with ExitStack() as held:
             held.enter_context(run_folder.hold(self.run_dir))
             if not resume:
-                if path.exists() and path.stat().st_size:  # else it is the note of this very run,
-                    (self.run_dir / MLFLOW).unlink(missing_ok=True)  # that was stopped as it began
+                if path.exists() and path.stat().st_size:  # else they are notes of this very run,
+                    for name in run_folder.NOTES:  # that was stopped as it began
+                        (self.run_dir / name).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
             self._file = held.enter_context(MetricsFile(self.run_dir))
             for step, values in self._file.old:
@@ -177,7 +229,7 @@ class Recorder:
             self._held = held.pop_all()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record values of one step: a line in metrics.jsonl, flushed; MLflow follows.
+        """Record values of one step: a line in metrics.jsonl, flushed; the tracker follows.
 
         A resumed run may come by steps again that are in the file: what is there stays, and
         if a recomputed value differs from it (`time/` aside) that is announced once.
@@ -197,8 +249,8 @@ class Recorder:
             self.seconds += time.perf_counter() - began
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
-        if self._mirror is not None:
-            self._pass_on_notices(self._mirror)
+        if self._sink is not None:
+            self._pass_on_notices(self._sink)
         if self._file is None:
             return
         new = {k: run_folder.finite(v) for k, v in values.items()}
@@ -263,7 +315,7 @@ class Recorder:
         return False
 
     def artifact(self, path: Path) -> None:
-        """Copy a file below the run folder to MLflow, to the same relative path, soon.
+        """Give a file below the run folder to the tracker soon, under its relative path.
 
         The same file may come again when it has changed. After `start(resume=True)` and in
         `mambalab sync` config.yaml, summary.json, plots/, samples/ and tables/ are copied by
@@ -275,15 +327,15 @@ class Recorder:
         assert self._open, "artifact comes between start and finish"
         began = time.perf_counter()
         path.relative_to(self.run_dir)
-        if self._mirror is not None:
-            self._mirror.file(path)
+        if self._sink is not None:
+            self._sink.file(path)
         self.seconds += time.perf_counter() - began
 
     def finish(self, status: str) -> None:
         """End the record; further calls do nothing.
 
-        Write summary.json before: it is copied to MLflow here. Waits for MLflow as long as that
-        makes progress, and a few seconds for a server that does not answer.
+        Write summary.json before: the tracker gets it here. Waits for that as long as it makes
+        progress, and a few seconds for a server that does not answer.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -295,13 +347,13 @@ class Recorder:
         with self._held:
             if self._file is not None:
                 self._file.settle()
-            if self._mirror is not None:
+            if self._sink is not None:
                 for name in (CONFIG, run_folder.SUMMARY):
-                    self._mirror.file(self.run_dir / name)
-                self._mirror.finish(status, self.stop_requested)
-                self._pass_on_notices(self._mirror)
+                    self._sink.file(self.run_dir / name)
+                self._sink.finish(status, self.stop_requested)
+                self._pass_on_notices(self._sink)
 
-    def _pass_on_notices(self, mirror: MlflowMirror) -> None:
-        while not mirror.notices.empty():
-            notice = mirror.notices.get()
+    def _pass_on_notices(self, sink: Sink) -> None:
+        while not sink.notices.empty():
+            notice = sink.notices.get()
             self._announce(notice.text, extra={STORE_IS_SILENT: notice.store_is_silent})

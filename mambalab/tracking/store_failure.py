@@ -23,6 +23,7 @@ class StoreFailure:
 
 
 NO_ANSWER = StoreFailure("it does not answer", is_silent=True)
+ERRORS_ONLY = StoreFailure("it answers with nothing but errors: its database may be down")
 TOO_SLOW = StoreFailure("it is too slow")
 
 
@@ -35,8 +36,11 @@ def failure_of(error: BaseException) -> StoreFailure:
     cause: BaseException | None = error
     while cause is not None:
         kind = type(cause)
-        if kind.__module__ == "requests.exceptions" and kind.__name__ in _NO_ANSWER:
-            return NO_ANSWER
+        if kind.__module__ == "requests.exceptions":
+            if kind.__name__ in _NO_ANSWER:
+                return NO_ANSWER
+            if kind.__name__ == "RetryError":  # a status such as 500, again and again
+                return ERRORS_ONLY
         cause = cause.__cause__ or cause.__context__
     text = hide_password(str(error)).strip() or type(error).__name__
     if isinstance(error, UserError):  # ours is one line, with its advice at the end

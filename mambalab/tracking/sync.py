@@ -1,7 +1,7 @@
-"""Sending a folder to MLflow after the fact; what the store holds already is not sent again."""
+"""Sending a folder to a tracker after the fact; what that holds already is not sent again."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mambalab.errors import UserError
@@ -20,11 +20,16 @@ from mambalab.tracking.description import (
 from mambalab.tracking.mlflow_files import attachments
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.note import Note
-from mambalab.tracking.recorder import sync_command
+from mambalab.tracking.recorder import check, make_sink, sync_command
 from mambalab.tracking.store_failure import SilentStoreError, failure_of
 from mambalab.utils.secrets import hide_password
 
 LOG = logging.getLogger("mambalab")
+_NOTES = {
+    TrackingKind.mlflow: run_folder.MLFLOW,
+    TrackingKind.wandb: run_folder.WANDB,
+    TrackingKind.tensorboard: run_folder.TENSORBOARD,
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,14 @@ def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
         UserError: the folder is in use, damaged or without metrics, or the store refuses.
         SilentStoreError: the store does not answer.
     """
+    record = _recorded(run_dir)
+    seconds = 60 * (record.minutes or 0.0)
+    with run_folder.hold(run_dir):
+        return send(run_dir, uri, output_dir, describe(record), record.status, seconds)
+
+
+def _recorded(run_dir: Path) -> RunRecord:
+    """Read a run that has ended and kept its metrics; raises UserError for any other."""
     record = read_run(run_dir)
     if record.status == "RUNNING" and record.summary.writer_alive():
         raise UserError(f"{run_dir} is still being trained here: sync it when it has ended")
@@ -64,33 +77,80 @@ def send_run(run_dir: Path, uri: str, output_dir: Path) -> Receipt:
         raise UserError(
             f"{run_dir} has no {run_folder.METRICS} (tracking=none keeps none): nothing to send"
         )
-    seconds = 60 * (record.minutes or 0.0)
+    return record
+
+
+def send_to(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
+    """Make wandb, or TensorBoard's event files, hold what a run folder holds.
+
+    Args:
+        run_dir: the run folder.
+        settings: which of the two, and where; a project that is None is the one that the run was
+            recorded in.
+        output_dir: folder of all runs.
+
+    Returns:
+        Where to look, or what to do next.
+
+    Raises:
+        UserError: the folder is in use, damaged or without metrics, or it could not be sent.
+    """
+    record = _recorded(run_dir)
+    kind = settings.kind
+    if record.setting("tracking.kind") == kind.name and settings.experiment_name is None:
+        name = record.setting("tracking.experiment_name")
+        settings = replace(settings, experiment_name=str(name) if name else None)
+    check(settings, output_dir=output_dir)
+    status = record.status if record.status in ("FINISHED", "FAILED") else "KILLED"
     with run_folder.hold(run_dir):
-        return send(run_dir, uri, output_dir, describe(record), record.status, seconds)
+        rows, _ = run_folder.read_rows(run_dir / run_folder.METRICS)
+        sink = make_sink(
+            run_dir,
+            settings,
+            output_dir=output_dir,
+            params=record.config,
+            tags=tags_of(record.summary.to_json()),
+            rows=len(rows),
+        )
+        assert sink is not None, "these two have one"
+        sink.start()
+        sink.finish(status)
+        if sink.note.state != "complete":
+            raise UserError(f"{run_dir}: {sink.place}: {sink.note.problem}")
+    if kind is TrackingKind.tensorboard:
+        return f"{sink.note.points:,} points in {run_dir / run_folder.EVENTS}"
+    there = sink.note.uri or sink.sync_command
+    return f"{len(rows):,} rows in {sink.note.experiment} ({there})"
 
 
 def send_rest(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> None:
-    """Send what MLflow lacks of a finished run that was killed before it had sent its end.
+    """Send what its tracker lacks of a finished run that was killed before it had sent its end.
 
-    Says so in one line, also if the store does not take it; a run that was sent whole, or is
-    not recorded in MLflow, is left alone.
+    Says so in one line, also if the tracker does not take it; a run that was sent whole, or is
+    not recorded there, is left alone.
 
     Args:
         run_dir: the run folder.
         settings: where the record goes.
         output_dir: holds the MLflow store unless settings or environment name one.
     """
-    if settings.kind is not TrackingKind.mlflow or not (run_dir / run_folder.MLFLOW).exists():
+    name = _NOTES.get(settings.kind)
+    if name is None or not (run_dir / name).exists():
         return
+    place = settings.kind.name if settings.kind is not TrackingKind.mlflow else "MLflow"
     command = sync_command(run_dir, settings, output_dir)
     try:
-        if Note.read(run_dir).state == "complete":
+        if Note.read(run_dir, name).state == "complete":
+            return
+        if settings.kind is not TrackingKind.mlflow:
+            told = send_to(run_dir, settings, output_dir)
+            LOG.info("%s lacked the end of this run: sent now, %s", place, told)
             return
         uri = mlflow_store.store_uri(settings.uri, output_dir)
         mlflow_store.check(uri)
         sent = send_run(run_dir, uri, output_dir)
     except UserError as error:
-        LOG.warning("MLflow lacks the end of this run: %s; try again with `%s`", error, command)
+        LOG.warning("%s lacks the end of this run: %s; try again with `%s`", place, error, command)
     else:
         LOG.info("MLflow lacked the end of this run: sent now, with %s points", f"{sent.new:,}")
 

@@ -7,7 +7,7 @@ interrupted. With `max_minutes` the schedule follows the clock, and only the tim
 
 The loop itself is `Trainer._run`. The learning rate is set in `_train_step`, by `learning_rate` of
 train/optim.py. Metrics leave in `_log` and `_evaluate`: from there on they go through
-tracking/recorder.py to metrics.jsonl, and by tracking/mlflow_mirror.py from that file to MLflow.
+tracking/recorder.py to metrics.jsonl, and by tracking/sink.py from that file to a tracker.
 Tasks measure them in `evaluate` (tasks/base.py). More after an evaluation: train/callbacks.py.
 """
 

@@ -141,3 +141,10 @@ def test_a_run_stays_if_its_mlflow_run_does(recorded, outputs, capsys):
     assert recorded.exists()
     (outputs / "mlflow.db").unlink()  # the store is gone, and so is the run
     assert remove("text/a", "yes=true") == 0
+
+
+def test_a_run_on_the_server_of_wandb_is_named(outputs, capsys):
+    note = {"uid": "u", "uri": "https://host/team/text/runs/u"}
+    (outputs / "sweeps" / "s" / "seed=2" / "wandb_run.json").write_text(json.dumps(note))
+    assert remove("outputs/sweeps/s", "--yes") == 0
+    assert "  https://host/team/text/runs/u stays: remove it there" in capsys.readouterr().out

@@ -12,11 +12,13 @@ from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.sweep.folder import SweepFolder
+from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import Recorder
 from mambalab.tracking.sync import send_rest
 from mambalab.utils import process
 from mambalab.utils.files import read_json, write_json
 from tests.tracking.stores import points_in_folder, points_in_store, query
+from tests.tracking.test_tensorboard_sink import kept, points, read_back
 
 
 @pytest.fixture
@@ -324,3 +326,48 @@ def test_a_sweep_without_counts_or_description_is_sent(swept, run, store, capsys
     (swept / "sweep.json").write_text('{"command": ["seed=1,2"], "jobs": {}}')
     assert run(swept) == 0
     assert f"{swept}: 0 points sent, 0 there now (experiment toy" in capsys.readouterr().out
+
+
+def test_event_files_of_a_recorded_run_are_written_afterwards(record, tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    folder = record()
+    for _ in range(2):
+        cfg = SyncSettings([str(folder)], str(tmp_path), None, sync.Target.tensorboard)
+        assert sync.run(cfg) == 0
+        assert capsys.readouterr().out == f"{folder}: 41 points in {folder}/tensorboard\n"
+    assert points(read_back(folder)) == kept(folder)
+
+
+def test_the_same_command_writes_the_end_that_event_files_lack(record, tmp_path, caplog):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    folder = record()
+    note = Note.new(name=run_folder.TENSORBOARD)
+    note.state = "sending"
+    note.write(folder)
+    settings = TrackingSettings(TrackingKind.tensorboard, None, None)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            send_rest(folder, settings, tmp_path)
+    assert points(read_back(folder)) == kept(folder)
+    assert caplog.messages == [
+        f"tensorboard lacked the end of this run: sent now, 41 points in {folder}/tensorboard"
+    ]
+
+
+def test_the_runs_of_a_sweep_go_to_wandb_without_the_sweep(record, tmp_path, monkeypatch, capsys):
+    sent = []
+
+    def send_to(path, settings, output_dir):
+        sent.append((path, settings.kind, settings.uri))
+        if path.name == "b":
+            raise UserError("no network")
+        return "sent"
+
+    monkeypatch.setattr(sync, "send_to", send_to)
+    monkeypatch.setattr(sync, "check", lambda *_, **__: None)
+    runs = [record("sweeps/s/a"), record("sweeps/s/b")]
+    (runs[0].parent / "sweep.json").write_text("{}")
+    cfg = SyncSettings([str(runs[0].parent)], str(tmp_path), "https://host", sync.Target.wandb)
+    assert sync.run(cfg) == 1
+    assert sent == [(run, TrackingKind.wandb, "https://host") for run in runs]
+    assert capsys.readouterr() == (f"{runs[0]}: sent\n", "no network\n")

@@ -25,7 +25,21 @@ RUN = {
     "completion": {"bash", "zsh", "fish"},
 }
 # Programs that the pages may show and that nobody has to check.
-OTHER = {"cat", "cd", "curl", "export", "git", "head", "less", "ls", "mkdir", "source", "tail"}
+OTHER = {
+    "wandb",
+    "tensorboard",
+    "cat",
+    "cd",
+    "curl",
+    "export",
+    "git",
+    "head",
+    "less",
+    "ls",
+    "mkdir",
+    "source",
+    "tail",
+}
 CUT = {"|", "&&", ";", "||", "&"}
 
 

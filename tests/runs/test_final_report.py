@@ -44,6 +44,22 @@ def test_mlflow_is_named_only_if_the_run_is_there(show):
     assert not any(line.startswith("mlflow") for line in show(options=["tracking=jsonl"]))
 
 
+def test_other_trackers_say_where_to_look(show, tmp_path):
+    board, wandb = ["tracking=tensorboard", f"output_dir={tmp_path.parent}"], ["tracking=wandb"]
+    assert not any("tensorboard" in line for line in show(options=board))
+    (tmp_path / "tensorboard").mkdir()
+    assert show(options=board)[-1] == f"look     tensorboard --logdir {tmp_path.parent}"
+    assert show(options=board[:1])[-1] == f"look     tensorboard --logdir {tmp_path}"
+    assert not any(line.startswith("wandb") for line in show(options=wandb))
+    note = {"uid": "u", "uri": None}
+    (tmp_path / "wandb_run.json").write_text(json.dumps(note))
+    kept = tmp_path / "wandb" / "offline-run-20260101_000000-u"
+    kept.mkdir(parents=True)
+    assert show(options=wandb)[-1] == f"wandb    wandb sync {kept}"
+    (tmp_path / "wandb_run.json").write_text(json.dumps({**note, "uri": "https://host/u"}))
+    assert show(options=wandb)[-1] == "wandb    https://host/u"
+
+
 def test_a_stopped_run_says_how_it_goes_on(show):
     assert show(status="KILLED")[-1] == "next     the same command goes on from step 9"
     assert not any("goes on" in line for line in show())

@@ -10,7 +10,7 @@ from mambalab.records import run_folder
 from mambalab.sweep.folder import Entry, SweepFolder
 from mambalab.sweep.mlflow_parent import MlflowParent
 from mambalab.sweep.plan import plan
-from mambalab.tracking import mlflow_mirror, mlflow_store
+from mambalab.tracking import mlflow_store, sink
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.utils.files import read_json
 from tests.tracking.stores import (
@@ -142,7 +142,7 @@ def test_nothing_is_recorded_where_the_jobs_are_not(workdir):
 def black_hole(monkeypatch):
     """A server that takes connections and never answers."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sink, "REMOTE_PATIENCE_SECONDS", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)

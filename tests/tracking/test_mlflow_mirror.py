@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from mambalab.settings.train import TrackingKind, TrackingSettings
-from mambalab.tracking import mlflow_mirror, mlflow_store
+from mambalab.tracking import mlflow_store, sink
 from mambalab.tracking.mlflow_run import MlflowRun
 from mambalab.tracking.recorder import Recorder
 from tests.tracking.stores import copy_template, points_in_folder, points_in_store, query
@@ -23,9 +23,9 @@ PARAMS = {"task": {"name": "toy"}, "trainer": {"max_steps": 100}}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Batches, attempts and patience as in a fast-forward; no proxy between us and 127.0.0.1."""
-    monkeypatch.setattr(mlflow_mirror, "PERIOD_SECONDS", 0.05)
-    monkeypatch.setattr(mlflow_mirror, "PAUSE_SECONDS", (0.1,))
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(sink, "PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr(sink, "PAUSE_SECONDS", (0.1,))
+    monkeypatch.setattr(sink, "REMOTE_PATIENCE_SECONDS", 1.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -182,10 +182,10 @@ def test_a_run_that_was_stopped_as_it_began_is_taken_up_by_the_next(recorder, st
 CHILD = """
 import sys, time
 from pathlib import Path
-from mambalab.tracking import mlflow_mirror
+from mambalab.tracking import mlflow_mirror, sink
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking.recorder import Recorder
-mlflow_mirror.PERIOD_SECONDS = 0.05
+sink.PERIOD_SECONDS = 0.05
 mlflow_mirror.MlflowMirror._tick = lambda self: time.sleep(0.5)  # time to be killed in the middle
 folder = Path(sys.argv[1])
 it = Recorder(folder / "toy" / "run", TrackingSettings(TrackingKind.mlflow, None, None),
@@ -194,7 +194,7 @@ it.start(params={"task": {"name": "toy"}}, tags={}, resume=True)
 for step in range(1, 2001):
     it.metrics(step, {"train/loss": 1 / step, "val/loss": 2 / step, "time/seconds": step / 100})
 print("written", flush=True)
-it._mirror._thread.join()
+it._sink._thread.join()
 """
 
 
@@ -256,7 +256,7 @@ def test_a_dead_server_costs_one_line_and_nothing_else(recorder, tmp_path, said,
 def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, monkeypatch):
     """Even if the user has asked MLflow itself to be patient."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
-    monkeypatch.setattr(mlflow_mirror, "REMOTE_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sink, "REMOTE_PATIENCE_SECONDS", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -275,7 +275,7 @@ def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, 
 def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
     recorder, store, tmp_path, said, monkeypatch, capfd, status
 ):
-    monkeypatch.setattr(mlflow_mirror, "STOP_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(sink, "STOP_PATIENCE_SECONDS", 0.3)
     it = recorder()
     it.metrics(1, {"train/loss": 3.0})
     wait_for(lambda: points_in_store(store))
@@ -285,7 +285,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
         began = time.monotonic()
         it.stop_requested = lambda: status == "FINISHED"  # while it waits: it had ended already
         it.finish(status)
-        assert time.monotonic() - began < mlflow_mirror.LOCAL_PATIENCE_SECONDS / 3
+        assert time.monotonic() - began < sink.LOCAL_PATIENCE_SECONDS / 3
         other.execute("ROLLBACK")
     assert len(said) == 1
     assert "it does not answer" in said[0]
@@ -293,7 +293,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("name", ["mlflow.store.db.utils", "mlflow.tracking", "alembic"])
+@pytest.mark.parametrize("name", ["mlflow.store.db.utils", "mlflow.tracking", "alembic", "psycopg"])
 def test_tracebacks_of_others_stay_off_the_terminal(store, name):
     mlflow_store.connect(mlflow_store.store_uri(None, store.parent), store.parent)
     assert not logging.getLogger(name).isEnabledFor(logging.ERROR)

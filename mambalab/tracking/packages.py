@@ -1,0 +1,22 @@
+"""Trackers whose packages not everybody has: found, or told in one line how to get them."""
+
+import importlib.util
+
+from mambalab.errors import UserError
+
+
+def require(name: str) -> None:
+    """Check that the package of a tracker is installed, without importing it.
+
+    Args:
+        name: of the package, of the extra of mambalab that brings it, and of the tracker.
+
+    Raises:
+        UserError: it is not; names the command to install it.
+    """
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:  # a folder of that name is no package
+        raise UserError(
+            f"tracking={name} needs the package {name}, which is not installed: "
+            f"pip install 'mambalab[{name}]', or use tracking=jsonl"
+        )
