@@ -33,6 +33,9 @@ MAY_CHANGE = frozenset(
         "trainer.max_epochs",
         "trainer.max_minutes",
         "trainer.keep_last",
+        "trainer.keep",
+        "trainer.norms",
+        "trainer.profile",
     ]
 )
 # Where things lie that are told by their content.

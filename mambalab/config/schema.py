@@ -70,6 +70,10 @@ AS_BEFORE: dict[str, Any] = {
     "optim.ns_steps": None,
     "trainer.keep_last": None,
     "trainer.max_epochs": None,
+    "trainer.keep": "best",
+    "trainer.ema": None,
+    "trainer.norms": False,
+    "trainer.profile": False,
 }
 PATCH_NORM = "model.patch_norm"
 

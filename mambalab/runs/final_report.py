@@ -31,7 +31,8 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
     rows.append(("folder", str(folder)))
     if folder.loss_plot.exists():
         rows.append(("picture", str(folder.loss_plot)))
-    rows += [("picture", str(path)) for path in sorted(folder.plots.glob("test_*.png"))]
+    more = [*sorted(folder.plots.glob("norms.png")), *sorted(folder.plots.glob("test_*.png"))]
+    rows += [("picture", str(path)) for path in more]
     if place := _mlflow(settings, folder):
         rows.append(("mlflow", place))
     if summary.status is Status.KILLED:

@@ -32,6 +32,11 @@ def first_lines(
     yield f"data: {task.describe_data()}; {budget}"
     scan = f", scan {summary.backend}" if summary.backend is not None else ""
     yield f"device: {summary.device}, {summary.precision}{scan}"
+    if summary.ema is not None:
+        yield (
+            f"weights: validation, test, samples and the best checkpoint are those of a moving "
+            f"average (trainer.ema={summary.ema:g})"
+        )
     for name, why in (summary.passed_over or {}).items():
         yield f"slower than it could be: the {name} kernels are not used: {why}"
     yield f"run: {folder}"

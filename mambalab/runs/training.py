@@ -24,14 +24,7 @@ from mambalab.runs import (
     tidy,
     user_code,
 )
-from mambalab.runs.callbacks import (
-    FinalTest,
-    KeepFiles,
-    LossPicture,
-    ScoreBeforeTraining,
-    TextSample,
-    TrackingShare,
-)
+from mambalab.runs.callback_list import CallbackList
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.settings.train import Resume, TrackingKind
 from mambalab.tracking import recorder, sync
@@ -137,8 +130,19 @@ class TrainingRun:
             announce=LOG.warning,
             stop_requested=self.signals.requested,
         )
-        self.tracking_share = TrackingShare(self.recorder)
-        self.final_test = self._final_test()
+        self.callbacks = CallbackList(
+            settings,
+            self.model,
+            self.task,
+            device=self.device,
+            precision=self.precision,
+            folder=folder,
+            recorder=self.recorder,
+            stop_requested=self.signals.requested,
+            tested=resolved.summary.test,
+            files=[folder.config, folder.spec, *map(folder.path.joinpath, self._assets())],
+            write=self._write_settings,
+        )
         self.trainer = Trainer(
             self.model,
             self.task,
@@ -149,18 +153,7 @@ class TrainingRun:
             device=self.device,
             precision=self.precision,
             stop_requested=self.signals.requested,
-            callbacks=[
-                self.tracking_share,
-                KeepFiles(
-                    [folder.config, folder.spec, *map(folder.path.joinpath, self._assets())],
-                    self._write_settings,
-                ),
-                ScoreBeforeTraining(self.task.metric),
-                *self._text_sample(),
-                self.final_test,
-                LossPicture(folder, self.recorder, unit=self.task.loss_unit),
-                *callbacks,
-            ],
+            callbacks=[*self.callbacks.all, *callbacks],
             evaluate_first=settings.model.pretrained is not None,
             run={"uid": self.summary.uid or "", "settings": config.settings_hash(self.recorded)},
             facts={"spec": dataclasses.asdict(self.task.spec), "began_with": begun_with},
@@ -220,36 +213,6 @@ class TrainingRun:
         return self.summary
 
     # -- before the loop ----------------------------------------------------------------------
-
-    def _text_sample(self) -> list[Callback]:
-        length = self.settings.trainer.sample_chars
-        if not length or not hasattr(self.task, "tokenizer"):
-            return []
-        return [
-            TextSample(
-                self.model,
-                self.task,
-                length=length,
-                seed=self.settings.seed,
-                device=self.device,
-                precision=self.precision,
-                folder=self.folder,
-                recorder=self.recorder,
-                stop_requested=self.signals.requested,
-            )
-        ]
-
-    def _final_test(self) -> FinalTest:
-        return FinalTest(
-            self.model,
-            self.task,
-            previous=self.resolved.summary.test,
-            device=self.device,
-            precision=self.precision,
-            folder=self.folder,
-            recorder=self.recorder,
-            stop_requested=self.signals.requested,
-        )
 
     def _restore(self) -> tuple[checkpoint.Checkpoint, list[str]]:
         """Go back to the newest checkpoint that is whole.
@@ -344,10 +307,12 @@ class TrainingRun:
             result.step, self.settings.trainer, self.task.batches_per_epoch
         )
         summary.tokens_per_step = self.task.items_per_batch * self.settings.trainer.grad_accum
-        summary.tracking_share = self.tracking_share.share
+        summary.tracking_share = self.callbacks.tracking_share.share
+        if (scaler := self.trainer.scaler) is not None:
+            summary.skipped_steps = scaler.skipped()
         summary.peak_memory_bytes = result.peak_memory_bytes
         summary.left = result.left
-        summary.test = self.final_test.test
+        summary.test = self.callbacks.final_test.test
         self.recorder.flush()  # the test's metrics, before the summary says that they are there
         self._write_summary()
         LOG.info("%s: %s", result.status.lower(), result.reason)

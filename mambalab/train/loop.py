@@ -6,12 +6,12 @@ the checkpoint. A run ended by `max_steps` therefore gives the same numbers whet
 interrupted. With `max_minutes` the schedule follows the clock, and only the time used is exact.
 
 The loop itself is `Trainer._run`. The learning rate is set in `_train_step`, by `learning_rate` of
-train/optim.py. Metrics leave in `_log` and `_evaluate`: from there on they go through
-tracking/recorder.py to metrics.jsonl, and by tracking/mlflow_mirror.py from that file to MLflow.
-Tasks measure them in `evaluate` (tasks/base.py). More after an evaluation: train/callbacks.py.
+train/optim.py. Checkpoints are written and read by train/keeper.py. Metrics leave in `_log` and
+`_evaluate`: from there on they go through tracking/recorder.py to metrics.jsonl, and by
+tracking/mlflow_mirror.py from that file to MLflow. Tasks measure them in `evaluate`
+(tasks/base.py). More after an evaluation: train/callbacks.py.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,21 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambalab.errors import UserError
+from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
 from mambalab.train import checkpoint, limits, lines, runtime
+from mambalab.train.averaging import WeightAverage
 from mambalab.train.callbacks import Callback, Result
-from mambalab.train.checks import check_loss, check_metrics, describe_changes, ranking_key
+from mambalab.train.checks import check_loss, check_metrics, ranking_key
+from mambalab.train.keeper import Keeper
 from mambalab.train.listening import LONG_SECONDS, listening
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
+from mambalab.train.norms import StepNorms
 from mambalab.train.optim import build_optimizer, learning_rate
+from mambalab.train.profiling import StepProfiler
 from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
+from mambalab.train.scaling import MAX_SKIPPED_IN_A_ROW, LossScaler
 from mambalab.train.state import BeforeStep, TrainState
 from mambalab.utils import console
-
-LOG = logging.getLogger("mambalab")
 
 
 class Trainer:
@@ -56,8 +59,10 @@ class Trainer:
         facts: more that its checkpoints say of the run, JSON-able.
 
     Attributes:
-        state: all that a checkpoint holds besides the weights.
-        restored: facts of the checkpoint that `restore` went back to; empty without one.
+        state: what a checkpoint holds besides the weights, the average and the scaler.
+        average: of the weights, with `trainer.ema`: what is evaluated, and kept as the best.
+        scaler: of the loss, in fp16.
+        keeper: writes and reads the checkpoints.
     """
 
     def __init__(
@@ -91,15 +96,24 @@ class Trainer:
         self.stop_requested = stop_requested
         self.callbacks = callbacks
         self.evaluate_first = evaluate_first
-        self.run_identity = dict(run or {})
-        self.facts = {"precision": precision.value, **(facts or {})}
-        if run:
-            self.facts["run"] = self.run_identity
-        self.restored: dict[str, Any] = {}
         self.guard = FiniteGuard(device)
         self.state = TrainState(build_optimizer(model, optim), device)
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
+        self.scaler = LossScaler(device) if precision is Precision.fp16 else None
+        self.keeper = Keeper(
+            run_dir,
+            model,
+            task,
+            self.state,
+            settings,
+            recorder,
+            average=self.average,
+            parts={"scaler": self.scaler},
+            run=run,
+            facts={"precision": precision.value, **(facts or {})},
+        )
+        self.profiler = StepProfiler(RunFolder(run_dir).profile, settings.profile, device)
         self.max_steps = limits.steps(settings, task.batches_per_epoch)
-        self.saved_step = -1  # of the newest checkpoint
         self.last_step_seconds = 0.0
 
     # -- how far the run is -------------------------------------------------------------------
@@ -159,40 +173,64 @@ class Trainer:
                     check_loss(loss)
                     loss = loss / parts
                     before_backward(loss)
-                    loss.backward()
+                    (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 total += loss.detach()
         except StoppedError:
             assert before is not None, "nothing else is given up"
             before.restore()
             raise
+        logs = (state.step + 1) % self.settings.log_every == 0
+        if self.scaler is not None:
+            self.scaler.unscale(state.optimizer)
+        norms = StepNorms(self.model) if logs and self.settings.norms else None
         limit = self.optim.grad_clip if self.optim.grad_clip is not None else float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        bad = self.guard.watch(state.step, total, norm)
-        if self.device.type == "cpu" and bool(bad):
-            self._refuse_bad_step()
-        state.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        self._step_optimizer(total, norm)
         state.loss_sum += total
         state.loss_count += 1
         state.step += 1
         state.position += parts
-        if state.step % self.settings.log_every == 0:
-            self._log(rate, norm)
+        if self.average is not None:
+            self.average.update(state.step)
+        if logs:
+            self._log(rate, norm, norms.after_step() if norms is not None else {})
+
+    def _step_optimizer(self, loss: Tensor, norm: Tensor) -> None:
+        """Let the optimiser step, unless loss or gradient norm are not finite."""
+        optimizer = self.state.optimizer
+        if self.scaler is None:
+            bad = self.guard.watch(self.state.step, loss, norm)
+            if self.device.type == "cpu" and bool(bad):
+                self._refuse_bad_step()
+        else:  # of fp16 alone it is expected now and then
+            bad = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+            self.scaler.update(bad)
+        optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _listens(self) -> bool:
         """Whether a stop is heard within a batch: it may be long, as the step before it was."""
         first = self.state.clock.steps == 0
         return (first or self.last_step_seconds >= LONG_SECONDS) and not self.settings.compile
 
-    def _log(self, rate: float, norm: Tensor) -> None:
-        """Record the mean training loss since the last point; waits for the device."""
+    def _log(self, rate: float, norm: Tensor, norms: dict[str, float]) -> None:
+        """Record the mean training loss since the last point; waits for the device.
+
+        Args:
+            rate: learning rate of the step that was done.
+            norm: of its gradient, before clipping.
+            norms: of its layers, if they are asked for.
+        """
         state = self.state
         self._refuse_bad_step()
         state.latest_loss = float(state.loss_sum) / state.loss_count
         state.loss_sum.zero_()
         state.loss_count = 0
         values = {"train/loss": state.latest_loss, "train/lr": rate, "train/grad_norm": float(norm)}
+        values |= norms
+        if self.scaler is not None:
+            values |= self.scaler.values(state.step)
         values["time/seconds"] = state.clock.elapsed()
         if state.clock.timed_steps:
             values["time/tokens_per_second"] = self.tokens_per_second()
@@ -201,6 +239,10 @@ class Trainer:
     def _refuse_bad_step(self) -> None:
         """Raise if any step so far was not finite; nothing of it is in the weights."""
         step = self.guard.first_bad_step()
+        what = "loss or gradients became NaN or infinite"
+        if self.scaler is not None and self.scaler.is_lost():
+            step = self.state.step - 1
+            what = f"{MAX_SKIPPED_IN_A_ROW} steps in a row overflowed in fp16, at any loss scale,"
         if step is None:
             return
         self.model.train()
@@ -209,7 +251,7 @@ class Trainer:
         last = checkpoint.find(self.run_dir, "last")
         kept = f"the checkpoint of step {last.step} is kept; " if last else ""
         raise NonFiniteError(
-            f"loss or gradients became NaN or infinite at step {step + 1}, {where}; {kept}"
+            f"{what} at step {step + 1}, {where}; {kept}"
             f"try a smaller optim.lr, optim.grad_clip=1 or precision=fp32"
         )
 
@@ -224,7 +266,14 @@ class Trainer:
     # -- looking back -------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Measure the validation split, keep the weights if they are the best, call callbacks."""
+        """Measure the validation split, keep the weights if they are the best, call callbacks.
+
+        All of it is done with the averaged weights, if there is an average.
+        """
+        with self.keeper.judged_weights():
+            self._judge()
+
+    def _judge(self) -> None:
         state = self.state
         watched = watching(self.task, "validating", self.stop_requested)
         with runtime.autocast(self.device, self.precision), watched:
@@ -238,8 +287,7 @@ class Trainer:
         if state.best is None or self._ranking_key(metrics) > self._ranking_key(state.best.metrics):
             state.best = Evaluation(state.step, metrics)
             state.evaluations_since_best = 0
-            facts = {**self.facts, "metrics": metrics, "metric": self.task.metric}
-            checkpoint.save(self.run_dir, "best", state.step, self.model.state_dict(), facts=facts)
+            self.keeper.save_best(metrics)
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
         self.recorder.metrics(state.step, metrics)
@@ -263,71 +311,14 @@ class Trainer:
         measured = lines.validation(task, state)
         display.update(self.progress(), state.step, state.latest_loss, measured, speed)
 
-    # -- checkpoints --------------------------------------------------------------------------
-
     def save(self) -> None:
-        """Write everything needed to go on exactly from here.
-
-        The curve reaches the disk first: after a power cut no checkpoint is ahead of it.
-        """
-        if self.saved_step == self.state.step:
-            return
+        """Write everything needed to go on exactly from here."""
         self._refuse_bad_step()
-        facts = {**self.facts, "fingerprint": self.task.fingerprint()}
-        if (history := self.recorder.flush()) is not None:
-            facts["history"] = history
-        checkpoint.save(
-            self.run_dir,
-            "last",
-            self.state.step,
-            self.model.state_dict(),
-            facts=facts,
-            trainer=self.state.state_dict(),
-            keep=self.settings.keep_last or 1,
-        )
-        self.saved_step = self.state.step
+        self.keeper.save_last()
 
     def restore(self, source: checkpoint.Checkpoint) -> None:
-        """Go back to where a checkpoint was written.
-
-        Raises:
-            DamagedError: it is damaged: the one before it may do.
-            UserError: it cannot be read, belongs to another run, or was written on other data or
-                by another model.
-        """
-        weights, facts, trainer = checkpoint.load(source, self.device)
-        checkpoint.refuse_foreign(source, facts, self.run_identity)
-        ours, theirs = self.task.fingerprint(), facts.get("fingerprint")
-        if not isinstance(theirs, dict):
-            raise checkpoint.lacks_state(source)
-        if ours.get("sha256") != theirs.get("sha256"):
-            raise UserError(
-                f"the data changed since {source.path} was written"
-                f"{describe_changes(theirs, ours)}: bring the old data back, "
-                f"give a new run_dir, or start again with resume=never"
-            )
-        checkpoint.restore_weights(self.model, weights, source.path)
-        try:
-            self.state.load_state_dict(trainer, step=source.step)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise checkpoint.lacks_state(source) from error
-        self.saved_step = source.step
-        self.restored = facts
-        self._adopt_newer_best()
-
-    def _adopt_newer_best(self) -> None:
-        """Adopt a best checkpoint that was written after the restored one, before a kill."""
-        found = checkpoint.find(self.run_dir, "best")
-        if found is None or (self.state.best and found.step <= self.state.best.step):
-            return
-        try:
-            _, facts, _ = checkpoint.load(found, torch.device("cpu"))
-        except checkpoint.DamagedError as error:
-            LOG.warning("%s", error)  # the evaluation comes again, and so does the checkpoint
-            return
-        checkpoint.refuse_foreign(found, facts, self.run_identity)
-        self.state.best = Evaluation(found.step, facts["metrics"])
-        self.state.evaluations_since_best = 0  # those before it count no more when they come again
+        """Go back to where a checkpoint was written, before `run`; raises as `Keeper.restore`."""
+        self.keeper.restore(source)
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -349,6 +340,7 @@ class Trainer:
             status, ended_by = Status.KILLED, EndedBy(stopped.signal)
             reason = f"stopped by {stopped.signal} after step {self.state.step}"
         finally:
+            self.profiler.close()
             display.close()
         result = Result(
             status,
@@ -372,14 +364,17 @@ class Trainer:
         if due and state.evaluated_step != state.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
+        self.keeper.make_up()
         display.wait_for_step()
         while (end := self._reached_limit()) is None:
             if signal_name := self.stop_requested():
                 raise StoppedError(signal_name)
+            self.profiler.before_step()
             started = time.monotonic()
             self._train_step()
             self.last_step_seconds = time.monotonic() - started
-            state.clock.step_took(self.last_step_seconds)
+            state.clock.step_took(self.last_step_seconds, timed=not self.profiler.active)
+            self.profiler.after_step(state.step)
             if state.step % settings.eval_every == 0:
                 self._evaluate()
             if state.step % settings.checkpoint_every == 0:
