@@ -90,6 +90,20 @@ _RECORDS = (
         multirun=True,
     ),
     Verb(
+        "summary",
+        "sum up a model: layers, parameters, operations, memory",
+        "SummarySettings",
+        usage="[RUN] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
+        examples=(
+            "summary task=shakespeare model=mamba",
+            "summary task=mnist model=transformer model.d_model=256 format=json",
+            "summary latest",
+        ),
+        note="Nothing is computed and no run is made; the task's data are read, and fetched if "
+        "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
+        positional=("run",),
+    ),
+    Verb(
         "runs",
         "list runs: status, best metric, date, what differs, path",
         "RunsSettings",
@@ -254,6 +268,7 @@ _MEANT = {
     "runs": "list ls status history ps results log logs",
     "runs latest --follow": "watch follow monitor progress sweep-status",
     "compare": "plot plots chart graph draw curves diff report",
+    "summary": "summarize summarise describe parameters flops params size",
     "eval": "evaluate test score validate val accuracy",
     "generate": "sample predict infer inference chat complete write",
     "inspect": "explain visualize visualise show attention view",

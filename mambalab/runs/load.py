@@ -69,7 +69,7 @@ def has_spec(run_dir: Path) -> bool:
     return True
 
 
-def _read_or_rebuild_spec(run_dir: Path) -> ModelSpec:
+def spec_of(run_dir: Path) -> ModelSpec:
     """Read spec.json, or what a checkpoint says in its place; raises UserError without either."""
     try:
         return read_spec(run_dir)
@@ -126,7 +126,7 @@ def load_run(path: Path, *, device: str, trust: list[str], which: str = chosen.B
             mambalab that `trust` does not cover.
     """
     settings = config.typed(config.load_run_config(path, trust))
-    spec = _read_or_rebuild_spec(path)
+    spec = spec_of(path)
     source = chosen.choose(path, which)
     place = runtime.choose_device(device)
     weights, facts = chosen.load_judged(source, place)
