@@ -90,20 +90,6 @@ _RECORDS = (
         multirun=True,
     ),
     Verb(
-        "summary",
-        "sum up a model: layers, parameters, operations, memory",
-        "SummarySettings",
-        usage="[RUN] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
-        examples=(
-            "summary task=shakespeare model=mamba",
-            "summary task=mnist model=transformer model.d_model=256 format=json",
-            "summary latest",
-        ),
-        note="Nothing is computed and no run is made; the task's data are read, and fetched if "
-        "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
-        positional=("run",),
-    ),
-    Verb(
         "runs",
         "list runs: status, best metric, date, what differs, path",
         "RunsSettings",
@@ -186,6 +172,20 @@ _RECORDS = (
             "export latest out=exported",
             "export to=original out=exported overwrite=true",
         ),
+    ),
+    Verb(
+        "summary",
+        "sum up a model: layers, parameters, operations, memory",
+        "SummarySettings",
+        usage="[RUN] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
+        examples=(
+            "summary task=shakespeare model=mamba",
+            "summary task=mnist model=transformer model.d_model=256 format=json",
+            "summary latest",
+        ),
+        note="Nothing is computed and no run is made; the task's data are read, and fetched if "
+        "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
+        positional=("run",),
     ),
     Verb(
         "data",
