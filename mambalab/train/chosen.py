@@ -41,8 +41,8 @@ def choose(run_dir: Path, wanted: str = BEST) -> Checkpoint:
         if (found := next((one for one in there if one.step == step), None)) is not None:
             return found
     raise UserError(
-        f"checkpoint={wanted}: {run_dir} has none of it; it has {_listed(there)} "
-        "(training with trainer.keep=all keeps those of all steps)"
+        f"checkpoint={wanted}: not among those of {run_dir}, {_listed(there)} "
+        "(trainer.keep=all keeps one of every trainer.checkpoint_every steps)"
     )
 
 

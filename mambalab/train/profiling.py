@@ -73,6 +73,13 @@ class StepProfiler:
         """Write what was traced so far, once; a disk that is full costs the trace alone."""
         profile, self._profile = self._profile, None
         if profile is None:
+            if self.steps and not self._traced:
+                LOG.warning(
+                    "no profile: this session did %s steps, the first %s are warm-up",
+                    f"{self._done:,}",
+                    f"{self.first:,}",
+                )
+                self.steps = 0
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -354,7 +354,8 @@ def test_a_checkpoint_is_found_by_its_name_and_errors_list_what_is_there(tmp_pat
     with pytest.raises(UserError) as caught:
         chosen.choose(tmp_path, "step_7")
     assert str(caught.value) == (
-        f"checkpoint=step_7: {tmp_path} has none of it; it has best (step 300), last (step 20), "
+        f"checkpoint=step_7: not among those of {tmp_path}, best (step 300), last (step 20), "
         "step_10, step_11, step_12, step_13, step_14, step_15, step_16, step_17, step_18, "
-        "step_19, step_20, step_300 (training with trainer.keep=all keeps those of all steps)"
+        "step_19, step_20, step_300 (trainer.keep=all keeps one of every trainer.checkpoint_every "
+        "steps)"
     )

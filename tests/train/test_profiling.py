@@ -26,13 +26,16 @@ def test_a_trace_of_some_steps_and_the_same_numbers(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("stop_after", "traced"), [(12, "steps 11 to 12"), (10, None)])
-def test_a_session_that_ends_before_has_a_trace_of_what_it_did(tmp_path, stop_after, traced):
+def test_a_session_that_ends_before_has_a_trace_of_what_it_did(
+    tmp_path, stop_after, traced, caplog
+):
     run, _ = trainer(tmp_path, profile=True, stop_after=stop_after)
     run.run()
     table = tmp_path / "profile/operators.txt"
     assert table.exists() is (traced is not None)
     if traced:
         assert table.read_text().startswith(traced)
+    assert ("no profile: this session did 10 steps" in caplog.text) is (traced is None)
 
 
 def test_a_disk_that_refuses_costs_the_trace_alone(tmp_path, caplog, monkeypatch):
