@@ -20,6 +20,7 @@ from mambalab.records import reader
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy
 from mambalab.settings.model import ModelSettings
+from mambalab.settings.rules import CHECKPOINT, Rule
 from mambalab.settings.train import Precision
 from mambalab.utils import command, console, memory, openmp
 from mambalab.utils.frames import frame
@@ -112,6 +113,7 @@ def evaluate(
     run: "Run | str | os.PathLike[str]" = "latest",
     split: str = "val",
     *,
+    checkpoint: str = "best",
     stateful: bool = False,
     device: str = "auto",
     output_dir: str | os.PathLike[str] = "outputs",
@@ -119,11 +121,12 @@ def evaluate(
     path: str | os.PathLike[str] | None = None,
     trust: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Score the best weights of a run on a split of its data, as `mambalab eval` does.
+    """Score weights of a run on a split of its data, as `mambalab eval` does.
 
     Args:
         run: what `train` returned, a run folder, or `latest`.
         split: train, val, test or train_sample, as far as the task has them.
+        checkpoint: whose weights: best, last or step_N.
         stateful: also score one pass with the state carried across windows (Mamba on a text).
         device: auto, cpu, cuda, cuda:N or mps.
         output_dir: where `latest` looks.
@@ -149,7 +152,15 @@ def evaluate(
             data_dir=None if data_dir is None else os.fspath(data_dir),
             path=None if path is None else os.fspath(path),
             trust=[*getattr(run, "trust", ()), *trust],
+            which=_checkpoint(checkpoint),
         ).metrics
+
+
+def _checkpoint(name: str) -> str:
+    """The name of a checkpoint, as it is; raises UserError for what can be none."""
+    if (problem := Rule(**CHECKPOINT).problem(name)) is not None:
+        raise UserError(f"checkpoint={name}: {problem}")
+    return name
 
 
 def runs(
@@ -259,6 +270,7 @@ def compare(
 def load(
     name: "Run | str | os.PathLike[str]" = "latest",
     *,
+    checkpoint: str = "best",
     tokenizer: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -278,9 +290,11 @@ def load(
         name: what `train` returned, a run folder, `latest`, the folder of a checkpoint (of
             transformers' MambaForCausalLM or of the original code), or owner/name on the Hugging
             Face hub.
+        checkpoint: of a run: whose weights, best, last or step_N.
         tokenizer: of a checkpoint that has none: tokenizer.json, a folder, or owner/name.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16; what the result's `precision` is, weights are float32.
+        precision: auto, fp32, bf16 or (on a GPU) fp16; what the result's `precision` is, weights
+            are float32.
         output_dir: where `latest` looks.
         data_dir: where what comes from the hub is kept; None = $MAMBALAB_DATA_DIR, else ./data.
         trust: modules outside mambalab whose classes a run may use.
@@ -305,8 +319,15 @@ def load(
     folder = Path(output_dir).expanduser()
     if is_run or reader.is_run(folder / name):
         return language_model.opened(
-            name, folder, device=device, precision=Precision[precision], trust=trust
+            name,
+            folder,
+            device=device,
+            precision=Precision[precision],
+            trust=trust,
+            which=_checkpoint(checkpoint),
         )
+    if checkpoint != "best":
+        raise UserError(f"checkpoint={checkpoint}: that is one of a run, and {name} is none")
     data_dir = data_dir or os.environ.get("MAMBALAB_DATA_DIR") or "data"
     place = Path(data_dir).expanduser()
     return language_model.published(name, tokenizer, place, device, Precision[precision])

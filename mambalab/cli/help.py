@@ -62,10 +62,11 @@ def _options(cls: type, found: Composed, width: int) -> list[str]:
     cfg: Any = found.config
     replace: dict[str, type] = {}
     more: list[Option] = []
-    if cls is TrainConfig:
+    if issubclass(cls, TrainConfig):
         task = OmegaConf.to_container(cfg.task)
         assert isinstance(task, dict)
         replace["task"] = task_settings({str(k): v for k, v in task.items()})
+    if cls is TrainConfig:
         launcher = LAUNCHERS.get(found.choices.get(paths.LAUNCHER_GROUP, ""), LauncherSettings)
         more = [*walk(SweepSettings, prefix=SWEEP), *walk(launcher, prefix=LAUNCHER)]
         parts = {"sweep": found.sweep, "hydra": {"launcher": found.launcher}}

@@ -189,6 +189,20 @@ _RECORDS = (
         ),
     ),
     Verb(
+        "summary",
+        "sum up a model: layers, parameters, operations, memory",
+        "SummarySettings",
+        usage="[RUN] [GROUP=OPTION ...] [KEY=VALUE ...] [--cfg job]",
+        examples=(
+            "summary task=shakespeare model=mamba",
+            "summary task=mnist model=transformer model.d_model=256 format=json",
+            "summary latest",
+        ),
+        note="Nothing is computed and no run is made; the task's data are read, and fetched if "
+        "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
+        positional=("run",),
+    ),
+    Verb(
         "data",
         "list, fetch or verify data sets",
         "DataSettings",
@@ -272,6 +286,7 @@ _MEANT = {
     "runs latest --follow": "watch follow monitor progress sweep-status",
     "compare": "plot plots chart graph draw curves diff",
     "report": "html pdf latex print handout",
+    "summary": "summarize summarise describe parameters flops params size",
     "eval": "evaluate test score validate val accuracy",
     "generate": "sample predict infer inference chat complete write",
     "inspect": "explain visualize visualise show attention view",

@@ -1,4 +1,4 @@
-"""`mambalab eval`: score a run's best weights on a split of its data."""
+"""`mambalab eval`: score weights of a run, the best by default, on a split of its data."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from mambalab.settings.figure import FigureSettings
-from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
+from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.utils import console
 
 
@@ -26,6 +26,7 @@ class EvalSettings:
     """`mambalab eval`."""
 
     run: str = option("run folder, or latest", **RUN)
+    checkpoint: str = option("weights of the run: best, last or step_N", **CHECKPOINT)
     split: Split = option("part of the data to score")
     stateful: bool = option("also score one pass with the state carried across windows (Mamba)")
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
@@ -64,16 +65,17 @@ def run(settings: EvalSettings) -> int:
         data_dir=settings.data_dir,
         path=settings.path,
         trust=settings.trust,
+        which=settings.checkpoint,
     )
     loaded, metrics, found = scored.loaded, scored.metrics, scored.tables
-    rows = {"run": str(path), "weights": f"step {loaded.step:,}"}
+    rows = {"run": str(path), "weights": loaded.weights()}
     rows["device"] = f"{runtime.device_name(loaded.device)}, {loaded.precision.value}"
     rows |= {name: f"{value:.6f}" for name, value in metrics.items()}
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {text}" for name, text in rows.items()))
     for shown in filter(None, map(tables.text, found)):
         console.result(f"\n{shown}")
-    if os.access(path, os.W_OK):  # it may be somebody else's
+    if settings.checkpoint == "best" and os.access(path, os.W_OK):  # it may be somebody else's
         for file in tables.write(path, settings.split.value, found, settings.figure):
             console.result(file)
     return 0

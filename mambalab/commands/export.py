@@ -5,7 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from mambalab.errors import UserError
-from mambalab.settings.rules import FOLDER, RUN, option
+from mambalab.settings.rules import CHECKPOINT, FOLDER, RUN, option
 from mambalab.utils import console
 
 
@@ -21,6 +21,7 @@ class ExportSettings:
     """`mambalab export`."""
 
     run: str = option("run folder, or latest", **RUN)
+    checkpoint: str = option("weights of the run: best, last or step_N", **CHECKPOINT)
     to: To = option("layout: of transformers' MambaForCausalLM, or of the original Mamba code")
     out: str | None = option("folder to write", **FOLDER)
     overwrite: bool = option("replace an earlier export in that folder")
@@ -51,7 +52,7 @@ def run(settings: ExportSettings) -> int:
     out, layout = Path(settings.out).expanduser(), Layout(settings.to.value)
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
     export.check_target(out, settings.overwrite)
-    loaded = load.load_run(path, device="cpu", trust=settings.trust)
+    loaded = load.load_run(path, device="cpu", trust=settings.trust, which=settings.checkpoint)
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
     if (tokenizer := load_from_run(path)) is None:
@@ -75,5 +76,5 @@ def run(settings: ExportSettings) -> int:
         card=card,
         overwrite=settings.overwrite,
     )
-    console.result(f"{out}: {path} at step {loaded.step:,}, {parameters:,} parameters")
+    console.result(f"{out}: {path} at {loaded.weights()}, {parameters:,} parameters")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError, shown
-from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
+from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
 from mambalab.utils.renamed import current
@@ -27,6 +27,7 @@ class GenerateSettings:
     """`mambalab generate`."""
 
     run: str = option("run folder, or latest", **RUN)
+    checkpoint: str = option("weights of the run: best, last or step_N", **CHECKPOINT)
     pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
     tokenizer: str | None = option(
         "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
@@ -71,6 +72,11 @@ class GenerateSettings:
         """Raise UserError for two models or prompts at once, or half of what goes together."""
         if self.pretrained is not None and self.run != "latest":
             raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
+        if self.pretrained is not None and self.checkpoint != "best":
+            raise UserError(
+                f"checkpoint={self.checkpoint}: that is one of a run; pretrained={self.pretrained} "
+                "has a single one"
+            )
         if self.tokenizer is not None and self.pretrained is None:
             raise UserError(
                 f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
@@ -131,6 +137,7 @@ def run(settings: GenerateSettings) -> int:
         device=settings.device,
         precision=settings.precision,
         trust=settings.trust,
+        which=settings.checkpoint,
     )
     if why := obstacle(source.model):
         raise UserError(

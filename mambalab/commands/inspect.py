@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from mambalab.errors import UserError
 from mambalab.settings.figure import PlainFigureSettings
-from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, RUN, option
+from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
 from mambalab.utils.reading import check_no_link
@@ -24,6 +24,7 @@ class InspectSettings:
     """`mambalab inspect`."""
 
     run: str = option("run folder, or latest", **RUN)
+    checkpoint: str = option("weights of the run: best, last or step_N", **CHECKPOINT)
     pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
     tokenizer: str | None = option(
         "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
@@ -52,6 +53,11 @@ class InspectSettings:
         """Raise UserError if it is not clear what to read, or which model."""
         if self.pretrained is not None and self.run != "latest":
             raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
+        if self.pretrained is not None and self.checkpoint != "best":
+            raise UserError(
+                f"checkpoint={self.checkpoint}: that is one of a run; pretrained={self.pretrained} "
+                "has a single one"
+            )
         if self.tokenizer is not None and self.pretrained is None:
             raise UserError(
                 f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
@@ -105,12 +111,14 @@ def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]
     from mambalab.runs import load
 
     path = reader.resolve_run(settings.run, Path(settings.output_dir))
-    loaded = load.load_run(path, device=settings.device, trust=settings.trust)
+    loaded = load.load_run(
+        path, device=settings.device, trust=settings.trust, which=settings.checkpoint
+    )
     model = loaded.settings.model
     facts = [
         ("run", str(path)),
         ("model", f"{model.name}, {model.n_layer} layers of width {model.d_model}"),
-        ("weights", f"step {loaded.step:,}"),
+        ("weights", loaded.weights()),
     ]
     given = examples.choose(loaded, settings.text, settings.index, settings.data_dir)
     return loaded.model, given, facts, path / "inspect"

@@ -119,7 +119,7 @@ def compose_parts(
     given = {key: value for key, _, value in words}
     user_conf.check_reach(verb, _unresolved(raw), set(given))
     chosen = {str(k): v for k, v in _plain(raw.hydra.runtime.choices).items()}
-    training = settings is TrainConfig
+    training = issubclass(settings, TrainConfig)
     groups = paths.groups() if training else {}
     choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
     if (launcher := choices.get(paths.LAUNCHER_GROUP)) in paths.OLD_LAUNCHERS:
@@ -248,7 +248,7 @@ def check_typed(cfg: DictConfig, prefix: str = "") -> Any:
 def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
     """Plain values on the schema of a settings class: typed, closed to new keys, not checked."""
     replace: dict[str, type] = {}
-    if cls is TrainConfig:
+    if issubclass(cls, TrainConfig):
         complete(plain)
         if isinstance(plain.get("task"), dict):
             replace["task"] = task_settings(plain["task"])

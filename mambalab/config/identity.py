@@ -36,6 +36,9 @@ MAY_CHANGE = frozenset(
         "trainer.keep_last",
         "trainer.devices",
         "trainer.strategy",
+        "trainer.keep",
+        "trainer.norms",
+        "trainer.profile",
     ]
 )
 # Where things lie that are told by their content.

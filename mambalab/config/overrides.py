@@ -60,7 +60,7 @@ class Known:
 def known(verb: str, settings: type = TrainConfig) -> Known:
     """Keys and groups of a verb with this settings class, a user's own `./conf` included."""
     options = {o.key: o for o in walk(settings)}
-    if settings is not TrainConfig:
+    if not issubclass(settings, TrainConfig):
         return Known(verb, options, {})
     for cls in TASK_SETTINGS.values():
         options.update((o.key, o) for o in walk(cls, prefix="task."))

@@ -90,6 +90,10 @@ AS_BEFORE: dict[str, Any] = {
     "figure.font": None,
     "figure.font_size": None,
     "figure.format": None,
+    "trainer.keep": "best",
+    "trainer.ema": None,
+    "trainer.norms": False,
+    "trainer.profile": False,
 }
 PATCH_NORM = "model.patch_norm"
 
@@ -126,11 +130,23 @@ class TrainConfig:
                 f"model={self.model.name} has no state-space layer to drop in, "
                 "use dropout=standard or dropout.ssm_p=0"
             )
-        if self.trainer.strategy is Strategy.fsdp2 and self.optim.kind is OptimKind.muon:
-            raise NotApplicableError(
-                "trainer.strategy=fsdp2: Muon needs whole matrices, each process has a part of "
-                "them; use trainer.strategy=ddp or optim=adamw"
-            )
+        if self.trainer.strategy is Strategy.fsdp2:
+            self._check_sharing()
+
+    def _check_sharing(self) -> None:
+        """Refuse what needs whole weights in each process."""
+        whole = {
+            "optim=muon": self.optim.kind is OptimKind.muon,
+            f"trainer.ema={self.trainer.ema}": self.trainer.ema is not None,
+            "trainer.norms=true": self.trainer.norms,
+            "precision=fp16": self.precision is Precision.fp16,
+        }
+        for setting, given in whole.items():
+            if given:
+                raise NotApplicableError(
+                    f"{setting}: with trainer.strategy=fsdp2 each process has a part of the "
+                    "weights only; use trainer.strategy=ddp, or leave one of the two out"
+                )
 
 
 @dataclass(frozen=True)

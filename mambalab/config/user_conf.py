@@ -21,7 +21,7 @@ from mambalab.utils.reading import (
     read_yaml,
 )
 
-TRAINING = "train"
+TRAINING = ("train", "summary")  # verbs with the settings of training
 MAX_FILE_BYTES = 1_000_000
 # Keys that count only where a person types them.
 _TYPED = {"trust": "a recorded run's code would be loaded", "uri": "runs would be sent there"}
@@ -107,7 +107,7 @@ def check_reach(verb: str, raw: dict[Any, Any], typed: set[str]) -> None:
                 f"{key} in {user} does not count ({_TYPED[key]}): "
                 f"take it out there, and type {key}=... if you mean it"
             )
-        if verb == TRAINING or not any("${" in text for text in _texts(value)):
+        if verb in TRAINING or not any("${" in text for text in _texts(value)):
             continue
         if own is None:
             own = read_yaml(paths.package_conf() / f"{verb}.yaml")
@@ -132,7 +132,7 @@ def replaced(verb: str) -> list[Path]:
     if user is None:
         return []
     names = [f"{verb}.yaml"]
-    if verb == TRAINING:
+    if verb in TRAINING:
         names += [f"{group}/{name}.yaml" for group in paths.groups() for name in _options(group)]
     return [user / name for name in names if (user / name).is_file()]
 

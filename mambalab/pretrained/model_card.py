@@ -88,11 +88,13 @@ def text(
     measured = {
         key: value
         for group in ("best", "test")
+        if (summary.get(group) or {}).get("step", step) == step  # else other weights were measured
         for key, value in (summary.get(group) or {}).items()
         if isinstance(value, (int, float)) and key != "step"
     }
     facts = {
         "step": f"{step:,}",
+        "weights": f"moving average, decay {ema:g}" if (ema := summary.get("ema")) else None,
         **{key: f"{value:.4f}" for key, value in measured.items()},
         "device": summary.get("device"),
         "code revision": summary.get("git_revision"),

@@ -39,7 +39,7 @@ SWEEP = "sweep.json"  # in the folder above those of a sweep's runs
 
 Row = tuple[int, dict[str, float | None]]
 
-_CHECKPOINT = re.compile(r"(last|best)-([0-9]{8,})")
+_CHECKPOINT = re.compile(r"(last|best|step)-([0-9]{8,})")
 MAX_METRICS_BYTES = 500_000_000  # some ten million values
 
 _NAME = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
@@ -202,6 +202,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def profile(self) -> Path:
+        """Folder of what torch's profiler saw: `trace.json`, `operators.txt`."""
+        return self.path / "profile"
+
+    @property
     def loss_plot(self) -> Path:
         """Picture of the loss curves."""
         return self.plots / "loss.png"
@@ -228,7 +233,7 @@ class RunFolder:
 
     def check_own(self) -> None:
         """Raise UserError if a link leads elsewhere where this run's files are to be written."""
-        for path in (self.checkpoints, self.samples, self.tables, self.plots):
+        for path in (self.checkpoints, self.samples, self.tables, self.plots, self.profile):
             check_no_link(path)
 
     def check_free(self) -> None:

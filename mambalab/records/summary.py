@@ -116,7 +116,8 @@ class RunSummary:
         strategy: how they did: ddp or fsdp2; None = there was one.
         load: the machine's load average of one minute when the last session began: how many
             threads of other programs wanted to run.
-        precision: `fp32` or `bf16`, the arithmetic of matrix products; a resumed run keeps it.
+        precision: `fp32`, `bf16` or `fp16`, the arithmetic of matrix products; a resumed run keeps
+            it.
         command: the command line of the last session, without passwords; that of the sweep for
             one of its runs, the one that means the same for `mambalab.train`. None in old runs.
         git_revision: commit of the code, with `+changes` if the tree was dirty; None outside git.
@@ -126,6 +127,8 @@ class RunSummary:
         passed_over: by backend that would be faster, why it cannot run here.
         checkpoint: `path` and `sha256` of the checkpoint that the run began with; None if it
             began with fresh weights.
+        ema: decay of the moving average that the measured weights are, `trainer.ema`; None if they
+            are the weights themselves.
         metric: name of the metric by which weights are chosen, e.g. `val/loss`.
         maximize: whether more of the metric is better.
         data: where the data came from; `sha256` is their identity.
@@ -149,6 +152,8 @@ class RunSummary:
             texts of a pair; a step of an image is some of its pixels.
         tracking_share: share in [0, 1] of the last session's time that its training thread spent
             in recording.
+        skipped_steps: optimiser steps that were left out because gradients overflowed; None unless
+            in fp16.
         peak_memory_bytes: most memory held in training: of the GPU's allocator, or resident.
         left: what is left to do: `test` if training is complete and the run was stopped in its
             final test; None otherwise.
@@ -179,6 +184,7 @@ class RunSummary:
     backend: str | None = None
     passed_over: dict[str, str] | None = None
     checkpoint: dict[str, str] | None = None
+    ema: float | None = None
     metric: str | None = None
     maximize: bool | None = None
     data: dict[str, str] | None = None
@@ -197,6 +203,7 @@ class RunSummary:
     wall_seconds: float | None = None
     tokens_per_step: int | None = None
     tracking_share: float | None = None
+    skipped_steps: int | None = None
     peak_memory_bytes: int | None = None
     left: str | None = None
     test: FinalTestResult | None = None

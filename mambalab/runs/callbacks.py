@@ -1,7 +1,7 @@
 """Callbacks of `mambalab train`: text samples, pictures, the final test.
 
-One class each; `train.callbacks` says when they are called. A new one goes into the list in
-`training.TrainingRun`.
+One class each; `train.callbacks` says when they are called. A new one goes into
+`callback_list.CallbackList`.
 """
 
 import logging
@@ -17,14 +17,14 @@ from mambalab.data.text_sources import END
 from mambalab.generation.decoding import generate, obstacle
 from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
 from mambalab.generation.text_stream import continuation
-from mambalab.plots import curves, tables
+from mambalab.plots import curves, norms, tables
 from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, FinalTestResult, Status
 from mambalab.settings.train import Precision
 from mambalab.tasks.base import Task
 from mambalab.tasks.text import TextTask
 from mambalab.tracking.recorder import Recorder
-from mambalab.train import checkpoint, runtime
+from mambalab.train import checkpoint, chosen, runtime
 from mambalab.train.callbacks import Callback, Result
 from mambalab.train.progress import StoppedError, watching
 from mambalab.train.ranks import ALONE, Ranks, shared
@@ -244,7 +244,7 @@ class FinalTest(Callback):
             self.ranks.tell(None)
             return
         LOG.info("testing the weights of step %s", f"{best.step:,}")
-        weights, _, _ = checkpoint.load(best, self.device)
+        weights, _ = chosen.load_judged(best, self.device)
         checkpoint.restore_weights(self.model, weights, best.path)
         self.ranks.tell(self.model.state_dict())
         metrics, found = test_together(self.model, self.task, self.ranks, self, self.stop_requested)
@@ -306,4 +306,26 @@ class LossPicture(Callback):
             for picture in pictures:
                 self.recorder.artifact(picture)
         except curves.NoLossError as error:  # a task of one's own may measure something else
+            LOG.info("no picture: %s", error)
+
+
+class NormsPicture(Callback):
+    """Draws `plots/norms.png` at the end.
+
+    Args:
+        folder, recorder: where the picture goes.
+    """
+
+    def __init__(self, folder: RunFolder, recorder: Recorder) -> None:
+        self.folder = folder
+        self.recorder = recorder
+
+    def on_end(self, result: Result) -> None:
+        """Draw the picture, unless somebody waits for the run to stop."""
+        if result.status is Status.KILLED:
+            return
+        try:
+            with console.meanwhile("drawing the norms"):
+                self.recorder.artifact(norms.norms_picture(self.folder.path))
+        except norms.NoNormsError as error:  # tracking=none, or too short for a log step
             LOG.info("no picture: %s", error)

@@ -1,4 +1,4 @@
-"""Scores the best weights of a run on a split of its data."""
+"""Scores weights of a run, the best by default, on a split of its data."""
 
 import inspect
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mambalab.errors import UserError
 from mambalab.runs import data_place, load, user_code
 from mambalab.runs.load import LoadedRun
 from mambalab.tasks.base import Table, Task
-from mambalab.train import runtime
+from mambalab.train import chosen, runtime
 from mambalab.train.progress import watching
 from mambalab.utils.renamed import current
 
@@ -40,8 +40,9 @@ def evaluate(
     data_dir: str | None = None,
     path: str | None = None,
     trust: list[str],
+    which: str = chosen.BEST,
 ) -> Evaluated:
-    """Score a run's best weights.
+    """Score weights of a run.
 
     Args:
         folder: of the run.
@@ -51,11 +52,12 @@ def evaluate(
         data_dir: folder of the data sets; None is the run's.
         path: where the file or folder of `task.path` is; None looks for it.
         trust: modules outside mambalab whose classes the run may use.
+        which: checkpoint that holds the weights: best, last or step_N.
 
     Raises:
-        UserError: no such split, data absent or changed since training.
+        UserError: no such split or checkpoint, data absent or changed since training.
     """
-    loaded = load.load_run(folder, device=device, trust=trust)
+    loaded = load.load_run(folder, device=device, trust=trust, which=which)
     task = data_place.prepared_task(
         loaded, path=path, data_dir=data_dir, check=lambda task: _check_split(task, split)
     )

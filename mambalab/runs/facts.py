@@ -10,7 +10,7 @@ from mambalab.ops import backend as scan_backend
 from mambalab.records.summary import RunSummary
 from mambalab.runs import build
 from mambalab.runs.resolve import ResolvedRun
-from mambalab.settings.train import Precision, Strategy
+from mambalab.settings.train import Strategy
 from mambalab.train import runtime
 from mambalab.train.ranks import ALONE, Ranks
 from mambalab.utils import command
@@ -19,7 +19,7 @@ from mambalab.utils import command
 def of_run(resolved: ResolvedRun, model: nn.Module, ranks: Ranks = ALONE) -> RunSummary:
     """Collect the facts of a session that is about to train `model`."""
     settings, device = resolved.settings, resolved.device
-    dtype = torch.bfloat16 if resolved.precision is Precision.bf16 else torch.float32
+    dtype = runtime.DTYPES.get(resolved.precision, torch.float32)
     facts = RunSummary(
         task=settings.task.name,
         model=settings.model.name,
@@ -36,6 +36,7 @@ def of_run(resolved: ResolvedRun, model: nn.Module, ranks: Ranks = ALONE) -> Run
         git_revision=runtime.git_revision(),
         packages=runtime.package_versions(),
         checkpoint=resolved.initial_weights.checkpoint,
+        ema=settings.trainer.ema,
         uid=resolved.summary.uid or uuid.uuid4().hex,
         other=dict(resolved.summary.other),
         nulls={"command", "git_revision"},

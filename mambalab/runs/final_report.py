@@ -34,7 +34,8 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
     rows.append(("folder", str(folder)))
     if folder.loss_plot.exists():
         rows.append(("picture", str(folder.loss_plot)))
-    rows += [("picture", str(path)) for path in sorted(folder.plots.glob("test_*.png"))]
+    more = [*sorted(folder.plots.glob("norms.png")), *sorted(folder.plots.glob("test_*.png"))]
+    rows += [("picture", str(path)) for path in more]
     if place := _tracker(settings, folder):
         rows.append((_SHORT.get(settings.tracking.kind, settings.tracking.kind.name), place))
     if summary.status is Status.KILLED:

@@ -32,6 +32,11 @@ def first_lines(
     yield f"data: {task.describe_data()}; {budget}"
     scan = f", scan {summary.backend}" if summary.backend is not None else ""
     yield f"device: {summary.device}, {summary.precision}{scan}"
+    if summary.ema is not None:
+        yield (
+            f"weights: validation, test, samples and the best checkpoint are those of a moving "
+            f"average (trainer.ema={summary.ema:g})"
+        )
     for name, why in (summary.passed_over or {}).items():
         yield f"slower than it could be: the {name} kernels are not used: {why}"
     yield f"run: {folder}"
@@ -45,7 +50,7 @@ def surprises(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> It
         trainer: where it begins or goes on.
         earlier: as the last session left it.
     """
-    last, step = trainer.max_steps, trainer.state.step
+    last, step = trainer.pace.max_steps, trainer.state.step
     if last is not None and optim.warmup_steps >= last:
         yield (
             f"optim.warmup_steps={optim.warmup_steps}: the warm-up takes all {last:,} steps of "
@@ -53,7 +58,7 @@ def surprises(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> It
         )
     if earlier.status is not Status.FINISHED:
         return
-    ended, now = (learning_rate(optim, step, done) for done in (1.0, trainer.progress()))
+    ended, now = (learning_rate(optim, step, done) for done in (1.0, trainer.pace.progress()))
     if now > ended * 1.01:
         yield (
             f"the run was finished: its learning rate had come down to {ended:.2g} by step "

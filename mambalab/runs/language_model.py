@@ -18,7 +18,7 @@ from mambalab.runs.load import LoadedRun, load_run
 from mambalab.settings.task import TextSettings
 from mambalab.settings.train import Precision
 from mambalab.tokenization.tokenizer import VOCABULARY, Tokenizer, load_from_run
-from mambalab.train import runtime
+from mambalab.train import chosen, runtime
 
 LOG = logging.getLogger("mambalab")
 
@@ -51,6 +51,7 @@ def language_model(
     device: str,
     precision: Precision,
     trust: list[str],
+    which: str = chosen.BEST,
 ) -> LoadedLanguageModel:
     """Load the language model of a run, or a published one.
 
@@ -64,6 +65,7 @@ def language_model(
         precision: `auto` is that of the run, or bf16 for `pretrained`, where the processor is fast
             at it.
         trust: modules outside mambalab whose classes the run may use.
+        which: of a run: checkpoint that holds the weights, best, last or step_N.
 
     Raises:
         UserError: no such run or checkpoint, or it is no language model.
@@ -71,7 +73,7 @@ def language_model(
     if pretrained is not None:
         return _published(pretrained, tokenizer, data_dir, device, precision)
     path = reader.resolve_run(run, output_dir)
-    loaded = load_run(path, device=device, trust=trust)
+    loaded = load_run(path, device=device, trust=trust, which=which)
     if (text := _tokenizer(loaded)) is None:
         raise UserError(
             f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
@@ -81,7 +83,13 @@ def language_model(
 
 
 def opened(
-    run: str, output_dir: Path, *, device: str, precision: Precision, trust: list[str]
+    run: str,
+    output_dir: Path,
+    *,
+    device: str,
+    precision: Precision,
+    trust: list[str],
+    which: str = chosen.BEST,
 ) -> LoadedLanguageModel | LoadedClassifier:
     """Load the model of any run; arguments as of `language_model`.
 
@@ -92,7 +100,8 @@ def opened(
     Raises:
         UserError: no such run, or it has lost its tokenizer.
     """
-    loaded = load_run(reader.resolve_run(run, output_dir), device=device, trust=trust)
+    path = reader.resolve_run(run, output_dir)
+    loaded = load_run(path, device=device, trust=trust, which=which)
     if loaded.spec.classes:
         return classifier.of_run(loaded, _precision(loaded, precision))
     return _of_run(loaded, _tokenizer(loaded), precision)

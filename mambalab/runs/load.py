@@ -18,7 +18,7 @@ from mambalab.settings.model import AUTO
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
 from mambalab.tokenization.tokenizer import CHARACTERS, FILE
-from mambalab.train import checkpoint, runtime
+from mambalab.train import checkpoint, chosen, runtime
 from mambalab.utils.files import read_json, write_json
 
 LOG = logging.getLogger("mambalab")
@@ -68,7 +68,7 @@ def has_spec(run_dir: Path) -> bool:
     return True
 
 
-def _read_or_rebuild_spec(run_dir: Path) -> ModelSpec:
+def spec_of(run_dir: Path) -> ModelSpec:
     """Read spec.json, or what a checkpoint says in its place; raises UserError without either."""
     try:
         return read_spec(run_dir)
@@ -86,11 +86,13 @@ class LoadedRun:
     Attributes:
         path: the run folder.
         settings: as the run was trained.
-        model: with the best weights (the last ones if none was evaluated), in evaluation mode.
+        model: with the weights that were asked for, in evaluation mode.
         step: optimiser steps after which these weights were saved.
-        device, precision: where it computes now, and as it was trained.
+        device, precision: where it computes now, and as it was trained, or fp32 where the device
+            is not made for that.
         summary: what the run says of itself.
         spec: the shape of its task.
+        ema: `trainer.ema` if the weights are a moving average, else None.
     """
 
     path: Path
@@ -101,32 +103,55 @@ class LoadedRun:
     precision: Precision
     summary: RunSummary
     spec: ModelSpec
+    ema: float | None = None
+
+    def weights(self) -> str:
+        """Describe which weights the model has, for people."""
+        return f"step {self.step:,}" + (f", average (ema {self.ema:g})" if self.ema else "")
 
 
-def load_run(path: Path, *, device: str, trust: list[str]) -> LoadedRun:
+def load_run(path: Path, *, device: str, trust: list[str], which: str = chosen.BEST) -> LoadedRun:
     """Rebuild the model of a run from its folder alone; the data are not needed.
 
+    Args:
+        path: of the folder.
+        device: as in the settings.
+        trust: modules outside mambalab whose classes the run may name.
+        which: checkpoint whose weights are read: best (the last one if none was evaluated), last
+            or step_N. With `trainer.ema` they are the averaged ones.
+
     Raises:
-        UserError: the folder holds no checkpoint, is damaged, or names code from outside
+        UserError: the folder holds no such checkpoint, is damaged, or names code from outside
             mambalab that `trust` does not cover.
     """
     settings = config.typed(config.load_run_config(path, trust))
-    spec = _read_or_rebuild_spec(path)
-    source = checkpoint.find(path, "best") or checkpoint.find(path, "last")
-    if source is None:
-        raise UserError(f"{path} holds no checkpoint yet: train it first")
+    spec = spec_of(path)
+    source = chosen.choose(path, which)
     place = runtime.choose_device(device)
-    weights, facts, _ = checkpoint.load(source, place)
+    weights, facts = chosen.load_judged(source, place)
     check_sizes(settings, spec, weights, source.path)
     with place:
         model = build_model(settings, spec)
     checkpoint.restore_weights(model, weights, source.path)
     summary = rebuild.read_summary(RunFolder(path))
     checkpoint.refuse_foreign(source, facts, {"uid": summary.uid} if summary.uid else {})
-    precision = Precision.bf16 if summary.precision == Precision.bf16.value else Precision.fp32
-    if precision is Precision.bf16 and not runtime.has_fast_bf16(place):
-        precision = Precision.fp32
-    return LoadedRun(path, settings, model.eval(), source.step, place, precision, summary, spec)
+    return LoadedRun(
+        path,
+        settings,
+        model.eval(),
+        source.step,
+        place,
+        _precision(summary.precision, place),
+        summary,
+        spec,
+        facts.get("ema"),
+    )
+
+
+def _precision(trained: str | None, device: torch.device) -> Precision:
+    """The precision of a run where the device is made for it, else fp32."""
+    fits = {Precision.bf16: runtime.has_fast_bf16(device), Precision.fp16: device.type == "cuda"}
+    return next((p for p, fast in fits.items() if p.value == trained and fast), Precision.fp32)
 
 
 def check_sizes(

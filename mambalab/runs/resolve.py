@@ -48,7 +48,7 @@ class ResolvedRun:
         summary: as the last session left it; all None if this is the first.
         summary_version: of the file that `summary` was read from; None if there was none.
         device: where to compute.
-        precision: fp32 or bf16.
+        precision: fp32, bf16 or fp16.
         checkpoint: of the run itself, from which it goes on; None if it begins.
         initial_weights: where they come from, with the tokenizer and the settings that they decide.
     """
@@ -116,5 +116,5 @@ def file_version(path: Path) -> FileVersion | None:
 def _precision(requested: Precision, summary: RunSummary, device: torch.device) -> Precision:
     """Choose the precision: on `auto` a resumed run keeps the arithmetic it began with."""
     if requested is Precision.auto and summary.precision:
-        return Precision(summary.precision)
+        requested = Precision(summary.precision)
     return runtime.choose_precision(requested, device)

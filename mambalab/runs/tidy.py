@@ -35,7 +35,7 @@ def sweep(run_dir: Path, assets: Set[str] = frozenset()) -> None:
     ours = {p.name for p in (folder.config, folder.metrics, folder.summary_file, folder.spec)}
     ours |= {*NOTES, folder.log.name, *assets}
     files.remove_unfinished(run_dir, lambda name: name in ours)
-    for below in (folder.samples, folder.plots, folder.tables):
+    for below in (folder.samples, folder.plots, folder.tables, folder.profile):
         files.remove_unfinished(below, lambda _: True)
     checkpoint.sweep(run_dir)
 
@@ -70,7 +70,7 @@ def say_what_the_curve_lacks(recorder: Recorder, trainer: Trainer, *, absent: bo
     now, step = recorder.flush(), trainer.state.step
     if now is None or not step:
         return
-    known = trainer.restored.get("history")
+    known = trainer.keeper.restored.get("history")
     rows = known.get("rows", 0) if isinstance(known, dict) else 0
     path, before = recorder.run_dir / METRICS, recorder.kept_until(step)
     from_step = f"the curve begins at step {step:,}"

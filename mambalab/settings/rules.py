@@ -32,6 +32,10 @@ TAG: dict[str, Any] = {
 PATH: dict[str, Any] = {"match": r"[\s\S]+", "path": True}  # not empty
 FOLDER = {**PATH, "hint": "the path of a folder"}
 RUN = {**PATH, "hint": "a run folder, or the word latest"}
+CHECKPOINT: dict[str, Any] = {
+    "match": r"best|last|(step[_-]?)?[0-9]{1,15}",
+    "hint": "best, last or step_N",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Rule:
         share: the value is a whole number (to which the bounds apply), or a share above 0 and
             below 1.
         truth: with `auto`, true or false instead of the number.
+        switch: the value is true, false or a whole number (to which the bounds apply).
         length: number of entries in a list.
         match: regular expression for the whole of a text; `hint` is its wording for people.
         path: the text, or every text of a list, names a file or folder.
@@ -58,6 +63,7 @@ class Rule:
     auto: bool = False
     share: bool = False
     truth: bool = False
+    switch: bool = False
     length: int | None = None
     match: str | None = None
     hint: str | None = None
@@ -70,6 +76,10 @@ class Rule:
         if self.truth:
             known = value is None or isinstance(value, bool)
             return None if known else "must be auto, true or false"
+        if self.switch and (value is None or isinstance(value, bool)):
+            return None
+        if self.switch and not isinstance(value, int):
+            return "must be true, false or a whole number"
         if self.auto and (not isinstance(value, int) or isinstance(value, bool)):
             return "must be auto or a whole number"
         if value is None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -37,6 +38,7 @@ class Precision(Enum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 class Resume(Enum):
@@ -119,6 +121,18 @@ class TrainerSettings:
     keep_last: int | None = option(
         "checkpoints kept to go on from: the newest and those before it; null = 1", ge=1
     )
+    keep: str = option(
+        "weights that stay, besides what resuming needs: best, or also those of every checkpoint "
+        "(all), or of the N newest",
+        match=r"best|all|[1-9][0-9]{0,8}",
+        hint="best, all, or a whole number from 1 on",
+    )
+    ema: float | None = option(
+        "validate, test and keep an average of the weights, as in 0.999: each step it moves 1 - "
+        "ema of the way; null or 0 = the weights themselves",
+        ge=0,
+        lt=1,
+    )
     patience: int | None = option(
         "stop after this many evaluations without a new best; null = never", ge=1
     )
@@ -131,6 +145,17 @@ class TrainerSettings:
     strategy: Strategy | None = option(
         "of several processes each holds the whole model (ddp) or a part (fsdp2); null = ddp"
     )
+    norms: bool = option("record norms of gradient, weights and update of each layer at log steps")
+    profile: Any = option(
+        "trace some steps after the warm-up with torch's profiler: true = 5, or how many",
+        switch=True,
+        ge=1,
+        le=1000,
+    )
+
+    def __post_init__(self) -> None:
+        """Turn ema=0 into null: both mean that there is no average."""
+        self.ema = self.ema or None
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""

@@ -231,6 +231,10 @@ class Task(ABC):
         """`unit`s in a training batch: in these the terminal shows the speed."""
         return self.items_per_batch
 
+    def known_spec(self) -> ModelSpec | None:
+        """Return what `spec` will be, if that is known before any data are read; else None."""
+        return None
+
     def describe_data(self) -> str:
         """Describe the prepared data in a line: how large, vocabulary or classes, splits."""
         spec = self.spec

@@ -26,6 +26,8 @@ class Cifar10Task(PatchTask):
     image format (JPEG) are taken as they are; the run records what they were.
     """
 
+    published = (3, 32, 32, 10)
+
     def read(self) -> ImageData:
         """All images.
 

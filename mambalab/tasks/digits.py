@@ -21,6 +21,8 @@ class DigitsTask(PixelTask):
     360 of them, chosen once for all runs, are the test split. `task.input_dim` pixels make a step.
     """
 
+    published = (1, 8, 8, 10)
+
     def read(self) -> ImageData:
         """All images.
 

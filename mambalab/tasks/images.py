@@ -77,6 +77,8 @@ class ImageTask(ClassificationTask):
 
     settings: ImageSettings
     unit = "images"
+    published: tuple[int, int, int, int] | None = None
+    """Channels, height and width of every image, and classes, where all copies have the same."""
 
     @abstractmethod
     def read(self) -> ImageData:
@@ -146,11 +148,23 @@ class ImageTask(ClassificationTask):
         self._mean = mean.to(device).view(1, channels, 1, 1)
         self._scale = (1 / deviation.clamp(min=1 / 255)).to(device).view(1, channels, 1, 1)
         self._fingerprint = {"sha256": _digest(data), **data.source}
+        self.spec = self._spec(channels, height, width, len(self.classes))
+
+    def _spec(self, channels: int, height: int, width: int, classes: int) -> ModelSpec:
         _, length, values = self.sequence(torch.empty(1, channels, height, width)).shape
         rows, columns = self.grid(height, width)
-        self.spec = ModelSpec(
-            0, length, input_dim=values, classes=len(self.classes), rows=rows, columns=columns
-        )
+        return ModelSpec(0, length, input_dim=values, classes=classes, rows=rows, columns=columns)
+
+    def known_spec(self) -> ModelSpec | None:
+        """Return the shape of a task whose images are `published`.
+
+        Raises:
+            UserError: they cannot be cut as asked.
+        """
+        if self.published is None:
+            return None
+        self.check_shape(*self.published[1:3])
+        return self._spec(*self.published)
 
     def fingerprint(self) -> dict[str, str]:
         """sha256 of all pixels and labels, and where they came from."""

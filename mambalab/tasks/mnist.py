@@ -23,6 +23,8 @@ class MnistTask(PixelTask):
     `data_dir`/MNIST/raw, compressed or not, and fetched if they are not there.
     """
 
+    published = (1, 28, 28, 10)
+
     def read(self) -> ImageData:
         """All images.
 

@@ -2,7 +2,8 @@
 
 `checkpoints/last-00001200/` holds everything to go on exactly from step 1200 (weights as
 safetensors; optimiser, random state and data position beside them). `checkpoints/best-00000800/`
-holds the weights that did best on validation.
+holds the weights that did best on validation, and with `trainer.keep` `checkpoints/step-00000400/`
+those of other steps.
 """
 
 import errno
@@ -42,7 +43,7 @@ class Checkpoint:
 
     Attributes:
         path: the folder.
-        kind: `last` or `best`.
+        kind: `last`, `best` or `step`.
         step: optimiser steps done when it was written.
     """
 
@@ -69,12 +70,12 @@ class ForeignError(UserError):
 
 
 def find(run_dir: Path, kind: str) -> Checkpoint | None:
-    """Find the newest checkpoint of a kind (`last` or `best`), or None; raises as `find_all`."""
+    """Find the newest checkpoint of a kind, or None; raises as `find_all`."""
     return next(iter(find_all(run_dir, kind)), None)
 
 
 def find_all(run_dir: Path, kind: str) -> list[Checkpoint]:
-    """Find the checkpoints of a kind (`last` or `best`), the newest first.
+    """Find the checkpoints of a kind (`last`, `best` or `step`), the newest first.
 
     A person's own files and folders, whose names are other ones, are passed over.
 
@@ -109,11 +110,11 @@ def save(
 
     Args:
         run_dir: the run folder.
-        kind: `last` or `best`.
+        kind: `last`, `best` or `step`.
         step: optimiser steps done.
         weights: the model's state dict; shared tensors are stored once.
         facts: small JSON-able facts, e.g. the metric that made it the best.
-        trainer: tensors and plain values needed to go on; none for `best`.
+        trainer: tensors and plain values needed to go on; for `last` alone.
         keep: checkpoints of this kind that stay: this one and those before it.
 
     Raises:
@@ -127,7 +128,8 @@ def save(
             _put(target, *content)
         except OSError as error:
             spare = [c for c in find_all(run_dir, kind) if c.path != target][1:]
-            if error.errno not in files.NO_SPACE or not spare:
+            # Those of steps were asked for, and nothing needs the new one to go on.
+            if error.errno not in files.NO_SPACE or not spare or kind == "step":
                 raise
             LOG.warning("the disk is full: %s and what is older goes", spare[0].path)
             for old in spare:
@@ -266,7 +268,7 @@ def sweep(run_dir: Path) -> None:
 def load(
     checkpoint: Checkpoint, device: torch.device
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    """Read weights, facts and trainer state of a checkpoint (the last is empty for `best`).
+    """Read weights, facts and trainer state of a checkpoint (empty unless it is a `last` one).
 
     Nothing in it is executed: weights are safetensors, the rest is read with `weights_only`.
 
@@ -278,6 +280,8 @@ def load(
     remedy = _AGAIN
     if checkpoint.kind == "best":
         remedy = "delete that folder, and the last weights take its place"
+    elif checkpoint.kind == "step":
+        remedy = "delete that folder, or take another one (checkpoint=best)"
     whole = False  # by checksums: what fails afterwards is not the fault of its bytes
     try:
         manifest = verify.manifest(path / MANIFEST, checkpoint.step)

@@ -6,12 +6,12 @@ the checkpoint. A run ended by `max_steps` therefore gives the same numbers whet
 interrupted. With `max_minutes` the schedule follows the clock, and only the time used is exact.
 
 The loop itself is `Trainer._run`. The learning rate is set in `_train_step`, by `learning_rate` of
-train/optim.py. Metrics leave in `_log` and `_evaluate`: from there on they go through
-tracking/recorder.py to metrics.jsonl, and by tracking/sink.py from that file to a tracker.
-Tasks measure them in `evaluate` (tasks/base.py). More after an evaluation: train/callbacks.py.
+train/optim.py. Checkpoints are written and read by train/keeper.py. Metrics leave in `_log` and
+`_evaluate`: from there on they go through tracking/recorder.py to metrics.jsonl, and by
+tracking/sink.py from that file to a tracker. Tasks measure them in `evaluate`
+(tasks/base.py). More after an evaluation: train/callbacks.py.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,23 +20,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mambalab.errors import UserError
+from mambalab.records.run_folder import RunFolder
 from mambalab.records.summary import EndedBy, Evaluation, Status
 from mambalab.settings.train import OptimSettings, Precision, TrainerSettings
-from mambalab.train import checkpoint, limits, lines, runtime
+from mambalab.train import checkpoint, lines, runtime
+from mambalab.train.averaging import WeightAverage
 from mambalab.train.callbacks import Callback, Result
-from mambalab.train.checks import check_loss, check_metrics, describe_changes, ranking_key
+from mambalab.train.checks import check_loss, check_metrics, ranking_key
+from mambalab.train.keeper import Keeper
 from mambalab.train.listening import LONG_SECONDS, listening
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
+from mambalab.train.norms import StepNorms
 from mambalab.train.optim import build_optimizer, learning_rate
+from mambalab.train.pace import Pace
+from mambalab.train.profiling import StepProfiler
 from mambalab.train.progress import Progress, StoppedError, watching
 from mambalab.train.protocols import MetricRecorder, TrainableTask
 from mambalab.train.ranks import shared
+from mambalab.train.scaling import MAX_SKIPPED_IN_A_ROW, LossScaler
 from mambalab.train.state import BeforeStep, TrainState
 from mambalab.train.together import Together
 from mambalab.utils import console
-
-LOG = logging.getLogger("mambalab")
 
 
 class Trainer:
@@ -59,8 +63,11 @@ class Trainer:
         together: the processes that train it, all with the same arguments, and how; None = one.
 
     Attributes:
-        state: all that a checkpoint holds besides the weights.
-        restored: facts of the checkpoint that `restore` went back to; empty without one.
+        state: what a checkpoint holds besides the weights, the average and the scaler.
+        average: of the weights, with `trainer.ema`: what is evaluated, and kept as the best.
+        scaler: of the loss, in fp16.
+        keeper: writes and reads the checkpoints.
+        pace: how far the run is.
     """
 
     def __init__(
@@ -94,54 +101,27 @@ class Trainer:
         self.stop_requested = stop_requested
         self.callbacks = callbacks
         self.evaluate_first = evaluate_first
-        self.run_identity = dict(run or {})
-        self.facts = {"precision": precision.value, **(facts or {})}
-        if run:
-            self.facts["run"] = self.run_identity
-        self.restored: dict[str, Any] = {}
         self.guard = FiniteGuard(device)
         self.state = TrainState(build_optimizer(model, optim), device)
-        self.max_steps = limits.steps(settings, task.batches_per_epoch)
-        self.saved_step = -1  # of the newest checkpoint
+        self.average = WeightAverage(model, settings.ema) if settings.ema else None
+        self.scaler = LossScaler(device) if precision is Precision.fp16 else None
+        self.keeper = Keeper(
+            run_dir,
+            model,
+            task,
+            self.state,
+            settings,
+            recorder,
+            together=self.together,
+            average=self.average,
+            parts={"scaler": self.scaler},
+            run=run,
+            facts={"precision": precision.value, **(facts or {})},
+        )
+        traced = settings.profile if self.ranks.is_first else False
+        self.profiler = StepProfiler(RunFolder(run_dir).profile, traced, device)
+        self.pace = Pace(settings, self.state, self.ranks, task)
         self.last_step_seconds = 0.0
-        self.seconds: float | None = None  # of training by rank 0's clock, if there are several
-
-    # -- how far the run is -------------------------------------------------------------------
-
-    def progress(self) -> float:
-        """Share of the run that is done, in [0, 1]: by steps or by time, whichever is further."""
-        shares = [0.0]
-        if self.max_steps is not None:
-            shares.append(self.state.step / self.max_steps)
-        if self.settings.max_minutes is not None:
-            shares.append(self.elapsed() / (60 * self.settings.max_minutes))
-        return max(shares)
-
-    def elapsed(self) -> float:
-        """Seconds of training; of several processes rank 0 has the clock."""
-        return self.state.clock.elapsed() if self.seconds is None else self.seconds
-
-    def _agree(self) -> str | None:
-        """The signal that asked to stop; several processes agree on it, and on the time."""
-        signal_name = self.stop_requested()
-        if self.ranks.size > 1:
-            elapsed = self.state.clock.elapsed()
-            signal_name, self.seconds = self.ranks.agree(signal_name, elapsed)
-        return signal_name
-
-    def _reached_limit(self) -> tuple[EndedBy, str] | None:
-        """The limit that ends the run and how to say it, or None."""
-        state, settings = self.state, self.settings
-        if settings.max_steps is not None and state.step >= settings.max_steps:
-            return EndedBy.max_steps, f"max_steps={settings.max_steps} reached"
-        if self.max_steps is not None and state.step >= self.max_steps:
-            return EndedBy.max_epochs, f"max_epochs={settings.max_epochs:g} reached"
-        if settings.max_minutes is not None and self.elapsed() >= 60 * settings.max_minutes:
-            return EndedBy.max_minutes, f"max_minutes={settings.max_minutes:g} reached"
-        if settings.patience is not None and state.evaluations_since_best >= settings.patience:
-            evaluations = f"{settings.patience} evaluations"
-            return EndedBy.patience, f"no improvement of {self.task.metric} in {evaluations}"
-        return None
 
     # -- one step -----------------------------------------------------------------------------
 
@@ -167,7 +147,7 @@ class Trainer:
                 undone.
         """
         state = self.state
-        rate = learning_rate(self.optim, state.step, self.progress())
+        rate = learning_rate(self.optim, state.step, self.pace.progress())
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
         self.together.seed_step(state.step)
@@ -187,27 +167,42 @@ class Trainer:
                     check_loss(loss)
                     loss = loss / parts
                     before_backward(loss)
-                    loss.backward()
+                    (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 total += loss.detach()
         except StoppedError:
             assert before is not None, "nothing else is given up"
             before.restore()
             raise
+        logs = (state.step + 1) % self.settings.log_every == 0
+        if self.scaler is not None:
+            self.scaler.unscale(state.optimizer)
+        norms = StepNorms(self.model) if logs and self.settings.norms else None
         limit = self.optim.grad_clip if self.optim.grad_clip is not None else float("inf")
         norm = self.together.clip(limit)
         total = self.ranks.mean(total)
-        bad = self.guard.watch(state.step, total, norm)
-        if self.device.type == "cpu" and bool(bad):
-            self._refuse_bad_step()
-        state.optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        self._step_optimizer(total, norm)
         state.loss_sum += total
         state.loss_count += 1
         state.step += 1
         state.position += parts
-        if state.step % self.settings.log_every == 0:
-            self._log(rate, norm)
+        if self.average is not None:
+            self.average.update(state.step)
+        if logs:
+            self._log(rate, norm, norms.after_step() if norms is not None else {})
+
+    def _step_optimizer(self, loss: Tensor, norm: Tensor) -> None:
+        """Let the optimiser step, unless loss or gradient norm are not finite."""
+        optimizer = self.state.optimizer
+        if self.scaler is None:
+            bad = self.guard.watch(self.state.step, loss, norm)
+            if self.device.type == "cpu" and bool(bad):
+                self._refuse_bad_step()
+        else:  # of fp16 alone it is expected now and then
+            bad = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+            self.scaler.update(bad)
+        optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _listens(self) -> bool:
         """Whether a stop is heard within a batch: it may be long, as the step before it was."""
@@ -215,22 +210,35 @@ class Trainer:
         able = not self.settings.compile and self.ranks.size == 1  # all end the same step
         return able and (first or self.last_step_seconds >= LONG_SECONDS)
 
-    def _log(self, rate: float, norm: Tensor) -> None:
-        """Record the mean training loss since the last point; waits for the device."""
+    def _log(self, rate: float, norm: Tensor, norms: dict[str, float]) -> None:
+        """Record the mean training loss since the last point; waits for the device.
+
+        Args:
+            rate: learning rate of the step that was done.
+            norm: of its gradient, before clipping.
+            norms: of its layers, if they are asked for.
+        """
         state = self.state
         self._refuse_bad_step()
         state.latest_loss = float(state.loss_sum) / state.loss_count
         state.loss_sum.zero_()
         state.loss_count = 0
         values = {"train/loss": state.latest_loss, "train/lr": rate, "train/grad_norm": float(norm)}
+        values |= norms
+        if self.scaler is not None:
+            values |= self.scaler.values(state.step)
         values["time/seconds"] = state.clock.elapsed()
         if state.clock.timed_steps:
-            values["time/tokens_per_second"] = self.tokens_per_second()
+            values["time/tokens_per_second"] = self.pace.tokens_per_second()
         self.recorder.metrics(state.step, values)
 
     def _refuse_bad_step(self) -> None:
         """Raise if any step so far was not finite; nothing of it is in the weights."""
         step = self.guard.first_bad_step()
+        what = "loss or gradients became NaN or infinite"
+        if self.scaler is not None and self.scaler.is_lost():
+            step = self.state.step - 1
+            what = f"{MAX_SKIPPED_IN_A_ROW} steps in a row overflowed in fp16, at any loss scale,"
         if step is None:
             return
         position = step * self.settings.grad_accum
@@ -240,27 +248,21 @@ class Trainer:
         last = checkpoint.find(self.run_dir, "last")
         kept = f"the checkpoint of step {last.step} is kept; " if last else ""
         raise NonFiniteError(
-            f"loss or gradients became NaN or infinite at step {step + 1}, {where}; {kept}"
+            f"{what} at step {step + 1}, {where}; {kept}"
             f"try a smaller optim.lr, optim.grad_clip=1 or precision=fp32"
         )
-
-    def tokens_per_second(self) -> float:
-        """Training speed of this session after warm-up, evaluations left out; 0 if unknown."""
-        clock = self.state.clock
-        if not clock.timed_steps:
-            return 0.0
-        items = self.task.items_per_batch * self.settings.grad_accum * clock.timed_steps
-        return items / clock.step_seconds
 
     # -- looking back -------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Measure the validation split, keep the weights if they are the best, call callbacks."""
-        with self.together.whole():
-            self._evaluate_whole()
+        """Measure the validation split, keep the weights if they are the best, call callbacks.
 
-    def _evaluate_whole(self) -> None:
-        """Evaluate, while the plain model has the weights."""
+        All of it is done with the averaged weights, if there is an average.
+        """
+        with self.together.whole(), self.keeper.judged_weights():
+            self._judge()
+
+    def _judge(self) -> None:
         state = self.state
         metrics = self._measure()
         check_metrics(metrics, self.task.metric)
@@ -272,15 +274,12 @@ class Trainer:
         if state.best is None or self._ranking_key(metrics) > self._ranking_key(state.best.metrics):
             state.best = Evaluation(state.step, metrics)
             state.evaluations_since_best = 0
-            facts = {**self.facts, "metrics": metrics, "metric": self.task.metric}
-            if self.ranks.is_first:
-                weights = self.model.state_dict()
-                checkpoint.save(self.run_dir, "best", state.step, weights, facts=facts)
+            self.keeper.save_best(metrics)
         elif state.step > state.best.step:
             state.evaluations_since_best += 1
         self.recorder.metrics(state.step, metrics)
         if state.step:  # what weights are worth before it is said by whoever brings them
-            told = (self.task, state, self.settings, self.tokens_per_second())
+            told = (self.task, state, self.settings, self.pace.tokens_per_second())
             console.say(lambda columns: lines.evaluation(*told, columns))
         try:
             with self.ranks.stopping_together():
@@ -305,83 +304,18 @@ class Trainer:
     def _show(self, display: Progress) -> None:
         """Show where the run is."""
         task, state = self.task, self.state
-        speed = lines.speed(task, self.tokens_per_second())
+        speed = lines.speed(task, self.pace.tokens_per_second())
         measured = lines.validation(task, state)
-        display.update(self.progress(), state.step, state.latest_loss, measured, speed)
-
-    # -- checkpoints --------------------------------------------------------------------------
+        display.update(self.pace.progress(), state.step, state.latest_loss, measured, speed)
 
     def save(self) -> None:
-        """Write everything needed to go on exactly from here.
-
-        The curve reaches the disk first: after a power cut no checkpoint is ahead of it.
-        """
-        if self.saved_step == self.state.step:
-            return
+        """Write everything needed to go on exactly from here."""
         self._refuse_bad_step()
-        with self.together.whole():
-            self._save_whole()
-        self.saved_step = self.state.step
-
-    def _save_whole(self) -> None:
-        """Save, while the plain model has the weights."""
-        optimizer = self.together.optimizer_state(self.state.optimizer)
-        if not self.ranks.is_first:
-            return
-        facts = {**self.facts, "fingerprint": self.task.fingerprint()}
-        if (history := self.recorder.flush()) is not None:
-            facts["history"] = history
-        checkpoint.save(
-            self.run_dir,
-            "last",
-            self.state.step,
-            self.model.state_dict(),
-            facts=facts,
-            trainer={**self.state.state_dict(), "optimizer": optimizer},
-            keep=self.settings.keep_last or 1,
-        )
+        self.keeper.save_last()
 
     def restore(self, source: checkpoint.Checkpoint) -> None:
-        """Go back to where a checkpoint was written.
-
-        Raises:
-            DamagedError: it is damaged: the one before it may do.
-            UserError: it cannot be read, belongs to another run, or was written on other data or
-                by another model.
-        """
-        weights, facts, trainer = checkpoint.load(source, self.device)
-        checkpoint.refuse_foreign(source, facts, self.run_identity)
-        ours, theirs = self.task.fingerprint(), facts.get("fingerprint")
-        if not isinstance(theirs, dict):
-            raise checkpoint.lacks_state(source)
-        if ours.get("sha256") != theirs.get("sha256"):
-            raise UserError(
-                f"the data changed since {source.path} was written"
-                f"{describe_changes(theirs, ours)}: bring the old data back, "
-                f"give a new run_dir, or start again with resume=never"
-            )
-        checkpoint.restore_weights(self.model, weights, source.path)
-        try:
-            self.state.load_state_dict(trainer, step=source.step)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise checkpoint.lacks_state(source) from error
-        self.saved_step = source.step
-        self.restored = facts
-        self._adopt_newer_best()
-
-    def _adopt_newer_best(self) -> None:
-        """Adopt a best checkpoint that was written after the restored one, before a kill."""
-        found = checkpoint.find(self.run_dir, "best")
-        if found is None or (self.state.best and found.step <= self.state.best.step):
-            return
-        try:
-            _, facts, _ = checkpoint.load(found, torch.device("cpu"))
-        except checkpoint.DamagedError as error:
-            LOG.warning("%s", error)  # the evaluation comes again, and so does the checkpoint
-            return
-        checkpoint.refuse_foreign(found, facts, self.run_identity)
-        self.state.best = Evaluation(found.step, facts["metrics"])
-        self.state.evaluations_since_best = 0  # those before it count no more when they come again
+        """Go back to where a checkpoint was written, before `run`; raises as `Keeper.restore`."""
+        self.keeper.restore(source)
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -393,7 +327,7 @@ class Trainer:
         """
         self.model.train()
         self._begin_together()
-        display = Progress(self.progress())
+        display = Progress(self.pace.progress())
         status = Status.FINISHED
         try:
             ended_by, reason = self._run(display)
@@ -404,6 +338,7 @@ class Trainer:
             status, ended_by = Status.KILLED, EndedBy(stopped.signal)
             reason = f"stopped by {stopped.signal} after step {self.state.step}"
         finally:
+            self.profiler.close()
             display.close()
         result = Result(
             status,
@@ -412,7 +347,7 @@ class Trainer:
             step=self.state.step,
             best=self.state.best,
             last=self.state.last,
-            tokens_per_second=self.tokens_per_second(),
+            tokens_per_second=self.pace.tokens_per_second(),
             seconds=self.state.clock.elapsed(),
             peak_memory_bytes=runtime.peak_memory_bytes(self.device),
         )
@@ -424,7 +359,7 @@ class Trainer:
     def _begin_together(self) -> None:
         """Give the other processes what `restore` gave this one."""
         self.together.begin(self.state, lambda model: build_optimizer(model, self.optim))
-        self.saved_step = self.ranks.tell(self.saved_step)
+        self.keeper.begin_together()
 
     def _run(self, display: Progress) -> tuple[EndedBy, str]:
         """What ended the run, and how to say it; raises StoppedError when a signal did."""
@@ -433,17 +368,20 @@ class Trainer:
         if due and state.evaluated_step != state.step:  # new, or stopped in the midst of it
             self._evaluate()
             self.save()
+        self.keeper.make_up()
         display.wait_for_step()
         while True:
-            signal_name = self._agree()
-            if (end := self._reached_limit()) is not None:
+            signal_name = self.pace.agree(self.stop_requested())
+            if (end := self.pace.reached_limit()) is not None:
                 break
             if signal_name is not None:
                 raise StoppedError(signal_name)
+            self.profiler.before_step()
             started = time.monotonic()
             self._train_step()
             self.last_step_seconds = time.monotonic() - started
-            state.clock.step_took(self.last_step_seconds)
+            state.clock.step_took(self.last_step_seconds, timed=not self.profiler.active)
+            self.profiler.after_step(state.step)
             if state.step % settings.eval_every == 0:
                 self._evaluate()
             if state.step % settings.checkpoint_every == 0:

@@ -18,6 +18,8 @@ from mambalab.errors import UserError
 from mambalab.settings.train import Precision
 from mambalab.utils import torchrun
 
+DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}  # of autocast
+
 
 def prepare_process() -> None:
     """Make the process fit for training on a CPU; call once, before large tensors exist.
@@ -75,16 +77,25 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Precision:
-    """Choose the precision: `auto` is bf16 where the processor has it in hardware, else fp32."""
+    """Choose the precision: `auto` is bf16 where the processor has it in hardware, else fp32.
+
+    Raises:
+        UserError: fp16 anywhere but on an NVIDIA GPU.
+    """
+    if requested is Precision.fp16 and device.type != "cuda":
+        raise UserError(
+            f"precision=fp16: only on NVIDIA GPUs, and device={device.type} computes here; use "
+            "precision=bf16 or precision=fp32"
+        )
     if requested is not Precision.auto:
         return requested
     return Precision.bf16 if has_fast_bf16(device) else Precision.fp32
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager:
-    """Return the context in which models compute: bf16 matrix products, or plain float32."""
-    if precision is Precision.bf16:
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    """Return the context in which models compute: half matrix products, or plain float32."""
+    if precision in DTYPES:
+        return torch.autocast(device.type, dtype=DTYPES[precision])
     return contextlib.nullcontext()
 
 

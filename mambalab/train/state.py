@@ -35,10 +35,10 @@ class Clock:
         """Seconds of training, earlier sessions included."""
         return self.used + time.monotonic() - self.started
 
-    def step_took(self, seconds: float) -> None:
-        """Count one training step."""
+    def step_took(self, seconds: float, timed: bool = True) -> None:
+        """Count one training step; one that is not `timed` was slowed down, and says no speed."""
         self.steps += 1
-        if self.steps > WARM_UP_STEPS:
+        if self.steps > WARM_UP_STEPS and timed:
             self.step_seconds += seconds
             self.timed_steps += 1
 

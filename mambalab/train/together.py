@@ -90,7 +90,7 @@ class _Several(Together):
         """Give all processes the weights and the state of rank 0."""
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, src=0)
-        mine = {"step": state.step, "state": _on_cpu(state.state_dict())}
+        mine = {"step": state.step, "state": on_cpu(state.state_dict())}
         told = self.ranks.tell(mine if self.ranks.is_first else None)
         state.load_state_dict(told["state"], step=told["step"])
 
@@ -201,7 +201,8 @@ def together(model: nn.Module, settings: TrainerSettings, ranks: Ranks, seed: in
     return kind(model, settings, ranks, seed=seed)
 
 
-def _on_cpu(tree: Any) -> Any:
+def on_cpu(tree: Any) -> Any:
+    """Copy the tensors of a nested state to the CPU, as another process may read them."""
     return pytree.tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, tree)
 
 

@@ -224,7 +224,7 @@ MISTAKES = {
     "optim.betas=[0.9,x]": r"optim.betas\[1\]=x: expected a number",
     "optim.betas={a:3}": r"optim.betas: ",
     "optim.schedule=cosin": r"expected cosine, exponential or constant; did you mean cosine\?",
-    "precision=fp16": r"precision=fp16: expected auto, fp32 or bf16",
+    "precision=fp8": r"precision=fp8: expected auto, fp32, bf16 or fp16",
     "trainer.max_steps=-1": r"trainer.max_steps=-1: must be at least 1",
     "trainer.max_steps=1e3": r"expected a whole number or null; write 1000",
     "trainer.max_stepz=3": r"trainer.max_stepz: no such key; did you mean trainer.max_steps\?",

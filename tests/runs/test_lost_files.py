@@ -12,7 +12,7 @@ from mambalab.records.run_folder import RunFolder
 from mambalab.runs import load, rebuild, resume, tidy
 from mambalab.runs.language_model import language_model
 from mambalab.runs.resolve import FinishedRun, resolve
-from mambalab.runs.training import TrainingRun
+from mambalab.runs.session import TrainingRun
 from mambalab.settings.train import Precision
 from mambalab.train import checkpoint
 from tests.faults.damage import put
@@ -90,7 +90,7 @@ def test_a_run_without_its_summary_ends_as_it_had_ended(run_dir, whole, capsys):
 def test_a_lost_spec_is_taken_from_a_checkpoint_and_written_again(run_dir, how, caplog):
     expected = load.read_spec(run_dir)
     spoil(run_dir / "spec.json", how)
-    assert load._read_or_rebuild_spec(run_dir) == expected
+    assert load.spec_of(run_dir) == expected
     assert "its content is taken from a checkpoint" in caplog.text
     finished = resolve(settings("run_dir=run"))
     assert isinstance(finished, FinishedRun)
@@ -106,7 +106,7 @@ def test_a_lost_spec_of_an_older_run_is_made_from_its_data(run_dir):
         path.write_text(json.dumps(manifest))
     (run_dir / "spec.json").unlink()
     with pytest.raises(UserError, match="`mambalab train` command writes that again"):
-        load._read_or_rebuild_spec(run_dir)
+        load.spec_of(run_dir)
     finished = resolve(settings("run_dir=run"))
     assert isinstance(finished, FinishedRun)
     tidy.finished(finished)

@@ -6,7 +6,7 @@ from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
-from mambalab.runs.training import TrainingRun
+from mambalab.runs.session import TrainingRun
 from mambalab.settings.train import Precision
 from mambalab.train.callbacks import Callback
 from tests.lab import TINY, one_line, only_run, rows, summary, train

@@ -153,6 +153,9 @@ def test_a_batch_is_cut_by_rows():
         task.part(x, 0, 4)
 
 
-def test_muon_needs_whole_matrices():
-    with pytest.raises(UserError, match="Muon needs whole matrices"):
-        config.compose("train", ["task=text", "optim=muon", "trainer.strategy=fsdp2"])
+@pytest.mark.parametrize(
+    "setting", ["optim=muon", "trainer.ema=0.9", "trainer.norms=true", "precision=fp16"]
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_shared_out(setting):
+    with pytest.raises(UserError, match=f"{setting}: with trainer.strategy=fsdp2"):
+        config.compose("train", ["task=text", setting, "trainer.strategy=fsdp2"])

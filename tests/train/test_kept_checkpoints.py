@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mambalab.errors import UserError
-from mambalab.train import checkpoint, verify
+from mambalab.train import checkpoint, chosen, verify
 from tests.train import toy
 
 CPU = torch.device("cpu")
@@ -220,8 +220,8 @@ def test_a_full_disk_takes_the_older_checkpoint_before_it_stops_the_run(
 
 def trained(run_dir, **identity) -> toy.Trainer:
     trainer, _ = toy.trainer(run_dir, max_steps=8)
-    trainer.run_identity = identity
-    trainer.facts["run"] = identity
+    trainer.keeper.run_identity = identity
+    trainer.keeper.facts["run"] = identity
     trainer.run()
     return trainer
 
@@ -230,7 +230,7 @@ def trained(run_dir, **identity) -> toy.Trainer:
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, theirs):
     trained(tmp_path, **{**RUN, **theirs})
     again, _ = toy.trainer(tmp_path, max_steps=12)
-    again.run_identity = RUN
+    again.keeper.run_identity = RUN
     with pytest.raises(checkpoint.ForeignError, match="is another run's: move it away"):
         again.restore(checkpoint.find(tmp_path, "last"))
 
@@ -239,7 +239,7 @@ def test_older_checkpoints_do_not_name_their_run(tmp_path):
     trainer, _ = toy.trainer(tmp_path, max_steps=8)
     trainer.run()
     again, _ = toy.trainer(tmp_path, max_steps=12)
-    again.run_identity = RUN
+    again.keeper.run_identity = RUN
     again.restore(checkpoint.find(tmp_path, "last"))
     assert again.state.step == 8
 
@@ -279,3 +279,83 @@ def test_a_damaged_best_that_comes_again_is_no_obstacle(tmp_path, caplog):
     assert "best-00000010" in caplog.text
     again.run()
     assert before.rows + after.rows == lines.rows
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("best", []), ("all", [4, 8, 12, 16, 20]), ("2", [16, 20]), ("9", None)]
+)
+def test_weights_of_steps_stay_as_asked(tmp_path, keep, kept):
+    kept = [4, 8, 12, 16, 20] if kept is None else kept
+    run, _ = toy.trainer(tmp_path, keep=keep, max_steps=21)
+    result = run.run()
+    found = [name for name in names(tmp_path) if name.startswith("step")]
+    assert found == [f"step-{step:08d}" for step in kept]
+    others = [f"best-{result.best.step:08d}", "last-00000021"]
+    assert [name for name in names(tmp_path) if name not in found] == others
+    for step in kept:
+        weights, facts, trainer = checkpoint.load(chosen.choose(tmp_path, f"step_{step}"), CPU)
+        assert trainer == {}
+        assert facts["precision"] == "fp32"
+        assert set(weights) == set(run.model.state_dict())
+
+
+def test_the_last_checkpoint_comes_first_and_a_kill_in_between_is_made_up_for(
+    tmp_path, monkeypatch
+):
+    save = checkpoint.save
+
+    def killed(folder, kind, step, *args, **kwargs):
+        if kind == "step" and step == 8:
+            raise KeyboardInterrupt
+        return save(folder, kind, step, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    run, _ = toy.trainer(tmp_path, keep="all")
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert checkpoint.find(tmp_path, "last").step == 8
+    assert checkpoint.find(tmp_path, "step").step == 4
+    monkeypatch.undo()
+    again, _ = toy.trainer(tmp_path, keep="all", max_steps=9)
+    again.restore(checkpoint.find(tmp_path, "last"))
+    at_8 = {name: t.clone() for name, t in again.model.state_dict().items()}
+    again.run()
+    weights, _ = chosen.load_judged(chosen.choose(tmp_path, "step_8"), CPU)
+    assert all(torch.equal(t, at_8[name]) for name, t in weights.items())
+
+
+def test_a_full_disk_takes_no_weights_that_were_asked_for(tmp_path, monkeypatch):
+    for step in (5, 10, 15):
+        write(tmp_path, step, "step", keep=99)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(UserError, match=r"step-00000020: No space left on device"):
+        write(tmp_path, 20, "step", keep=99)
+    assert names(tmp_path) == ["step-00000005", "step-00000010", "step-00000015"]
+
+
+def test_a_checkpoint_is_found_by_its_name_and_errors_list_what_is_there(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        chosen.choose(tmp_path)
+    write(tmp_path, 20)
+    assert chosen.choose(tmp_path).kind == "last"  # nothing was evaluated
+    for step in range(10, 21):
+        write(tmp_path, step, "step", keep=99)
+    for step in (12, 300):
+        write(tmp_path, step, "best", keep=99)
+    assert chosen.choose(tmp_path).path.name == "best-00000300"
+    assert chosen.choose(tmp_path, "last").path.name == "last-00000020"
+    for word in ("step_12", "step-12", "12", "step12"):
+        assert chosen.choose(tmp_path, word).path.name == "best-00000012"
+    assert chosen.choose(tmp_path, "step_20").path.name == "step-00000020"
+    with pytest.raises(UserError) as caught:
+        chosen.choose(tmp_path, "step_7")
+    assert str(caught.value) == (
+        f"checkpoint=step_7: not among those of {tmp_path}, best (step 300), last (step 20), "
+        "step_10, step_11, step_12, step_13, step_14, step_15, step_16, step_17, step_18, "
+        "step_19, step_20, step_300 (trainer.keep=all keeps one of every trainer.checkpoint_every "
+        "steps)"
+    )

@@ -14,10 +14,7 @@ from mambalab.train import checkpoint, runtime
 from mambalab.train import limits as limits_module
 from mambalab.train.callbacks import Callback
 from mambalab.train.nonfinite import NonFiniteError
-from mambalab.train.optim import build_optimizer
 from mambalab.train.progress import StoppedError
-from mambalab.train.state import TrainState
-from mambalab.train.together import Together
 from tests.train.toy import LIMITS, MUON, OPTIM, ToyTask, model, trainer
 
 
@@ -138,11 +135,7 @@ class Averages(nn.Module):
 @pytest.mark.parametrize("asked", [5 * 3 + 1, 5 * 3 + 2, 20 * 3 - 1])
 def test_a_step_given_up_half_way_leaves_the_whole_step_before_it(tmp_path, asked):
     def make(name):
-        run, lines = trainer(tmp_path / name, grad_accum=3)
-        run.model = Averages()
-        run.together = Together(run.model, run.settings)
-        run.state = TrainState(build_optimizer(run.model, OPTIM), torch.device("cpu"))
-        return run, lines
+        return trainer(tmp_path / name, grad_accum=3, net=Averages())
 
     torch.manual_seed(1)
     whole, lines = make("whole")
@@ -223,7 +216,7 @@ def test_max_epochs_ends_the_run(tmp_path, limits, steps, ended_by):
     run, _ = trainer(tmp_path, **{"max_steps": None, **limits})
     result = run.run()
     assert (result.step, result.ended_by) == (steps, ended_by)
-    assert run.progress() == 1
+    assert run.pace.progress() == 1
 
 
 def test_epochs_and_steps_are_each_others_inverse():

@@ -38,10 +38,14 @@ LIMITS = TrainerSettings(
     eval_every=5,
     checkpoint_every=4,
     keep_last=1,
+    keep="best",
+    ema=None,
     patience=None,
     grad_accum=1,
     compile=False,
     sample_chars=0,
+    norms=False,
+    profile=False,
 )
 
 
@@ -115,7 +119,14 @@ def model() -> nn.Module:
 
 
 def trainer(
-    run_dir: Path, task=None, stop_after: int | None = None, optim=None, **limits
+    run_dir: Path,
+    task=None,
+    stop_after: int | None = None,
+    optim=None,
+    net: nn.Module | None = None,
+    precision: Precision = Precision.fp32,
+    callbacks=(),
+    **limits,
 ) -> tuple[Trainer, Lines]:
     """A trainer on the toy task; `stop_after` steps a signal seems to arrive."""
     lines = Lines()
@@ -127,15 +138,16 @@ def trainer(
         return "SIGTERM" if stop_after is not None and built[0].state.step >= stop_after else None
 
     runner = Trainer(
-        model(),
+        net or model(),
         task or ToyTask(),
         optim=optim or OPTIM,
         settings=dataclasses.replace(LIMITS, **limits),
         run_dir=run_dir,
         recorder=lines,
         device=torch.device("cpu"),
-        precision=Precision.fp32,
+        precision=precision,
         stop_requested=stop,
+        callbacks=callbacks,
     )
     built.append(runner)
     return runner, lines
