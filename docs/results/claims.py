@@ -1,10 +1,12 @@
 """What the sources and the Mamba paper claim, beside what was measured here, with a verdict."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from docs.results import lengths as against_length
 from docs.results import speed
-from docs.results.old import minutes, percent, run, table
+from docs.results.old import load, minutes, percent, run, table
 from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed, signed, ssm_effect
 from docs.results.studies import Study, comparison, group, shown, study
 from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
@@ -230,6 +232,11 @@ def _steps(machine: str) -> dict[int, float]:
 
 def flat() -> Measured:
     """Time of a training step for a token, by length."""
+    if against_length.recorded():
+        grows = next(n for n in load(against_length.RECORD)["notes"] if n.startswith("mamba: "))
+        exponent = float(re.findall(r"L\^(\d+\.\d+)", grows)[0])
+        word = SUPPORTED if abs(exponent - 1) < 0.1 else NOT_SUPPORTED
+        return Measured(grows, f"{OTHER_SETTING}: {word}", against_length.COMMAND)
     spreads = []
     for machine in (speed.XEON, speed.EPYC):
         times = _steps(machine)
@@ -245,6 +252,14 @@ def flat() -> Measured:
 
 def short_sequences() -> Measured:
     """Speed at the shortest length that was measured."""
+    if against_length.recorded():
+        names = ("transformer", "transformer_equal_depth")
+        ratios = [against_length.ratio(name, 64) for name in names]
+        told = ", ".join(
+            f"{r:.2f} times as fast as {n}" for r, n in zip(ratios, names, strict=True)
+        )
+        word = SUPPORTED if max(ratios.values()) < 1 else NOT_SUPPORTED
+        return Measured(f"at 64: {told}", f"{OTHER_SETTING}: {word}", against_length.COMMAND)
     shortest = min(_steps(speed.XEON))
     if shortest > 64:
         low, high = speed.times_faster(shortest)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.results import claims, images, reliability, shakespeare, speed, studies
+from docs.results import claims, images, lengths, reliability, shakespeare, speed, studies
 from docs.results.old import ROOT
 from mambalab.errors import UserError
 
@@ -15,6 +15,7 @@ OPENING = re.compile(r"^<!-- results:", re.MULTILINE)
 GENERATORS: dict[str, Callable[[str], str]] = {
     **claims.BLOCKS,
     **images.BLOCKS,
+    **lengths.BLOCKS,
     **reliability.BLOCKS,
     **shakespeare.BLOCKS,
     **speed.BLOCKS,
