@@ -98,6 +98,11 @@ def kernels(up: str) -> str:
             f"{len(row['wrong'])} wrong results; the same bits again in {same} of {tried}. Largest "
             f"error beyond a result's own rounding, as a share of its largest value: {errors}."
         )
+    before = found["before"]["emulated"]
+    parts.append(
+        f"Before, {before['arch']}: {before['scan cases']} scans and {before['conv cases']} "
+        f"convolutions, with {before['remark']}."
+    )
     parts.append(f"triton {found['triton']}. Record: `experiments/reliability/kernels.json`.")
     return "\n\n".join(parts)
 
