@@ -49,7 +49,7 @@ gpu: LIMIT ?= 540
 gpu:
 	@if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
 	@for stage in $(STAGE); do case $$stage in \
-	  tests) $(PYTHON) -m pytest -m gpu tests/ops ;; \
+	  tests) $(PYTHON) -m pytest -m gpu tests/ops tests/generation tests/bench ;; \
 	  */*) timeout --signal=INT $(LIMIT) $(PYTHON) -m mambalab train experiment=$$stage \
 	    device=cuda tracking=jsonl output_dir=$(OUT)/runs $(ARGS) || [ $$? -eq 124 ] ;; \
 	  *) $(PYTHON) -m mambalab bench $$stage device=cuda out=$(OUT) ;; \

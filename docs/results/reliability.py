@@ -90,4 +90,52 @@ def postgres(up: str) -> str:
     return "\n\n".join(part for part in (told, notes, grid) if part)
 
 
-BLOCKS = {"faults": faults, "fuzz": fuzz, "stops": stops, "postgres": postgres}
+def _variant(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["kernel"], row["arch"], row["N"]
+
+
+def _compiled(row: dict[str, Any], earlier: dict[Any, dict[str, Any]]) -> list[str]:
+    """Cells of one variant of a kernel; what it was before in brackets."""
+    old = earlier.get(_variant(row))
+    name = row["kernel"].removesuffix("_kernel").replace("_", " ")
+    keys = ("channels", "registers", "spilled bytes", "warps a scheduler", "instructions")
+    values = (f"{row[key]} ({old[key]})" if old else str(row[key]) for key in keys)
+    return [row["arch"], str(row["N"]), name, *values]
+
+
+def kernels(up: str) -> str:
+    """What the compiler and the emulator say of the Triton kernels, before the last rework, too."""
+    del up
+    if (found := _record("kernels")) is None:
+        return "Not measured yet: `python -m tests.ptx` has no record."
+    launches = [[row["what"], str(row["before"]), str(row["after"])] for row in found["launches"]]
+    parts = [table(["launches of a layer", "before", "now"], launches)]
+    head = ["GPU", "states", "kernel", "channels", "registers", "spilled bytes"]
+    head += ["warps a scheduler", "instructions a state element"]
+    earlier = {_variant(row): row for row in found["before"]["compiled"]}
+    parts.append(table(head, [_compiled(row, earlier) for row in found["compiled"]]))
+    for row in found["emulated"]:
+        same, tried = row["same bits again"]
+        errors = ", ".join(f"{kind} {error:.0e}" for kind, error in row["largest error"].items())
+        parts.append(
+            f"Emulated for {row['arch']}: {row['scan cases']} scans and {row['conv cases']} "
+            f"convolutions, {row['launches']} launches, {len(row['findings'])} findings, "
+            f"{len(row['wrong'])} wrong results; the same bits again in {same} of {tried}. Largest "
+            f"error beyond a result's own rounding, as a share of its largest value: {errors}."
+        )
+    before = found["before"]["emulated"]
+    parts.append(
+        f"Before, {before['arch']}: {before['scan cases']} scans and {before['conv cases']} "
+        f"convolutions, with {before['remark']}."
+    )
+    parts.append(f"triton {found['triton']}. Record: `experiments/reliability/kernels.json`.")
+    return "\n\n".join(parts)
+
+
+BLOCKS = {
+    "faults": faults,
+    "fuzz": fuzz,
+    "kernels": kernels,
+    "postgres": postgres,
+    "stops": stops,
+}

@@ -45,6 +45,10 @@ class BenchSettings:
     batches: list[int] | None = option("generate: sequences at once; null = 1, 8, 32", ge=1)
     seconds: float = option("least time to spend on each contender and shape", gt=0)
     yardstick: str | None = option("scan on a CPU: a C++ file to compare with (fwd and bwd)")
+    tune: bool = option(
+        "scan: find how the backward is best cut on this NVIDIA GPU, and write that to "
+        "mambalab/ops/triton/tuned.json; nothing else is measured"
+    )
     out: str = option("folder for the JSON file and the picture", **FOLDER)
     peers: bool = option(
         "generate: also compare with transformers, if it is installed, at the size of mamba-130m "
@@ -59,7 +63,11 @@ class BenchSettings:
     metrics: int = option("tracking: points that each records", ge=10)
 
     def check(self) -> None:
-        """Raise UserError for shapes that cannot be read."""
+        """Raise UserError for shapes that cannot be read, and for tuning anything but the scan."""
+        if self.tune and self.what is not Benchmark.scan:
+            raise UserError(
+                f"tune=true: tunes the scan; use mambalab bench scan, not {self.what.value}"
+            )
         for shape in self.shapes or []:
             if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", shape):
                 raise UserError(f"shapes: {shape}: write BxLxD, e.g. shapes=[16x256x256]")
@@ -74,10 +82,13 @@ def run(settings: BenchSettings) -> int:
     Raises:
         UserError: no such device, a yardstick that cannot be built, an unwritable folder.
     """
-    from mambalab.bench import data, generate, report, scan, tracking, train
+    from mambalab.bench import data, generate, report, scan, tracking, train, tune
     from mambalab.train import runtime
 
     runtime.prepare_process()
+    if settings.tune:
+        console.result(tune.run(runtime.choose_device(settings.device), settings.seconds))
+        return 0
     out = Path(settings.out).expanduser()
     report.check_writable(out)
     device = runtime.choose_device(settings.device)

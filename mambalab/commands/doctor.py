@@ -101,19 +101,23 @@ def _device(settings: DoctorSettings) -> Iterator[Finding]:
         yield "--", "gpu", "Apple GPU: the torch backend runs there, but is untested"
 
 
-def _triton(_settings: DoctorSettings) -> Iterator[Finding]:
+def _triton(settings: DoctorSettings) -> Iterator[Finding]:
     import torch
 
     from mambalab.ops import backend
+    from mambalab.train import runtime
 
     if importlib.util.find_spec("triton") is None:
         yield "--", "triton", "not installed (only needed on an NVIDIA GPU)"
         return
     found = f"{metadata.version('triton')} installed"
-    device = torch.device("cuda")
     if not torch.cuda.is_available():
         yield "--", "triton", f"{found}; its kernels are for NVIDIA GPUs, and torch can use none"
-    elif why := backend.obstacle("triton", device, torch.float32):
+        return
+    device = runtime.choose_device(settings.device)
+    if device.type != "cuda":
+        device = torch.device("cuda")
+    if why := backend.obstacle("triton", device, torch.float32):
         yield "--", "triton", f"{found}; not used, training on the GPU will be slow: {why}"
     else:
         yield _checked("triton", device)
@@ -132,32 +136,23 @@ def _cpu_kernels(_settings: DoctorSettings) -> Iterator[Finding]:
 
 def _checked(backend: str, device: "torch.device") -> Finding:
     """Compile the kernels of a backend and compare their output and gradients with float64."""
-    import torch
+    from mambalab.ops import check
 
-    from mambalab.ops import selective_scan
-
-    generator = torch.Generator().manual_seed(0)
-    u, delta = torch.randn(2, 1, 9, 20, generator=generator)
-    A = -torch.rand(20, 4, generator=generator)
-    B, C = torch.randn(2, 1, 9, 4, generator=generator)
-
-    def results(name: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        leaves = [x.requires_grad_() for x in inputs]
-        y = selective_scan(*leaves, delta_softplus=True, backend=name)
-        return [y.detach(), *torch.autograd.grad(y.sum(), leaves)]
-
-    exact = results("reference", [x.double() for x in (u, delta, A, B, C)])
-    start = time.monotonic()
-    fast = results(backend, [x.clone().to(device) for x in (u, delta, A, B, C)])
-    seconds = time.monotonic() - start
-    error = max(
-        float((x.double().cpu() - y).abs().max() / y.abs().max())
-        for x, y in zip(fast, exact, strict=True)
-    )
     what = f"{backend} kernels" if backend == "cpu" else backend
-    if not error <= 1e-5:
-        return "!!", what, f"wrong by {error:.1e}: please report this; use scan_backend=torch"
-    return "ok", what, f"compiled or loaded in {seconds:.1f} s, right to {error:.0e}"
+    cases = check.cases(device)
+    start = time.monotonic()
+    worst = 0.0
+    for case in cases:
+        error = check.compare(backend, device, case)
+        if not error <= case.allowed:
+            which = f" ({case.name})" if len(cases) > 1 else ""
+            advice = "please report this; use scan_backend=torch"
+            return "!!", what, f"wrong by {error:.1e}{which}: {advice}"
+        if case.dtype.itemsize == 4:
+            worst = max(worst, error)
+    seconds = time.monotonic() - start
+    names = f": {', '.join(case.name for case in cases)}" if len(cases) > 1 else ""
+    return "ok", what, f"compiled or loaded in {seconds:.1f} s, right to {worst:.0e}{names}"
 
 
 def _data(settings: DoctorSettings) -> Iterator[Finding]:

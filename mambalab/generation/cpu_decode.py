@@ -51,14 +51,14 @@ def fused(model: object, state: ModelState, batch: int) -> Decoder | None:
     dtype = torch.get_autocast_dtype("cpu") if autocast else torch.float32
     if not blocks or dtype not in backend.CPU_DTYPES:
         return None
-    if not (_as_built(model, blocks) and _readable(model, blocks, state, dtype)):
+    if not (as_built(model, blocks) and _readable(model, blocks, state, dtype)):
         return None
     if backend.resolve(blocks[0].mixer.backend, torch.device("cpu"), dtype) != "cpu":
         return None
     return _Fused(model, state, batch, dtype)
 
 
-def _as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
+def as_built(model: LanguageModel, blocks: list[MambaBlock]) -> bool:
     """True if the layers compute what the kernel does, in eval().
 
     No module or method is replaced, no hook would be passed over, no bias is missing.

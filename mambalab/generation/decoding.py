@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mambalab.generation.cpu_decode import fused
+from mambalab.generation.graph_decode import recorded
 from mambalab.generation.sampling import Sampler, Sampling
 from mambalab.models.state import ModelState
 
@@ -48,12 +49,13 @@ def decode_one(model: Generator, tokens: Tensor, state: ModelState) -> Tensor:
 
 
 def stepper(model: Generator, state: ModelState, batch: int) -> Callable[[Tensor], Tensor]:
-    """Return `decode_one` bound to `state`, fused where machine and model allow it.
+    """Return `decode_one` bound to `state`, fused or recorded where machine and model allow it.
 
     The function maps tokens (b,) to logits (b, v) and updates `state`. It uses the weights as they
     are now: make a new one after they change.
     """
-    return fused(model, state, batch) or (lambda tokens: decode_one(model, tokens, state))
+    quick = fused(model, state, batch) or recorded(model, state, batch)
+    return quick or (lambda tokens: decode_one(model, tokens, state))
 
 
 def last_logits(model: Any, tokens: Tensor, state: ModelState) -> Tensor:

@@ -18,6 +18,9 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
+MAX_STATES = 256
+"""Most states of a channel (d_state) in the Triton kernels: registers hold no more."""
+
 _MIN_COMPUTE_CAPABILITY = (7, 0)  # of a GPU, for Triton
 
 
@@ -70,10 +73,12 @@ def _triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+def _obstacle_triton(device: torch.device, dtype: torch.dtype, d_state: int) -> str | None:
     """Say why the Triton kernels cannot run `dtype` on `device`, in one line; None if they can."""
     if dtype == torch.float64:
         return "has no float64 kernels"
+    if d_state > MAX_STATES:
+        return f"holds at most {MAX_STATES} states a channel, not d_state={d_state}"
     if _triton_interpreted() and device.type == "cpu":
         return _triton_obstacle()
     if device.type != "cuda":
@@ -81,8 +86,9 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     return _triton_obstacle() or _old_gpu(device)
 
 
-def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
+def _obstacle_cpu(device: torch.device, dtype: torch.dtype, d_state: int) -> str | None:
     """Say why the CPU kernels cannot run `dtype` on `device`, in one line; None if they can."""
+    del d_state  # any
     if device.type != "cpu":
         return f"needs the CPU, not {device.type}"
     if dtype not in CPU_DTYPES:
@@ -90,22 +96,28 @@ def _obstacle_cpu(device: torch.device, dtype: torch.dtype) -> str | None:
     return _numba_obstacle()
 
 
-_OBSTACLES: dict[str, Callable[[torch.device, torch.dtype], str | None]] = {
+_OBSTACLES: dict[str, Callable[[torch.device, torch.dtype, int], str | None]] = {
     "triton": _obstacle_triton,
     "cpu": _obstacle_cpu,
 }
 
 
-def obstacle(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Say why `backend` cannot run tensors of `dtype` on `device`, in one line; None if it can."""
+def obstacle(
+    backend: str, device: torch.device, dtype: torch.dtype, d_state: int = 1
+) -> str | None:
+    """Say why `backend` cannot run tensors of `dtype` on `device`, in one line; None if it can.
+
+    `d_state` is the number of states of a channel, where there is a scan.
+    """
     find = _OBSTACLES.get(backend)
-    return find(device, dtype) if find else None
+    return find(device, dtype, d_state) if find else None
 
 
-def choose(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
+def choose(requested: str, device: torch.device, dtype: torch.dtype, d_state: int = 1) -> Choice:
     """Choose the backend for tensors of `dtype` on `device`; say why no faster one was taken.
 
-    A backend that is made for another kind of device is not among those passed over.
+    `d_state` is the number of states of a channel, where there is a scan. A backend that is made
+    for another kind of device is not among those passed over.
 
     Raises:
         UserError: `requested` is no backend, or cannot run here.
@@ -115,7 +127,7 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
         for backend in BACKENDS:
             if backend == "triton" and device.type != "cuda":
                 continue
-            why = obstacle(backend, device, dtype)
+            why = obstacle(backend, device, dtype, d_state)
             if why is None:
                 return Choice(backend, passed_over)
             if backend == "triton" or (backend, device.type) == ("cpu", "cpu"):
@@ -124,16 +136,16 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype) -> Choice:
     if requested not in BACKENDS:
         names = ", ".join(("auto", *BACKENDS))
         raise UserError(f"scan_backend={requested}: no such backend; choose one of {names}")
-    why = obstacle(requested, device, dtype)
+    why = obstacle(requested, device, dtype, d_state)
     if why is not None:
         raise UserError(f"scan_backend={requested} cannot run here: {why}; use scan_backend=auto")
     return Choice(requested, {})
 
 
-def resolve(requested: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve(requested: str, device: torch.device, dtype: torch.dtype, d_state: int = 1) -> str:
     """Name the backend that runs tensors of `dtype` on `device` when `requested` is asked for.
 
     Raises:
         UserError: `requested` is no backend, or cannot run here.
     """
-    return choose(requested, device, dtype).backend
+    return choose(requested, device, dtype, d_state).backend

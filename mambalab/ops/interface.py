@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class ScanGradients(NamedTuple):
-    """Gradients of the tensors of a selective scan; None for those that were not given."""
+    """Gradients of the tensors of a selective scan; None for those not given or not wanted."""
 
     u: Tensor
     delta: Tensor
@@ -26,7 +26,7 @@ class ScanGradients(NamedTuple):
     D: Tensor | None
     z: Tensor | None
     delta_bias: Tensor | None
-    initial_state: Tensor
+    initial_state: Tensor | None
 
 
 class ConvGradients(NamedTuple):
@@ -60,10 +60,12 @@ class ScanImplementation(Protocol):
         initial_state: Tensor | None,
         delta_softplus: bool,
         save_states: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        with_final: bool = True,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return y (b, l, d) in u's dtype, the last state (b, d, n), and the saved states.
 
-        The saved states have the shape of `states_shape`; None without `save_states`.
+        The last state is None unless `with_final`. The saved states have the shape of
+        `states_shape`; None without `save_states`.
         """
         ...
 
@@ -81,11 +83,13 @@ class ScanImplementation(Protocol):
         delta_bias: Tensor | None,
         delta_softplus: bool,
         saved_states: Tensor,
+        with_initial: bool = True,
     ) -> ScanGradients:
         """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n).
 
         Gradients of u, delta, B, C and z have the dtype of their tensor, the others the compute
-        dtype. `grad_state` is None where the last state was not used.
+        dtype. `grad_state` is None where the last state was not used; the gradient of the initial
+        state is None unless `with_initial`.
         """
         ...
 

@@ -123,11 +123,14 @@ def selective_scan(
             or any(x is not None and x.requires_grad for x in tensors)
         )
         if not save_states and can_bypass_dispatcher(*tensors):
-            y, state, _ = _run(*tensors, delta_softplus, save_states, backend)
+            y, state, _ = _run(*tensors, delta_softplus, return_final_state, False, backend)
         else:
             y, state, _ = _scan(*tensors, delta_softplus, return_final_state, save_states, backend)
     y = y.to(dtype)
-    return (y, state) if return_final_state else y
+    if not return_final_state:
+        return y
+    assert state is not None
+    return y, state
 
 
 def _check(
@@ -176,9 +179,9 @@ def _check(
         raise ValueError(f"A is on {A.device} but u on {u.device}")
 
 
-def _implementation(backend: str, u: Tensor) -> ScanImplementation:
-    """Import the module of the backend for u; an empty tensor takes the torch backend."""
-    chosen = resolve(backend, u.device, u.dtype)
+def _implementation(backend: str, u: Tensor, A: Tensor) -> ScanImplementation:
+    """Import the module of the backend for u and A; an empty u takes the torch backend."""
+    chosen = resolve(backend, u.device, u.dtype, A.shape[1])
     module = importlib.import_module(_IMPLEMENTATIONS[chosen if u.numel() else "torch"])
     return cast("ScanImplementation", module)
 
@@ -194,13 +197,15 @@ def _run(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    return_final_state: bool,
     save_states: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run the forward of the chosen backend, with autocast off."""
     with torch.autocast(u.device.type, enabled=False):
-        return _implementation(backend, u).forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states
+        return _implementation(backend, u, A).forward(
+            *(u, delta, A, B, C, D, z, delta_bias, initial_state),
+            *(delta_softplus, save_states, return_final_state),
         )
 
 
@@ -229,14 +234,11 @@ def _scan(
 
     The states are flat: an axis of chunks would keep torch.export from lengths of one chunk.
     """
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     y, state, saved_states = _run(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, save_states, backend
+        *tensors, delta_softplus, return_final_state, save_states, backend
     )
-    return (
-        y,
-        _or_empty(state if return_final_state else None, A),
-        _or_empty(saved_states, A).flatten(),
-    )
+    return y, _or_empty(state, A), _or_empty(saved_states, A).flatten()
 
 
 @_scan.register_fake
@@ -259,7 +261,7 @@ def _(
     d_state = A.shape[1]
     state = A.new_empty((batch, d_inner, d_state) if return_final_state else 0)
     groups = group_count(B)
-    shape = _implementation(backend, u).states_shape(batch, length, d_inner, d_state, groups)
+    shape = _implementation(backend, u, A).states_shape(batch, length, d_inner, d_state, groups)
     return u.new_empty(u.shape), state, A.new_empty(math.prod(shape) if save_states else 0)
 
 
@@ -278,15 +280,17 @@ def _scan_backward(
     saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
+    with_initial: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
-    run = _implementation(backend, u)
+    run = _implementation(backend, u, A)
     batch, length, d_inner = u.shape
     shape = run.states_shape(batch, length, d_inner, A.shape[1], group_count(B))
     states = saved_states.view(shape)
     with torch.autocast(u.device.type, enabled=False):
         grads = run.backward(
-            grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, states
+            *(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, states),
+            with_initial,
         )
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (_or_empty(grad, A) for grad in grads)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
@@ -307,12 +311,13 @@ def _(
     saved_states: Tensor,
     delta_softplus: bool,
     backend: str,
+    with_initial: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     du, ddelta, dA, dB, dC = (x.new_empty(x.shape) for x in (u, delta, A, B, C))
     dD, dz, dbias = (
         A.new_empty(0) if x is None else x.new_empty(x.shape) for x in (D, z, delta_bias)
     )
-    dstate = A.new_empty((u.shape[0], *A.shape))
+    dstate = A.new_empty((u.shape[0], *A.shape) if with_initial else 0)
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
 
 
@@ -360,6 +365,7 @@ def _backward(
         saved_states,
         ctx.softplus,
         ctx.backend,
+        not ctx.absent[3],
     )
     dD, dz, dbias, dstate = (
         None if absent else grad for absent, grad in zip(ctx.absent, optional, strict=True)

@@ -43,7 +43,8 @@ def of_run(resolved: ResolvedRun, model: nn.Module, ranks: Ranks = ALONE) -> Run
     )
     ours = build.is_ours(settings.model._target_)
     if ours and "M" in settings.model.layers():
-        choice = scan_backend.choose(settings.model.scan_backend.value, device, dtype)
+        requested, d_state = settings.model.scan_backend.value, settings.model.d_state
+        choice = scan_backend.choose(requested, device, dtype, d_state)
         facts.backend = choice.backend
         facts.passed_over = choice.passed_over
     if ours and device.type == "cpu" and (why := scan_backend.obstacle("cpu", device, dtype)):

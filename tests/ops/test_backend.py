@@ -34,6 +34,16 @@ def test_auto_takes_the_fastest_that_runs(monkeypatch):
     assert choose("auto", MPS, torch.float32).passed_over == {}
 
 
+def test_too_many_states_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr(backend, "_triton_obstacle", lambda: None)
+    assert resolve("triton", CUDA, torch.float32, 256) == "triton"
+    why = "holds at most 256 states a channel, not d_state=257"
+    with pytest.raises(UserError, match=f"scan_backend=triton cannot run here: {why}"):
+        resolve("triton", CUDA, torch.float32, 257)
+    assert str(choose("auto", CUDA, torch.float32, 257)) == f"torch (triton: {why})"
+    assert resolve("auto", CPU, torch.float32, 257) == "cpu"
+
+
 def test_auto_says_why_a_faster_one_was_passed_over(monkeypatch):
     monkeypatch.setattr(backend, "_numba_obstacle", lambda: "numba cannot be imported (no wheel)")
     choice = choose("auto", CPU, torch.float32)

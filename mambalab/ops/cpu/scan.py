@@ -97,8 +97,9 @@ def forward(
     initial_state: Tensor | None,
     delta_softplus: bool,
     save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return y (b, l, d) in u's dtype, the last state (b, d, n), and the saved states or None."""
+    with_final: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n) and the saved states, or None."""
     batch, length, d_inner = u.shape
     d_state = A.shape[1]
     groups = group_count(B)
@@ -134,7 +135,7 @@ def forward(
     tasks = batch * groups * -(-strips // pack)
     scratch = scan_forward.scratch_bytes(d_state, pack)
     _FORWARD.run(args, tasks, scratch, u.numel() * d_state > _MIN_PARALLEL_UPDATES)
-    return y, state, saved_states
+    return y, state if with_final else None, saved_states
 
 
 def backward(
@@ -150,6 +151,7 @@ def backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     saved_states: Tensor,
+    with_initial: bool = True,
 ) -> ScanGradients:
     """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
@@ -211,5 +213,5 @@ def backward(
         D=None if D is None else of_channels(grad_D),
         z=grad_z,
         delta_bias=None if delta_bias is None else of_channels(grad_bias),
-        initial_state=grad_initial,
+        initial_state=grad_initial if with_initial else None,
     )

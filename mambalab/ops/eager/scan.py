@@ -99,8 +99,9 @@ def forward(
     initial_state: Tensor | None,
     delta_softplus: bool,
     save_states: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return y (b, l, d) in u's dtype, the last state (b, d, n), and the saved states or None."""
+    with_final: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return y (b, l, d) in u's dtype, the last state (b, d, n) and the saved states, or None."""
     batch, length, d_inner = u.shape
     d_state, groups, dtype = A.shape[1], group_count(B), compute_dtype(u.dtype)
     A = A.to(dtype).view(groups, -1, d_state)
@@ -126,7 +127,7 @@ def forward(
         if chunk.z is not None:
             out = out * F.silu(chunk.z)
         y[:, span] = out.flatten(2)
-    return y, state.flatten(1, 2), saved_states
+    return y, state.flatten(1, 2) if with_final else None, saved_states
 
 
 def backward(
@@ -142,6 +143,7 @@ def backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     saved_states: Tensor,
+    with_initial: bool = True,
 ) -> ScanGradients:
     """Return the gradients, given those of y (b, l, d) and of the last state (b, d, n) or None.
 
@@ -161,9 +163,9 @@ def backward(
         D=None if skip is None else skip.new_zeros(skip.shape),
         z=None if z is None else z.new_empty(z.shape),
         delta_bias=None if delta_bias is None else A.new_zeros(A.shape[:2]),
-        initial_state=u.new_zeros((batch, *A.shape), dtype=dtype),
+        initial_state=None,
     )
-    carry = grads.initial_state  # gradient of the state after the chunk at hand
+    carry = grads.A.new_zeros((batch, *A.shape))  # gradient of the state after the chunk at hand
     if grad_state is not None:
         carry.copy_(grad_state.view_as(carry))
 
@@ -214,5 +216,5 @@ def backward(
         A=grads.A.view(shape_A),
         D=None if grads.D is None else grads.D.flatten(),
         delta_bias=None if grads.delta_bias is None else grads.delta_bias.flatten(),
-        initial_state=carry.flatten(1, 2),
+        initial_state=carry.flatten(1, 2) if with_initial else None,
     )

@@ -2,6 +2,8 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Small functions that the Triton kernels share."""
 
+import os
+
 import triton
 import triton.language as tl
 
@@ -9,6 +11,7 @@ from mambalab.ops import common
 
 LOG2E = tl.constexpr(common.LOG2E)
 LN2 = tl.constexpr(common.LN2)
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
 @triton.jit
@@ -33,6 +36,21 @@ def softplus(x):
     q = q * v + 0.3332132399082184
     q = q * v - 0.49999648332595825
     return tl.maximum(x, 0.0) + (v + v * v * q)
+
+
+@triton.jit
+def product(x, y):
+    """Multiply and round: unlike `x * y` it is never fused with an addition.
+
+    Where a warp adds up one product a lane, lane i would compute fma(x_i, y_i, x_j y_j) and lane j
+    the mirror image of it, which may differ in the last bit: the result would depend on which of
+    them is stored. Sums over lanes are taken of rounded products, and all lanes agree.
+    """
+    if INTERPRETED:
+        return x * y
+    return tl.inline_asm_elementwise(
+        "mul.rn.f32 $0, $1, $2;", "=f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=1
+    )
 
 
 @triton.jit

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from mambalab.ops.common import contiguous_rows
 from mambalab.ops.interface import ConvGradients
-from mambalab.ops.triton.common import sigmoid
+from mambalab.ops.triton import sums
+from mambalab.ops.triton.common import product, sigmoid
+from mambalab.ops.triton.shapes import COMPILED, on_its_device
 
-_TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4}
+_TILE = {"BLOCK_T": 16, "BLOCK_D": 64, "num_warps": 4, **COMPILED}
 
 
 @triton.jit
@@ -42,7 +44,7 @@ def _inputs(
 @triton.jit
 def conv_kernel(
     x_ptr,  # (b, l, d)
-    weight_ptr,  # (k, d) float32
+    weight_ptr,  # (d, k) float32, contiguous
     bias_ptr,  # (d,) float32
     state_ptr,  # (b, d, k - 1), contiguous
     y_ptr,  # (b, l, d), contiguous
@@ -66,7 +68,7 @@ def conv_kernel(
     x_at, state_at = x_ptr + batch * x_batch, state_ptr + batch * d_inner * (K - 1)
     y = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for k in tl.static_range(K):
-        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)  # (BLOCK_D,)
+        weight = tl.load(weight_ptr + d * K + k, mask=d < d_inner, other=0.0)  # (BLOCK_D,)
         x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
         y += x * weight[None, :]
     if HAS_BIAS:
@@ -82,7 +84,7 @@ def conv_kernel(
 def conv_weight_kernel(
     grad_y_ptr,  # (b, l, d)
     x_ptr,  # (b, l, d)
-    weight_ptr,  # (k, d) float32
+    weight_ptr,  # (d, k) float32, contiguous
     bias_ptr,  # (d,) float32
     state_ptr,  # (b, d, k - 1), contiguous
     grad_ptr,  # (b, l, d) float32, contiguous: gradient before SiLU
@@ -115,25 +117,25 @@ def conv_weight_kernel(
     if SILU:
         y = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
         for k in tl.static_range(K):
-            weight = tl.load(weight_ptr + k * d_inner + d, mask=real, other=0.0)
+            weight = tl.load(weight_ptr + d * K + k, mask=real, other=0.0)
             x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
             y += x * weight[None, :]
         if HAS_BIAS:
             y += tl.load(bias_ptr + d, mask=real, other=0.0)[None, :]
         share = sigmoid(y)
-        grad *= share * (1.0 + y * (1.0 - share))
+        grad = product(grad, share * (1.0 + y * (1.0 - share)))
     tl.store(grad_ptr + (batch * length + t)[:, None] * d_inner + d[None, :], grad, mask=inside)
     part = grad_weight_ptr + line.to(tl.int64) * (K + 1) * d_inner + d
     for k in tl.static_range(K):
         x = _inputs(x_at, x_row, state_at, t + (k + 1 - K), d, length, d_inner, K, HAS_STATE)
-        tl.store(part + k * d_inner, tl.sum(grad * x, axis=0), mask=real)
+        tl.store(part + k * d_inner, tl.sum(product(grad, x), axis=0), mask=real)
     tl.store(part + K * d_inner, tl.sum(grad, axis=0), mask=real)
 
 
 @triton.jit
 def conv_input_kernel(
     grad_ptr,  # (b, l, d) float32, contiguous: gradient before SiLU
-    weight_ptr,  # (k, d) float32
+    weight_ptr,  # (d, k) float32, contiguous
     grad_x_ptr,  # (b, l, d), contiguous
     grad_state_ptr,  # (b, d, k - 1), contiguous
     length,
@@ -153,7 +155,7 @@ def conv_input_kernel(
     total = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     for k in tl.static_range(K):
         row = t + (K - 1 - k)
-        weight = tl.load(weight_ptr + k * d_inner + d, mask=d < d_inner, other=0.0)
+        weight = tl.load(weight_ptr + d * K + k, mask=d < d_inner, other=0.0)
         known = ((row >= 0) & (row < length))[:, None] & real
         at = (batch * length + row)[:, None] * d_inner + d[None, :]
         total += tl.load(grad_ptr + at, mask=known, other=0.0) * weight[None, :]
@@ -176,21 +178,23 @@ def _given(x: Tensor | None, other: Tensor) -> Tensor:
     return other if x is None else x.contiguous()
 
 
+@on_its_device
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, silu: bool
 ) -> Tensor:
     """Return y (b, l, d) in x's dtype: x (b, l, d) convolved with weight (d, k), then SiLU."""
     batch, length, d_inner = x.shape
-    x, taps = contiguous_rows(x), weight.t().contiguous()
+    x, weight = contiguous_rows(x), weight.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
     conv_kernel[_programs(batch, length, d_inner)](
-        x, taps, _given(bias, taps), _given(initial_state, x), y, length, d_inner,
+        x, weight, _given(bias, weight), _given(initial_state, x), y, length, d_inner,
         *x.stride()[:2], K=weight.shape[1], SILU=silu, **flags, **_TILE,
     )  # fmt: skip
     return y
 
 
+@on_its_device
 def backward(
     grad_y: Tensor,
     x: Tensor,
@@ -202,13 +206,13 @@ def backward(
     """Return the gradients, each in the dtype of its tensor, given that of y (b, l, d)."""
     batch, length, d_inner = x.shape
     width = weight.shape[1]
-    grad_y, x, taps = contiguous_rows(grad_y), contiguous_rows(x), weight.t().contiguous()
-    grad = taps.new_empty(x.shape)
+    grad_y, x, weight = contiguous_rows(grad_y), contiguous_rows(x), weight.contiguous()
+    grad = weight.new_empty(x.shape)
     times = triton.cdiv(length, _TILE["BLOCK_T"])
-    parts = taps.new_empty(batch * times, width + 1, d_inner)
+    parts = weight.new_empty(batch * times, width + 1, d_inner)
     flags: dict[str, Any] = {"HAS_BIAS": bias is not None, "HAS_STATE": initial_state is not None}
     conv_weight_kernel[_programs(batch, length, d_inner)](
-        grad_y, x, taps, _given(bias, taps), _given(initial_state, x), grad, parts,
+        grad_y, x, weight, _given(bias, weight), _given(initial_state, x), grad, parts,
         length, d_inner, *grad_y.stride()[:2], *x.stride()[:2],
         K=width, SILU=silu, **flags, **_TILE,
     )  # fmt: skip
@@ -217,12 +221,8 @@ def backward(
     if initial_state is not None:
         grad_state = torch.empty(initial_state.shape, dtype=initial_state.dtype, device=x.device)
     conv_input_kernel[_programs(batch, length + width - 1, d_inner)](
-        grad, taps, grad_x, _given(grad_state, grad_x), length, d_inner,
+        grad, weight, grad_x, _given(grad_state, grad_x), length, d_inner,
         K=width, HAS_STATE=grad_state is not None, **_TILE,
     )  # fmt: skip
-    return ConvGradients(
-        x=grad_x,
-        weight=parts[:, :width].sum(0).t().contiguous(),
-        bias=None if bias is None else parts[:, width].sum(0),
-        initial_state=grad_state,
-    )
+    grad_weight, grad_bias, _ = sums.add_channels(parts, width, bias is not None)
+    return ConvGradients(x=grad_x, weight=grad_weight, bias=grad_bias, initial_state=grad_state)

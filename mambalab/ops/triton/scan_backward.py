@@ -2,8 +2,10 @@
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportCallIssue=false
 """Triton kernels of the backward selective scan; `ops.cpu.scan_backward` states the maths.
 
-A program carries `BLOCK_D` channels through a segment of time, chunk by chunk from the last to the
-first. For each chunk it
+A launch covers one *round*, the steps from `low` up to `high`; rounds come from the last to the
+first, so that what is kept for one round at a time stays small. A round is cut into segments that
+run side by side. A program carries `BLOCK_D` channels through a segment, chunk by chunk from the
+last to the first. For each chunk it
 
 1. runs forward again from the saved state, in tiles with time inside the threads: delta, the drive
    delta * u, the gated gradient of y and the output go to scratch memory, and so does the state
@@ -20,102 +22,32 @@ Scratch memory belongs to the program and stays in cache; float32, in this order
     outs        (CHUNK, BLOCK_D)                   1: C h, if there is a gate   3
     sum_deltas  (CHUNK, BLOCK_D)                   2: sum_n rates p             3
     sum_drives  (CHUNK, BLOCK_D)                   2: sum_n g B                 3
+    rates       (BLOCK_N, BLOCK_D)                 at the beginning: A log2(e)  1, 2
     carried     (BLOCK_N, BLOCK_D)                 2: a_t g_t at the first t    2, next chunk
     grad_As     (BLOCK_N, BLOCK_D)                 2                            2; at the end
     before      (CHUNK / 2 + 1, BLOCK_N, BLOCK_D)  1: h before every 2nd step   2
 
-Gradients of B and C are written once for each block of channels and added up afterwards in a fixed
-order: no atomics, so results are bitwise reproducible.
+Gradients of B and C are written once for each block of channels, those of A, D and the bias once
+for each sequence and segment, and added up afterwards in a fixed order: no atomics, so results are
+bitwise reproducible.
 """
 
 import triton
 import triton.language as tl
 
-from mambalab.ops.triton.common import LN2, carry_on, sigmoid, softplus
+from mambalab.ops.triton.common import LN2, LOG2E, carry_on, product, sigmoid, softplus
 
 
 @triton.jit
-def carry_kernel(
-    grad_y_ptr,  # (b, l, d)
-    delta_ptr,
-    z_ptr,
-    rates_ptr,  # (n, d) float32: A * log2(e)
-    C_ptr,  # (b, l, g, n) float32
-    bias_ptr,  # (d,) float32
-    local_ptr,  # (b, segments, n, d) float32
-    total_ptr,  # (b, segments, d) float32
-    length,
-    d_inner,
-    groups,
-    channels,
-    segment,
-    y_batch,
-    y_row,
-    delta_batch,
-    delta_row,
-    z_batch,
-    z_row,
-    N: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-):
-    """Compute what a segment, run alone, hands back to the one before it, and its sum of delta."""
-    blocks = tl.cdiv(channels, BLOCK_D)
-    program = tl.program_id(0)
-    batch = (program // (groups * blocks)).to(tl.int64)
-    group = program // blocks % groups
-    part = tl.program_id(1)
-    parts = tl.num_programs(1)
-    in_group = program % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
-    d = group * channels + in_group
-    t = tl.arange(0, BLOCK_T)
-    n = tl.arange(0, BLOCK_N)
-    real = in_group < channels
-    states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
-    rates = tl.load(rates_ptr + place, mask=states, other=0.0)
-    if HAS_BIAS:
-        bias = tl.load(bias_ptr + d, mask=real, other=0.0)
-    carry = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    total = tl.zeros([BLOCK_D], tl.float32)
-    first = (t == 0)[:, None, None]
-    last = (t == BLOCK_T - 1)[:, None, None]
-    begin = part * segment
-    end = tl.minimum(begin + segment, length)
-    for t0 in tl.range(0, end - begin, BLOCK_T):
-        row = end - 1 - t0 - t  # time runs backwards inside a tile
-        inside = (row >= begin)[:, None]
-        rows = inside & real[None, :]
-        row = tl.maximum(row, begin).to(tl.int64)[:, None]
-        grad = tl.load(grad_y_ptr + batch * y_batch + row * y_row + d[None, :], mask=rows, other=0)
-        delta = tl.load(
-            delta_ptr + batch * delta_batch + row * delta_row + d[None, :], mask=rows, other=0
-        )
-        c_at = ((batch * length + row) * groups + group) * N + n[None, :]
-        c = tl.load(C_ptr + c_at, mask=inside & (n < N)[None, :], other=0.0)
-        grad = grad.to(tl.float32)
-        delta = delta.to(tl.float32)
-        if HAS_Z:
-            z = tl.load(z_ptr + batch * z_batch + row * z_row + d[None, :], mask=rows, other=0)
-            z = z.to(tl.float32)
-            grad *= z * sigmoid(z)
-        if HAS_BIAS:
-            delta += bias[None, :]
-        if SOFTPLUS:
-            delta = softplus(delta)
-        delta = tl.where(inside, delta, 0.0)
-        decay = tl.exp2(delta[:, None, :] * rates[None, :, :])  # (BLOCK_T, BLOCK_N, BLOCK_D)
-        drive = grad[:, None, :] * c[:, :, None]
-        drive = tl.where(first, drive + carry[None, :, :], drive) * decay
-        _, carries = tl.associative_scan((decay, drive), 0, carry_on)
-        carry = tl.sum(tl.where(last, carries, 0.0), axis=0)
-        total += tl.sum(delta, axis=0)
-    tl.store(local_ptr + (batch * parts + part) * N * d_inner + place, carry, mask=states)
-    tl.store(total_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
+def _over_states(x, y, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Add up x * y (BLOCK_N, BLOCK_D) over the states, to the same bits in every lane.
+
+    A warp has up to 16 of the states. A lane takes up to 8 channels next to each other, and so at
+    least two states of a tile of 16 by 32; of a smaller one it may have a single one.
+    """
+    if BLOCK_N < 16 or BLOCK_D < 32:
+        return tl.sum(product(x, y), axis=0)
+    return tl.sum(x * y, axis=0)
 
 
 @triton.jit
@@ -124,25 +56,25 @@ def scan_backward_kernel(
     u_ptr,
     delta_ptr,
     z_ptr,
-    rates_ptr,  # (n, d) float32: A * log2(e)
-    B_ptr,  # (b, l, g, n) float32
+    A_ptr,  # (d, n) float32, contiguous
+    B_ptr,  # (b, l, g, n)
     C_ptr,
     D_ptr,  # (d,) float32
     bias_ptr,
     saved_ptr,  # (b, chunks, n, d) float32
-    carry_ptr,  # (b, segments, n, d) float32: gradients of the states that segments end with
+    carry_ptr,  # (b, segments, d, n) float32: gradients of the states that segments end with
     scratch_ptr,  # (programs, scratch_floats) float32
     grad_u_ptr,  # (b, l, d), contiguous, as the next two
     grad_delta_ptr,
     grad_z_ptr,
-    grad_B_ptr,  # (blocks, b, l, g, n) float32, as the next
+    grad_B_ptr,  # (blocks, b, high - low, g, n) float32, as the next
     grad_C_ptr,
-    grad_A_ptr,  # (b, segments, n, d) float32
-    grad_D_ptr,  # (b, segments, d) float32, as the next
-    grad_bias_ptr,
-    grad_initial_ptr,  # (b, n, d) float32
+    sums_ptr,  # (b, segments, n + 2, d) float32: gradients of A, D and the bias so far
+    grad_start_ptr,  # (b, d, n) float32: gradient of the state before the round
     batches,
     length,
+    low,  # first step of the round, a multiple of CHUNK
+    high,  # first step after it
     d_inner,
     groups,
     channels,
@@ -155,6 +87,12 @@ def scan_backward_kernel(
     delta_row,
     z_batch,
     z_row,
+    B_batch,
+    B_row,
+    B_group,
+    C_batch,
+    C_row,
+    C_group,
     N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -165,9 +103,13 @@ def scan_backward_kernel(
     HAS_Z: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_CARRY: tl.constexpr,
+    HAND_ON: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """Compute all gradients of BLOCK_D channels over one segment."""
+    """Compute all gradients of BLOCK_D channels over one segment of a round.
+
+    With HAND_ON the gradient of the state before the round is written.
+    """
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     batch = (program // (groups * blocks)).to(tl.int64)
@@ -182,9 +124,12 @@ def scan_backward_kernel(
     n = tl.arange(0, BLOCK_N)
     real = in_group < channels
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
-    grad_D = tl.zeros([BLOCK_D], tl.float32)
-    grad_bias = tl.zeros([BLOCK_D], tl.float32)
+    saved_place = n[:, None] * d_inner + d[None, :]  # in (n, d): (BLOCK_N, BLOCK_D)
+    place = n[:, None] + d[None, :] * N  # in (d, n)
+    sums_at = sums_ptr + (batch * parts + part) * (N + 2) * d_inner
+    earlier = high < length  # rounds have been before
+    grad_D = tl.load(sums_at + N * d_inner + d, mask=real & earlier, other=0.0)
+    grad_bias = tl.load(sums_at + (N + 1) * d_inner + d, mask=real & earlier, other=0.0)
     weight = tl.zeros([BLOCK_D], tl.float32)
     bias = tl.zeros([BLOCK_D], tl.float32)
     if HAS_D:
@@ -195,11 +140,12 @@ def scan_backward_kernel(
     ROWS: tl.constexpr = CHUNK * BLOCK_D
     STATE: tl.constexpr = BLOCK_N * BLOCK_D
     slot = (program * parts + part).to(tl.int64)
-    deltas = scratch_ptr + slot * (6 * ROWS + (CHUNK // 2 + 3) * STATE)
+    deltas = scratch_ptr + slot * (6 * ROWS + (CHUNK // 2 + 4) * STATE)
     drives, grads, outs = deltas + ROWS, deltas + 2 * ROWS, deltas + 3 * ROWS
     sum_deltas, sum_drives = deltas + 4 * ROWS, deltas + 5 * ROWS
     state_place = n[:, None] * BLOCK_D + j[None, :]
-    carried = deltas + 6 * ROWS + state_place  # here while registers are needed for other things
+    rates_at = deltas + 6 * ROWS + state_place  # here while registers are needed for other things
+    carried = rates_at + STATE
     grad_As = carried + STATE
     before = grad_As + STATE  # states before every second step
     carry = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -207,28 +153,30 @@ def scan_backward_kernel(
         carry_at = carry_ptr + (batch * parts + part) * N * d_inner
         carry = tl.load(carry_at + place, mask=states, other=0.0)
     tl.store(carried, carry)
-    tl.store(grad_As, tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
+    tl.store(grad_As, tl.load(sums_at + saved_place, mask=states & earlier, other=0.0))
+    tl.store(rates_at, tl.load(A_ptr + place, mask=states, other=0.0) * LOG2E)
     first = (t == 0)[:, None, None]
 
-    begin = part * segment
-    end = tl.minimum(begin + segment, length)
+    begin = low + part * segment
+    end = tl.minimum(begin + segment, high)
     chunks = tl.cdiv(end - begin, CHUNK)
     for i in tl.range(0, chunks):
         start = begin + (chunks - 1 - i) * CHUNK
         steps = tl.minimum(CHUNK, end - start)
         line = batch * length + start
+        row = (block * batches + batch) * (high - low) + start - low
         grad_y_at = grad_y_ptr + batch * y_batch + start.to(tl.int64) * y_row
         u_at = u_ptr + batch * u_batch + start.to(tl.int64) * u_row
         delta_at = delta_ptr + batch * delta_batch + start.to(tl.int64) * delta_row
         z_at = z_ptr + batch * z_batch + start.to(tl.int64) * z_row
-        b_at = B_ptr + (line * groups + group) * N
-        c_at = C_ptr + (line * groups + group) * N
+        b_at = B_ptr + batch * B_batch + start.to(tl.int64) * B_row + group * B_group
+        c_at = C_ptr + batch * C_batch + start.to(tl.int64) * C_row + group * C_group
 
         # 1. Forward again: rows are (BLOCK_T, BLOCK_D), B and C (BLOCK_T, BLOCK_N).
         saved = (batch * tl.cdiv(length, CHUNK) + start // CHUNK) * N * d_inner
-        h = tl.load(saved_ptr + saved + place, mask=states, other=0.0)
+        h = tl.load(saved_ptr + saved + saved_place, mask=states, other=0.0)
         tl.store(before, h)
-        rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+        rates = tl.load(rates_at)
         for t0 in tl.range(0, steps, BLOCK_T):
             step = t0 + t
             inside = (step < steps)[:, None]
@@ -237,8 +185,8 @@ def scan_backward_kernel(
             u = tl.load(u_at + step[:, None] * u_row + d[None, :], mask=rows, other=0.0)
             delta = tl.load(delta_at + step[:, None] * delta_row + d[None, :], mask=rows, other=0.0)
             grad = tl.load(grad_y_at + step[:, None] * y_row + d[None, :], mask=rows, other=0.0)
-            n_place = step[:, None] * (groups * N) + n[None, :]
-            b = tl.load(b_at + n_place, mask=matrix, other=0.0)
+            b_place = step[:, None] * B_row + n[None, :]
+            b = tl.load(b_at + b_place, mask=matrix, other=0.0).to(tl.float32)
             grad = grad.to(tl.float32)
             delta = delta.to(tl.float32) + bias[None, :]
             if SOFTPLUS:
@@ -254,8 +202,13 @@ def scan_backward_kernel(
                 z = tl.load(z_at + step[:, None] * z_row + d[None, :], mask=rows, other=0.0)
                 z = z.to(tl.float32)
                 grad *= z * sigmoid(z)
-                c = tl.load(c_at + n_place, mask=matrix, other=0.0)
-                tl.store(outs + row_place, tl.sum(hs * c[:, :, None], axis=1))
+                c_place = step[:, None] * C_row + n[None, :]
+                c = tl.load(c_at + c_place, mask=matrix, other=0.0).to(tl.float32)
+                if BLOCK_N < 8:  # one state a lane
+                    out = tl.sum(product(hs, c[:, :, None]), axis=1)
+                else:
+                    out = tl.sum(hs * c[:, :, None], axis=1)
+                tl.store(outs + row_place, out)
             tl.store(deltas + row_place, delta)
             tl.store(drives + row_place, drive)
             tl.store(grads + row_place, grad)
@@ -265,45 +218,50 @@ def scan_backward_kernel(
         tl.debug_barrier()
 
         # 2. Back, two steps at a time: rows are (BLOCK_D,), B and C (BLOCK_N, 1).
-        rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+        rates = tl.load(rates_at)
         carry = tl.load(carried)
         grad_A = tl.load(grad_As)
         for k in tl.range(0, tl.cdiv(steps, 2)):
             step1 = 2 * (tl.cdiv(steps, 2) - 1 - k)  # the pair is step1 and step1 + 1
-            at, n_at = step1 * BLOCK_D + j, step1 * groups * N + n
+            at = step1 * BLOCK_D + j
+            b1_at, c1_at = b_at + step1 * B_row + n, c_at + step1 * C_row + n
             h0 = tl.load(before + step1 // 2 * STATE)  # (BLOCK_N, BLOCK_D), as h1, h2, g, p
             delta1, delta2 = tl.load(deltas + at), tl.load(deltas + at + BLOCK_D)
             drive1, drive2 = tl.load(drives + at), tl.load(drives + at + BLOCK_D)
             grad1, grad2 = tl.load(grads + at), tl.load(grads + at + BLOCK_D)
             named = n < N
             both = tl.where(step1 + 1 < steps, n, N) < N
-            b1 = tl.load(b_at + n_at, mask=named, other=0.0)[:, None]
-            b2 = tl.load(b_at + n_at + groups * N, mask=both, other=0.0)[:, None]
-            c1 = tl.load(c_at + n_at, mask=named, other=0.0)[:, None]
-            c2 = tl.load(c_at + n_at + groups * N, mask=both, other=0.0)[:, None]
+            b1 = tl.load(b1_at, mask=named, other=0.0).to(tl.float32)[:, None]
+            b2 = tl.load(b1_at + B_row, mask=both, other=0.0).to(tl.float32)[:, None]
+            c1 = tl.load(c1_at, mask=named, other=0.0).to(tl.float32)[:, None]
+            c2 = tl.load(c1_at + C_row, mask=both, other=0.0).to(tl.float32)[:, None]
             decay1 = tl.exp2(delta1[None, :] * rates)
             h1 = decay1 * h0 + drive1[None, :] * b1
             decay2 = tl.exp2(delta2[None, :] * rates)
             h2 = decay2 * h1 + drive2[None, :] * b2
 
             g = grad2[None, :] * c2 + carry
-            out = (block * batches * length + line + step1) * (groups * N) + group * N + n
-            tl.store(grad_C_ptr + out + groups * N, tl.sum(grad2[None, :] * h2, axis=1), mask=both)
-            tl.store(grad_B_ptr + out + groups * N, tl.sum(drive2[None, :] * g, axis=1), mask=both)
-            tl.store(sum_drives + at + BLOCK_D, tl.sum(g * b2, axis=0))
+            out = (row + step1) * (groups * N) + group * N + n
+            sum_C = tl.sum(product(grad2[None, :], h2), axis=1)
+            sum_B = tl.sum(product(drive2[None, :], g), axis=1)
+            tl.store(grad_C_ptr + out + groups * N, sum_C, mask=both)
+            tl.store(grad_B_ptr + out + groups * N, sum_B, mask=both)
+            tl.store(sum_drives + at + BLOCK_D, _over_states(g, b2, BLOCK_N, BLOCK_D))
             g *= decay2
             p = g * h1
             grad_A += p * delta2[None, :]
-            tl.store(sum_deltas + at + BLOCK_D, tl.sum(p * rates, axis=0))
+            tl.store(sum_deltas + at + BLOCK_D, _over_states(p, rates, BLOCK_N, BLOCK_D))
 
             g = grad1[None, :] * c1 + g
-            tl.store(grad_C_ptr + out, tl.sum(grad1[None, :] * h1, axis=1), mask=named)
-            tl.store(grad_B_ptr + out, tl.sum(drive1[None, :] * g, axis=1), mask=named)
-            tl.store(sum_drives + at, tl.sum(g * b1, axis=0))
+            sum_C = tl.sum(product(grad1[None, :], h1), axis=1)
+            sum_B = tl.sum(product(drive1[None, :], g), axis=1)
+            tl.store(grad_C_ptr + out, sum_C, mask=named)
+            tl.store(grad_B_ptr + out, sum_B, mask=named)
+            tl.store(sum_drives + at, _over_states(g, b1, BLOCK_N, BLOCK_D))
             carry = g * decay1
             p = carry * h0
             grad_A += p * delta1[None, :]
-            tl.store(sum_deltas + at, tl.sum(p * rates, axis=0))
+            tl.store(sum_deltas + at, _over_states(p, rates, BLOCK_N, BLOCK_D))
         tl.store(carried, carry)
         tl.store(grad_As, grad_A)
         tl.debug_barrier()
@@ -323,13 +281,13 @@ def scan_backward_kernel(
                 raw = tl.load(
                     delta_at + step[:, None] * delta_row + d[None, :], mask=rows, other=0.0
                 )
-                slope *= sigmoid(raw.to(tl.float32) + bias[None, :])
+                slope = product(slope, sigmoid(raw.to(tl.float32) + bias[None, :]))
             to = (line + step)[:, None] * d_inner + d[None, :]
             grad_u = through * tl.load(deltas + row_place) + grad * weight[None, :]
             tl.store(grad_u_ptr + to, grad_u.to(grad_u_ptr.dtype.element_ty), mask=rows)
             tl.store(grad_delta_ptr + to, slope.to(grad_delta_ptr.dtype.element_ty), mask=rows)
             grad_bias += tl.sum(slope, axis=0)
-            grad_D += tl.sum(grad * u, axis=0)
+            grad_D += tl.sum(product(grad, u), axis=0)
             if HAS_Z:
                 z = tl.load(z_at + step[:, None] * z_row + d[None, :], mask=rows, other=0.0)
                 z = z.to(tl.float32)
@@ -340,9 +298,8 @@ def scan_backward_kernel(
                 tl.store(grad_z_ptr + to, grad_z.to(grad_z_ptr.dtype.element_ty), mask=rows)
         tl.debug_barrier()
 
-    part_at = batch * parts + part
-    tl.store(grad_A_ptr + part_at * N * d_inner + place, tl.load(grad_As), mask=states)
-    tl.store(grad_D_ptr + part_at * d_inner + d, grad_D, mask=real)
-    tl.store(grad_bias_ptr + part_at * d_inner + d, grad_bias, mask=real)
-    if begin == 0:
-        tl.store(grad_initial_ptr + batch * N * d_inner + place, tl.load(carried), mask=states)
+    tl.store(sums_at + saved_place, tl.load(grad_As), mask=states)
+    tl.store(sums_at + N * d_inner + d, grad_D, mask=real)
+    tl.store(sums_at + (N + 1) * d_inner + d, grad_bias, mask=real)
+    if HAND_ON and part == 0:
+        tl.store(grad_start_ptr + batch * N * d_inner + place, tl.load(carried), mask=states)

@@ -11,13 +11,14 @@ Long sequences with few channels are cut into segments that run side by side: a 
 each from a zero state, `combine_kernel` strings their ends together (the product of a segment's
 decays is exp(A * sum of delta)), and the second pass starts each segment from its true state.
 
-`rates` holds A * log2(e), transposed to (n, d); B and C are float32 and contiguous.
+Tensors are read and written as the operator has them, whatever their strides, so that no other
+kernel runs before or after. States that are carried on lie as (d, n), saved ones as (n, d).
 """
 
 import triton
 import triton.language as tl
 
-from mambalab.ops.triton.common import carry_on, sigmoid, softplus
+from mambalab.ops.triton.common import LOG2E, carry_on, product, sigmoid, softplus
 
 
 @triton.jit
@@ -25,14 +26,14 @@ def scan_kernel(
     u_ptr,  # (b, l, d)
     delta_ptr,
     z_ptr,
-    rates_ptr,  # (n, d) float32
-    B_ptr,  # (b, l, g, n) float32
+    A_ptr,  # (d, n) float32, contiguous
+    B_ptr,  # (b, l, g, n)
     C_ptr,
     D_ptr,  # (d,) float32
     bias_ptr,
-    start_ptr,  # (b, segments, n, d) float32: states that the segments start from
+    start_ptr,  # (b, segments, d, n) float32: states that the segments start from
     y_ptr,  # (b, l, d), contiguous
-    final_ptr,  # (b, n, d) float32; without OUTPUT (b, segments, n, d)
+    final_ptr,  # (b, d, n) float32; without OUTPUT (b, segments, d, n)
     saved_ptr,  # (b, chunks, n, d) float32; without OUTPUT (b, segments, d): sums of delta
     length,
     d_inner,
@@ -45,6 +46,12 @@ def scan_kernel(
     delta_row,
     z_batch,
     z_row,
+    B_batch,
+    B_row,
+    B_group,
+    C_batch,
+    C_row,
+    C_group,
     N: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -57,11 +64,13 @@ def scan_kernel(
     HAS_START: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     KEEP: tl.constexpr,
+    FINAL: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
-    """Run one segment of BLOCK_D channels: write y, the last state, and each chunk's first state.
+    """Run one segment of BLOCK_D channels: write y, and what is wanted of the states.
 
-    Without OUTPUT only the segment's last state and its sum of delta are written.
+    With FINAL that is the last state, with KEEP the state at the beginning of each chunk. Without
+    OUTPUT only the segment's last state and its sum of delta are written.
     """
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
@@ -75,11 +84,9 @@ def scan_kernel(
     n = tl.arange(0, BLOCK_N)
     real = in_group < channels
     states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
-    if EVEN_D and BLOCK_N == N:
-        rates = tl.load(rates_ptr + place)
-    else:
-        rates = tl.load(rates_ptr + place, mask=states, other=0.0)
+    saved_place = n[:, None] * d_inner + d[None, :]  # in (n, d): (BLOCK_N, BLOCK_D)
+    place = n[:, None] + d[None, :] * N  # in (d, n)
+    rates = tl.load(A_ptr + place, mask=states, other=0.0) * LOG2E
     h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     if HAS_START:
         at = (batch * parts + part) * N * d_inner
@@ -97,14 +104,15 @@ def scan_kernel(
     delta_at = delta_ptr + batch * delta_batch + row * delta_row
     z_at = z_ptr + batch * z_batch + row * z_row
     y_at = y_ptr + (batch * length + row) * d_inner
-    b_at = B_ptr + ((batch * length + row) * groups + group) * N
-    c_at = C_ptr + ((batch * length + row) * groups + group) * N
+    b_at = B_ptr + batch * B_batch + row * B_row + group * B_group
+    c_at = C_ptr + batch * C_batch + row * C_row + group * C_group
     saved_at = saved_ptr + (batch * tl.cdiv(length, CHUNK) + begin // CHUNK) * N * d_inner
     u_place = t[:, None] * u_row + d[None, :]
     delta_place = t[:, None] * delta_row + d[None, :]
     z_place = t[:, None] * z_row + d[None, :]
     y_place = t[:, None] * d_inner + d[None, :]
-    n_place = t[:, None] * (groups * N) + n[None, :]
+    b_place = t[:, None] * B_row + n[None, :]
+    c_place = t[:, None] * C_row + n[None, :]
     first = (t == 0)[:, None, None]
     last = (t == BLOCK_T - 1)[:, None, None]
 
@@ -115,28 +123,28 @@ def scan_kernel(
     delta_next = tl.load(delta_at + delta_place, mask=rows, other=0.0)
     if HAS_Z:
         z_next = tl.load(z_at + z_place, mask=rows, other=0.0)
-    b_next = tl.load(b_at + n_place, mask=matrix, other=0.0)
+    b_next = tl.load(b_at + b_place, mask=matrix, other=0.0)
     if OUTPUT:
-        c_next = tl.load(c_at + n_place, mask=matrix, other=0.0)
+        c_next = tl.load(c_at + c_place, mask=matrix, other=0.0)
 
     for t0 in tl.range(begin, end, BLOCK_T):
         if KEEP:  # noqa: SIM102 - decided when compiled, the other when run
             if t0 % CHUNK == 0:
-                tl.store(saved_at + place, h, mask=states)
+                tl.store(saved_at + saved_place, h, mask=states)
                 saved_at += N * d_inner
         here, here_rows = inside, rows
         u = u_next.to(tl.float32)
         delta = delta_next.to(tl.float32)
         if HAS_Z:
             z = z_next.to(tl.float32)
-        b = b_next
+        b = b_next.to(tl.float32)
         if OUTPUT:
-            c = c_next
+            c = c_next.to(tl.float32)
 
         u_at += BLOCK_T * u_row
         delta_at += BLOCK_T * delta_row
-        b_at += BLOCK_T * groups * N
-        c_at += BLOCK_T * groups * N
+        b_at += BLOCK_T * B_row
+        c_at += BLOCK_T * C_row
         inside = (t0 + BLOCK_T + t < end)[:, None]
         rows = inside if EVEN_D else inside & real[None, :]
         matrix = inside if BLOCK_N == N else inside & (n < N)[None, :]
@@ -145,9 +153,9 @@ def scan_kernel(
         if HAS_Z:
             z_at += BLOCK_T * z_row
             z_next = tl.load(z_at + z_place, mask=rows, other=0.0)
-        b_next = tl.load(b_at + n_place, mask=matrix, other=0.0)
+        b_next = tl.load(b_at + b_place, mask=matrix, other=0.0)
         if OUTPUT:
-            c_next = tl.load(c_at + n_place, mask=matrix, other=0.0)
+            c_next = tl.load(c_at + c_place, mask=matrix, other=0.0)
 
         if HAS_BIAS:
             delta += bias[None, :]
@@ -160,7 +168,10 @@ def scan_kernel(
         _, hs = tl.associative_scan((decay, drive), 0, carry_on)
         h = tl.sum(tl.where(last, hs, 0.0), axis=0)  # (BLOCK_N, BLOCK_D)
         if OUTPUT:
-            y = tl.sum(hs * c[:, :, None], axis=1)  # (BLOCK_T, BLOCK_D)
+            if BLOCK_N < 8:  # one state a lane
+                y = tl.sum(product(hs, c[:, :, None]), axis=1)  # (BLOCK_T, BLOCK_D)
+            else:
+                y = tl.sum(hs * c[:, :, None], axis=1)
             if HAS_D:
                 y += u * weight[None, :]
             if HAS_Z:
@@ -170,43 +181,8 @@ def scan_kernel(
         else:
             total += tl.sum(delta, axis=0)
     if OUTPUT:
-        if end == length:
+        if FINAL and end == length:
             tl.store(final_ptr + batch * N * d_inner + place, h, mask=states)
     else:
         tl.store(final_ptr + (batch * parts + part) * N * d_inner + place, h, mask=states)
         tl.store(saved_ptr + (batch * parts + part) * d_inner + d, total, mask=real)
-
-
-@triton.jit
-def combine_kernel(
-    rates_ptr,  # (n, d) float32
-    total_ptr,  # (b, segments, d) float32: sums of delta
-    local_ptr,  # (b, segments, n, d) float32: last states of segments that began at zero
-    initial_ptr,  # (b, n, d) float32
-    start_ptr,  # (b, segments, n, d) float32
-    d_inner,
-    parts,
-    N: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    HAS_INITIAL: tl.constexpr,
-    REVERSE: tl.constexpr,
-):
-    """Compute the state that each segment starts from; with REVERSE from the last segment back."""
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    n = tl.arange(0, BLOCK_N)
-    batch = tl.program_id(1).to(tl.int64)
-    real = d < d_inner
-    states = (n < N)[:, None] & real[None, :]
-    place = n[:, None] * d_inner + d[None, :]  # in an (n, d) tensor: (BLOCK_N, BLOCK_D)
-    rates = tl.load(rates_ptr + place, mask=states, other=0.0)
-    h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    if HAS_INITIAL:
-        h = tl.load(initial_ptr + batch * N * d_inner + place, mask=states, other=0.0)
-    for i in tl.range(0, parts):
-        part = batch * parts + (parts - 1 - i if REVERSE else i)
-        tl.store(start_ptr + part * N * d_inner + place, h, mask=states)
-        total = tl.load(total_ptr + part * d_inner + d, mask=real, other=0.0)
-        local = tl.load(local_ptr + part * N * d_inner + place, mask=states, other=0.0)
-        carried = tl.exp2(total[None, :] * rates) * h
-        h = tl.where(h == 0.0, 0.0, carried) + local  # growth may overflow: inf * 0 is NaN

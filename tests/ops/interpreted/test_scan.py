@@ -6,6 +6,7 @@ import torch
 from mambalab.ops import selective_scan
 from mambalab.ops.reference import selective_scan_reference
 from mambalab.ops.triton import scan as triton_scan
+from mambalab.ops.triton.plans import Plan
 from tests.ops.cases import assert_close, cast, identical, results, scan_case, widened
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -113,6 +114,28 @@ def test_every_output_is_written(monkeypatch):
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
     assert identical(results(scan, case), expected)
+
+
+def test_rounds_and_narrow_programs_change_nothing():
+    """Partial gradients in little memory: a round a chunk; 16 channels a program."""
+    case = cast(scan_case(1, 66, 5, 3, groups=1), torch.float32)
+    inputs = [case[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    y, state, saved = triton_scan.forward(*inputs, case["initial_state"], True, True)
+    make = torch.Generator().manual_seed(3)
+    grad_y, grad_state = (torch.randn(x.shape, generator=make) for x in (y, state))
+    rest = (grad_y, grad_state, *inputs, True, saved)
+    one = triton_scan.backward(*rest)
+    other = triton_scan.backward(*rest, limit=1, plan=Plan(16, 2, None))
+    for name, x, y in zip(one._fields, one, other, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_what_is_not_wanted_is_not_made():
+    case = cast(scan_case(1, 5, 4, 2), torch.float32)
+    inputs = [case[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    y, state, saved = triton_scan.forward(*inputs, None, True, True, False)
+    assert state is None
+    assert triton_scan.backward(y, None, *inputs, True, saved, False).initial_state is None
 
 
 def test_vectors_of_channels_may_have_any_stride():

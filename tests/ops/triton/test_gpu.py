@@ -5,8 +5,12 @@ import functools
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="triton has no wheel for this machine")
+
 from mambalab.ops import causal_conv1d, selective_scan
 from mambalab.ops.reference import causal_conv1d_reference, selective_scan_reference
+from mambalab.ops.triton import scan as triton_scan
+from mambalab.ops.triton.plans import Plan
 from tests.ops.cases import assert_close, cast, identical, results, scan_case, widened
 
 pytestmark = [
@@ -47,6 +51,31 @@ def test_the_scan_agrees_with_the_oracle(batch, length, d_inner, d_state, groups
 def test_two_runs_agree_bit_for_bit():
     case = cast(scan_case(2, 2000, 256, 16), torch.bfloat16)
     assert identical(run(scan, case), run(scan, case))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
+def test_tensors_of_another_gpu_than_the_current_one():
+    case = cast(scan_case(2, 70, 64, 16), torch.bfloat16)
+    x, weight = torch.randn(2, 30, 64), torch.randn(64, 4)
+    with torch.cuda.device(0):
+        y, state = scan(**{k: x.to("cuda:1") for k, x in case.items()})
+        found = causal_conv1d(x.to("cuda:1"), weight.to("cuda:1"), backend="triton")
+    assert y.device == torch.device("cuda", 1)
+    expected = scan(**on_gpu(case))
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip((y, state), expected, strict=True))
+    assert torch.equal(found.cpu(), causal_conv1d(x.cuda(), weight.cuda(), backend="triton").cpu())
+
+
+@pytest.mark.parametrize("block_d", [16, 32])
+def test_rounds_and_programs_of_any_width_agree(block_d):
+    case = on_gpu(cast(scan_case(2, 300, 96, 16), torch.float32))
+    tensors = [case[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    y, _, saved = triton_scan.forward(*tensors, case["initial_state"], True, True)
+    one = triton_scan.backward(y, None, *tensors, True, saved)
+    plan = Plan(block_d, 3, 168 if block_d == 16 else None)
+    other = triton_scan.backward(y, None, *tensors, True, saved, limit=1 << 18, plan=plan)
+    for x, z in zip(one, other, strict=True):
+        torch.testing.assert_close(x, z, rtol=1e-4, atol=1e-4)
 
 
 def test_compiled_as_a_whole_graph():

@@ -9,15 +9,19 @@ pytest.importorskip("triton", reason="triton has no wheel for this machine")
 
 from mambalab.bench import sm90
 from mambalab.ops.triton import conv as triton_conv
-from mambalab.ops.triton import scan_backward, scan_forward
+from mambalab.ops.triton import scan_backward, scan_forward, scan_segments, sums
+from mambalab.ops.triton.plans import Plan
 
 SWITCHES = ("HAS_D", "HAS_Z", "HAS_BIAS", "HAS_START", "HAS_CARRY", "HAS_STATE", "HAS_INITIAL")
-SWITCHES += ("SOFTPLUS", "SILU", "KEEP", "OUTPUT", "EVEN_D", "REVERSE")
+SWITCHES += ("SOFTPLUS", "SILU", "KEEP", "FINAL", "OUTPUT", "EVEN_D", "REVERSE", "HAND_ON")
+SWITCHES += ("FIRST", "SECOND")
 KERNELS = {
     "scan": (scan_forward.scan_kernel, {"BLOCK_T": 8, "BLOCK_D": 16}),
-    "combine": (scan_forward.combine_kernel, {"BLOCK_D": 32}),
-    "carry": (scan_backward.carry_kernel, {"BLOCK_T": 4, "BLOCK_D": 32}),
+    "combine": (scan_segments.combine_kernel, {"BLOCK_D": 32}),
+    "carry": (scan_segments.carry_kernel, {"BLOCK_T": 4, "BLOCK_D": 32}),
     "backward": (scan_backward.scan_backward_kernel, {"BLOCK_T": 4, "BLOCK_D": 32}),
+    "matrix sums": (sums.matrix_sums_kernel, {"BLOCK_K": 8, "BLOCK": 128}),
+    "channel sums": (sums.channel_sums_kernel, {"BLOCK_K": 64, "BLOCK_D": 32, "ROWS": 2}),
     "conv": (triton_conv.conv_kernel, {"BLOCK_T": 16, "BLOCK_D": 64, "K": 4}),
     "conv weight": (triton_conv.conv_weight_kernel, {"BLOCK_T": 16, "BLOCK_D": 64, "K": 4}),
     "conv input": (triton_conv.conv_input_kernel, {"BLOCK_T": 16, "BLOCK_D": 64, "K": 4}),
@@ -52,6 +56,17 @@ def test_the_backward_keeps_within_its_instructions_on_hopper():
     assert report.spilled == (0, 0)
     assert 15 < report.instructions <= 45
     assert report.special >= 2, "two exponentials for each state: the loops were not found"
+
+
+def test_a_narrow_backward_leaves_room_for_three_warps_on_hopper():
+    report = sm90.report_backward(plan=Plan(16, 3, 168))
+    assert report.spilled == (0, 0)
+    assert report.resident() == 3
+    assert 15 < report.instructions <= 52
+
+
+def test_many_states_are_not_spilled_on_older_gpus():
+    assert sm90.report_backward(64, arch=80).spilled == (0, 0)
 
 
 @pytest.mark.parametrize("name", KERNELS)

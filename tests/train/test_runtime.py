@@ -1,0 +1,21 @@
+import contextlib
+
+import torch
+
+from mambalab.settings.train import Precision
+from mambalab.train import runtime
+
+
+def test_the_precision_is_that_of_the_gpu_asked_for_not_of_the_current_one(monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def current(device):
+        asked.append(device)
+        yield
+        asked.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    second = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked == [second])
+    assert runtime.choose_precision(Precision.auto, second) is Precision.bf16
