@@ -13,8 +13,8 @@ help:
 	@echo "make results  fill the figures of README.md and docs/ in from the records in experiments/"
 	@echo "make faults inject faults into runs and check every promise of docs/reliability.md: SEED=, ARGS="
 	@echo "make fuzz   feed odd settings and damaged files to every verb: SEED=, ARGS="
-	@echo "make gpu    GPU tests and benchmarks with the Python that is here: STAGE='tests scan train generate'"
-	@echo "            or runs: STAGE='mnist/gpu cifar10/gpu'; each stops after LIMIT s and goes on when called again"
+	@echo "make gpu    nine minutes on a GPU with the Python that is here: correctness, scan, training step,"
+	@echo "            decoding, then experiments while time is left: SECONDS=, OUT=, ARGS="
 
 run: install
 	$(BIN)/mambalab train experiment=quickstart
@@ -42,18 +42,12 @@ fuzz: install
 	$(BIN)/python -m tests.faults.fuzz $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
-# is taken from wheels/ if that is there.
-gpu: STAGE ?= tests scan train generate
+# is taken from wheels/ if that is there, and mamba_ssm's kernels are compiled from MAMBA_SSM_SOURCE.
 gpu: OUT ?= outputs/gpu
-gpu: LIMIT ?= 540
+gpu: SECONDS ?= 540
 gpu:
 	@if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
-	@for stage in $(STAGE); do case $$stage in \
-	  tests) $(PYTHON) -m pytest -m gpu tests/ops tests/generation tests/bench ;; \
-	  */*) timeout --signal=INT $(LIMIT) $(PYTHON) -m mambalab train experiment=$$stage \
-	    device=cuda tracking=jsonl output_dir=$(OUT)/runs $(ARGS) || [ $$? -eq 124 ] ;; \
-	  *) $(PYTHON) -m mambalab bench $$stage device=cuda out=$(OUT) ;; \
-	esac || exit 1; done
+	@$(PYTHON) -m tests.gpu --out $(OUT) --seconds $(SECONDS) $(ARGS)
 
 install: $(VENV)/.installed
 

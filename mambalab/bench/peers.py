@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mambalab.bench import mamba_ssm_source
 from mambalab.errors import UserError, first_line
 from mambalab.utils.packages import why_not_imported
 
@@ -46,9 +47,15 @@ def mambapy() -> Peer:
 
 
 def mamba_ssm(device: torch.device) -> Peer:
-    """mamba_ssm's CUDA kernel."""
+    """mamba_ssm's CUDA kernel, as installed, or compiled from its sources (`mamba_ssm_source`)."""
     if device.type != "cuda":
         return Peer("mamba_ssm", missing="runs on CUDA only")
+    if (folder := mamba_ssm_source.source()) is not None:
+        try:
+            scan = mamba_ssm_source.scan_of(mamba_ssm_source.build(folder))
+        except UserError as error:
+            return Peer("mamba_ssm", missing=str(error))
+        return Peer("mamba_ssm", f"{mamba_ssm_source.version(folder)}, compiled here", scan)
     try:
         module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
         importlib.import_module("selective_scan_cuda")
