@@ -190,10 +190,11 @@ class ClassifySettings(ClassificationSettings):
     """One text and its class."""
 
     path: str | None = option(
-        "CSV, TSV, JSONL or parquet file with a text and a label in each row",
+        "CSV, TSV, JSONL or parquet file with a text and a label in each row, or hf:OWNER/NAME on "
+        "the hub",
         match=r"[\s\S]+",
         path=True,
-        hint="the path of a file",
+        hint="the path of a file, or hf:OWNER/NAME",
     )
     text: str | None = option(
         "column of the texts: its name, or its number in a file without a header, from 1; null = "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from mambalab.data import duplicates
+from mambalab.data import duplicates, text_hub
 from mambalab.data.pair_store import PairStore, file_stat, open_store
 from mambalab.data.text_rows import expanded, find_layout
 from mambalab.errors import UserError
@@ -33,6 +35,9 @@ class ClassifyTask(StoredTextTask):
     TSV has none. Whatever strings or numbers the label column holds, without blanks around them,
     are the classes, in sorted order.
     The file is converted once (`pair_store`); rows that are none are left out and reported.
+
+    `task.path=hf:OWNER/NAME` is a data set of the hub, one parquet file a split; splits that it has
+    are kept, classes and columns are found likewise.
 
     *Splits*: `test` is `test_size` of all texts, as large a share of each class, and `val`
     `val_size` of all, likewise, chosen once for all seeds; `data_fraction` keeps a share of the
@@ -101,30 +106,67 @@ class ClassifyTask(StoredTextTask):
                 "task=classify: name the file (CSV, TSV, JSONL or parquet, with a text and a label "
                 "in each row) with task.path=FILE"
             )
-        path = expanded(self.settings.path)
-        file_stat(path)
-        layout = find_layout(path, self.settings.text, self.settings.label)
-        LOG.info("%s: texts in column %r, labels in column %r", path, layout.text, layout.label)
-        store = open_store(path, layout, self.settings.max_bytes)
-        self._warn_of_quotes(store)
-        self._check_classes(store)
-        rows = self._split(store)
+        files = self._files(self.settings.path)
+        stores, layouts = {}, {}
+        for split, path in files.items():
+            file_stat(path)
+            layout = layouts[split] = find_layout(path, self.settings.text, self.settings.label)
+            LOG.info("%s: texts in column %r, labels in column %r", path, layout.text, layout.label)
+            stores[split] = open_store(path, layout, self.settings.max_bytes)
+            self._warn_of_quotes(stores[split])
+            self._check_classes(stores[split])
+        store = stores["train"]
+        for split, other in stores.items():
+            if list(other.classes) != list(store.classes):
+                raise UserError(
+                    f"{other.source}: its classes are not those of {store.source}, and so it "
+                    f"cannot be {split}; name the latter alone, with task.path"
+                )
+        rows = self._split(store, published=frozenset(stores) - {"train"})
+        parts = {name: (store, part) for name, part in rows.items()}
+        for split in sorted(stores.keys() - {"train"} & {*self.splits, "val"}):
+            if not self.tuning:
+                parts[split] = stores[split], np.arange(len(stores[split]))
+        shas = [stores[split].sha256 for split in sorted(stores, reverse=True)]
+        whole = hashlib.sha256(" ".join(shas).encode()).hexdigest() if shas[1:] else shas[0]
         self._fingerprint = {
-            "sha256": store.sha256,
-            "path": str(store.source),
-            "columns": f"{layout.text}, {layout.label}",
-            "rows": str(len(store)),
-            "rejected": str(store.rejected),
+            "sha256": whole,
+            "path": ", ".join(str(one.source) for one in stores.values()),
+            "columns": f"{layouts['train'].text}, {layouts['train'].label}",
+            "rows": str(sum(map(len, stores.values()))),
+            "rejected": str(sum(one.rejected for one in stores.values())),
         }
-        digests = store.digests()
-        duplicates.warn(store.source, "texts", {name: digests[part] for name, part in rows.items()})
-        return {name: (store, part) for name, part in rows.items()}
+        digests = {name: one.digests()[part] for name, (one, part) in parts.items()}
+        duplicates.warn(store.source, "texts", digests)
+        return parts
 
-    def _split(self, store: PairStore) -> dict[str, np.ndarray]:
-        """Which rows each split has; raises UserError if one would have none."""
+    def _files(self, place: str) -> dict[str, Path]:
+        """The file of each split that has one of its own; of a user's file only `train`."""
+        if not text_hub.is_hub(place):
+            return {"train": expanded(place)}
+        found = text_hub.find(place, self.data_dir, None)
+        for split, paths in found.items():
+            if len(paths) > 1:
+                raise UserError(
+                    f"task.path={place}: {len(paths)} files of it are {split}, from {paths[0]} on; "
+                    "put them together in one, and name that with task.path=FILE"
+                )
+        return {split: paths[0] for split, paths in found.items()}
+
+    def _split(
+        self, store: PairStore, published: frozenset[str] = frozenset()
+    ) -> dict[str, np.ndarray]:
+        """Which rows of the training file each split has, those `published` apart left out.
+
+        Raises:
+            UserError: one would have none.
+        """
         total, labels = len(store), store.labels
         test_size, val_size = self.settings.test_size, self.settings.val_size
-        sizes = [splits.count(size, total) for size in (test_size, val_size)]
+        sizes = [
+            0 if split in published else splits.count(size, total)
+            for split, size in (("test", test_size), ("val", val_size))
+        ]
         left = int((total - sum(sizes)) * self.data_fraction)
         if left < (2 if self.tuning else 1):
             raise UserError(
@@ -141,7 +183,7 @@ class ClassifyTask(StoredTextTask):
             val, rest = splits.stratified(rest, labels, tuning_size(len(rest)))
         self._learnt_from = rest
         rows = {"train": rest[: int(len(rest) * self.data_fraction)], "val": val}
-        return rows if self.tuning else rows | {"test": test}
+        return rows if self.tuning else rows | {"test": test}  # empty where it is published
 
 
 class _Texts:

@@ -201,3 +201,44 @@ class TestTokens:
         path.write_text("text,label\n" + "".join(f"\U0001f642{n},{n % 2}\n" for n in range(40)))
         task = make(path, tokenizer="bpe:257", max_bytes=2)
         assert task.inputs("val", np.arange(2), None)[0].shape == (2, 1)
+
+
+def hub_set(tmp_path, **parts):
+    """A data set of the hub that was fetched: a parquet file a split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "hub" / "someone" / "reviews" / "data"
+    folder.mkdir(parents=True)
+    for split, rows in parts.items():
+        texts, labels = zip(*rows, strict=True)
+        table = pa.table({"text": texts, "label": labels})
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+
+
+def from_hub(tmp_path, **changes):
+    settings = dataclasses.replace(SETTINGS, path="hf:someone/reviews", **changes)
+    task = ClassifyTask(settings, seed=1, data_dir=tmp_path, data_fraction=1.0)
+    task.prepare()
+    return task
+
+
+def test_splits_that_a_data_set_of_the_hub_has_are_kept(tmp_path):
+    hub_set(tmp_path, train=ROWS[:150], test=ROWS[150:])
+    task = from_hub(tmp_path)
+    assert sorted(texts(task, "test")) == sorted(text[:50] for text, _ in ROWS[150:])
+    assert [len(task.labels[part]) for part in PARTS] == [135, 15, 50]
+    assert not set(texts(task, "train")) & set(texts(task, "val"))
+    assert task.fingerprint()["rows"] == "200"
+    assert "test" not in from_hub(tmp_path, tune=True).labels
+    (tmp_path / "other").mkdir()
+    hub_set(tmp_path / "other", train=ROWS[:150], val=ROWS[150:175], test=ROWS[175:])
+    whole = from_hub(tmp_path / "other")
+    assert [len(whole.labels[part]) for part in PARTS] == [150, 25, 25]
+    assert whole.fingerprint()["sha256"] != task.fingerprint()["sha256"]
+
+
+def test_a_test_of_other_classes_is_refused(tmp_path):
+    hub_set(tmp_path, train=ROWS[:150], test=[("a text", "unheard of"), ("another", "common")])
+    with pytest.raises(UserError, match=r"its classes are not those of .*cannot be test"):
+        from_hub(tmp_path)
