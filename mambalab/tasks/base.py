@@ -118,7 +118,9 @@ class Task(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        places = {name: at for at, kind in reversed([*enumerate(cls.__mro__)]) for name in vars(kind)}
+        places = {
+            name: at for at, kind in reversed([*enumerate(cls.__mro__)]) for name in vars(kind)
+        }
         if min(places[name] for name in places.keys() & _MEASURES) < places["shares"]:
             cls.shares = False
         keep_old_names(cls, Task, _OLD_METHODS, _OLD_ATTRIBUTES)

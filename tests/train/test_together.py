@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from mambalab.errors import UserError
 from mambalab.settings.train import Strategy
 from mambalab.train import checkpoint
+from mambalab.train.optim import build_optimizer
 from mambalab.train.ranks import ALONE, Ranks
+from mambalab.train.together import Shards, Together, layers_of
 from tests.train import two_ranks
+from tests.train.odd_models import SAME, Idle
+from tests.train.toy import LIMITS, trainer
 
 STRATEGIES = [strategy.value for strategy in Strategy]
 
@@ -45,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder) -> dict:
-    return json.loads((folder / "found.json").read_text())
+    return json.loads((folder / "found-0.json").read_text())
 
 
 def rows(recorded: list) -> list[tuple[int, str, float]]:
@@ -115,3 +122,60 @@ def test_one_process_agrees_with_itself():
     assert Ranks().agree("SIGINT", 2.0) == ("SIGINT", 2.0)
     assert Ranks().tell(7) == 7
     assert Ranks().is_first
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "odd"),
+    [*((s, *item) for s in STRATEGIES for item in SAME.items()), ("ddp", "idle", Idle)],
+)
+def test_odd_models_train_as_with_one_process(found, tmp_path, strategy, name, odd):
+    lines, total = two_ranks.curve(tmp_path, ALONE, odd=odd, **two_ranks.ODD_LIMITS)
+    theirs, their_total = found[f"{strategy} {name}"]
+    for ours, other in zip(rows(lines), rows(theirs), strict=True):
+        assert ours[2] == pytest.approx(other[2], abs=1e-6 if ours[1] == "train/loss" else 1e-10)
+    assert total == pytest.approx(their_total, abs=1e-9)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_evaluate_with_the_running_statistics_of_the_first(folder, strategy):
+    second = json.loads((folder / "found-1.json").read_text())
+    first, own = second[f"{strategy} statistics"]
+    assert first == own
+
+
+def test_a_step_that_is_kept_later_has_its_weights(folder):
+    kept = checkpoint.find(folder / "kept", "step")
+    assert kept is not None
+    weights, *_ = checkpoint.load(kept, torch.device("cpu"))
+    last = checkpoint.find(folder / "kept", "last")
+    assert last is not None
+    for name, tensor in checkpoint.load(last, torch.device("cpu"))[0].items():
+        assert tensor.numel()
+        assert torch.equal(weights[name], tensor)
+
+
+def test_layers_that_share_weights_are_none_of_their_own():
+    def names(model: nn.Module) -> list[str]:
+        found = layers_of(model)
+        return [name for name, module in model.named_modules() if module in found]
+
+    assert names(SAME["tied"]()) == ["layers.2", "layers.3"]
+    assert names(SAME["twice"]()) == ["layers.0", "layers.2"], "one layer, called at two places"
+    assert names(SAME["nested"]()) == ["layers.0", "layers.1", "layers.2"]
+    assert names(SAME["groups"]()) == ["groups.0.0", "groups.2.0", "groups.2.1"]
+
+
+def test_a_scalar_cannot_be_shared_out():
+    model = nn.Linear(2, 1)
+    model.temperature = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(UserError, match="fsdp2: the parameter temperature of the model is a scal"):
+        Shards(model, LIMITS, Ranks(0, 2)).begin(None, build_optimizer)  # pyright: ignore
+
+
+def test_a_process_with_other_data_is_refused(tmp_path, monkeypatch):
+    runner, _ = trainer(tmp_path)
+    runner.keeper.together = Together(runner.model, LIMITS, Ranks(1, 2))
+    monkeypatch.setattr(Ranks, "tell", lambda self, value: "those of the first")
+    message = r"process 1 has other data than process 0 \(sha256 toy, not those of the first\)"
+    with pytest.raises(UserError, match=message):
+        runner.keeper.begin_together()
