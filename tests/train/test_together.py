@@ -14,8 +14,15 @@ from torch import nn
 from mambalab.errors import UserError
 from mambalab.settings.train import Strategy
 from mambalab.train import checkpoint
+from mambalab.train import ranks as ranks_module
 from mambalab.train.optim import build_optimizer
-from mambalab.train.ranks import ALONE, Ranks
+from mambalab.train.ranks import (
+    ALONE,
+    LostRankError,
+    Ranks,
+    beginning_together,
+    ending_together,
+)
 from mambalab.train.together import Shards, Together, layers_of
 from tests.train import two_ranks
 from tests.train.odd_models import SAME, Idle
@@ -179,3 +186,20 @@ def test_a_process_with_other_data_is_refused(tmp_path, monkeypatch):
     message = r"process 1 has other data than process 0 \(sha256 toy, not those of the first\)"
     with pytest.raises(UserError, match=message):
         runner.keeper.begin_together()
+
+
+def test_an_error_of_ones_own_is_no_other_process_that_ended(monkeypatch):
+    monkeypatch.setattr(ranks_module, "_LAST_WORDS", 3600.0)
+    with pytest.raises(RuntimeError, match="my own"), ending_together(Ranks(0, 2), lambda: None):
+        raise RuntimeError("my own")
+    ours = pytest.raises(RuntimeError, match="shapes cannot be multiplied")
+    with ours, ending_together(Ranks(0, 2), lambda: None):
+        nn.Linear(2, 1)(torch.zeros(1, 3))
+    with pytest.raises(LostRankError), ending_together(Ranks(0, 2), lambda: "SIGTERM"):
+        torch.zeros(1).backward()  # where DDP waits for the others
+
+
+def test_a_process_that_ends_before_training_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(ranks_module, "_LAST_WORDS", 0.0)
+    with pytest.raises(LostRankError, match="before training"), beginning_together(Ranks(1, 2)):
+        raise RuntimeError("Connection closed by peer")
