@@ -181,9 +181,11 @@ class Shards(_Several):
             plain = dict(self.model.named_parameters())
             for name, parameter in self._sharded.named_parameters():
                 plain[name].data = parameter.full_tensor().detach()
-            for ours, theirs in zip(self.model.buffers(), self._sharded.buffers(), strict=True):
-                dist.broadcast(theirs, src=0)  # running statistics, as with DDP
-                ours.copy_(theirs)
+            buffers = dict(self.model.named_buffers())  # those made while training stay there
+            for name, buffer in self._sharded.named_buffers():
+                dist.broadcast(buffer, src=0)  # running statistics, as with DDP
+                if name in buffers:
+                    buffers[name].copy_(buffer)
         try:
             yield
         finally:

@@ -23,7 +23,7 @@ from mambalab.train.ranks import (
     beginning_together,
     ending_together,
 )
-from mambalab.train.together import Shards, Together, layers_of
+from mambalab.train.together import Copies, Shards, Together, layers_of
 from tests.train import two_ranks
 from tests.train.odd_models import SAME, Idle
 from tests.train.toy import LIMITS, trainer
@@ -203,3 +203,16 @@ def test_a_process_that_ends_before_training_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(ranks_module, "_LAST_WORDS", 0.0)
     with pytest.raises(LostRankError, match="before training"), beginning_together(Ranks(1, 2)):
         raise RuntimeError("Connection closed by peer")
+
+
+def test_every_step_and_every_process_draws_numbers_of_its_own():
+    drawn = set()
+    for rank in range(3):
+        runs = Copies(nn.Linear(1, 1), LIMITS, Ranks(rank, 3), seed=7)
+        for step in range(3):
+            runs.seed_step(step)
+            first = float(torch.rand(()))
+            runs.seed_step(step)
+            assert float(torch.rand(())) == first
+            drawn.add(first)
+    assert len(drawn) == 9
