@@ -99,6 +99,7 @@ def run(resolved: ResolvedRun, ranks: Ranks, device: torch.device) -> RunSummary
             evaluate_first=settings.model.pretrained is not None,
             together=together(model, settings.trainer, ranks, settings.seed),
         )
-        with ending_together(ranks, stop.requested):
+        own = user_code.one_line_errors(task=type(task), model=type(model))
+        with own, ending_together(ranks, stop.requested):
             result = trainer.run()
     return RunSummary(status=result.status, ended_by=result.ended_by, reason=result.reason)

@@ -101,6 +101,8 @@ def run(settings: config.TrainConfig) -> None:
             "PYTHONPATH": process.python_path(),
             "OMP_NUM_THREADS": str(_threads(size)),
             "TORCHELASTIC_SIGNALS_TO_HANDLE": ",".join(handled),
+            # DDP's advice on speed to every process of a model of the user's own, and the like.
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         }
         words = ("-P", "-m", "mambalab", "__rank")
         with _environment(environment), _as_before():

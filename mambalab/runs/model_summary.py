@@ -4,6 +4,7 @@ Everything runs on fake tensors, which have a shape and a device but no content:
 no memory, and the kernels, and what they keep for the backward pass, are those of the real device.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mambalab.models.heads import count_parameters
 from mambalab.ops.flops import formulas
 from mambalab.runs import user_code
 from mambalab.runs.build import build_model, is_ours
+from mambalab.settings.model import ScanBackend
 from mambalab.settings.train import Precision
 from mambalab.spec import ModelSpec
 from mambalab.train import runtime
@@ -111,7 +113,14 @@ def summarise(
         UserError: no such model can be made, or a class of the user's own needs real numbers.
     """
     try:
-        return _summarise(settings, spec, device, precision)
+        found = _summarise(settings, spec, device, precision)
+        if settings.model.scan_backend is not ScanBackend.reference:
+            return found
+        # Plain tensor operations, which nobody can tell from others: counted as the operators'.
+        model = dataclasses.replace(settings.model, scan_backend=ScanBackend.torch)
+        same = _summarise(dataclasses.replace(settings, model=model), spec, device, precision)
+        counts = {"layers": same.layers, "forward": same.forward, "backward": same.backward}
+        return dataclasses.replace(found, **counts)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise UserError(
             f"model._target_={settings.model._target_}: its forward asks for the value of a "

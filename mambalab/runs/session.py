@@ -78,6 +78,7 @@ class TrainingRun:
             rows = settings.model.vocab_size or self.task.spec.vocab_size
             user_code.check_output(self.model, self.task, self.device, rows=rows)
             user_code.check_measure(self.model, self.task, self.device)
+        user_code.warn_of_parts(self.model, self.task, self.device, ranks.size)
         self.summary = facts.of_run(resolved, self.model, ranks)
         begun_with = resolved.initial_weights.checkpoint
         output_dir = Path(settings.output_dir)

@@ -17,7 +17,7 @@ from mambalab.runs.session import TrainingRun
 from mambalab.settings.train import Resume
 from mambalab.tracking import sync
 from mambalab.train import runtime
-from mambalab.train.ranks import ALONE, Ranks, join, leave
+from mambalab.train.ranks import ALONE, Ranks, beginning_together, join, leave
 from mambalab.utils import console, memory, torchrun
 
 LOG = logging.getLogger("mambalab")
@@ -77,12 +77,15 @@ def _train_as_rank(settings: config.TrainConfig) -> tuple[FinishedRun | Resolved
     ranks = join(device)
     try:
         launch.check_batch(settings, ranks.size)
-        resolved = ranks.tell(resolve(settings) if ranks.is_first else None)
+        found = resolve(settings) if ranks.is_first else None
+        with beginning_together(ranks):
+            resolved = ranks.tell(found)
         if ranks.is_first:
             return _train(resolved, ranks)
         if isinstance(resolved, FinishedRun):
             return resolved, resolved.summary
-        ranks.wait()  # rank 0 fetches what is not there
+        with beginning_together(ranks):
+            ranks.wait()  # rank 0 fetches what is not there
         return resolved, follow.run(resolved, ranks, device)
     finally:
         leave()
@@ -101,5 +104,6 @@ def _train(
         sync.send_rest(resolved.folder.path, finished.tracking, output_dir)
         return resolved, resolved.summary
     run = TrainingRun(resolved, ranks=ranks)
-    ranks.wait()
+    with beginning_together(ranks):
+        ranks.wait()
     return resolved, run.run()

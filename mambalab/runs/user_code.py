@@ -26,6 +26,7 @@ from mambalab.utils import memory
 
 LOG = logging.getLogger("mambalab")
 _OURS = Path(__file__).parents[1]
+_PARTS_TOLERANCE = 1e-3  # between a loss and the mean of its parts; float32 differs by less
 
 
 def is_user_class(cls: type) -> bool:
@@ -273,4 +274,45 @@ def check_measure(model: nn.Module, task: Task, device: torch.device) -> None:
             _name("task", cls),
             value,
             task.metric,
+        )
+
+
+def warn_of_parts(model: nn.Module, task: Task, device: torch.device, size: int) -> None:
+    """Warn if several processes would train something else than one: batch norm, or a user's task
+    whose loss of a batch is not the mean of its parts' losses.
+
+    The latter is tried on the first batch, in evaluation mode. Leaves the generators of random
+    numbers as they were.
+
+    Args:
+        model: of the run.
+        task: prepared.
+        device: of both.
+        size: number of processes.
+    """
+    if size == 1:
+        return
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        LOG.warning(
+            "batch norm: each of the %s processes normalises by its own rows of a batch alone, and "
+            "the running statistics are those of process 0: losses are not those of one process",
+            size,
+        )
+    if not is_user_class(type(task)):
+        return
+    random = runtime.random_state(device)
+    with one_line_errors(task=type(task), model=type(model)), evaluating(model):
+        batch = task.batch(0)
+        parts = [task.part(batch, rank, size) for rank in range(size)]
+        whole, again = (float(task.loss(model, batch)) for _ in range(2))
+        mean = sum(float(task.loss(model, part)) for part in parts) / size
+    runtime.restore_random_state(random, device)
+    if whole == again and abs(mean - whole) > _PARTS_TOLERANCE * abs(whole):
+        LOG.warning(
+            "%s: the loss of the first batch is %.6g, but the mean of its %s parts %.6g, which is "
+            "what several processes train: let loss be a mean over rows of equal weight",
+            _name("task", type(task)),
+            whole,
+            size,
+            mean,
         )

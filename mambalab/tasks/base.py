@@ -99,7 +99,8 @@ class Task(ABC):
         on_eval_batch: called by `eval_batches` with how many batches are measured, and how many
             there are; may raise, to end the measurement. None: nobody watches.
         shares: whether `measure` goes through `eval_batches` and adds up with `summed`, so that
-            several processes can share a measurement out.
+            several processes can share a measurement out. A subclass with a `measure` or
+            `measure_detailed` of its own has to say so itself; else each measures the whole.
         shared: how they do it just now; None = this process measures alone.
     """
 
@@ -117,6 +118,11 @@ class Task(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        places = {
+            name: at for at, kind in reversed([*enumerate(cls.__mro__)]) for name in vars(kind)
+        }
+        if min(places[name] for name in places.keys() & _MEASURES) < places["shares"]:
+            cls.shares = False
         keep_old_names(cls, Task, _OLD_METHODS, _OLD_ATTRIBUTES)
 
     def __init__(
@@ -303,6 +309,7 @@ class Task(ABC):
             )
 
 
+_MEASURES = {"measure", "measure_detailed", "measure_in_detail", "evaluate", "evaluate_detailed"}
 _OLD_METHODS = {
     "each": "eval_batches",
     "examine": "evaluate_detailed",

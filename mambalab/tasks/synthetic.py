@@ -140,6 +140,7 @@ class InductionHeadsTask(AnswerTask):
     """
 
     settings: InductionHeadsSettings
+    shares = True
 
     def sequences(
         self, seed: int, position: int, count: int, length: int, stream: str

@@ -136,9 +136,20 @@ class Keeper:
         self._keep_step()
 
     def begin_together(self) -> None:
-        """Give the other processes what `restore` gave the first."""
+        """Give the other processes what `restore` gave the first.
+
+        Raises:
+            UserError: this process has other data than the first.
+        """
         ranks = self.together.ranks
         if ranks.size > 1:
+            ours = self.task.fingerprint().get("sha256")
+            first = ranks.tell(ours)
+            if ours != first:
+                raise UserError(
+                    f"process {ranks.rank} has other data than process 0 (sha256 {ours}, not "
+                    f"{first}): bring the same to each machine"
+                )
             parts = {name: on_cpu(part.state_dict()) for name, part in self.parts.items()}
             self.saved_step, parts = ranks.tell((self.saved_step, parts))
             for name, part in self.parts.items():
@@ -146,11 +157,12 @@ class Keeper:
 
     def make_up(self) -> None:
         """Keep the weights of a step whose session was killed before it could, when going on."""
-        if not self.together.ranks.is_first:
+        if self.saved_step != self.state.step:
             return
-        kept = {found.step for found in checkpoint.find_all(self.run_dir, "step")}
-        if self.saved_step == self.state.step and self.state.step not in kept:
-            self._keep_step()
+        with self.together.whole():
+            kept = {found.step for found in checkpoint.find_all(self.run_dir, "step")}
+            if self.together.ranks.is_first and self.state.step not in kept:
+                self._keep_step()
 
     def _keep_step(self) -> None:
         """Keep the weights of this step if `trainer.keep` wants that.

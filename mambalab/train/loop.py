@@ -358,8 +358,8 @@ class Trainer:
 
     def _begin_together(self) -> None:
         """Give the other processes what `restore` gave this one."""
-        self.together.begin(self.state, lambda model: build_optimizer(model, self.optim))
         self.keeper.begin_together()
+        self.together.begin(self.state, lambda model: build_optimizer(model, self.optim))
 
     def _run(self, display: Progress) -> tuple[EndedBy, str]:
         """What ended the run, and how to say it; raises StoppedError when a signal did."""

@@ -9,9 +9,11 @@ writes its folder and is tracked; the others do what it says.
 import datetime
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -180,7 +182,7 @@ def ending_together(ranks: Ranks, stop_requested: Callable[[], str | None]) -> I
     try:
         yield
     except RuntimeError as error:
-        if ranks.size == 1 or isinstance(error, torch.OutOfMemoryError):
+        if ranks.size == 1 or isinstance(error, torch.OutOfMemoryError) or _is_own(error):
             raise
         end = time.monotonic() + _LAST_WORDS
         while stop_requested() is None and time.monotonic() < end:
@@ -190,6 +192,31 @@ def ending_together(ranks: Ranks, stop_requested: Callable[[], str | None]) -> I
         raise LostRankError(
             "another process of this run ended; the same command goes on from the last checkpoint"
         ) from error
+
+
+def _is_own(error: RuntimeError) -> bool:
+    """Whether an error arose in this process: outside torch, or in what layers compute there."""
+    torch_folder = Path(torch.__file__).parent
+    place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    layers = (torch_folder / "nn" / "modules", torch_folder / "nn" / "functional.py")
+    return not place.is_relative_to(torch_folder) or any(map(place.is_relative_to, layers))
+
+
+@contextmanager
+def beginning_together(ranks: Ranks) -> Iterator[None]:
+    """Wait for another process inside the block, before training begins; say in one line that it
+    ended instead.
+
+    Raises:
+        LostRankError: it did, and the launcher has not ended this process meanwhile.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.size == 1:
+            raise
+        time.sleep(_LAST_WORDS)  # the other one has said why
+        raise LostRankError("another process of this run ended before training began") from error
 
 
 def join(device: torch.device) -> Ranks:

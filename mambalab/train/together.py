@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mambalab.errors import UserError
 from mambalab.settings.train import Strategy, TrainerSettings
 from mambalab.train.ranks import ALONE, Ranks
 from mambalab.train.state import TrainState
@@ -117,7 +118,11 @@ class Copies(_Several):
         known = inspect.signature(wrap).parameters
         quiet: dict[str, Any] = {next(name for name in names if name in known): False}
         ids = [device] if device.type == "cuda" else None
-        self.module: nn.Module = wrap(self.evaluated, device_ids=ids, **quiet)
+        # Ours use every parameter in every step; to look for those left out takes its time.
+        other = type(self.model).__module__.partition(".")[0] != "mambalab"
+        self.module: nn.Module = wrap(
+            self.evaluated, device_ids=ids, find_unused_parameters=other, **quiet
+        )
 
     def averaging(self, last: bool) -> Any:
         """Leave the gradients alone but in the last backward pass of a step."""
@@ -140,14 +145,16 @@ class Shards(_Several):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        _refuse_scalars(self.model)
         super().begin(state, build)
         moments = state.optimizer.state_dict()
         sharded = copy.deepcopy(self.model)
+        for parameter in sharded.parameters():
+            parameter.data = parameter.data.contiguous()
         device = next(self.model.parameters()).device
         mesh = init_device_mesh(device.type, (self.ranks.size,))
-        for layers in [m for m in sharded.modules() if isinstance(m, nn.ModuleList)]:
-            for layer in layers:
-                fully_shard(layer, mesh=mesh)
+        for layer in layers_of(sharded):
+            fully_shard(layer, mesh=mesh)
         fully_shard(sharded, mesh=mesh)
         self._sharded: Any = sharded
         self._depth = 0
@@ -174,8 +181,11 @@ class Shards(_Several):
             plain = dict(self.model.named_parameters())
             for name, parameter in self._sharded.named_parameters():
                 plain[name].data = parameter.full_tensor().detach()
-            for ours, theirs in zip(self.model.buffers(), self._sharded.buffers(), strict=True):
-                ours.copy_(theirs)
+            buffers = dict(self.model.named_buffers())  # those made while training stay there
+            for name, buffer in self._sharded.named_buffers():
+                dist.broadcast(buffer, src=0)  # running statistics, as with DDP
+                if name in buffers:
+                    buffers[name].copy_(buffer)
         try:
             yield
         finally:
@@ -204,6 +214,45 @@ def together(model: nn.Module, settings: TrainerSettings, ranks: Ranks, seed: in
 def on_cpu(tree: Any) -> Any:
     """Copy the tensors of a nested state to the CPU, as another process may read them."""
     return pytree.tree_map(lambda x: x.cpu() if isinstance(x, Tensor) else x, tree)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Find the layers whose weights are gathered one at a time: the entries of `nn.ModuleList`s.
+
+    One inside another belongs to that. A layer that shares weights with another part of the model
+    is none: they are gathered with the rest of the model.
+    """
+    uses: dict[nn.Parameter, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            uses[parameter] = uses.get(parameter, 0) + 1
+    found: list[nn.Module] = []
+
+    def look(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+                own: dict[nn.Parameter, int] = {}
+                for part in child.modules():
+                    for parameter in part.parameters(recurse=False):
+                        own[parameter] = own.get(parameter, 0) + 1
+                if all(uses[parameter] == count for parameter, count in own.items()):
+                    found.append(child)
+            else:
+                look(child)
+
+    look(model)
+    return list(dict.fromkeys(found))
+
+
+def _refuse_scalars(model: nn.Module) -> None:
+    """Raise UserError for a parameter without a dimension, of which there are no parts."""
+    scalars = [name for name, parameter in model.named_parameters() if not parameter.ndim]
+    if scalars:
+        raise UserError(
+            f"trainer.strategy=fsdp2: the parameter {scalars[0]} of the model is a scalar, which "
+            "cannot be shared out; give it a dimension, torch.zeros(1), or use "
+            "trainer.strategy=ddp"
+        )
 
 
 def _gathered(value: Any) -> Any:

@@ -12,6 +12,7 @@ from mambalab.tasks.digits import DigitsTask
 
 CPU = torch.device("cpu")
 SPEC = ModelSpec(vocab_size=65, seq_len=32)
+KINDS = ("reference", "torch")
 SMALL = ["task=shakespeare", "model.d_model=16", "model.n_layer=2", "task.batch_size=3"]
 
 
@@ -33,6 +34,13 @@ def test_the_operations_of_mamba_by_hand():
     ]  # fmt: skip
     assert found.forward == (2 * block + 2 * d * 65) * tokens
     assert found.backward == 2 * found.forward
+
+
+def test_the_reference_scan_has_the_operations_of_the_others():
+    plain, other = (summary("model=mamba", f"model.scan_backend={kind}") for kind in KINDS)
+    assert (plain.forward, plain.backward) == (other.forward, other.backward)
+    assert plain.layers == other.layers
+    assert plain.memory.activations > other.memory.activations
 
 
 def test_the_operations_of_attention_by_hand():

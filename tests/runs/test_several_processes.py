@@ -14,8 +14,12 @@ import torch
 from mambalab import config
 from mambalab.cli import main
 from mambalab.errors import UserError
-from mambalab.runs import launch
+from mambalab.runs import launch, user_code
 from mambalab.tasks.base import Task
+from mambalab.tasks.classification import ClassificationTask
+from mambalab.tasks.digits import DigitsTask
+from mambalab.tasks.synthetic import InductionHeadsTask
+from mambalab.tasks.text import TextTask
 from mambalab.train import runtime
 from mambalab.utils import console, torchrun
 from tests.lab import TINY, one_line, only_run, rows, summary, train
@@ -159,3 +163,70 @@ def test_a_batch_is_cut_by_rows():
 def test_what_needs_whole_weights_is_refused_where_they_are_shared_out(setting):
     with pytest.raises(UserError, match=f"{setting}: with trainer.strategy=fsdp2"):
         config.compose("train", ["task=text", setting, "trainer.strategy=fsdp2"])
+
+
+class WholeMean(Odd):
+    """A task whose batches are rows of words, some of them masked out."""
+
+    masked = 0
+
+    def batch(self, position):
+        mask = torch.ones(6, 4)
+        mask[0, : self.masked] = 0
+        return torch.arange(24.0).view(6, 4), mask
+
+    def loss(self, model, batch):
+        x, mask = batch
+        return (model(x).squeeze(-1) * mask[:, 0]).sum() / mask.sum()
+
+
+@pytest.mark.parametrize("masked", [0, 4])
+def test_a_loss_that_is_no_mean_over_rows_is_told(caplog, masked):
+    settings = config.compose("train", ["task=digits", "task.batch_size=6"]).task
+    task = WholeMean(settings, seed=0, data_dir=Path(), data_fraction=1.0)
+    task.masked = masked
+    model = torch.nn.Linear(4, 1)
+    before = torch.get_rng_state()
+    for size in (1, 3):
+        user_code.warn_of_parts(model, task, torch.device("cpu"), size)
+    assert torch.equal(before, torch.get_rng_state())
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (masked > 0)
+    if masked:
+        assert "the mean of its 3 parts" in told[0]
+
+
+def test_batch_norm_is_told(caplog):
+    settings = config.compose("train", ["task=digits"]).task
+    task = DigitsTask(settings, seed=0, data_dir=Path(), data_fraction=1.0)
+    user_code.warn_of_parts(torch.nn.BatchNorm1d(4), task, torch.device("cpu"), 2)
+    assert "batch norm: each of the 2 processes" in caplog.text
+
+
+class OwnMeasure(ClassificationTask):
+    """Measures in its own way, of which nobody knows whether it can be shared out."""
+
+    def measure(self, model, split):
+        raise NotImplementedError
+
+
+class Told(OwnMeasure):
+    """Says that it can."""
+
+    shares = True
+
+
+class Mixin:
+    """Measures for the class that it is mixed into."""
+
+    def evaluate(self, model, split):
+        raise NotImplementedError
+
+
+def test_a_measure_of_ones_own_is_shared_out_only_if_it_says_so():
+    assert ClassificationTask.shares
+    assert Told.shares
+    assert not OwnMeasure.shares
+    assert not type("Mixed", (Mixin, ClassificationTask), {}).shares
+    assert type("Read", (TextTask,), {"read": None}).shares
+    assert InductionHeadsTask.shares

@@ -8,11 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from mambalab.errors import UserError
 from mambalab.settings.train import Strategy
 from mambalab.train import checkpoint
-from mambalab.train.ranks import ALONE, Ranks
+from mambalab.train import ranks as ranks_module
+from mambalab.train.optim import build_optimizer
+from mambalab.train.ranks import (
+    ALONE,
+    LostRankError,
+    Ranks,
+    beginning_together,
+    ending_together,
+)
+from mambalab.train.together import Copies, Shards, Together, layers_of
 from tests.train import two_ranks
+from tests.train.odd_models import SAME, Idle
+from tests.train.toy import LIMITS, trainer
 
 STRATEGIES = [strategy.value for strategy in Strategy]
 
@@ -45,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder) -> dict:
-    return json.loads((folder / "found.json").read_text())
+    return json.loads((folder / "found-0.json").read_text())
 
 
 def rows(recorded: list) -> list[tuple[int, str, float]]:
@@ -115,3 +129,90 @@ def test_one_process_agrees_with_itself():
     assert Ranks().agree("SIGINT", 2.0) == ("SIGINT", 2.0)
     assert Ranks().tell(7) == 7
     assert Ranks().is_first
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "odd"),
+    [*((s, *item) for s in STRATEGIES for item in SAME.items()), ("ddp", "idle", Idle)],
+)
+def test_odd_models_train_as_with_one_process(found, tmp_path, strategy, name, odd):
+    lines, total = two_ranks.curve(tmp_path, ALONE, odd=odd, **two_ranks.ODD_LIMITS)
+    theirs, their_total = found[f"{strategy} {name}"]
+    for ours, other in zip(rows(lines), rows(theirs), strict=True):
+        assert ours[2] == pytest.approx(other[2], abs=1e-6 if ours[1] == "train/loss" else 1e-10)
+    assert total == pytest.approx(their_total, abs=1e-9)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_evaluate_with_the_running_statistics_of_the_first(folder, strategy):
+    second = json.loads((folder / "found-1.json").read_text())
+    first, own = second[f"{strategy} statistics"]
+    assert first == own
+
+
+def test_a_step_that_is_kept_later_has_its_weights(folder):
+    kept = checkpoint.find(folder / "kept", "step")
+    assert kept is not None
+    weights, *_ = checkpoint.load(kept, torch.device("cpu"))
+    last = checkpoint.find(folder / "kept", "last")
+    assert last is not None
+    for name, tensor in checkpoint.load(last, torch.device("cpu"))[0].items():
+        assert tensor.numel()
+        assert torch.equal(weights[name], tensor)
+
+
+def test_layers_that_share_weights_are_none_of_their_own():
+    def names(model: nn.Module) -> list[str]:
+        found = layers_of(model)
+        return [name for name, module in model.named_modules() if module in found]
+
+    assert names(SAME["tied"]()) == ["layers.2", "layers.3"]
+    assert names(SAME["twice"]()) == ["layers.0", "layers.2"], "one layer, called at two places"
+    assert names(SAME["nested"]()) == ["layers.0", "layers.1", "layers.2"]
+    assert names(SAME["groups"]()) == ["groups.0.0", "groups.2.0", "groups.2.1"]
+
+
+def test_a_scalar_cannot_be_shared_out():
+    model = nn.Linear(2, 1)
+    model.temperature = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(UserError, match="fsdp2: the parameter temperature of the model is a scal"):
+        Shards(model, LIMITS, Ranks(0, 2)).begin(None, build_optimizer)  # pyright: ignore
+
+
+def test_a_process_with_other_data_is_refused(tmp_path, monkeypatch):
+    runner, _ = trainer(tmp_path)
+    runner.keeper.together = Together(runner.model, LIMITS, Ranks(1, 2))
+    monkeypatch.setattr(Ranks, "tell", lambda self, value: "those of the first")
+    message = r"process 1 has other data than process 0 \(sha256 toy, not those of the first\)"
+    with pytest.raises(UserError, match=message):
+        runner.keeper.begin_together()
+
+
+def test_an_error_of_ones_own_is_no_other_process_that_ended(monkeypatch):
+    monkeypatch.setattr(ranks_module, "_LAST_WORDS", 3600.0)
+    with pytest.raises(RuntimeError, match="my own"), ending_together(Ranks(0, 2), lambda: None):
+        raise RuntimeError("my own")
+    ours = pytest.raises(RuntimeError, match="shapes cannot be multiplied")
+    with ours, ending_together(Ranks(0, 2), lambda: None):
+        nn.Linear(2, 1)(torch.zeros(1, 3))
+    with pytest.raises(LostRankError), ending_together(Ranks(0, 2), lambda: "SIGTERM"):
+        torch.zeros(1).backward()  # where DDP waits for the others
+
+
+def test_a_process_that_ends_before_training_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(ranks_module, "_LAST_WORDS", 0.0)
+    with pytest.raises(LostRankError, match="before training"), beginning_together(Ranks(1, 2)):
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_every_step_and_every_process_draws_numbers_of_its_own():
+    drawn = set()
+    for rank in range(3):
+        runs = Copies(nn.Linear(1, 1), LIMITS, Ranks(rank, 3), seed=7)
+        for step in range(3):
+            runs.seed_step(step)
+            first = float(torch.rand(()))
+            runs.seed_step(step)
+            assert float(torch.rand(())) == first
+            drawn.add(first)
+    assert len(drawn) == 9

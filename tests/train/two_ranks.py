@@ -1,11 +1,12 @@
 """One of two processes that train the toy model together: `python -m tests.train.two_ranks FOLDER`.
 
-Each goes through all scenarios; rank 0 writes what came of them into FOLDER/found.json.
+Each goes through all scenarios; writes what came of them into FOLDER/found-RANK.json.
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from mambalab.train.nonfinite import NonFiniteError
 from mambalab.train.progress import StoppedError
 from mambalab.train.ranks import Ranks, SharedMeasurement
 from mambalab.train.together import together
+from tests.train.odd_models import SAME, Idle, normed
 from tests.train.toy import LIMITS, OPTIM, Lines, ToyTask
 
 SEED = 3
+ODD_LIMITS: dict[str, Any] = {"max_steps": 4, "log_every": 1, "grad_accum": 2}
 
 
 class DoubleTask(ToyTask):
@@ -71,12 +74,15 @@ def trainer(
     dropout: float = 0.0,
     bad_at: int | None = None,
     stop_at: int | None = None,
+    odd: Callable[[], nn.Module] | None = None,
     **limits: Any,
 ) -> tuple[Trainer, Lines]:
     """A trainer as each process makes it; `stop_at` that step a signal reaches the last rank."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     made, lines, built = model(dropout, double=double), Lines(), []
+    if odd is not None:
+        made, double = odd().double(), True
 
     def stop() -> str | None:
         here = ranks.rank == ranks.size - 1 and stop_at is not None
@@ -158,6 +164,28 @@ def scenarios(folder: Path, ranks: Ranks) -> dict[str, Any]:
     runner, _ = resumed(path, ranks, Strategy.fsdp2, double=True, max_steps=12, stop_at=8)
     runner.run()
     found["measured"] = measured(ranks)
+    return found | odd_models(folder, ranks)
+
+
+def odd_models(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Train odd models, look at running statistics, and keep a step that was not kept."""
+    found: dict[str, Any] = {}
+    kinds = [(strategy, *item) for strategy in Strategy for item in SAME.items()]
+    for strategy, name, odd in [*kinds, (Strategy.ddp, "idle", Idle)]:
+        path = folder / f"{strategy.value}-{name}"
+        found[f"{strategy.value} {name}"] = curve(path, ranks, strategy, odd=odd, **ODD_LIMITS)
+    for strategy in Strategy:
+        path = folder / f"{strategy.value}-normed"
+        runner, _ = trainer(path, ranks, strategy, odd=normed, max_steps=3)
+        runner.run()
+        with runner.together.whole():
+            there = [buffer.tolist() for buffer in runner.model.buffers()]
+            found[f"{strategy.value} statistics"] = [ranks.tell(there), there]
+    for keep in ("best", "all"):
+        runner, _ = (resumed if keep == "all" else trainer)(
+            folder / "kept", ranks, Strategy.fsdp2, max_steps=4, keep=keep
+        )
+        runner.run()
     return found
 
 
@@ -187,8 +215,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     ranks = ranks_module.join(torch.device("cpu"))
     found = scenarios(folder, ranks)
-    if ranks.is_first:
-        (folder / "found.json").write_text(json.dumps(found))
+    (folder / f"found-{ranks.rank}.json").write_text(json.dumps(found))
     ranks.wait()
     ranks_module.leave()
 
