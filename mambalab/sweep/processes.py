@@ -42,6 +42,10 @@ class Handle(Protocol):
         """Tell whether the job has ended, and its exit status if known (-N: killed by signal N)."""
         ...
 
+    def waits(self) -> str | None:
+        """Say why the job has not begun; None if it has, as far as is known."""
+        ...
+
     def stop(self, number: int) -> None:
         """Ask the job to stop with SIGINT or SIGTERM: it finishes a step and saves."""
         ...
@@ -85,6 +89,10 @@ class LocalJob:
                 self._process.stdin.close()
             self.kill()  # what it has started and left behind
         return True, status
+
+    def waits(self) -> str | None:
+        """Return None: the job began when it was made."""
+        return None
 
     def stop(self, number: int) -> None:
         """Ask the job to stop."""

@@ -292,10 +292,14 @@ class Scheduler:
         return f"[{number:{width}}/{self.source.total}]"
 
     def _tell_news(self) -> None:
-        """Say how far each running job is: by its metrics, else by the last line of its log."""
+        """Say how far each running job is: by its metrics, else by the last line of its log.
+
+        Of one that a cluster has not started yet: why it waits.
+        """
         for watched in self.running[:MAX_NEWS_LINES]:
             name = watched.handle.job.name
-            line = how_far(watched.handle.job.run_dir) or last_line(self.sweep.log_file(name))
+            line = watched.handle.waits() or how_far(watched.handle.job.run_dir)
+            line = line or last_line(self.sweep.log_file(name))
             if line:
                 self.say(f"        {name}: {line}")
         if len(self.running) > MAX_NEWS_LINES:

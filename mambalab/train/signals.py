@@ -6,18 +6,23 @@ import threading
 from contextlib import suppress
 from typing import Any, Self
 
+from mambalab.utils import torchrun
+
 
 class StopSignals:
     """Turns the first signal into a polite request; a second SIGINT or SIGTERM acts at once.
 
     A terminal that closes may send SIGHUP more than once, so that one never acts at once. What
-    `nohup` has the process ignore stays ignored.
+    `nohup` has the process ignore stays ignored. In a process that torchrun started no signal acts
+    at once: SLURM sends one to every process of a job, and torchrun passes its own on to the same
+    ones; whoever has no time to wait kills.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[int, Any] = {}
         self._terminals: list[int] = []
+        self._is_rank = torchrun.place() is not None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -41,7 +46,7 @@ class StopSignals:
             self.received = signal.Signals(number).name
         if number == signal.SIGHUP:
             self._leave_terminal()
-        else:
+        elif not self._is_rank:
             self._restore(signal.SIGINT, signal.SIGTERM)
 
     def _leave_terminal(self) -> None:

@@ -46,6 +46,18 @@ def test_a_second_sigterm_acts_at_once_also_after_a_hangup():
         assert seen == ["default"]
 
 
+def test_what_slurm_says_and_torchrun_repeats_asks_once(monkeypatch):
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "0"}
+    for name, value in {**place, "TORCHELASTIC_RUN_ID": "one"}.items():
+        monkeypatch.setenv(name, value)
+    signal.signal(signal.SIGTERM, lambda *_: seen.append("default"))
+    seen = []
+    with StopSignals() as signals:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (signals.requested(), seen) == ("SIGTERM", [])
+
+
 def test_nothing_is_written_to_a_terminal_that_is_gone():
     reader, writer = os.openpty()
     signals = StopSignals()
