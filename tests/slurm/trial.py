@@ -204,6 +204,7 @@ def reduced(text: str, words: str) -> str:
         r"--time=[\d:]+": "--time=1",
         r"@120": "@15",
         r"--nproc-per-node 4": "--nproc-per-node 2",
+        r"TASK / 4": "TASK / 2",
         r"mambalab train .*?(?= &)": f"mambalab train {words}",
     }
     for pattern, value in changes.items():
