@@ -26,7 +26,7 @@ from mambalab.utils.files import read_json, write_json
 from mambalab.utils.packages import why_not_imported
 from mambalab.utils.process import python_path
 
-SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
+SAVE_SECONDS = 60.0  # SLURM's warning comes 90 seconds before the end
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
 REQUEUED_SECONDS = 5.0  # between questions whether a job that was stopped is in the queue again
 QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
