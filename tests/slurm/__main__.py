@@ -53,7 +53,10 @@ def main() -> int:
             "submitit": submitit.__version__,
             "slurm": version,
             "cpus": 2,
-            "remarks": [f"The machine was busy: a load of {os.getloadavg()[2]:.0f}."],
+            "remarks": [
+                f"The load was {os.getloadavg()[2]:.0f} on the machine's {os.cpu_count()} CPUs.",
+                "`sacct --completion` has a line for each start; PENDING is a requeued one.",
+            ],
             "failed": failed,
             "trials": [asdict(one) for one in found],
         }

@@ -110,14 +110,26 @@ class Lab:
         assert self.summary()["ended_by"] == "SIGTERM"
         return self.summary()["step"]
 
+    def log(self, name: str) -> str:
+        """The text of the only log of a job."""
+        (found,) = [*self.folder.glob(name), *self.folder.glob(f"outputs/sweeps/*/{name}")]
+        return found.read_text()
+
+    def told(self, name: str) -> list[str]:
+        """The lines of a job's log that say how it was stopped, went on and ended."""
+        words = ("going on from", "killed:", "status ", "trained ", "slurmstepd", "srun: error")
+        return [f"log: {line}" for line in self.log(name).splitlines() if line.startswith(words)]
+
+    def queue(self) -> list[str]:
+        """What squeue shows of all jobs, once SLURM has none that is being ended."""
+        self.wait(lambda: "COMPLETING" not in self.slurm.ask("squeue", "-h", "-o", "%T"), "an end")
+        form = "--format=%i %j %T %r"
+        return [f"squeue: {line}" for line in self.slurm.ask("squeue", "-h", form).splitlines()]
+
     def wait_for_going_on(self, step: int, log: str) -> None:
-        """Wait until the run says that it goes on from a step, and does."""
-        place = self.run() if log == "train.log" else self.folder
+        """Wait until the run says that it goes on from a step."""
         told = f"going on from step {step:,} of"
-        files = (f for f in [*place.glob(log), *self.folder.glob(f"outputs/sweeps/*/{log}")])
-        texts = list(files)
-        assert texts, log
-        self.wait(lambda: any(told in f.read_text() for f in texts), told)
+        self.wait(lambda: told in self.log(log), told)
 
     def wait(self, ready, what: str) -> None:
         """Poll until `ready()`, for as long as a busy machine may need."""
@@ -153,6 +165,7 @@ def time_over(lab: Lab) -> Found:
         lab.slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=30")
         lab.slurm.ask("scontrol", "requeue", job)
         found.steps.append(lab.wait_for_stop())
+        found.lines += lab.queue()
         lab.wait_for_going_on(found.steps[-1], "logs/*")
         lab.wait_for_training()
         assert sweep.poll() is None, lab.said()
@@ -164,7 +177,8 @@ def time_over(lab: Lab) -> Found:
     assert found.status == "KILLED"
     assert "was asked to stop from outside" in lab.said()
     assert lab.said().count(" start ") == 1
-    found.lines = [line for line in lab.said().splitlines() if "seed=1" in line]
+    found.lines += [line for line in lab.said().splitlines() if "seed=1" in line]
+    found.lines += lab.told("logs/*")
     return found
 
 
@@ -177,6 +191,7 @@ def two_processes(lab: Lab) -> Found:
         (job,) = re.findall(r"\(job (\d+)\)", lab.said())
         lab.slurm.ask("scontrol", "requeue", job)
         found.steps.append(lab.wait_for_stop())
+        found.lines += lab.queue()
         lab.wait_for_going_on(found.steps[-1], "logs/*")
         lab.wait(lambda: sweep.poll() is not None, "the sweep ends")
         assert sweep.returncode == 0, lab.said()
@@ -185,7 +200,7 @@ def two_processes(lab: Lab) -> Found:
     found.status = summary["status"]
     assert (found.status, summary["processes"]) == ("FINISHED", 2), summary
     assert found.steps[1] > found.steps[0]
-    found.lines = _table(lab.said())
+    found.lines += [*_table(lab.said()), *lab.told("logs/*")]
     return found
 
 
@@ -226,6 +241,7 @@ def sbatch(lab: Lab) -> Found:
     job, log = done.stdout.strip(), lab.folder / "run.out"
     lab.wait_for_training()
     found.steps.append(lab.wait_for_stop())
+    found.lines += lab.queue()
     lab.wait_for_going_on(found.steps[-1], "run.out")
     lab.slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=30")  # enough from now on
     lab.wait(lambda: not lab.slurm.state(job), "the job ends")
@@ -234,8 +250,7 @@ def sbatch(lab: Lab) -> Found:
     found.status = summary["status"]
     assert (found.status, summary["processes"]) == ("FINISHED", 2), log.read_text()
     assert found.steps[1] > found.steps[0]
-    found.lines = [line for line in log.read_text().splitlines() if re.match(
-        r"going on|killed|status|trained|folder|next|slurmstepd|srun", line)]  # fmt: skip
+    found.lines += lab.told("run.out")
     return found
 
 
@@ -263,4 +278,4 @@ def _table(said: str) -> list[str]:
     """The lines of a sweep about its jobs, its table included."""
     lines = [line.rstrip() for line in said.splitlines()]
     end = next(i for i, line in enumerate(lines) if line.endswith("jobs finished"))
-    return [line for line in lines[: end + 1] if line and not line.startswith(" ")]
+    return [line for line in lines[: end + 1] if line.startswith(("sweep", "[", "job ", "seed="))]
