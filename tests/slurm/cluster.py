@@ -100,10 +100,10 @@ class Slurm:
         files |= {"seed-file": "seed"}
         words = [f"--{option}={self.folder}/munge.{end}" for option, end in files.items()]
         self._begin("munged", "--foreground", "--force", *words)
-        wait_until((self.folder / "munge.socket").exists, "munged listens")
+        self._wait((self.folder / "munge.socket").exists, "munged listens")
         self._begin("slurmctld", "-D", "-f", str(self.conf))
         self._begin("slurmd", "-D", "-f", str(self.conf), "-N", self.host)
-        wait_until(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T"), "the node is idle")
+        self._wait(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T"), "the node is idle")
 
     def _begin(self, name: str, *words: str) -> None:
         path = program(name)
@@ -119,6 +119,16 @@ class Slurm:
                     start_new_session=True,  # Ctrl-C is for the test
                 )
             )
+
+    def _wait(self, ready: Callable[[], object], what: str) -> None:
+        """Wait for a daemon; fails at once if one of them has ended."""
+
+        def ended_or_ready() -> object:
+            ended = [str(daemon.args) for daemon in self._daemons if daemon.poll() is not None]
+            assert not ended, f"ended at its start: {', '.join(ended)}"
+            return ready()
+
+        wait_until(ended_or_ready, what)
 
     def ask(self, *words: str) -> str:
         """What one of SLURM's commands prints; the empty string if it fails."""
@@ -176,7 +186,8 @@ def slurm() -> Iterator[Slurm]:
         try:
             it.start()
         except AssertionError as error:
-            said = [p.read_text(errors="replace")[-2000:] for p in sorted(folder.glob("*.out"))]
+            files = [*folder.glob("slurm*.out"), *folder.glob("slurm*.log")]
+            said = [p.read_text(errors="replace")[-1000:].strip() for p in sorted(files)]
             raise AssertionError("\n".join([str(error), *said])) from error
         yield it
     finally:

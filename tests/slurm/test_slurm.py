@@ -3,6 +3,7 @@
 Runs that train on it take minutes: `python -m tests.slurm`.
 """
 
+import contextlib
 import os
 import subprocess
 
@@ -27,13 +28,12 @@ def real():
     """A cluster for all tests of this file."""
     if why := cluster.missing():
         pytest.skip(why)
-    it = cluster.slurm()
-    try:
-        slurm = it.__enter__()
-    except AssertionError as error:
-        pytest.skip(f"SLURM does not start here: {error}")
-    yield slurm
-    it.__exit__(None, None, None)
+    with contextlib.ExitStack() as stack:
+        try:
+            slurm = stack.enter_context(cluster.slurm())
+        except AssertionError as error:
+            pytest.skip(f"SLURM does not start here: {error}")
+        yield slurm
 
 
 @pytest.fixture
