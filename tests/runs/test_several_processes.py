@@ -1,6 +1,7 @@
 """`trainer.devices=K`, end to end, and what is refused."""
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -159,3 +160,15 @@ def test_a_batch_is_cut_by_rows():
 def test_what_needs_whole_weights_is_refused_where_they_are_shared_out(setting):
     with pytest.raises(UserError, match=f"{setting}: with trainer.strategy=fsdp2"):
         config.compose("train", ["task=text", setting, "trainer.strategy=fsdp2"])
+
+
+def test_what_the_launcher_logs_is_not_shown_but_comes_back():
+    one = logging.getLogger("torch.distributed.elastic.agent.server.api")
+    before = one.level
+    one.setLevel(logging.WARNING)  # as torch sets it: a level of its own
+    try:
+        with launch._as_before():
+            assert not one.isEnabledFor(logging.WARNING)
+        assert one.level == logging.WARNING
+    finally:
+        one.setLevel(before)
