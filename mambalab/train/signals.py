@@ -15,9 +15,9 @@ class StopSignals:
     A terminal that closes may send SIGHUP more than once, so that one never acts at once. What
     `nohup` has the process ignore stays ignored.
 
-    In a process that torchrun started neither acts at once: SLURM sends a signal to every process
-    of a job, and torchrun passes its own on to the same ones. In a job of SLURM a second SIGTERM
-    does not: preemption sends two, some time apart. Both kill whoever takes too long.
+    In a process that torchrun started no second one acts at once: SLURM sends a signal to every
+    process of a job, and torchrun passes its own on to the same ones. In a job of SLURM a second
+    SIGTERM does not: preemption sends two, some time apart. Both kill whoever takes too long.
     """
 
     def __init__(self) -> None:
