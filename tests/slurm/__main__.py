@@ -58,7 +58,7 @@ def main() -> int:
                 "`sacct --completion` has a line for each start; PENDING is a requeued one.",
             ],
             "failed": failed,
-            "trials": [asdict(one) for one in found],
+            "trials": [asdict(one) | {"seconds": round(one.seconds, 1)} for one in found],
         }
         given.record.write_text(json.dumps(record, indent=1) + "\n")
     return int(failed > 0)
