@@ -68,8 +68,11 @@ def check_batch(settings: config.TrainConfig, size: int) -> None:
         )
 
 
-def run(settings: config.TrainConfig) -> None:
+def run(settings: config.TrainConfig) -> str | None:
     """Train with `trainer.devices` processes; returns when all have ended well, or were stopped.
+
+    Returns:
+        The name of the signal that stopped them; None if they came to the end.
 
     Raises:
         UserError: one of them failed.
@@ -107,11 +110,12 @@ def run(settings: config.TrainConfig) -> None:
         with _environment(environment), _as_before():
             try:
                 elastic_launch(launch, sys.executable)(*words)
-            except SignalException:
-                return  # the run has noted it
+            except SignalException as stopped:
+                return signal.Signals(stopped.sigval).name
             except ChildFailedError as error:
                 rank, failure = error.get_first_failure()
                 raise UserError(_why(Path(folder), rank, failure, size)) from error
+    return None
 
 
 def _why(folder: Path, rank: int, failure: Any, size: int) -> str:

@@ -172,3 +172,13 @@ def test_what_the_launcher_logs_is_not_shown_but_comes_back():
         assert one.level == logging.WARNING
     finally:
         one.setLevel(before)
+
+
+@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 130), (None, 0)])
+def test_processes_stopped_before_they_could_say_so_have_not_ended_well(
+    folder, monkeypatch, capsys, signal_name, status
+):
+    monkeypatch.setattr(launch, "run", lambda _: signal_name)
+    assert train("trainer.devices=2") == status
+    told = f"KILLED: stopped by {signal_name} before training began"
+    assert (told in capsys.readouterr().out) is (status != 0)
