@@ -227,7 +227,8 @@ class Scheduler:
 
     def _ended(self, watched: RunningJob, status: int | None) -> None:
         job = watched.handle.job
-        entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
+        asked = watched.asked or watched.handle.fate()
+        entry = self.sweep.ended(job.name, job.run_dir, status, asked)
         self.sweep.jobs[job.name] = entry
         self._save()
         self.source.ended(job, entry)

@@ -17,7 +17,7 @@ from typing import Any
 
 from mambalab.errors import UserError, first_line
 from mambalab.settings.sweep import SlurmSettings, SubmititSettings
-from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.folder import FAILED, KILLED, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import COMMAND, Handle, open_log, write_order
 from mambalab.sweep.slots import Slot, Slots
@@ -30,6 +30,8 @@ SAVE_SECONDS = 60.0  # SLURM's warning comes 90 seconds before the end
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
 REQUEUED_SECONDS = 5.0  # between questions whether a job that was stopped is in the queue again
 QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
+GENTLE = {"CANCELLED", "PREEMPTED"}  # what is no fault of a job
+FATES = GENTLE | {"TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "DEADLINE", "BOOT_FAIL"}
 KILLED_SECONDS = 60.0  # after which a job that was killed counts as ended, whatever is said
 
 
@@ -143,6 +145,19 @@ class SubmittedJob:
         found = None if self._slot is not None else queued(self.cluster_id, "%T %r")
         state, _, reason = (found or "").partition(" ")
         return f"waits in SLURM's queue ({reason})" if state == "PENDING" else None
+
+    def fate(self) -> StopRequest | None:
+        """Tell what SLURM says of a job that ended without a word: cancelled, no memory, time over.
+
+        SLURM knows it for some minutes, also without accounting.
+        """
+        has_answered = self._launcher.sweep.answer_file(self.job.name).exists()
+        if self._launcher.slots is not None or has_answered:
+            return None
+        state = (queued(self.cluster_id, "%T", "--states=all") or "").split("\n")[0]
+        if state not in FATES:
+            return None
+        return StopRequest(f"SLURM says {state}", KILLED if state in GENTLE else FAILED)
 
     def stop(self, number: int) -> None:
         """Ask the job to stop; SLURM sends SIGTERM to the processes of a job that is cancelled."""
@@ -326,13 +341,13 @@ def in_queue(cluster_id: str) -> bool:
     return queued(cluster_id, "%i") != ""
 
 
-def queued(cluster_id: str, form: str) -> str | None:
+def queued(cluster_id: str, form: str, *options: str) -> str | None:
     """Ask SLURM's queue for a job, in the format of squeue: "" if it is not there.
 
     Returns:
         One line; None if the queue cannot be asked.
     """
-    command = ["squeue", "--noheader", f"--format={form}", f"--jobs={cluster_id}"]
+    command = ["squeue", "--noheader", f"--format={form}", f"--jobs={cluster_id}", *options]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

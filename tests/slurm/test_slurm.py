@@ -106,7 +106,7 @@ def test_a_job_that_slurm_queues_again_has_not_ended(slurm, workdir, monkeypatch
     assert not in_queue(number)
 
 
-def test_why_a_job_waits_is_said_in_slurm_s_word(slurm, workdir):
+def test_why_a_job_waits_and_who_ended_it_is_said_in_slurm_s_word(slurm, workdir):
     owner = launcher(workdir)
     number = submit("true", "--hold")
     sent = type("Sent", (), {"job_id": number})()
@@ -114,6 +114,9 @@ def test_why_a_job_waits_is_said_in_slurm_s_word(slurm, workdir):
     assert watched.waits() == "waits in SLURM's queue (JobHeldUser)"
     slurm.ask("scancel", number)
     cluster.wait_until(lambda: watched.waits() is None, "the job is gone")
+    fate = watched.fate()
+    assert fate is not None
+    assert (fate.reason, fate.outcome) == ("SLURM says CANCELLED", "KILLED")
 
 
 def test_a_job_that_ended_by_itself_is_not_asked_after(workdir, slurm, monkeypatch):

@@ -54,6 +54,9 @@ class FakeHandle:
     def waits(self) -> None:
         return None
 
+    def fate(self) -> None:
+        return None
+
     def stop(self, number: int) -> None:
         self.asked.append(int(number))
         if self.obeys:
