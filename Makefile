@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check docs results faults fuzz gpu install clean
+.PHONY: help run test check docs results faults fuzz slurm gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
@@ -13,6 +13,7 @@ help:
 	@echo "make results  fill the figures of README.md and docs/ in from the records in experiments/"
 	@echo "make faults inject faults into runs and check every promise of docs/reliability.md: SEED=, ARGS="
 	@echo "make fuzz   feed odd settings and damaged files to every verb: SEED=, ARGS="
+	@echo "make slurm  sweeps and jobs on a SLURM of one node (as root; needs SLURM's packages): ARGS="
 	@echo "make gpu    nine minutes on a GPU with the Python that is here: correctness, scan, training step,"
 	@echo "            decoding, then experiments while time is left: SECONDS=, OUT=, ARGS="
 
@@ -40,6 +41,9 @@ faults: install
 
 fuzz: install
 	$(BIN)/python -m tests.faults.fuzz $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+slurm: install
+	$(BIN)/python -m tests.slurm $(ARGS)
 
 # With the Python of a machine that has torch and triton but perhaps no network: what else is needed
 # is taken from wheels/ if that is there, and mamba_ssm's kernels are compiled from MAMBA_SSM_SOURCE.

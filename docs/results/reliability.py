@@ -1,4 +1,4 @@
-"""Blocks on reliability, from the records of the fault harness: faults, stops, odd inputs."""
+"""Blocks on reliability: faults, stops, odd inputs, a database and a cluster that fail."""
 
 from typing import Any
 
@@ -132,10 +132,42 @@ def kernels(up: str) -> str:
     return "\n\n".join(parts)
 
 
+def slurm(up: str) -> str:
+    """Sweeps and jobs on a SLURM of one node: time over, requeued, cancelled."""
+    del up
+    if (found := _record("slurm")) is None:
+        return "Not measured yet: `python -m tests.slurm` has no record."
+    rows = [
+        [
+            row["trial"],
+            row["asked"],
+            ", ".join(f"{step:,}" for step in row["steps"]),
+            row["status"].lower(),
+            f"{row['seconds']:.0f} s",
+        ]
+        for row in found["trials"]
+    ]
+    told = (
+        f"SLURM {found['slurm']}, submitit {found['submitit']}, torch {found['torch']}, one node "
+        f"of {found['cpus']} CPUs; {len(rows)} trials, {found['failed']} failed; commit "
+        f"`{found['revision']}`. Record: `experiments/reliability/slurm.json`."
+    )
+    notes = "\n".join(f"- {line}" for line in found.get("remarks", []))
+    grid = table(["trial", "asked of SLURM", "step at each stop", "at the end", "time"], rows)
+    logs = [
+        "\n".join(
+            ["What the second one printed, and what SLURM knew:", "", "```text", *lines, "```"]
+        )
+        for lines in (row["lines"] for row in found["trials"][1:2])
+    ]
+    return "\n\n".join(part for part in (told, notes, grid, *logs) if part)
+
+
 BLOCKS = {
     "faults": faults,
     "fuzz": fuzz,
     "kernels": kernels,
     "postgres": postgres,
+    "slurm": slurm,
     "stops": stops,
 }

@@ -30,6 +30,7 @@ ORDER = "MAMBALAB_RANK_ORDER"
 """Environment variable that tells a process what to train: passwords are not written to disk."""
 ANSWERS = "MAMBALAB_RANK_ANSWERS"
 """Environment variable with the folder in which a process says how it ended, in `RANK.json`."""
+_ELASTIC = "torch.distributed.elastic"
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -67,8 +68,11 @@ def check_batch(settings: config.TrainConfig, size: int) -> None:
         )
 
 
-def run(settings: config.TrainConfig) -> None:
+def run(settings: config.TrainConfig) -> str | None:
     """Train with `trainer.devices` processes; returns when all have ended well, or were stopped.
+
+    Returns:
+        The name of the signal that stopped them; None if they came to the end.
 
     Raises:
         UserError: one of them failed.
@@ -108,11 +112,12 @@ def run(settings: config.TrainConfig) -> None:
         with _environment(environment), _as_before():
             try:
                 elastic_launch(launch, sys.executable)(*words)
-            except SignalException:
-                return  # the run has noted it
+            except SignalException as stopped:
+                return signal.Signals(stopped.sigval).name
             except ChildFailedError as error:
                 rank, failure = error.get_first_failure()
                 raise UserError(_why(Path(folder), rank, failure, size)) from error
+    return None
 
 
 def _why(folder: Path, rank: int, failure: Any, size: int) -> str:
@@ -156,14 +161,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
     """Undo what the launcher does to signals and loggers of this process."""
-    log = logging.getLogger("torch.distributed.elastic")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it says in many lines what is said in one here
+    # It says in many lines what is said in one here; some of its loggers have levels of their own.
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_ELASTIC)]
+    levels = {name: logging.getLogger(name).level for name in (_ELASTIC, *names)}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     in_main = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(getattr(signal, n)) for n in _SIGNALS} if in_main else {}
     try:
         yield
     finally:
-        log.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from mambalab import config
-from mambalab.records.summary import EndedBy, RunSummary
+from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.runs import (
     final_report,
     follow,
@@ -62,10 +62,21 @@ def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunS
         resolved = resolve(settings)
         if isinstance(resolved, ResolvedRun) and launch.is_wanted(settings):
             launch.check(settings)
-            launch.run(settings)
+            stopped = launch.run(settings)
             resolved = resolve(dataclasses.replace(settings, resume=Resume.auto))
-            return resolved, resolved.summary
+            return resolved, _as_stopped(resolved, stopped)
         return _train(resolved, ALONE)
+
+
+def _as_stopped(resolved: FinishedRun | ResolvedRun, stopped: str | None) -> RunSummary:
+    """The summary of a run whose processes may have been stopped before they could write it."""
+    summary = resolved.summary
+    if stopped is None or isinstance(resolved, FinishedRun) or summary.ended_by in EXIT_STATUS:
+        return summary
+    reason = f"stopped by {stopped} before training began, or before it could be saved"
+    return dataclasses.replace(
+        summary, status=Status.KILLED, ended_by=EndedBy(stopped), reason=reason
+    )
 
 
 def _train_as_rank(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunSummary]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from mambalab.config import to_plain
 from mambalab.errors import UserError
 from mambalab.records.run_folder import RunFolder
-from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.folder import StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.slots import Slot, Slots
 from mambalab.utils import process
@@ -40,6 +40,14 @@ class Handle(Protocol):
 
     def poll(self) -> tuple[bool, int | None]:
         """Tell whether the job has ended, and its exit status if known (-N: killed by signal N)."""
+        ...
+
+    def waits(self) -> str | None:
+        """Say why the job has not begun; None if it has, as far as is known."""
+        ...
+
+    def fate(self) -> StopRequest | None:
+        """Tell who ended a job that has not said how it ended; None if that is not known."""
         ...
 
     def stop(self, number: int) -> None:
@@ -85,6 +93,13 @@ class LocalJob:
                 self._process.stdin.close()
             self.kill()  # what it has started and left behind
         return True, status
+
+    def waits(self) -> str | None:
+        """Return None: the job began when it was made."""
+        return None
+
+    def fate(self) -> None:
+        """Return None: the exit status says it."""
 
     def stop(self, number: int) -> None:
         """Ask the job to stop."""

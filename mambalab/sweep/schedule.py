@@ -227,7 +227,8 @@ class Scheduler:
 
     def _ended(self, watched: RunningJob, status: int | None) -> None:
         job = watched.handle.job
-        entry = self.sweep.ended(job.name, job.run_dir, status, watched.asked)
+        asked = watched.asked or watched.handle.fate()
+        entry = self.sweep.ended(job.name, job.run_dir, status, asked)
         self.sweep.jobs[job.name] = entry
         self._save()
         self.source.ended(job, entry)
@@ -292,10 +293,14 @@ class Scheduler:
         return f"[{number:{width}}/{self.source.total}]"
 
     def _tell_news(self) -> None:
-        """Say how far each running job is: by its metrics, else by the last line of its log."""
+        """Say how far each running job is: by its metrics, else by the last line of its log.
+
+        Of one that a cluster has not started yet: why it waits.
+        """
         for watched in self.running[:MAX_NEWS_LINES]:
             name = watched.handle.job.name
-            line = how_far(watched.handle.job.run_dir) or last_line(self.sweep.log_file(name))
+            line = watched.handle.waits() or how_far(watched.handle.job.run_dir)
+            line = line or last_line(self.sweep.log_file(name))
             if line:
                 self.say(f"        {name}: {line}")
         if len(self.running) > MAX_NEWS_LINES:

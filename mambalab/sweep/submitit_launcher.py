@@ -1,8 +1,8 @@
 """Jobs that submitit hands on: to SLURM, or to processes of this machine as a rehearsal.
 
 What runs on the node is the same `mambalab __job` as on this machine. When the cluster takes a job
-off its node (preemption, time over), the job saves, and submitit queues it again; it goes on from
-its checkpoint.
+off its node (preemption, time over), the job saves, and submitit or SLURM itself queues it again;
+it goes on from its checkpoint.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Any
 
 from mambalab.errors import UserError, first_line
 from mambalab.settings.sweep import SlurmSettings, SubmititSettings
-from mambalab.sweep.folder import SweepFolder
+from mambalab.sweep.folder import FAILED, KILLED, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import COMMAND, Handle, open_log, write_order
 from mambalab.sweep.slots import Slot, Slots
@@ -26,9 +26,12 @@ from mambalab.utils.files import read_json, write_json
 from mambalab.utils.packages import why_not_imported
 from mambalab.utils.process import python_path
 
-SAVE_SECONDS = 30.0  # from the cluster's warning to its kill there is a minute or more
+SAVE_SECONDS = 60.0  # SLURM's warning comes 90 seconds before the end
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
+REQUEUED_SECONDS = 5.0  # between questions whether a job that was stopped is in the queue again
 QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
+GENTLE = {"CANCELLED", "PREEMPTED"}  # what is no fault of a job
+FATES = GENTLE | {"TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "DEADLINE", "BOOT_FAIL"}
 KILLED_SECONDS = 60.0  # after which a job that was killed counts as ended, whatever is said
 
 
@@ -58,6 +61,8 @@ class NodeJob:
 
     def __call__(self) -> int:
         """Run the job to its end; returns its exit status."""
+        if self.sweep is None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+            self._go_on()
         log = open_log(self.log)
         variables: dict[str, str | None] = {**os.environ, **self.environment}
         try:
@@ -87,11 +92,15 @@ class NodeJob:
             self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(SAVE_SECONDS)
+        self._go_on()
+        return DelayedSubmission(NodeJob(self.order, self.log, self.environment, self.sweep))
+
+    def _go_on(self) -> None:
+        """Have the next start go on from the checkpoint: resume=never was meant for the first."""
         order = read_json(self.order)
-        if order["config"].get("resume") == "never":  # that was meant for the first start
+        if order["config"].get("resume") == "never":
             order["config"]["resume"] = "auto"
             write_json(self.order, order)
-        return DelayedSubmission(NodeJob(self.order, self.log, self.environment, self.sweep))
 
 
 class SubmittedJob:
@@ -108,6 +117,7 @@ class SubmittedJob:
         self._pending: int | None = None  # signal for its process on this machine, once it lives
         self._next = 0.0
         self._next_question = time.monotonic() + QUEUE_SECONDS
+        self._asked = False
         self._given_up = float("inf")
 
     def poll(self) -> tuple[bool, int | None]:
@@ -118,16 +128,40 @@ class SubmittedJob:
         if now < self._next:
             return False, None
         self._next = now + (0.0 if self._slot is not None else POLL_SECONDS)
-        if not self._sent.done() and now < self._given_up and not self._lost(now):
-            return False, None
+        if now < self._given_up:
+            if not self._sent.done() and not self._lost(now):
+                return False, None
+            if self._is_queued_again():
+                self._next = now + REQUEUED_SECONDS
+                return False, None
         self._launcher.running -= 1
         if self._slot is not None and self._launcher.slots is not None:
             self._launcher.slots.give_back(self._slot)
             self._slot = None
         return True, None
 
+    def waits(self) -> str | None:
+        """Say why SLURM has not started the job (again): its own reason, `Resources` say."""
+        found = None if self._slot is not None else queued(self.cluster_id, "%T %r")
+        state, _, reason = (found or "").partition(" ")
+        return f"waits in SLURM's queue ({reason})" if state == "PENDING" else None
+
+    def fate(self) -> StopRequest | None:
+        """Tell what SLURM says of a job that ended without a word: cancelled, no memory, time over.
+
+        SLURM knows it for some minutes, also without accounting.
+        """
+        has_answered = self._launcher.sweep.answer_file(self.job.name).exists()
+        if self._launcher.slots is not None or has_answered:
+            return None
+        state = (queued(self.cluster_id, "%T", "--states=all") or "").split("\n")[0]
+        if state not in FATES:
+            return None
+        return StopRequest(f"SLURM says {state}", KILLED if state in GENTLE else FAILED)
+
     def stop(self, number: int) -> None:
         """Ask the job to stop; SLURM sends SIGTERM to the processes of a job that is cancelled."""
+        self._asked = True
         if self._slot is not None:  # submitit would leave it a second
             self._pending = number
         else:
@@ -135,6 +169,7 @@ class SubmittedJob:
 
     def kill(self) -> None:
         """End the job; a cluster kills by itself what does not stop."""
+        self._asked = True
         self._given_up = time.monotonic() + KILLED_SECONDS
         if self._slot is not None:
             self._pending = signal.SIGKILL
@@ -154,6 +189,19 @@ class SubmittedJob:
         self._launcher.watch(3)
         with suppress(OSError):
             self._sent.cancel(check=False)
+
+    def _is_queued_again(self) -> bool:
+        """Tell whether SLURM itself took the job off its node, and will start it again.
+
+        Preemption and `scontrol requeue` send SIGTERM, and no warning before it that submitit
+        knows: the job saves and ends, and for submitit that is all.
+        """
+        if self._slot is not None or self._asked:
+            return False
+        answer = read_json(self._launcher.sweep.answer_file(self.job.name))
+        if answer and answer.get("status") != 128 + signal.SIGTERM:
+            return False
+        return in_queue(self.cluster_id)
 
     def _lost(self, now: float) -> bool:
         """Tell whether a job without result is not in SLURM's queue either.
@@ -198,6 +246,7 @@ class ClusterLauncher:
         self.running = 0
         self.limit = settings.n_jobs if settings.n_jobs > 0 else None
         self._known = known
+        self._asked = _asked(settings)
         folder = sweep.path / ".submitit"
         cluster = "slurm" if isinstance(settings, SlurmSettings) else "local"
         try:
@@ -256,7 +305,9 @@ class ClusterLauncher:
             if not isinstance(error, OSError | RuntimeError | subprocess.SubprocessError):
                 raise
             why = "; ".join(line for line in str(error).splitlines() if line.strip())
-            raise UserError(f"the jobs cannot be handed on: {why or type(error)}") from error
+            raise UserError(
+                f"the jobs cannot be handed on: {why or type(error)}{self._asked}"
+            ) from error
         for (job, _, slot), sent in zip(new, sent_jobs, strict=True):
             handles.append(SubmittedJob(job, sent, self, slot))
         self.running += len(handles)
@@ -286,13 +337,32 @@ def _watcher() -> Any:
 
 
 def in_queue(cluster_id: str) -> bool:
-    """Tell whether SLURM's queue has the job."""
-    command = ["squeue", "--noheader", "--format=%i", f"--jobs={cluster_id}"]
+    """Tell whether SLURM's queue has the job; True if nobody knows."""
+    return queued(cluster_id, "%i") != ""
+
+
+def queued(cluster_id: str, form: str, *options: str) -> str | None:
+    """Ask SLURM's queue for a job, in the format of squeue: "" if it is not there.
+
+    Returns:
+        One line; None if the queue cannot be asked.
+    """
+    command = ["squeue", "--noheader", f"--format={form}", f"--jobs={cluster_id}", *options]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return True  # nobody knows
-    return bool(found.stdout.strip())
+        return None
+    return found.stdout.strip()
+
+
+def _asked(settings: SubmititSettings) -> str:
+    """Say what a job asks of SLURM, beside its refusal, which seldom names the option."""
+    if not isinstance(settings, SlurmSettings):
+        return ""
+    names = ("gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min", "partition", "account")
+    values = [(name, getattr(settings, name)) for name in (*names, "qos", "constraint")]
+    told = " ".join(f"{name}={value}" for name, value in values if value is not None)
+    return f" (hydra.launcher: {told})"
 
 
 def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any]:
@@ -313,6 +383,7 @@ def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any
             found[f"slurm_{name}"] = value
     if settings.n_jobs > 0:
         found["slurm_array_parallelism"] = settings.n_jobs
-    found["slurm_setup"] = setup
+    # From SLURM 22.05 on srun does not take it over from sbatch, and may bind a job to one core.
+    found["slurm_setup"] = ['export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"', *setup]
     found["slurm_additional_parameters"] = settings.additional_parameters
     return found

@@ -6,18 +6,29 @@ import threading
 from contextlib import suppress
 from typing import Any, Self
 
+from mambalab.utils import torchrun
+
 
 class StopSignals:
     """Turns the first signal into a polite request; a second SIGINT or SIGTERM acts at once.
 
     A terminal that closes may send SIGHUP more than once, so that one never acts at once. What
     `nohup` has the process ignore stays ignored.
+
+    In a process that torchrun started no second one acts at once: SLURM sends a signal to every
+    process of a job, and torchrun passes its own on to the same ones. In a job of SLURM a second
+    SIGTERM does not: preemption sends two, some time apart. Both kill whoever takes too long.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[int, Any] = {}
         self._terminals: list[int] = []
+        self._final = (signal.SIGINT, signal.SIGTERM)
+        if torchrun.place() is not None:
+            self._final = ()
+        elif "SLURM_JOB_ID" in os.environ:
+            self._final = (signal.SIGINT,)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -42,7 +53,7 @@ class StopSignals:
         if number == signal.SIGHUP:
             self._leave_terminal()
         else:
-            self._restore(signal.SIGINT, signal.SIGTERM)
+            self._restore(*self._final)
 
     def _leave_terminal(self) -> None:
         """Write nowhere instead of to a terminal that is gone: that would be an error."""

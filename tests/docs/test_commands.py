@@ -46,7 +46,8 @@ CUT = {"|", "&&", ";", "||", "&"}
 def commands(block: pages.Block) -> list[list[str]]:
     """The commands of a shell block, each as its words; what follows a pipe is one of its own.
 
-    Assignments before a command are left out, and `python -m mambalab` is `mambalab`.
+    Assignments before a command are left out, and `python -m mambalab` is `mambalab`, as is
+    `torchrun ... -m mambalab`, with or without `srun`.
     """
     found: list[list[str]] = [[]]
     waiting = ""
@@ -68,7 +69,9 @@ def commands(block: pages.Block) -> list[list[str]]:
                 found[-1].append(word)
         found.append([])
     assert not waiting, f"{block}: a quotation without its end"
-    return [words for words in map(_plain, found) if words]
+    plain = [words for words in map(_plain, found) if words]
+    is_script = block.text.startswith("#!")  # of which a shell understands the rest
+    return [words for words in plain if words[0] == "mambalab" or not is_script]
 
 
 def _words(line: str) -> Iterator[str]:
@@ -88,6 +91,10 @@ def _words(line: str) -> Iterator[str]:
 def _plain(words: list[str]) -> list[str]:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
+    if words[:1] == ["srun"]:
+        words = words[1:]
+    if words[:1] == ["torchrun"] and "mambalab" in words:
+        return words[words.index("mambalab") :]
     is_module = words[1:3] == ["-m", "mambalab"] and words[0].startswith("python")
     return ["mambalab", *words[3:]] if is_module else words
 

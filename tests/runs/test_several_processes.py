@@ -1,6 +1,7 @@
 """`trainer.devices=K`, end to end, and what is refused."""
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -230,3 +231,25 @@ def test_a_measure_of_ones_own_is_shared_out_only_if_it_says_so():
     assert not type("Mixed", (Mixin, ClassificationTask), {}).shares
     assert type("Read", (TextTask,), {"read": None}).shares
     assert InductionHeadsTask.shares
+
+
+def test_what_the_launcher_logs_is_not_shown_but_comes_back():
+    one = logging.getLogger("torch.distributed.elastic.agent.server.api")
+    before = one.level
+    one.setLevel(logging.WARNING)  # as torch sets it: a level of its own
+    try:
+        with launch._as_before():
+            assert not one.isEnabledFor(logging.WARNING)
+        assert one.level == logging.WARNING
+    finally:
+        one.setLevel(before)
+
+
+@pytest.mark.parametrize(("signal_name", "status"), [("SIGTERM", 143), ("SIGINT", 130), (None, 0)])
+def test_processes_stopped_before_they_could_say_so_have_not_ended_well(
+    folder, monkeypatch, capsys, signal_name, status
+):
+    monkeypatch.setattr(launch, "run", lambda _: signal_name)
+    assert train("trainer.devices=2") == status
+    told = f"KILLED: stopped by {signal_name} before training began"
+    assert (told in capsys.readouterr().out) is (status != 0)

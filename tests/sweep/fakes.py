@@ -51,6 +51,12 @@ class FakeHandle:
             write_json(answer, {"status": self.answer, "reason": self.reason})
         return True, -9 if self.killed else self.status
 
+    def waits(self) -> None:
+        return None
+
+    def fate(self) -> None:
+        return None
+
     def stop(self, number: int) -> None:
         self.asked.append(int(number))
         if self.obeys:

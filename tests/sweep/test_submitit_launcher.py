@@ -141,6 +141,53 @@ def test_a_job_that_nobody_knows_any_more_has_ended(launcher, tools, monkeypatch
     assert it.poll() == (True, None)
 
 
+@pytest.mark.parametrize(
+    ("status", "state", "asked", "over"),
+    [
+        (143, "PENDING", False, False),
+        (143, "COMPLETED", False, True),  # cancelled by somebody
+        (143, "PENDING", True, True),  # by the sweep
+        (
+            None,
+            "RUNNING",
+            False,
+            False,
+        ),  # its next start has begun, the first one's result is there
+        (0, "RUNNING", False, True),
+    ],
+)
+def test_a_job_that_slurm_queues_again_has_not_ended(
+    launcher, tools, monkeypatch, status, state, asked, over
+):
+    monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(submitit_launcher.SubmittedJob, "_cancel", lambda _: None)
+    monkeypatch.setattr(Sent, "done", lambda *_: True)
+    it = submitit_launcher.SubmittedJob(job(launcher.sweep, "a"), Sent(), launcher, None)
+    if status is not None:
+        answer = launcher.sweep.answer_file("a")
+        answer.parent.mkdir(parents=True)
+        answer.write_text(json.dumps({"status": status, "reason": None}))
+    (tools / "state-5").write_text(state)
+    if asked:
+        it.stop(signal.SIGTERM)
+    assert it.poll() == (over, None)
+
+
+@pytest.mark.parametrize(("restarts", "resume"), [(None, "never"), ("0", "never"), ("1", "auto")])
+def test_a_job_that_slurm_starts_again_goes_on(workdir, monkeypatch, restarts, resume):
+    monkeypatch.setattr(submitit_launcher, "COMMAND", ["true"])
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if restarts is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    (workdir / "order.json").write_text(json.dumps({"config": {"resume": "never"}}))
+    it = submitit_launcher.NodeJob(workdir / "order.json", workdir / "logs/log", {})
+    assert it() == 0
+    assert it._process is not None
+    assert it._process.stdin is not None
+    it._process.stdin.close()
+    assert read_json(workdir / "order.json")["config"]["resume"] == resume
+
+
 def test_a_killed_job_ends_whatever_the_cluster_says(launcher, monkeypatch):
     monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.0)
     it = submitit_launcher.SubmittedJob(job(launcher.sweep, "a"), Sent(), launcher, None)

@@ -35,7 +35,8 @@ def test_what_nohup_ignores_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_a_second_sigterm_acts_at_once_also_after_a_hangup():
+def test_a_second_sigterm_acts_at_once_also_after_a_hangup(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     signal.signal(signal.SIGTERM, lambda *_: seen.append("default"))
     seen = []
     with StopSignals() as signals:
@@ -44,6 +45,36 @@ def test_a_second_sigterm_acts_at_once_also_after_a_hangup():
         assert (signals.requested(), seen) == ("SIGHUP", [])
         os.kill(os.getpid(), signal.SIGTERM)
         assert seen == ["default"]
+
+
+RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ({**RANK, "TORCHELASTIC_RUN_ID": "one"}, signal.SIGTERM),
+        ({**RANK, "TORCHELASTIC_RUN_ID": "one"}, signal.SIGINT),
+        ({"SLURM_JOB_ID": "1"}, signal.SIGTERM),
+    ],
+)
+def test_what_slurm_says_twice_or_torchrun_repeats_asks_once(monkeypatch, place, number):
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    signal.signal(number, lambda *_: seen.append("default"))
+    seen = []
+    with StopSignals() as signals:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert (signals.requested(), seen) == (signal.Signals(number).name, [])
+
+
+def test_a_second_ctrl_c_acts_at_once_in_a_job_of_slurm_too(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_nothing_is_written_to_a_terminal_that_is_gone():
