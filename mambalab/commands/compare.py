@@ -96,7 +96,7 @@ def run(cfg: CompareSettings) -> int:
     if not cfg.out:
         check_no_link(folder)
     files = compare_files.write(found, folder, cfg.figure)
-    console.result(terminal(found))
+    console.result(terminal(found, console.columns(sys.stdout)))
     shown = shown_first([path for path in files if path.suffix in PICTURES])
     names = [path.name for path in files if path in shown or path.suffix not in PICTURES]
     more = {path.suffix for path in files if path.suffix in PICTURES and path not in shown}
