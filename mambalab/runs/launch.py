@@ -154,14 +154,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
     """Undo what the launcher does to signals and loggers of this process."""
-    log = logging.getLogger("torch.distributed.elastic")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it says in many lines what is said in one here
+    # They say in many lines what is said in one here; each logger of torch has a level of its own.
+    logs = [
+        logging.getLogger(name)
+        for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict)
+        if name.startswith("torch.distributed.elastic")
+    ]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     in_main = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(getattr(signal, n)) for n in _SIGNALS} if in_main else {}
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)

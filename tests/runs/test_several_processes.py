@@ -1,6 +1,7 @@
 """`trainer.devices=K`, end to end, and what is refused."""
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -76,6 +77,14 @@ def _second(launcher: int) -> int:
         if b"RANK=1" in environment:
             return int(child)
     raise AssertionError(f"no rank 1 among {children}")
+
+
+def test_torchs_launcher_is_silent_and_its_loggers_are_put_back():
+    log = logging.getLogger("torch.distributed.elastic.agent.server.api")  # has a level of its own
+    log.setLevel(logging.WARNING)
+    with launch._as_before():
+        assert not log.isEnabledFor(logging.ERROR)
+    assert log.level == logging.WARNING
 
 
 def test_batches_that_cannot_be_shared_out_are_refused(folder, capsys):
