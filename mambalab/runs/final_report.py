@@ -23,9 +23,10 @@ _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Print what a person wants to see of a run that is over, on standard output."""
     step = f"{summary.step or 0:,}"
+    steps = "step" if summary.step == 1 else "steps"
     rows = [("name", settings.name)] if settings.name else []
     rows.append(("status", f"{summary.status}: {summary.reason}"))
-    rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
+    rows.append(("trained", f"{step} {steps} in {duration(summary.seconds or 0.0)}"))
     if summary.tokens_per_second:
         rows.append(("speed", _speed(settings, summary, summary.tokens_per_second)))
     rows += _metrics(summary)

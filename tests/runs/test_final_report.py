@@ -70,6 +70,11 @@ def test_other_trackers_say_where_to_look(show, tmp_path):
     assert show(options=wandb)[-1] == "wandb    https://host/u"
 
 
+def test_one_step_is_one(show):
+    assert "trained  1 step in 2s" in show(step=1)
+    assert "trained  9 steps in 2s" in show()
+
+
 def test_a_stopped_run_says_how_it_goes_on(show):
     assert show(status="KILLED")[-1] == "next     the same command goes on from step 9"
     assert not any("goes on" in line for line in show())
