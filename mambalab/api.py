@@ -326,6 +326,11 @@ def load(
             trust=trust,
             which=_checkpoint(checkpoint),
         )
+    if not Path(name).expanduser().exists() and name.count("/") != 1:  # not owner/name either
+        raise UserError(
+            f"{name}: no such run or folder; mambalab.runs() lists the runs there are, and a "
+            "published model is owner/name"
+        )
     if checkpoint != "best":
         raise UserError(f"checkpoint={checkpoint}: that is one of a run, and {name} is none")
     data_dir = data_dir or os.environ.get("MAMBALAB_DATA_DIR") or "data"

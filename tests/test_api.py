@@ -68,7 +68,8 @@ def test_runs_and_checkpoints_are_loaded_by_name(folder):
     first, *others = [source.model(ids) for source in sources]
     assert all(torch.equal(first, other) for other in others)
     for options, message in (
-        ({"name": "absent"}, "pretrained=absent: there is no such folder"),
+        ({"name": "absent"}, "^absent: no such run or folder; mambalab.runs"),
+        ({"name": "outputs/text/absent"}, "^outputs/text/absent: no such run"),
         ({"precision": "fp8"}, "precision=fp8: choose one of auto, fp32, bf16"),
         ({"tokenizer": "x"}, "tokenizer=x: latest is a run and has its own"),
     ):

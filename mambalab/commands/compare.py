@@ -12,6 +12,7 @@ from mambalab.settings.figure import FigureSettings
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
 from mambalab.utils.reading import check_no_link
+from mambalab.utils.text import wrapped
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -96,10 +97,12 @@ def run(cfg: CompareSettings) -> int:
     if not cfg.out:
         check_no_link(folder)
     files = compare_files.write(found, folder, cfg.figure)
-    console.result(terminal(found))
+    width = console.columns(sys.stdout)
+    console.result(terminal(found, width))
     shown = shown_first([path for path in files if path.suffix in PICTURES])
     names = [path.name for path in files if path in shown or path.suffix not in PICTURES]
     more = {path.suffix for path in files if path.suffix in PICTURES and path not in shown}
     also = f", the pictures as {' and '.join(sorted(more))}, too" if more else ""
-    console.result(f"\nfiles: {folder}\n       {' '.join(names)}{also}")
+    listed = wrapped(f"{'':7}{' '.join(names)}{also}", width, 7)
+    console.result(f"\nfiles: {folder}\n{listed}")
     return 0

@@ -1,5 +1,6 @@
 """`mambalab inspect`: a page and pictures of what a trained model does with one sequence."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mambalab.inspect.examples import InspectInput
 
 Facts = list[tuple[str, str]]
+
+LOG = logging.getLogger("mambalab")
 
 
 @dataclass
@@ -98,9 +101,12 @@ def run(settings: InspectSettings) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {out}: {error.strerror}; name another with out=") from error
+    again = (out / "index.html").exists()
     console.result(page.write(sequence, layers, out / "index.html"))
     for picture in pictures.draw(sequence, layers, out, settings.figure):
         console.result(picture)
+    older = "; it replaces an older page, out=FOLDER keeps both" if again else ""
+    LOG.info("open %s in a browser%s", out / "index.html", older)
     return 0
 
 

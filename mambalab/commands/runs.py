@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from mambalab.records.reader import RunRecord, find_runs, last_activity, read_ru
 from mambalab.settings.rules import FOLDER, option
 from mambalab.utils import console
 from mambalab.utils.csv_text import csv_text
-from mambalab.utils.text import short, table
+from mambalab.utils.text import packed, short, table
 
 LOG = logging.getLogger("mambalab")
 TEST = "test/accuracy"
@@ -129,12 +130,27 @@ def text(records: Sequence[RunRecord]) -> str:
     width = shutil.get_terminal_size().columns
     if max(map(len, whole.splitlines())) <= width:
         return whole
-    above = [i for i, name in enumerate(header) if name not in _BELOW]
-    first = table([header[i] for i in above], [[r[i] for i in above] for r in rows], _RIGHT)
-    head, *lines = first.splitlines()
-    second = ["  ".join(c for n, c in zip(header, r, strict=True) if n in _BELOW and c != "-")
-              for r in rows]  # fmt: skip
-    pairs = [f"{line}\n    {below}" for line, below in zip(lines, second, strict=True)]
+    return _in_pairs(header, rows, width)
+
+
+def _in_pairs(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Lay out runs with a line each, and below it what finds no room there."""
+    for moved in ((), ("minutes",), ("minutes", TEST, "best")):
+        below = {*_BELOW, *moved}
+        above = [i for i, name in enumerate(header) if name not in below]
+        first = table([header[i] for i in above], [[r[i] for i in above] for r in rows], _RIGHT)
+        head, *lines = first.splitlines()
+        if max(map(len, (head, *lines))) <= width:
+            break
+    pairs = []
+    for line, cells in zip(lines, rows, strict=True):
+        named = [
+            f"{cell} min" if name == "minutes" else cell
+            for name, cell in zip(header, cells, strict=True)
+            if name in below and cell != "-"
+        ]
+        room = width - 4 if moved and len(cells[-1]) <= width - 6 else None  # of the path
+        pairs += [line, textwrap.indent(packed(named, room), " " * 4)]
     return "\n".join([head, *pairs])
 
 

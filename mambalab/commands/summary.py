@@ -1,6 +1,7 @@
 """`mambalab summary`: a model's layers, parameters, operations and memory, before it is trained."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,7 +14,7 @@ from mambalab.settings.rules import PATH, option
 from mambalab.utils import console
 from mambalab.utils.csv_text import csv_text
 from mambalab.utils.mapping import flatten
-from mambalab.utils.text import table
+from mambalab.utils.text import table, wrapped
 
 if TYPE_CHECKING:
     from mambalab.runs.model_summary import ModelSummary
@@ -62,7 +63,7 @@ def run(settings: SummarySettings) -> int:
     elif settings.format is Format.csv:
         console.result(csv_text([_row(layer) for layer in found.layers]), end="", exact=True)
     else:
-        console.result(text(found))
+        console.result(text(found, console.columns(sys.stdout)))
     return 0
 
 
@@ -132,8 +133,8 @@ def _row(layer: Any) -> dict[str, Any]:
     }
 
 
-def text(found: "ModelSummary") -> str:
-    """Lay a summary out for people."""
+def text(found: "ModelSummary", columns: int | None = None) -> str:
+    """Lay a summary out for people, for so many columns; None = without end."""
     rows = [
         (
             layer.name,
@@ -155,8 +156,6 @@ def text(found: "ModelSummary") -> str:
         ("activations", memory.activations),
     ]
     lines = [
-        table(_HEADER, rows, {"parameters", "flops/token"}),
-        "",
         f"parameters  {count:,}, of them {found.embeddings:,} ({share:.1f} %) in embeddings; "
         "shared ones count once, in the first layer that has them",
         f"flops       a token {short_number(found.forward / found.tokens)} forward, {trained} in "
@@ -168,7 +167,8 @@ def text(found: "ModelSummary") -> str:
         f"            for device={found.device} in {found.precision}, by the sizes of what "
         "autograd keeps; nothing was computed, buffers of kernels come on top",
     ]
-    return "\n".join(lines)
+    layers = table(_HEADER, rows, {"parameters", "flops/token"}, columns)
+    return "\n".join([layers, "", *(wrapped(line, columns, 12) for line in lines)])
 
 
 def short_number(value: float) -> str:

@@ -247,7 +247,8 @@ def best(comparison: Comparison) -> "Figure":
             axes.barh(row, high - low, left=low, height=0.56, color=colour, alpha=0.2)
             axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=2.2)
         rows = np.full(len(values), float(row))
-        axes.plot(values, rows, "o", color=colour, markersize=4.5, markeredgecolor="white")
+        axes.plot(values, rows, "o", color=colour, markersize=5.5, markeredgecolor="white",
+                  markeredgewidth=0.6)  # fmt: skip
         if group.verdict == BASELINE and len(groups) > 1:
             axes.axvline(group.best.mean, color="#555555", linestyle=":", linewidth=1.2)
     names = [_name(group, comparison) for group in groups]

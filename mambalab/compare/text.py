@@ -10,33 +10,47 @@ from mambalab.compare.results import Comparison, Contrast, GroupResult
 from mambalab.compare.search import Search
 from mambalab.compare.statistics import Difference, Estimate
 from mambalab.plots.words import brief_number
-from mambalab.utils.text import count, printable, short, table
+from mambalab.utils.text import count, printable, short, table, wrapped
 
 LABEL_CHARS = 28  # of a label in a line
+TRAIN_IT = "train it: "  # what the command begins with that trains the best of a search
 MAX_LEFT_OUT_LINES = 10  # runs left out that are listed one by one
 
 Column = tuple[str, Callable[[GroupResult], str | list[str]]]
 
 
-def terminal(comparison: Comparison) -> str:
-    """Write tables of the groups, statements, warnings and what was left out, 115 columns wide."""
+def terminal(comparison: Comparison, columns: int | None = None) -> str:
+    """Write tables of the groups, statements, warnings and what was left out.
+
+    Args:
+        comparison: of runs.
+        columns: of the terminal; None = lines of up to 115 characters and more.
+    """
+
+    def lay(text: str) -> str:
+        return "\n".join(
+            line if line.startswith(TRAIN_IT) else wrapped(line, columns)  # a command is copied
+            for line in text.splitlines()
+        )
+
     if comparison.search is not None and comparison.is_ranked:
         lines = [f"note: {line}" for line in comparison.warnings]
         lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
-        parts = [headline(comparison), _trials(comparison.search, comparison)]
-        parts += ["\n".join(map(printable, lines))]
-        return "\n\n".join([*parts, "\n".join(search_lines(comparison))])
-    parts = [headline(comparison), _table(comparison, _results(comparison))]
+        parts = [lay(headline(comparison)), _trials(comparison.search, comparison, columns)]
+        parts += [lay("\n".join(map(printable, lines))), lay("\n".join(search_lines(comparison)))]
+        return "\n\n".join(parts)
+    parts = [lay(headline(comparison)), _table(comparison, _results(comparison), columns)]
     if comparison.metric.name != LOSS and any(g.best_loss for g in comparison.groups):
-        parts.append(_table(comparison, _losses(comparison)))
-    parts.append(f"{_table(comparison, _costs(comparison))}\n{goal_meaning(comparison)}")
+        parts.append(_table(comparison, _losses(comparison), columns))
+    costs = _table(comparison, _costs(comparison), columns)
+    parts.append(f"{costs}\n{lay(goal_meaning(comparison))}")
     if comparison.contrasts:
-        parts.append(_contrasts(comparison))
+        parts.append(_contrasts(comparison, columns))
     if comparison.search is not None:
-        parts.append("\n".join(search_lines(comparison)))
+        parts.append(lay("\n".join(search_lines(comparison))))
     lines = [*comparison.dropout, *(f"note: {line}" for line in comparison.warnings)]
     lines += [f"left out: {line}" for line in left_out(comparison, MAX_LEFT_OUT_LINES)]
-    return "\n\n".join([*parts, *(["\n".join(map(printable, lines))] if lines else [])])
+    return "\n\n".join([*parts, *([lay("\n".join(map(printable, lines)))] if lines else [])])
 
 
 def headline(comparison: Comparison) -> str:
@@ -115,7 +129,7 @@ def contrast_place(contrast: Contrast) -> str:
     return contrast.where[1]
 
 
-def _contrasts(comparison: Comparison) -> str:
+def _contrasts(comparison: Comparison, columns: int | None) -> str:
     rows = [
         (
             wrap(contrast_name(one)),
@@ -129,7 +143,7 @@ def _contrasts(comparison: Comparison) -> str:
     ]
     best = f"best {printable(comparison.metric.name)}"
     header = ("contrast", "in", "n", best, "p (Holm)", "verdict")
-    return table(header, rows, right={"n", best, "p (Holm)"})
+    return table(header, rows, {"n", best, "p (Holm)"}, columns)
 
 
 def duration(seconds: float | None) -> str:
@@ -174,7 +188,7 @@ def search_lines(comparison: Comparison) -> list[str]:
     metric = comparison.metric.name
     lines.append(printable(f"best: {metric} {best.value:.4f} with {values} ({best.name})"))
     if search.train is not None:
-        lines.append(f"train it: {search.train}")
+        lines.append(f"{TRAIN_IT}{search.train}")
     return lines
 
 
@@ -191,14 +205,14 @@ def trial_rows(search: Search) -> tuple[list[str], list[list[str]]]:
     return ["rank", *map(printable, names)], rows
 
 
-def _trials(search: Search, comparison: Comparison) -> str:
+def _trials(search: Search, comparison: Comparison, columns: int | None) -> str:
     head, rows = trial_rows(search)
     header = (*head, f"best {printable(comparison.metric.name)}", "state", "minutes")
     lines = []
     for trial, row in zip(search.trials, rows, strict=True):
         spent = "-" if trial.minutes is None else f"{trial.minutes:.1f}"
         lines.append([*(short(cell, LABEL_CHARS) for cell in row), spent])
-    return table(header, lines, right=set(header) - {"state"})
+    return table(header, lines, set(header) - {"state"}, columns)
 
 
 def _millions(value: float | None) -> str:
@@ -260,12 +274,10 @@ def _cell(comparison: Comparison) -> Callable[[Estimate | None], list[str]]:
     return show
 
 
-def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
-    rows = [
-        (wrap(group.label), *(show(group) for _, show in columns)) for group in comparison.groups
-    ]
-    header = ("group", *(name for name, _ in columns))
-    return table(header, rows, right=set(header) - {"group", "verdict"})
+def _table(comparison: Comparison, shown: Sequence[Column], columns: int | None) -> str:
+    rows = [(wrap(group.label), *(show(group) for _, show in shown)) for group in comparison.groups]
+    header = ("group", *(name for name, _ in shown))
+    return table(header, rows, set(header) - {"group", "verdict"}, columns)
 
 
 def wrap(label: str, width: int = LABEL_CHARS) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from mambalab.config import axes, grammar, paths
 from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.grammar import QUOTED, quoted
-from mambalab.config.messages import no_such_option, strip_optional, unknown_key
+from mambalab.config.messages import did_you_mean, no_such_option, strip_optional, unknown_key
 from mambalab.config.schema import AS_BEFORE, TASK_SETTINGS, Option, TrainConfig, walk
 from mambalab.config.synonyms import is_file_of_settings, meant, own_file
 from mambalab.errors import UserError
@@ -317,6 +317,8 @@ def _not_an_override(text: str, names: Known) -> UserError:
         hint = f"; did you mean output_dir={text}?"
     if "prompt" in names.options and not os.path.exists(text):
         hint = f'; did you mean prompt="{text}"?'
+    if "run" in names.options and did_you_mean(text, ["latest"]) and not os.path.exists(text):
+        hint = did_you_mean(text, ["latest"])
     if word in names.options:
         hint = f"; did you mean {word}=VALUE?"
     for group, found in names.groups.items():

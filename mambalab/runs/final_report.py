@@ -1,6 +1,7 @@
 """Prints the report of `mambalab train` when a run is over."""
 
 import shlex
+import sys
 from pathlib import Path
 
 from mambalab import config
@@ -13,7 +14,7 @@ from mambalab.utils import console
 from mambalab.utils.files import read_json
 from mambalab.utils.reading import read_bytes
 from mambalab.utils.secrets import hide_password
-from mambalab.utils.text import duration
+from mambalab.utils.text import duration, wrapped
 
 _SHORT = {TrackingKind.tensorboard: "look"}  # a name of eight letters at most
 _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
@@ -22,9 +23,10 @@ _UNITS = {ImageSettings: "images", PairSettings: "pairs"}
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
     """Print what a person wants to see of a run that is over, on standard output."""
     step = f"{summary.step or 0:,}"
+    steps = "step" if summary.step == 1 else "steps"
     rows = [("name", settings.name)] if settings.name else []
     rows.append(("status", f"{summary.status}: {summary.reason}"))
-    rows.append(("trained", f"{step} steps in {duration(summary.seconds or 0.0)}"))
+    rows.append(("trained", f"{step} {steps} in {duration(summary.seconds or 0.0)}"))
     if summary.tokens_per_second:
         rows.append(("speed", _speed(settings, summary, summary.tokens_per_second)))
     rows += _metrics(summary)
@@ -43,7 +45,12 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
         if summary.left == "test":
             goes_on = "measures the test, from its beginning"
         rows.append(("next", f"the same command {goes_on}"))
-    console.result("\n".join(f"{name:<8} {text}" for name, text in rows))
+    width = console.columns(sys.stdout)
+    lines = [f"{name:<8} {text}" for name, text in rows]
+    # A text keeps its lines, and a path stays whole: to be copied.
+    as_is = ("sample", "folder", "picture")
+    lines = [line if line.startswith(as_is) else wrapped(line, width, 9) for line in lines]
+    console.result("\n".join(lines))
 
 
 def _speed(settings: config.TrainConfig, summary: RunSummary, tokens: float) -> str:

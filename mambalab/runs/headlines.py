@@ -30,8 +30,7 @@ def first_lines(
     yield build.counts_line(settings, task.spec, model)
     budget = limits.describe(settings.trainer, task.batches_per_epoch)
     yield f"data: {task.describe_data()}; {budget}"
-    scan = f", scan {summary.backend}" if summary.backend is not None else ""
-    yield f"device: {summary.device}, {summary.precision}{scan}"
+    yield device_line(summary)
     if summary.ema is not None:
         yield (
             f"weights: validation, test, samples and the best checkpoint are those of a moving "
@@ -40,6 +39,13 @@ def first_lines(
     for name, why in (summary.passed_over or {}).items():
         yield f"slower than it could be: the {name} kernels are not used: {why}"
     yield f"run: {folder}"
+
+
+def device_line(summary: RunSummary) -> str:
+    """Say on what a run computes: `device: 2 processes (ddp), each on AMD EPYC, 1 thread, bf16`."""
+    scan = f", scan {summary.backend}" if summary.backend is not None else ""
+    many = summary.processes and f"{summary.processes} processes ({summary.strategy}), each on "
+    return f"device: {many or ''}{summary.device}, {summary.precision}{scan}"
 
 
 def surprises(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> Iterator[str]:

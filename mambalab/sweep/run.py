@@ -139,7 +139,8 @@ def _compare(plan: Plan, sweep: SweepFolder, parent: MlflowParent) -> None:
     except (UserError, OSError) as error:
         _say(f"no comparison: {error}")
         return
-    _show(f"\n{terminal(found)}\n\ncomparison: {plan.folder / 'comparison'}")
+    shown = terminal(found, console.columns(sys.stdout))
+    _show(f"\n{shown}\n\ncomparison: {plan.folder / 'comparison'}")
 
 
 # -- before the start ----------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def _rank(entry: Entry) -> tuple[bool, float]:
 
 
 def _table(entries: dict[str, Entry], plan: Plan) -> str:
-    rows = []
+    rows, width = [], console.columns(sys.stdout)
     for name, entry in entries.items():
         best = entry.best
         rows.append(
@@ -295,7 +296,9 @@ def _table(entries: dict[str, Entry], plan: Plan) -> str:
     rows += [
         (n, "not applicable", "-", "-", why) for n, why in _by_reason(plan.not_applicable).items()
     ]
-    return f"\n{table(HEADER, rows)}\n"
+    if not any(remark for *_, remark in rows):
+        return f"\n{table(HEADER[:-1], [row[:-1] for row in rows], columns=width)}\n"
+    return f"\n{table(HEADER, rows, columns=width)}\n"
 
 
 def _say(line: str) -> None:

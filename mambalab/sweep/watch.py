@@ -15,7 +15,7 @@ from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry, SweepFolder
 from mambalab.utils import console, process
 from mambalab.utils.files import read_json
-from mambalab.utils.text import duration, harmless, number, table
+from mambalab.utils.text import duration, harmless, number, table, wrapped
 
 LOOK_SECONDS = 2.0
 NEWS_SECONDS = 60.0  # between lines where there is no terminal to redraw
@@ -186,16 +186,19 @@ def _clock(at: float, now: float) -> str:
     return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", there)
 
 
-def text(view: SweepView, rows: int | None = None) -> str:
+def text(view: SweepView, rows: int | None = None, columns: int | None = None) -> str:
     """Lay out the jobs and the headline.
 
     Args:
         view: of the sweep.
         rows: most jobs to show; None = all.
+        columns: of the terminal; where there is no room, minutes and then the latest value are
+            left out. None = without end.
     """
     shown = view.jobs[:rows]
+    header = list(HEADER)
     lines = [
-        (
+        [
             job.name,
             job.entry.status.lower(),
             job.step,
@@ -203,12 +206,20 @@ def text(view: SweepView, rows: int | None = None) -> str:
             job.best,
             "-" if job.minutes is None else f"{job.minutes:.1f}",
             "-" if job.left is None else f"{job.left:.1f}",
-        )
+        ]
         for job in shown
     ]
     more = len(view.jobs) - len(shown)
     rest = [f"... and {more} more"] if more else []
-    return "\n".join([table(HEADER, lines, _RIGHT), *rest, headline(view)])
+    whole = table(HEADER, lines, _RIGHT)
+    for gone in ("minutes", "latest", "best"):
+        if columns is None or max(map(len, whole.splitlines())) < columns:
+            break
+        kept = [i for i, name in enumerate(header) if name != gone]
+        header = [header[i] for i in kept]
+        lines = [[line[i] for i in kept] for line in lines]
+        whole = table(header, lines, _RIGHT)
+    return "\n".join([whole, *rest, wrapped(headline(view), columns)])
 
 
 def follow(folder: Path) -> int:
@@ -235,14 +246,14 @@ def follow(folder: Path) -> int:
             view = look(folder)
     if drawn:
         sys.stdout.write(f"\x1b[{drawn}A\x1b[J")
-    console.result(text(view))
+    console.result(text(view, columns=console.columns(sys.stdout)))
     return 0
 
 
 def _redraw(view: SweepView, drawn: int) -> int:
     """Draw a table over the one of `drawn` lines before it; returns how many lines it has now."""
     size = shutil.get_terminal_size()
-    lines = harmless(text(view, max(size.lines - 5, 1))).splitlines()
+    lines = harmless(text(view, max(size.lines - 5, 1), size.columns)).splitlines()
     lines = [line if len(line) < size.columns else f"{line[: size.columns - 2]}…" for line in lines]
     back = f"\x1b[{drawn}A\x1b[J" if drawn else ""
     sys.stdout.write(back + "\n".join(lines) + "\n")

@@ -41,8 +41,11 @@ def write(client: "MlflowClient", experiment_id: str) -> str:
 def state(runs: "Sequence[Run]") -> dict[str, Any]:
     """Choose columns and sections of charts for some runs, in the form that MLflow's pages read."""
     trained = [run for run in runs if run.data.tags.get(KIND) is None]
-    best = sorted({key for run in runs for key in run.data.metrics if key.startswith(names.BEST)})
-    columns = ["attributes.`Dataset`", *(f"metrics.`{key}`" for key in best)]
+    best = {key for run in runs for key in run.data.metrics if key.startswith(names.BEST)}
+    columns = [f"metrics.`{key}`" for key in sorted(best, key=_importance)]
+    inputs = [one for run in trained if run.inputs for one in run.inputs.dataset_inputs]
+    if len({one.dataset.digest for one in inputs}) > 1:
+        columns.insert(0, "attributes.`Dataset`")  # wide: where all are the same it hides the rest
     columns += [f"params.`{key}`" for key in differing(run.data.params for run in trained)]
     found: dict[str, Any] = {"selectedColumns": columns}
     on_top = [run for run in trained if PARENT not in run.data.tags]
@@ -59,6 +62,11 @@ def state(runs: "Sequence[Run]") -> dict[str, Any]:
             "isAccordionReordered": True,
         }
     return found
+
+
+def _importance(key: str) -> tuple[bool, bool, str]:
+    """Sort the metric that people judge by first: accuracy, then loss."""
+    return not key.endswith("accuracy"), not key.endswith("loss"), key
 
 
 def differing(params: Iterable[dict[str, str]]) -> list[str]:

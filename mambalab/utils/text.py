@@ -7,12 +7,21 @@ from unicodedata import normalize
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str | list[str]]], right: Collection[str] = ()
+    header: Sequence[str],
+    rows: Sequence[Sequence[str | list[str]]],
+    right: Collection[str] = (),
+    columns: int | None = None,
 ) -> str:
-    """Lay out columns as wide as their widest cell; those named in `right` to the right.
+    """Lay out columns as wide as their widest cell.
 
-    A cell that is a list has several lines. A run folder may come from a stranger: characters that
-    would steer the terminal become `?`.
+    A run folder may come from a stranger: characters that would steer the terminal become `?`.
+
+    Args:
+        header: names of the columns.
+        rows: a cell that is a list has several lines.
+        right: names of the columns that are set to the right.
+        columns: of the terminal; what does not fit goes into further tables below, each beginning
+            with the first column. None = without end.
     """
     lines = [tuple(header)]
     for row in rows:
@@ -22,13 +31,27 @@ def table(
         padded = [[*cell, *[""] * (height - len(cell))] for cell in cells]
         lines += zip(*padded, strict=True)
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(header, line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+
+    def laid_out(shown: Sequence[int]) -> str:
+        padded = [
+            [line[i].rjust(widths[i]) if header[i] in right else line[i].ljust(widths[i])
+             for i in shown]
+            for line in lines
+        ]  # fmt: skip
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+    return "\n\n".join(map(laid_out, _blocks(widths, columns)))
+
+
+def _blocks(widths: Sequence[int], columns: int | None) -> list[list[int]]:
+    """Share columns of a table out: the first one stands in each block, beside as many as fit."""
+    blocks = [[0]]
+    for i in range(1, len(widths)):
+        room = sum(widths[j] + 2 for j in blocks[-1]) + widths[i]
+        if columns is not None and room > columns and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks
 
 
 def alike(name: str) -> str:
@@ -85,12 +108,22 @@ def packed(fields: Sequence[str], columns: int | None) -> str:
     return "\n".join(lines)
 
 
-def wrapped(text: str, columns: int | None) -> str:
-    """Break a line between words where it does not fit, and indent what follows; None = nowhere."""
+def wrapped(text: str, columns: int | None, indent: int = 2) -> str:
+    """Break a line between words where it does not fit; None = nowhere.
+
+    Args:
+        text: one line.
+        columns: for which there is room; None = without end.
+        indent: blanks before what follows.
+    """
     if columns is None or len(text) <= columns:
         return text
     return textwrap.fill(
-        text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text,
+        columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -96,6 +96,8 @@ def test_version(capsys):
         ("train --cfg hydra", "--cfg: write --cfg job"),
         ("eval -m", "-m: only mambalab train can run several jobs"),
         ("eval outputs/x", "did you mean run=outputs/x?"),
+        ("eval latests", "latests: expected KEY=VALUE; did you mean latest?"),
+        ("generate lates", "lates: expected KEY=VALUE; did you mean latest?"),
         ("generate ROMEO:", 'ROMEO:: expected KEY=VALUE; did you mean prompt="ROMEO:"?'),
         ("generate num_beams=4", "num_beams: no such key; there is no beam search: temperature=0"),
         ("generate do_sample=true", "do_sample: no such key; temperature=0 takes"),

@@ -36,7 +36,9 @@ def trained(folder, request, capsys):
 
 def test_a_page_and_pictures(trained, folder, capsys):
     assert main.main(["inspect"]) == 0
-    files = capsys.readouterr().out.split()
+    shown = capsys.readouterr()
+    files = shown.out.split()
+    assert f"open {files[0]} in a browser\n" in shown.err
     kinds = [layer["kind"] for layer in data(trained / "inspect")["layers"]]
     assert f"{trained.relative_to(folder)}/inspect/index.html" in files[0]
     assert any("delta.png" in f for f in files) == ("mamba" in kinds)
@@ -50,8 +52,12 @@ def test_a_page_and_pictures(trained, folder, capsys):
 
 
 def test_a_given_text_and_its_loss(trained, capsys):
+    page = trained.parents[3] / "elsewhere" / "index.html"
+    page.parent.mkdir()
+    page.write_text("of another text")
     assert main.main(["inspect", 'text="Line 5: the fox"', "out=elsewhere"]) == 0
-    found = data(trained.parents[3] / "elsewhere")
+    assert "in a browser; it replaces an older page, out=FOLDER" in capsys.readouterr().err
+    found = data(page.parent)
     assert "".join(found["labels"]) == "Line 5: the fox"
     assert found["loss"][0] is None
     mean = dict(found["facts"])["loss on this text"].split()[0]

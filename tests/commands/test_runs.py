@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +145,23 @@ def test_a_narrow_terminal_has_two_lines_for_a_run(three, capsys, monkeypatch):
     assert len(out) == 7
     assert out[2].split()[-2:] == ["lr=0.001", str(three / "a")]
     assert len(out[1]) <= 80
+
+
+def test_a_terminal_of_sixty_columns_has_the_best_below(three, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.chdir(three)
+    _, out, _ = run(Path(), capsys)
+    assert all(len(line) <= 60 for line in out)
+    assert out[1].split() == ["FINISHED", "text", "mamba", "ssm", "1", "5"]
+    assert out[2] == "    val/loss 2.0000 @ 5  2027-01-15 08:00  base  lr=0.001  a"
+    long = three / "a-name-that-finds-no-room-beside"
+    (three / "a").rename(long)
+    _, out, _ = run(Path(), capsys)
+    assert out[2:4] == [
+        "    val/loss 2.0000 @ 5  2027-01-15 08:00  base  lr=0.001",
+        f"      {long.name}",
+    ]
 
 
 def test_folders_are_plain_words(three, capsys, monkeypatch):

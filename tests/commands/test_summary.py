@@ -31,6 +31,16 @@ def test_as_table_csv_and_json_and_nothing_is_written(folder, capsys):
     assert sorted(os.listdir(folder)) == before
 
 
+def test_it_fits_a_narrow_terminal(folder, capsys, monkeypatch):
+    monkeypatch.setattr("mambalab.utils.console.columns", lambda stream: 60)
+    assert main.main(["summary", *TEXT]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert [line.split()[0] for line in lines if "backbone.layers.1" in line] == [
+        "backbone.layers.1"
+    ] * 2  # a second table has the columns that found no room
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -80,6 +80,9 @@ def test_the_best_comes_with_the_command_that_trains_it_to_be_reported(found):
     assert f"train it: {found.search.train}" in shown
     assert "best: val/loss 1.0000 with optim.lr=0.00211 model.d_model=32 (job7)" in shown
     assert found.search.train in markdown(found)
+    narrow = terminal(found, 40).splitlines()
+    assert f"train it: {found.search.train}" in narrow  # one line, to be copied
+    assert all(len(line) <= 40 for line in narrow if not line.startswith("train it: "))
 
 
 def test_an_experiment_that_is_a_search_is_trained_as_a_grid():

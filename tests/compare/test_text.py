@@ -58,6 +58,15 @@ def test_the_terminal_shows_what_matters(found, tmp_path):
     assert lines[-1] == f"left out: {tmp_path / 'killed'}: KILLED"
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_comparison_fits_a_narrow_terminal(found, tmp_path, columns):
+    text = terminal(found, columns)
+    long = [line for line in text.splitlines() if len(line) > columns]
+    assert all(str(tmp_path) in line for line in long), long  # a path is never broken
+    assert " ".join(text.split()).count("dropout=ssm 3 1.4133 ± 0.0379") == 1
+    assert terminal(found, 500) == terminal(found)
+
+
 def test_tables_fit_a_terminal_whatever_the_labels(tmp_path):
     names = ["m" * 60, "a model with quite a long name", "x"]
     seeds = [1.0, 1.2] * 4

@@ -35,6 +35,16 @@ def show(tmp_path, capsys):
     return build
 
 
+def test_metrics_fit_the_terminal_and_a_path_is_not_broken(show, tmp_path, monkeypatch):
+    monkeypatch.setattr("mambalab.utils.console.columns", lambda stream: 40)
+    last = {"val/loss": 1.0, "val/bits_per_char": 2.0, "val/bits_per_byte": 3.0}
+    lines = show(last=last)
+    at = lines.index("last     val/loss 1.0000,")
+    assert lines[at + 1 : at + 3] == [f"{'':9}val/bits_per_char 2.0000,",
+                                      f"{'':9}val/bits_per_byte 3.0000"]  # fmt: skip
+    assert f"folder   {tmp_path}" in lines
+
+
 def test_mlflow_is_named_only_if_the_run_is_there(show):
     assert not any(line.startswith("mlflow") for line in show())
     assert not any(line.startswith("mlflow") for line in show({"uid": "u", "run_id": None}))
@@ -58,6 +68,11 @@ def test_other_trackers_say_where_to_look(show, tmp_path):
     assert show(options=wandb)[-1] == f"wandb    wandb sync {kept}"
     (tmp_path / "wandb_run.json").write_text(json.dumps({**note, "uri": "https://host/u"}))
     assert show(options=wandb)[-1] == "wandb    https://host/u"
+
+
+def test_one_step_is_one(show):
+    assert "trained  1 step in 2s" in show(step=1)
+    assert "trained  9 steps in 2s" in show()
 
 
 def test_a_stopped_run_says_how_it_goes_on(show):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mambalab.records.summary import RunSummary, Status
-from mambalab.runs.headlines import surprises
+from mambalab.runs.headlines import device_line, surprises
 from mambalab.settings.train import Schedule
 from tests.train.toy import OPTIM
 
@@ -14,9 +14,8 @@ FINISHED, KILLED = RunSummary(status=Status.FINISHED), RunSummary(status=Status.
 
 
 def told(earlier=KILLED, *, max_steps=20, step=0, done=0.0, **optim):
-    trainer = SimpleNamespace(
-        max_steps=max_steps, state=SimpleNamespace(step=step), progress=lambda: done
-    )
+    pace = SimpleNamespace(max_steps=max_steps, progress=lambda *_: done)
+    trainer = SimpleNamespace(pace=pace, state=SimpleNamespace(step=step))
     return list(surprises(dataclasses.replace(OPTIM, **optim), trainer, earlier))
 
 
@@ -34,3 +33,12 @@ def test_a_finished_run_that_goes_on():
     assert "come down to 0.001 by step 20, and goes on at 0.0055, that of a longer run" in line
     assert not told(KILLED, step=20, done=0.5, max_steps=40)
     assert not told(FINISHED, step=20, done=0.5, max_steps=40, schedule=Schedule.constant)
+
+
+def test_the_device_says_how_many_processes_train():
+    one = RunSummary(device="AMD EPYC, 2 threads", precision="bf16", backend="cpu")
+    assert device_line(one) == "device: AMD EPYC, 2 threads, bf16, scan cpu"
+    two = dataclasses.replace(one, device="AMD EPYC, 1 thread", processes=2, strategy="ddp")
+    assert device_line(two) == (
+        "device: 2 processes (ddp), each on AMD EPYC, 1 thread, bf16, scan cpu"
+    )

@@ -83,6 +83,14 @@ def _second(launcher: int) -> int:
     raise AssertionError(f"no rank 1 among {children}")
 
 
+def test_torchs_launcher_is_silent_and_its_loggers_are_put_back():
+    log = logging.getLogger("torch.distributed.elastic.agent.server.api")  # has a level of its own
+    log.setLevel(logging.WARNING)
+    with launch._as_before():
+        assert not log.isEnabledFor(logging.ERROR)
+    assert log.level == logging.WARNING
+
+
 def test_batches_that_cannot_be_shared_out_are_refused(folder, capsys):
     assert train(*TINY, "task.batch_size=5", "trainer.devices=2") == 1
     assert one_line(capsys) == (

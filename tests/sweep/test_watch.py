@@ -41,6 +41,18 @@ def test_jobs_with_their_latest_values(sweep):
     assert "... and 3 more" in watch.text(view, rows=1)
 
 
+def test_a_narrow_terminal_keeps_what_is_left(sweep):
+    view = watch.look(sweep.path)
+    whole = watch.text(view)
+    assert watch.text(view, columns=500) == whole
+    width = len(whole.splitlines()[0])
+    narrow = watch.text(view, columns=width).splitlines()
+    assert narrow[0].split() == ["job", "status", "step", "latest", "best", "left"]
+    narrow = watch.text(view, columns=55).splitlines()
+    assert narrow[0].split() == ["job", "status", "step", "best", "left"]
+    assert max(map(len, narrow)) <= 55
+
+
 def test_an_end_needs_a_pace(sweep):
     sweep.jobs = {"x": Entry("RUNNING"), "y": Entry()}
     sweep.write()

@@ -262,19 +262,25 @@ def test_columns_are_what_the_runs_differ_in():
 
 
 def test_charts_begin_with_val_and_train():
-    def run(*metrics: str, **tags: str):
+    def run(*metrics: str, digest: str = "a", **tags: str):
+        dataset = types.SimpleNamespace(dataset=types.SimpleNamespace(digest=digest))
+        inputs = types.SimpleNamespace(dataset_inputs=[dataset])
         data = types.SimpleNamespace(
             metrics=dict.fromkeys(metrics, 1.0),
             params={},
             tags={key.replace("_", "."): value for key, value in tags.items()},
         )
-        return types.SimpleNamespace(data=data)
+        return types.SimpleNamespace(data=data, inputs=inputs)
 
     alone = run("best/val_loss", "mine/x", "system/seconds", "test/loss", "train/loss", "val/loss")
     found = state([alone])
     sections = [section["name"] for section in found["compareRunSections"]]
     assert sections == ["val", "train", "best", "test", "mine"]
-    assert "metrics.`best/val_loss`" in found["selectedColumns"]
+    assert found["selectedColumns"] == ["metrics.`best/val_loss`"]
+    judged = [f"best/{name}" for name in ("step", "val_accuracy", "val_accuracy_of/1", "val_loss")]
+    two = state([alone, run(*judged, digest="b")])["selectedColumns"]
+    assert two[0] == "attributes.`Dataset`"  # a wide column, shown where data differ
+    assert two[1:4] == [f"metrics.`best/{k}`" for k in ("val_accuracy", "val_loss", "step")]
     job = run("train/loss", mlflow_parentRunId="x")
     sweep = run("best/val_loss", "jobs_finished", mambalab_kind="sweep")
     assert "compareRunSections" not in state([sweep, job])
