@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_hydra_builds_no_parser_of_arguments(monkeypatch):
     assert config.compose("train", [], TrainConfig).seed == 1
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "mambalab").rglob("*.py")]
     assert not [s for s in sources if re.search(r"hydra\.main\(|get_args_parser|run_hydra", s)]
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_what_a_library_calls_deprecated_fails_the_tests(kind):
+    with pytest.raises(kind):
+        warnings.warn("use another", kind, stacklevel=1)
 
 
 @pytest.mark.parametrize("how", ["import mambalab", "import runpy; runpy.run_module('mambalab')"])
