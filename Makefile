@@ -1,13 +1,15 @@
 # Two commands are enough: `make run` and `make test`. Each makes .venv on first use.
-PYTHON ?= python3
+# PYTHON=python3.12 chooses the Python that makes .venv; venv.sh finds one otherwise.
+PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check docs results faults fuzz slurm gpu install clean
+.PHONY: help run test test-lowest test-newest check docs results faults fuzz slurm gpu install clean
 
 help:
 	@echo "make run    train Mamba on English for two minutes (installs first, if needed)"
 	@echo "make test   run the tests (installs first, if needed)"
+	@echo "make test-lowest, make test-newest  the tests with the oldest and the newest versions (needs uv)"
 	@echo "make check  linter and type checker"
 	@echo "make docs   build the documentation into site/ (open site/index.html)"
 	@echo "make results  fill the figures of README.md and docs/ in from the records in experiments/"
@@ -22,6 +24,19 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Environments of their own, by uv: docs/environments.md says what was tried. PYTHON=3.12, PRE=1
+# (pre-releases, too), ARGS= for pytest.
+test-lowest: WITH = $(or $(PYTHON),3.11)
+test-lowest: HOW = --resolution lowest-direct
+test-newest: WITH = $(or $(PYTHON),3.14)
+test-newest: HOW = --upgrade $(if $(PRE),--prerelease allow)
+test-lowest test-newest: test-%:
+	@command -v uv >/dev/null || \
+	  { echo "mambalab: make $@ needs uv: install it (pip install uv), then make again"; exit 1; }
+	uv venv --allow-existing --python $(WITH) $(VENV)-$*
+	uv pip install --python $(VENV)-$*/bin/python $(HOW) --editable '.[dev]'
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
@@ -49,25 +64,24 @@ slurm: install
 # is taken from wheels/ if that is there, and mamba_ssm's kernels are compiled from MAMBA_SSM_SOURCE.
 gpu: OUT ?= outputs/gpu
 gpu: SECONDS ?= 540
+gpu: HERE = $(or $(PYTHON),python3)
 gpu:
-	@if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
-	@$(PYTHON) -m tests.gpu --out $(OUT) --seconds $(SECONDS) $(ARGS)
+	@if [ -d wheels ]; then $(HERE) -m pip install --quiet --no-index --find-links wheels wheels/*.whl; fi
+	@$(HERE) -m tests.gpu --out $(OUT) --seconds $(SECONDS) $(ARGS)
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "mambalab needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@sh venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
 # An environment of its own: small, and nothing changes below a run that is training.
 $(VENV)-docs/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/python -m pip install $$($(PYTHON) -c 'import tomllib; \
+	@sh venv.sh $(VENV)-docs $(PYTHON)
+	$(VENV)-docs/bin/python -m pip install $$($(VENV)-docs/bin/python -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs site
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-lowest $(VENV)-newest site

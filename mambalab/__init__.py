@@ -11,6 +11,12 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
+if sys.platform == "win32":  # no fcntl, no SIGHUP, no process groups
+    raise SystemExit(
+        "mambalab: error: Windows itself is not supported: install WSL2 "
+        "(in PowerShell: wsl --install), and mambalab inside it"
+    )
+
 TYPE_CHECKING = False  # type checkers take it for typing's, which would be slow to import
 if TYPE_CHECKING:
     from typing import Any

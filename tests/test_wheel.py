@@ -18,7 +18,7 @@ def site(tmp_path_factory):
     """A folder that holds the installed package."""
     built = tmp_path_factory.mktemp("wheel")
     code = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(built)], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(built)], cwd=ROOT, check=True, timeout=300)
     folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(folder)
@@ -63,7 +63,7 @@ def test_it_runs_from_any_directory(site, tmp_path):
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "name: mamba" in done.stdout

@@ -77,6 +77,12 @@ def _status(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("mambalab: interrupted", file=sys.stderr)
         return 130
+    except ImportError as error:
+        from mambalab.utils import packages
+
+        if (line := packages.told(error)) is None:
+            raise
+        return fail(UserError(line), 1)
 
 
 def fail(error: UserError, status: int) -> int:
@@ -248,8 +254,9 @@ def run(verb: Verb, arguments: Arguments) -> int:
                 check_ready()
     except UserError as error:
         raise UsageError(str(error)) from error
-    from mambalab.utils import console, memory
+    from mambalab.utils import console, memory, packages
 
+    packages.require(*verb.needs)
     openmp.limit_openmp_spin()
     with console.show_log(), memory.told_in_one_line():
         for path in config.replaced(verb.name):

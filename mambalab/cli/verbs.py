@@ -29,6 +29,8 @@ class Verb:
             before; "" = the members of the key's type.
         switches: keys of the type bool that `--KEY` sets, too.
         multirun: whether `-m` runs several jobs.
+        needs: packages whose versions are checked before the verb runs; what only some settings
+            need, as MLflow, is checked where those are.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Verb:
     words: str = ""
     switches: tuple[str, ...] = ()
     multirun: bool = False
+    needs: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -70,6 +73,9 @@ class Verb:
         return getattr(import_module(self.module), self.words)(words) if self.words else []
 
 
+_MODEL = ("torch", "numba", "numpy", "safetensors")
+_PICTURES = ("matplotlib", "numpy", "scipy")
+
 _RECORDS = (
     Verb(
         "train",
@@ -88,6 +94,7 @@ _RECORDS = (
         "options to the groups or replaces them by name, and may name classes of your own as "
         "_target_: my_module.MyTask.",
         multirun=True,
+        needs=(*_MODEL, "matplotlib", "filelock", "tqdm"),
     ),
     Verb(
         "runs",
@@ -117,6 +124,7 @@ _RECORDS = (
             "compare mlflow=shakespeare interval=bootstrap",
         ),
         positional=("paths...",),
+        needs=_PICTURES,
     ),
     Verb(
         "report",
@@ -132,6 +140,7 @@ _RECORDS = (
         note="The page needs no network and no other file. Chromium, Chrome or Edge, where one is "
         "installed, makes a PDF of it; every browser prints it to one.",
         positional=("paths...",),
+        needs=_PICTURES,
     ),
     Verb(
         "record",
@@ -152,6 +161,7 @@ _RECORDS = (
         usage="[RUN] [KEY=VALUE ...] [--cfg job]",
         positional=("run",),
         examples=("eval", "eval outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
+        needs=_MODEL,
     ),
     Verb(
         "generate",
@@ -164,6 +174,7 @@ _RECORDS = (
             "generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
             "generate latest temperature=0.5 top_k=20 max_new_tokens=1000",
         ),
+        needs=_MODEL,
     ),
     Verb(
         "inspect",
@@ -176,6 +187,7 @@ _RECORDS = (
             'inspect pretrained=exported text="ROMEO:"',
             "inspect outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
         ),
+        needs=(*_MODEL, "matplotlib"),
     ),
     Verb(
         "export",
@@ -187,6 +199,7 @@ _RECORDS = (
             "export latest out=exported",
             "export to=original out=exported overwrite=true",
         ),
+        needs=_MODEL,
     ),
     Verb(
         "summary",
@@ -201,6 +214,7 @@ _RECORDS = (
         note="Nothing is computed and no run is made; the task's data are read, and fetched if "
         "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
         positional=("run",),
+        needs=_MODEL,
     ),
     Verb(
         "data",
@@ -210,6 +224,7 @@ _RECORDS = (
         examples=("data list", "data fetch shakespeare"),
         positional=("action", "name"),
         words="words",
+        needs=("numpy", "pyarrow", "huggingface_hub"),
     ),
     Verb(
         "experiments",
@@ -239,6 +254,7 @@ _RECORDS = (
             "bench data tasks=[mnist]",
         ),
         positional=("what",),
+        needs=(*_MODEL, "matplotlib"),
     ),
     Verb(
         "sync",
@@ -273,6 +289,7 @@ _RECORDS = (
         usage="[RUN] [KEY=VALUE ...] [--cfg job]",
         positional=("run",),
         examples=("ui", "ui latest", "ui port=5001 open=false"),
+        needs=("mlflow",),
     ),
     Verb("completion", "print the completion script of a shell", None),
 )

@@ -6,11 +6,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import DEVICE, DEVICE_HINT, FOLDER, option
 from mambalab.utils import console
 
@@ -26,6 +26,15 @@ class DoctorSettings:
     data_dir: str = option("folder of the data sets", **FOLDER)
     device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
 
+
+# One module of each package that is imported by name somewhere: what fails when it is broken.
+MODULES = (
+    *("torch", "numba", "numpy", "scipy.special", "safetensors.torch", "tokenizers", "hydra"),
+    *("omegaconf", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.figure", "pyarrow"),
+    *("huggingface_hub", "torchvision", "tqdm", "filelock", "optuna"),
+)
+DISPENSABLE = {"mlflow": "not installed: pip install mlflow, or use tracking=jsonl"}
+EXTRAS = ("slurm", "wandb", "tensorboard")
 
 Finding = tuple[str, str, str]
 """Mark (`ok`, `--` for something optional that is absent, `!!`), what was checked, the result."""
@@ -63,23 +72,38 @@ def _findings(settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def _python(_settings: DoctorSettings) -> Iterator[Finding]:
-    yield "ok", "python", f"{platform.python_version()} on {platform.platform(terse=True)}"
+    from mambalab.utils.packages import pythons
+
+    found = f"{platform.python_version()} on {platform.platform(terse=True)}"
+    needed = pythons()
+    fits = needed is None or needed.contains(platform.python_version(), prereleases=True)
+    yield ("ok", "python", found) if fits else ("!!", "python", f"{found}; mambalab needs {needed}")
 
 
 def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.utils import packages
+
     versions = []
     for name in ("mambalab", "hydra-core", "numba", "safetensors", "mlflow"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            if name == "mlflow":
-                yield "--", "mlflow", "not installed: pip install mlflow, or use tracking=jsonl"
-            else:
-                yield "!!", "packages", f"{name} is missing: pip install {name}"
     for name in ("wandb", "tensorboard"):  # for those who have them
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
     yield "ok", "packages", ", ".join(versions)
+    extras = [r for extra in EXTRAS for r in packages.requirements(extra)]
+    for requirement in [*packages.requirements(), *extras]:
+        if (why := packages.obstacle(requirement)) is not None:
+            yield "!!", "packages", why
+    for module in MODULES:
+        name = module.partition(".")[0]
+        try:
+            import_module(module)
+        except ImportError as error:
+            if importlib.util.find_spec(name) is None and name in DISPENSABLE:
+                yield "--", name, DISPENSABLE[name]
+            else:
+                yield "!!", "packages", packages.told(error) or f"{name}: {first_line(error)}"
 
 
 def _torch(_settings: DoctorSettings) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from mambalab.config.overrides import assignment, prepare
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError, UserError
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
+from mambalab.utils import packages
 from mambalab.utils.console import LOG
 
 MAX_NAME_CHARS = 150  # of a job's folder; file systems take 255 bytes
@@ -171,6 +172,7 @@ def _grid(
 
 def _checked_search(found: Plan) -> Plan:
     """Compose the ends of every range and every listed value, so that no trial meets a mistake."""
+    packages.require("optuna")
     groups = paths.groups()
     base = {k: v["low"] if isinstance(v, dict) else v[0] for k, v in found.ranges.items()}
     for key, values in found.ranges.items():

@@ -21,7 +21,7 @@ from mambalab.sweep.folder import FAILED, KILLED, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import COMMAND, Handle, open_log, write_order
 from mambalab.sweep.slots import Slot, Slots
-from mambalab.utils import process
+from mambalab.utils import packages, process
 from mambalab.utils.files import read_json, write_json
 from mambalab.utils.packages import why_not_imported
 from mambalab.utils.process import python_path
@@ -234,6 +234,7 @@ class ClusterLauncher:
         slots: Slots | None,
         known: dict[str, str],
     ) -> None:
+        packages.require("submitit", extra="slurm")
         try:
             import submitit
         except ImportError as error:

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from mambalab.errors import UserError
 from mambalab.tracking import database, store_state
 from mambalab.tracking.mlflow_names import BORN, PID, STATUS, tag
-from mambalab.utils import process
+from mambalab.utils import packages, process
 from mambalab.utils.files import replacing
 from mambalab.utils.locks import locked
 from mambalab.utils.secrets import hide_password
@@ -135,6 +135,7 @@ def check(uri: str) -> None:
             "tracking=mlflow needs the package mlflow, which is not installed: "
             "pip install mlflow, or use tracking=jsonl"
         )
+    packages.require("mlflow")
     path = sqlite_path(uri)
     if path is None:
         if not is_server(uri):

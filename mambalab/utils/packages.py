@@ -1,7 +1,18 @@
-"""Packages that not everybody has, or that cannot be loaded just now."""
+"""Packages that not everybody has, that are too old, or that cannot be loaded just now."""
 
-from mambalab.errors import first_line
+from collections.abc import Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from mambalab.errors import UserError, first_line
 from mambalab.utils.memory import shortage
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+_PROJECT = {"hydra": "hydra-core"}
+"""Names on the package index, where they differ from the name to import."""
 
 
 def why_not_imported(error: ImportError) -> str:
@@ -17,3 +28,132 @@ def why_not_imported(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"not installed ({first_line(error)})"
     return f"installed, but cannot be imported ({first_line(error)})"
+
+
+def requirements(extra: str = "") -> list["Requirement"]:
+    """The packages that mambalab declares for this machine, with the versions that it needs.
+
+    Args:
+        extra: of mambalab, for what that one adds; empty = what everybody needs.
+
+    Returns:
+        Nothing where mambalab runs from a folder and was never installed.
+    """
+    from packaging.requirements import Requirement
+
+    try:
+        declared = [Requirement(line) for line in metadata.requires("mambalab") or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+    def applies(requirement: Requirement, extra: str) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+    everybody = [requirement for requirement in declared if applies(requirement, "")]
+    if not extra:
+        return everybody
+    return [r for r in declared if r not in everybody and applies(r, extra)]
+
+
+def pythons() -> "SpecifierSet | None":
+    """The versions of Python that mambalab declares; None where it was never installed."""
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        declared = metadata.metadata("mambalab")["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        return None
+    return SpecifierSet(declared) if declared else None
+
+
+def obstacle(requirement: "Requirement") -> str | None:
+    """What is wrong with a package's version and the command that mends it; None if nothing is.
+
+    Whether it is there at all is for its import to say.
+    """
+    name, needed = requirement.name, str(requirement.specifier)
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return (
+        f"{name} {version} is installed, and mambalab needs {needed}: "
+        f"pip install --upgrade '{name}{needed}'"
+    )
+
+
+def require(*names: str, extra: str = "") -> None:
+    """Check that packages are new enough, without importing them.
+
+    Args:
+        names: of packages that mambalab declares; others are left alone.
+        extra: of mambalab that declares them; empty = the packages that everybody needs.
+
+    Raises:
+        UserError: one is too old; names the command that mends it.
+    """
+    for requirement in requirements(extra):
+        if (
+            _plain(requirement.name) in map(_plain, names)
+            and (why := obstacle(requirement)) is not None
+        ):
+            raise UserError(why)
+
+
+def told(error: ImportError) -> str | None:
+    """One line about a package that is missing or cannot be imported, with what mends it.
+
+    Returns:
+        None if no package is to blame, but mambalab itself or code of the user's.
+
+    Raises:
+        ImportError: `error` itself, if memory ran out.
+    """
+    installed = metadata.packages_distributions()
+    if (name := _to_blame(error, installed)) is None:
+        return None
+    flags = "--upgrade" + " --force-reinstall" * (not isinstance(error, ModuleNotFoundError))
+    return f"{name} is {why_not_imported(error)}: pip install {flags} {_project(name, installed)}"
+
+
+def _to_blame(error: ImportError, installed: Mapping[str, list[str]]) -> str | None:
+    """The package that is missing, or whose own code could not be imported.
+
+    Returns:
+        The name to import it by; None if it is mambalab itself, or code of the user's.
+    """
+    asking = _asking(error)
+    ours = asking == "mambalab"
+    if not ours and asking not in installed:
+        return None
+    if ours or isinstance(error, ModuleNotFoundError):
+        blamed = (error.name or "").partition(".")[0]
+    else:
+        blamed = asking
+    if not blamed or blamed == "mambalab":
+        return None
+    declared = {_plain(requirement.name) for requirement in requirements()}
+    return None if ours and _plain(_project(blamed, installed)) not in declared else blamed
+
+
+def _asking(error: ImportError) -> str:
+    """The package whose code holds the import that failed."""
+    asking, trace = "", error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__") or ""
+        if not module.startswith("importlib"):
+            asking = module.partition(".")[0]
+        trace = trace.tb_next
+    return asking
+
+
+def _project(name: str, installed: Mapping[str, list[str]]) -> str:
+    """What pip calls the package of a module."""
+    return next(iter(installed.get(name, ())), _PROJECT.get(name, name))
+
+
+def _plain(name: str) -> str:
+    """A package's name as the index compares it."""
+    return name.lower().replace("_", "-")

@@ -289,7 +289,7 @@ def test_multirun(monkeypatch, capsys):
 def run(argv, **options):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mambalab", *argv]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **options)
 
 
 def test_the_program_as_a_process(workdir):
@@ -309,7 +309,7 @@ def test_a_reader_that_stops_reading():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
-            command, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+            command, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300
         )
     finally:
         os.close(writer)

@@ -1,11 +1,11 @@
 import logging
 import os
+import resource
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import pytest
@@ -308,7 +308,7 @@ def test_processes_that_start_together_convert_once(place):
     command = [sys.executable, "-c", SLOW.format(1), str(path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=30) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "".join(out for out, _ in said).count("half") == 1
     assert "".join(err for _, err in said).count("another process is converting") == 1
@@ -336,10 +336,10 @@ def test_converting_takes_little_memory_whatever_the_size(place):
     )
     row = b"\t".join((b"a", b"text " * 2000, b"other" * 2000)) + b"\n"
     path = place(row * 2000 + b"b\tx\t" + b"long" * 5_000_000 + b"\n")
-    started = time.monotonic()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
     assert int(done.stdout) < 120_000 * (1024 if sys.platform == "darwin" else 1)  # kB
-    assert time.monotonic() - started < 20
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - used < 20  # a busy machine waits
 
 
 def test_rows_are_counted_with_and_without_a_final_end(place):

@@ -95,7 +95,7 @@ class Cluster:
             self._server = subprocess.Popen(
                 [*self._program("postgres"), *words], stdout=log, stderr=log
             )
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while True:
             try:
                 self.query("select 1", database="postgres")
@@ -109,7 +109,7 @@ class Cluster:
         """End the server at once, as a crash does: open transactions are lost."""
         if self._server is not None:
             self._server.send_signal(signal.SIGQUIT)
-            self._server.wait(60)
+            self._server.wait(300)
             self._server = None
 
     def query(self, sql: str, *, database: str = DATABASE) -> list[tuple]:

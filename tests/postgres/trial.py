@@ -158,4 +158,4 @@ def mlflow_server(cluster: Cluster, folder: Path) -> Iterator[str]:
             yield f"http://{HOST}:{port}"
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
+            server.wait(300)

@@ -136,6 +136,6 @@ def test_pdflatex_compiles_it(found, tmp_path):
     (tmp_path / "t.tex").write_text(document + "\\end{document}", encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],
-        cwd=tmp_path, capture_output=True, timeout=60,
+        cwd=tmp_path, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]

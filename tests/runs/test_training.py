@@ -114,7 +114,7 @@ def interrupted(folder: Path, action: str, *options: str) -> subprocess.Complete
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -294,7 +294,7 @@ def test_jsonl_tracking_does_not_import_mlflow(folder):
         "from mambalab.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "train", *TINY, "tracking=jsonl"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

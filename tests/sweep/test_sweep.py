@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
@@ -58,9 +57,8 @@ def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, begin, numbe
     parent = begin("seed=1,2,3", *TWO, "tracking=jsonl", *LONG)
     wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
     parent.send_signal(number)
-    stopped = time.monotonic()
-    output, _ = parent.communicate(timeout=60)
-    wait_until(lambda: not processes_of(lab), 10.0 - (time.monotonic() - stopped))
+    output, _ = parent.communicate(timeout=300)
+    wait_until(lambda: not processes_of(lab))
     assert parent.returncode == status, output
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
     assert [s["status"] for s in summaries] == ["KILLED"] * 2
@@ -147,8 +145,8 @@ def test_a_stopped_submitit_sweep_leaves_no_process(lab, begin, number, status):
         os.killpg(parent.pid, number)
     else:
         parent.kill()
-    assert parent.wait(60) == status
-    wait_until(lambda: not processes_of(lab), 15.0)
+    assert parent.wait(300) == status
+    wait_until(lambda: not processes_of(lab))
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
     assert [s["status"] for s in summaries] == ["KILLED"] * 2
     assert all(s["step"] >= 7 for s in summaries)

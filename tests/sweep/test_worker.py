@@ -136,7 +136,7 @@ def launcher(tmp_path, monkeypatch):
 
 
 def over(handle):
-    wait_until(lambda: handle.poll()[0], 20.0)
+    wait_until(lambda: handle.poll()[0])
     return handle.poll()[1]
 
 
@@ -148,7 +148,7 @@ def test_a_job_has_a_log_a_session_and_a_place(launcher):
     assert launcher.slots.taken == []
     assert sweep.log_file("quick").read_text() == "doing quick\n"
     (handle,) = launcher.start([job(sweep, "sleep")])
-    wait_until(lambda: "ready" in sweep.log_file("sleep").read_text(), 20.0)
+    wait_until(lambda: "ready" in sweep.log_file("sleep").read_text())
     worker_pid = read_json(sweep.process_file("sleep"))["pid"]
     assert os.getsid(worker_pid) == worker_pid != os.getsid(0)
     handle.stop(signal.SIGTERM)
@@ -159,14 +159,14 @@ def test_a_job_has_a_log_a_session_and_a_place(launcher):
 
 def test_a_job_is_killed_with_whatever_it_started(launcher):
     (handle,) = launcher.start([job(launcher.sweep, "sleep")])
-    wait_until(lambda: "ready" in launcher.sweep.log_file("sleep").read_text(), 20.0)
+    wait_until(lambda: "ready" in launcher.sweep.log_file("sleep").read_text())
     handle.kill()
     assert over(handle) == -9
 
 
 def test_a_job_whose_sweep_is_gone_stops_by_itself(launcher):
     (handle,) = launcher.start([job(launcher.sweep, "sleep")])
-    wait_until(lambda: "ready" in launcher.sweep.log_file("sleep").read_text(), 20.0)
+    wait_until(lambda: "ready" in launcher.sweep.log_file("sleep").read_text())
     handle._process.stdin.close()  # what the kernel does when the sweep dies
     assert over(handle) == 143
 

@@ -33,13 +33,13 @@ def copy_template(template: Path, output_dir: Path) -> Path:
 
 def query(store: Path, sql: str) -> list[tuple]:
     """Ask the database itself, past MLflow and past mambalab."""
-    with closing(sqlite3.connect(store, timeout=20)) as database:
+    with closing(sqlite3.connect(store, timeout=300)) as database:
         return database.execute(sql).fetchall()
 
 
 def forget_runs(store: Path) -> None:
     """Delete all runs, as if the store had been made anew under the same address."""
-    with closing(sqlite3.connect(store, timeout=20)) as database, database:
+    with closing(sqlite3.connect(store, timeout=300)) as database, database:
         for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
             database.execute(f"delete from {table}")
 

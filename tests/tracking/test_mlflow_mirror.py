@@ -57,7 +57,7 @@ def recorder(tmp_path, said):
         it.finish("KILLED")
 
 
-def wait_for(condition, seconds: float = 60.0):
+def wait_for(condition, seconds: float = 300.0):
     """Poll until a condition holds; fail if it never does."""
     limit = time.monotonic() + seconds
     while not (found := condition()):

@@ -86,7 +86,7 @@ def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch, capsys):
 
         monkeypatch.setattr(LOG.handlers[-1], "handle", handle)
         with console.meanwhile("reading the data"):
-            assert told.wait(10)
+            assert told.wait(300)
     assert capsys.readouterr() == ("reading the data ...\n", "a message\n")
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from mambalab.utils import process
 path = sys.argv[1]
 holder = sqlite3.connect(path, isolation_level=None)
 holder.execute("BEGIN IMMEDIATE")
-other = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+other = sqlite3.connect(path, timeout=3000, isolation_level=None, check_same_thread=False)
 thread = threading.Thread(target=lambda: other.execute("BEGIN IMMEDIATE"), daemon=True)
 if sys.argv[2] == "hangs":
     thread.start()
@@ -27,8 +26,6 @@ process.leave(143)
 
 @pytest.mark.parametrize("thread", ["hangs", "ended"])
 def test_it_does_not_wait(tmp_path, thread):
-    began = time.monotonic()
     words = [sys.executable, "-c", CODE, str(tmp_path / "x.db"), thread]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (143, "said", "")
-    assert time.monotonic() - began < 20

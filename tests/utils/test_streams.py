@@ -79,7 +79,7 @@ def test_what_the_encoding_lacks_is_written_as_what_looks_alike(monkeypatch):
 def shell(command: str, **env: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, **env}
     line = f'"$PYTHON" -m mambalab {command}'
-    return subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=60)
+    return subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=300)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -100,7 +100,7 @@ def test_no_file_gets_the_number_of_a_closed_stream():
     )
     command = ["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run(command, env=env, timeout=60).returncode == 1
+    assert subprocess.run(command, env=env, timeout=300).returncode == 1
 
 
 def test_a_terminal_that_is_not_utf8():

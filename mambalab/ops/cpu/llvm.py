@@ -11,7 +11,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, codegen, config
 
-X86 = llvmlite.binding.get_default_triple().startswith(("x86_64", "i686"))
+_TRIPLE = llvmlite.binding.get_default_triple()
+X86 = _TRIPLE.startswith(("x86_64", "i686"))
+ARM64 = _TRIPLE.startswith(("aarch64", "arm64"))
 # NUMBA_CPU_FEATURES asks for code for another processor than this.
 _FEATURES = config.CPU_FEATURES  # pyright: ignore[reportAttributeAccessIssue]
 if _FEATURES is None:

@@ -69,26 +69,37 @@ def wait_for(address, count):
             _let_others_run()
 
 
+_CONTROL = types.int64 if llvm.ARM64 else types.int32
+"""Type of the register that says how a thread computes with floats: FPCR of ARM, MXCSR of x86."""
+_FLUSH_ARM64 = 1 << 24  # FZ: denormal operands and results of float32 are zero
+_FLUSH_X86 = 0x8040  # FTZ for results, DAZ for operands
+
+
 @intrinsic
 def flush_denormals(typingctx: Any) -> Any:
     """Make this thread treat denormal numbers as zero; return what `restore` takes.
 
     A state that decays without input ends in the denormals and stays there, and some processors
-    take a hundred times longer for each operation on one. Does nothing on other than x86.
+    take a hundred times longer for each operation on one. Does nothing on other than x86 and
+    64-bit ARM.
     """
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if llvm.ARM64:
+            before = llvm.call(b, "llvm.aarch64.get.fpcr", llvm.I64)
+            after = b.or_(before, ir.Constant(llvm.I64, _FLUSH_ARM64))
+            llvm.call(b, "llvm.aarch64.set.fpcr", ir.VoidType(), after)
+            return before
         if not llvm.X86:
             return ir.Constant(llvm.I32, 0)
         register = cgutils.alloca_once(b, llvm.I32)
         llvm.call(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
         before = b.load(register)
-        flush_results_and_inputs = ir.Constant(llvm.I32, 0x8040)
-        b.store(b.or_(before, flush_results_and_inputs), register)
+        b.store(b.or_(before, ir.Constant(llvm.I32, _FLUSH_X86)), register)
         llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
         return before
 
-    return types.int32(), code
+    return _CONTROL(), code
 
 
 @intrinsic
@@ -96,10 +107,12 @@ def restore(typingctx: Any, before: Any) -> Any:
     """Undo `flush_denormals`, given what it returned."""
 
     def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        if llvm.X86:
+        if llvm.ARM64:
+            llvm.call(b, "llvm.aarch64.set.fpcr", ir.VoidType(), args[0])
+        elif llvm.X86:
             register = cgutils.alloca_once(b, llvm.I32)
             b.store(args[0], register)
             llvm.call(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(register, llvm.BYTES))
         return ctx.get_dummy_value()
 
-    return types.void(types.int32), code
+    return types.void(_CONTROL), code

@@ -93,7 +93,7 @@ def run(program, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -113,7 +113,7 @@ def test_forked_children_compute_too():
         expected = results(scan, case)
 
         def child():
-            signal.alarm(60)
+            signal.alarm(300)
             if not identical(results(scan, case), expected):
                 os._exit(1)
 

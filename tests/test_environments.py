@@ -1,0 +1,58 @@
+"""Where mambalab runs: the Pythons that every page and file names, and systems that are refused."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+
+import pytest
+
+from mambalab import config
+from mambalab.config.schema import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_every_place_names_the_same_pythons():
+    oldest, beyond = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+    newest = int(beyond) - 1
+    minors = [c.rpartition("3.")[2] for c in PROJECT["classifiers"] if " :: 3." in c]
+    assert minors == [str(minor) for minor in range(int(oldest), newest + 1)]
+    script = (ROOT / "venv.sh").read_text(encoding="utf-8")
+    assert f"OLDEST={oldest} NEWEST={newest}\n" in script
+    assert all(f"python3.{minor}" in script for minor in minors)
+    for page in ("README.md", "docs/getting-started.md"):
+        assert f"Python 3.{oldest} to 3.{newest}" in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_hydra_builds_no_parser_of_arguments(monkeypatch):
+    """Python 3.14's argparse cannot take a help text of Hydra's; `compose` alone needs none."""
+
+    def refuse(*_, **__):
+        raise AssertionError("Hydra builds its parser of arguments")
+
+    monkeypatch.setattr("hydra._internal.utils.get_args_parser", refuse)
+    assert config.compose("train", [], TrainConfig).seed == 1
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "mambalab").rglob("*.py")]
+    assert not [s for s in sources if re.search(r"hydra\.main\(|get_args_parser|run_hydra", s)]
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_what_a_library_calls_deprecated_fails_the_tests(kind):
+    with pytest.raises(kind):
+        warnings.warn("use another", kind, stacklevel=1)
+
+
+@pytest.mark.parametrize("how", ["import mambalab", "import runpy; runpy.run_module('mambalab')"])
+def test_windows_is_told_of_wsl_in_one_line(how):
+    code = f"import sys; sys.modules['fcntl'] = None; sys.platform = 'win32'; {how}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "WSL2" in done.stderr
