@@ -26,7 +26,7 @@ from mambalab.tasks.base import Task
 from mambalab.tasks.cifar10 import Cifar10Task
 from mambalab.tasks.digits import DigitsTask
 from mambalab.tasks.image_folder import ImageFolderTask
-from mambalab.tasks.images import ImageTask
+from mambalab.tasks.images import ImageTask, PatchTask
 from mambalab.tasks.mnist import MnistTask
 from mambalab.tasks.sampling import shuffled
 from mambalab.tokenization.pixels import PIXELS, PixelTokens
@@ -130,9 +130,9 @@ class PixelModelTask(Task):
             more = {"path": folder, "background": settings.background, "image_size": side}
             more["test_size"] = settings.test_size
             return ImageFolderTask(FolderSettings(**common, **more, patch_size=1), **where)
-        if settings.data == "cifar10":
-            return Cifar10Task(PatchSettings(**common, patch_size=1), **where)
         kind = _KNOWN[settings.data]
+        if issubclass(kind, PatchTask):
+            return kind(PatchSettings(**common, patch_size=1), **where)
         return kind(PixelSettings(**common, input_dim=1, permute=False), **where)
 
     def _tokens(self, channels: int, height: int, width: int, classes: list[str]) -> PixelTokens:
