@@ -48,6 +48,10 @@ FEW = {  # what makes an evaluation short
         *("task.train_size=9", "task.val_size=4", "task.test_size=4", "task.batch_size=2"),
         "data_dir=made",
     ],
+    "pixels": [
+        *("task.data=digits", "task.colour=false", "task.size=4", "task.val_size=9"),
+        "task.batch_size=4",
+    ],
     "lra_image": ["task.val_size=4", "task.batch_size=2"],
 }
 

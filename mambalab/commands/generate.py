@@ -1,4 +1,4 @@
-"""`mambalab generate`: let a trained language model write, as it goes along."""
+"""`mambalab generate`: let a trained language model write a text, as it goes along, or pictures."""
 
 import json
 import logging
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mambalab.tokenization.tokenizer import Tokenizer
 
 LOG = logging.getLogger("mambalab")
+MAX_NEW_TOKENS = 500  # of a text, if nothing else is said
+TEMPERATURE = 0.8  # of texts, likewise
+GENERATED = "generated.png"  # file of a run's folder
 
 
 @dataclass
@@ -39,14 +42,26 @@ class GenerateSettings:
     each_line: bool = option(
         "every line of prompt_file is a prompt of its own; blank lines are skipped"
     )
-    max_new_tokens: int = option(
-        "tokens (characters, mostly) to write; beyond the window it was trained on (task.seq_len) "
-        "a Transformer reads the latest half of the text again",
+    max_new_tokens: int | None = option(
+        "tokens (characters, mostly) to write, null = 500; beyond the window it was trained on "
+        "(task.seq_len) a Transformer reads the latest half of the text again",
         ge=1,
     )
-    num_samples: int = option("texts to write for each prompt", ge=1)
-    batch: int = option("texts written at the same time", ge=1)
-    temperature: float = option("below 1 safer, above 1 wilder; 0 = always the likeliest", ge=0)
+    out: str | None = option(
+        "pictures: PNG file for the sheet; null = generated.png in the run", **FOLDER
+    )
+    class_name: str | None = option(
+        "pictures: which class, by name or number, written class=3; null = each in turn"
+    )
+    prompt_image: str | None = option("pictures: image file whose rest is written", **FOLDER)
+    rows: int | None = option(
+        "pictures: rows of prompt_image that are given, from above; null = half of them", ge=1
+    )
+    num_samples: int = option("texts to write for each prompt, or pictures", ge=1)
+    batch: int = option("texts or pictures written at the same time", ge=1)
+    temperature: float | None = option(
+        "below 1 safer, above 1 wilder; 0 = always the likeliest; null = 0.8, for pictures 1", ge=0
+    )
     top_k: int | None = option("choose among the k likeliest tokens; null = all", ge=1)
     top_p: float | None = option(
         "choose among the likeliest tokens that share this probability; null = all", gt=0, le=1
@@ -85,6 +100,35 @@ class GenerateSettings:
             raise UserError(f"prompt and prompt_file={self.prompt_file}: give one of them")
         if self.each_line and self.prompt_file is None:
             raise UserError("each_line=true: there are no lines; this goes with prompt_file=FILE")
+        if self.rows is not None and self.prompt_image is None:
+            raise UserError(f"rows={self.rows}: of which picture? This goes with prompt_image=FILE")
+        if self.pretrained is not None:
+            self.check_text(f"pretrained={self.pretrained}")
+
+    def check_text(self, name: str) -> None:
+        """Raise UserError if something is given that is for pictures; `name` writes texts."""
+        _refuse(self._given("out", "class_name", "prompt_image", "rows"), name, "texts")
+
+    def check_pictures(self, name: str) -> None:
+        """Raise UserError if something is given that is for texts; `name` writes pictures."""
+        of_texts = ("prompt", "prompt_file", "max_new_tokens", "stop")
+        given = self._given(*of_texts)
+        if self.repetition_penalty != 1:
+            given.append(f"repetition_penalty={self.repetition_penalty:g}")
+        if self.json:
+            given.append("json=true")
+        _refuse(given, name, "pictures")
+
+    def _given(self, *keys: str) -> list[str]:
+        """What somebody wrote of some keys that are null or empty if nobody does."""
+        found = {key.removesuffix("_name"): getattr(self, key) for key in keys}
+        return [f"{key}={value}" for key, value in found.items() if value not in (None, [])]
+
+
+def _refuse(given: list[str], name: str, what: str) -> None:
+    if given:
+        other = "pictures (task=pixels)" if what == "texts" else "texts"
+        raise UserError(f"{given[0]}: {name} writes {what}, and this is for {other}; leave it out")
 
 
 @dataclass
@@ -124,10 +168,17 @@ def run(settings: GenerateSettings) -> int:
     from mambalab.generation.cpu_decode import narrowed
     from mambalab.generation.decoding import obstacle
     from mambalab.models.heads import LanguageModel
-    from mambalab.runs import language_model
+    from mambalab.records import reader
+    from mambalab.runs import language_model, pixel_model
     from mambalab.train import runtime
 
     runtime.prepare_process()
+    if settings.pretrained is None:
+        path = reader.resolve_run(settings.run, Path(settings.output_dir))
+        if pixel_model.is_pixel_model(path):
+            settings.check_pictures(str(path))
+            return _draw(settings, path)
+        settings.check_text(str(path))
     source = language_model.language_model(
         run=settings.run,
         output_dir=Path(settings.output_dir),
@@ -149,7 +200,8 @@ def run(settings: GenerateSettings) -> int:
     _warn_of_slowness(source)
     prompts, start = _prompts(settings, source.tokenizer)
     tokens = [_read(source, prompt, start) for prompt in prompts]
-    _warn_of_window(source.model.context_limit, tokens, settings.max_new_tokens)
+    length = settings.max_new_tokens or MAX_NEW_TOKENS
+    _warn_of_window(source.model.context_limit, tokens, length)
     wanted = [b for b in range(len(prompts)) for _ in range(settings.num_samples)]
     alone = len(wanted) == 1 and not settings.json
     speed = Speed()
@@ -169,6 +221,47 @@ def run(settings: GenerateSettings) -> int:
     if alone:
         console.result()
     LOG.info(speed.line())
+    return 0
+
+
+def _draw(settings: GenerateSettings, path: Path) -> int:
+    """Write a sheet of pictures and print where it is; returns 0.
+
+    Raises:
+        UserError: no such class, a picture that cannot be read, a file that cannot be written.
+    """
+    from mambalab.generation.sampling import Sampling
+    from mambalab.runs import pixel_model, pixel_sheet
+
+    source = pixel_model.load(
+        path,
+        device=settings.device,
+        precision=settings.precision,
+        trust=settings.trust,
+        which=settings.checkpoint,
+    )
+    _warn_of_slowness(source)
+    rules = Sampling(
+        temperature=1.0 if settings.temperature is None else settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        allowed=source.tokens.levels,
+    )
+    out = path / GENERATED if settings.out is None else Path(settings.out).expanduser()
+    found = pixel_sheet.write_sheet(
+        source,
+        out,
+        count=settings.num_samples,
+        label=settings.class_name,
+        image=settings.prompt_image,
+        rows=settings.rows,
+        rules=rules,
+        seed=settings.seed,
+        batch=settings.batch,
+    )
+    console.result(out)
+    LOG.info(found)
     return 0
 
 
@@ -252,7 +345,7 @@ def _write(
 
     writers = [Writer(source.tokenizer, settings.stop, prompt.tolist()) for prompt in tokens]
     rules = Sampling(
-        temperature=settings.temperature,
+        temperature=TEMPERATURE if settings.temperature is None else settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
         min_p=settings.min_p,
@@ -261,9 +354,8 @@ def _write(
     )
     started = time.perf_counter()
     with runtime.autocast(source.device, source.precision):
-        steps = generate(
-            source.model, tokens, max_new_tokens=settings.max_new_tokens, rules=rules, seed=seed
-        )
+        length = settings.max_new_tokens or MAX_NEW_TOKENS
+        steps = generate(source.model, tokens, max_new_tokens=length, rules=rules, seed=seed)
         first = next(steps).tolist()
         read = time.perf_counter()
         _take(writers, first, alone)

@@ -43,7 +43,10 @@ MAY_CHANGE = frozenset(
 )
 # Where things lie that are told by their content.
 PLACES = frozenset(
-    ["task.path", "task.val_path", "task.test_path", "task.tokenizer", "model.pretrained"]
+    [
+        *("task.path", "task.val_path", "task.test_path", "task.data"),
+        *("task.tokenizer", "model.pretrained"),
+    ]
 )
 # Keys of `model` that `model.pretrained` decides; a run records what it found there.
 SIZES = (

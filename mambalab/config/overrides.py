@@ -28,7 +28,7 @@ _NUMBERS = re.compile(r"\d+(,\d+)*")
 # Not every shell expands key=~.
 FOLDERS = {"output_dir", "data_dir", "run_dir", "run", "out", "sweep.dir"}
 PATHS = FOLDERS | {"path", "task.path", "prompt_file", "pretrained", "model.pretrained"}
-PATHS |= {"tokenizer", "task.tokenizer"}
+PATHS |= {"tokenizer", "task.tokenizer", "task.data", "prompt_image"}
 SEVERAL = {"task.path", "task.val_path", "task.test_path"}  # also [a.txt,b.txt]
 PATHS |= SEVERAL
 _LATER = {o.key for o in walk(TrainConfig)} & AS_BEFORE.keys()  # an older YAML file lacks them
@@ -156,6 +156,8 @@ def _rewrite(text: str, names: Known, multirun: bool) -> str:
     if match is None or (match["value"] is None and match["sigil"] != "~"):
         raise _not_an_override(text, names)
     sigil, key, value = match["sigil"], match["key"], match["value"]
+    if key == "class" and "class_name" in names.options:  # Python keeps the word for itself
+        key = "class_name"
     if key.startswith((SWEEP, LAUNCHER, "hydra/launcher")) and not multirun:
         raise UserError(f"{text}: good for several runs only: mambalab train -m ...")
     if key.startswith(("hydra.", "hydra/")) and not key.startswith((LAUNCHER, "hydra/launcher")):

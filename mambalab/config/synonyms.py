@@ -1,7 +1,7 @@
 """What people call settings elsewhere, and what the setting is called here."""
 
 _NAMES = {
-    "task": "dataset data corpus benchmark",
+    "task": "dataset corpus benchmark",
     "task.batch_size": "bs batchsize batch minibatch train_batch_size per_device_train_batch_size",
     "task.eval_batch_size": "val_batch_size test_batch_size per_device_eval_batch_size",
     "task.seq_len": "block_size context_length context max_length sequence_length seqlen window",

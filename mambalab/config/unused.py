@@ -13,6 +13,7 @@ from mambalab.settings.model import AUTO
 from mambalab.settings.task import (
     InductionHeadsSettings,
     ListOpsSettings,
+    PixelModelSettings,
     SelectiveCopyingSettings,
     TextSettings,
 )
@@ -45,6 +46,9 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
                 f"{key}: expressions are read from task.path={task.path}, none are made up; leave "
                 "one of the two out"
             )
+    if isinstance(task, PixelModelSettings) and task.folder() is None:
+        for key in sorted({"task.test_size", "task.background"}.intersection(given)):
+            raise NotApplicableError(f"{key}: that is for a folder; task.data={task.data} is none")
     if isinstance(task, TextSettings) and "task.val_fraction" in given:
         own = "task.val_path validates" if task.val_path is not None else ""
         if own or task._target_.startswith("mambalab.tasks.corpora."):
@@ -59,7 +63,9 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
             _say(f"{key} has no effect: model={model.name} has no attention")
         if key == "model.d_ff" and not set("AF") & set(model.layers()):
             _say(f"{key} has no effect: model={model.name} has no FFN")
-    if "model.pooling" in given and (generated or isinstance(task, TextSettings)):
+    if "model.pooling" in given and (
+        generated or isinstance(task, TextSettings | PixelModelSettings)
+    ):
         raise NotApplicableError(
             f"model.pooling={model.pooling.name}: task={task.name} predicts tokens, nothing is "
             "pooled; model.pooling is for classification"

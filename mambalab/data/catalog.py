@@ -134,6 +134,12 @@ CATALOG: dict[str, Dataset] = {
             source="your own images",
         ),
         Dataset(
+            name="pixels",
+            title="the images of digits, mnist or cifar10, or a folder, task.data=FOLDER",
+            licence="theirs",
+            source="those tasks",
+        ),
+        Dataset(
             name="selective_copying",
             title="generated",
             licence="none needed",

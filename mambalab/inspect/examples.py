@@ -18,6 +18,7 @@ from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.classify import ClassifyTask
 from mambalab.tasks.images import ImageTask
+from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
@@ -221,6 +222,10 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         _check_index(index, task.settings.eval_sequences, task.name)
         user_code.prepare(task, loaded.device)
         return _question(task, index)
+    if isinstance(task, PixelModelTask):
+        user_code.prepare(task, loaded.device)
+        _check_index(index, len(task.labels["val"]), task.name)
+        return _picture(task, index, getattr(loaded.model, "context_limit", None))
     if not isinstance(task, ClassificationTask):
         raise UserError(
             f"inspect does not know how to show task {task.name}: it can show texts, sequences "
@@ -312,3 +317,39 @@ def _check_index(index: int, total: int, name: str) -> None:
             f"index={index}: the validation split of task {name} has {total:,} examples (0 to "
             f"{total - 1:,})"
         )
+
+
+def _picture(task: PixelModelTask, index: int, limit: int | None) -> InspectInput:
+    """A picture of the validation split as the model reads it.
+
+    Args:
+        task: prepared.
+        index: of the picture.
+        limit: steps that the model was trained on, if it knows no more; then the last value, which
+            training never reads, is left out.
+    """
+    tokens = task.tokens
+    inputs, targets = task.inputs("val", np.array([index]))
+    if limit is None:
+        inputs = torch.cat((inputs, targets[:, -1:]), dim=1)
+    length = inputs.shape[1]
+    label = int(task.labels["val"][index])
+    first = f"class {tokens.classes[label]}" if tokens.classes else "start"
+    labels = [first, *map(str, inputs[0, 1:].tolist())]
+    title = f"{task.name}, example {index:,} of the validation split"
+    facts = [("told", first)] if tokens.classes else []
+    sequence = InspectedSequence(title, facts, labels=labels)
+    sequence.image = tokens.pictures(targets)[0].numpy()
+    # A pixel is read at the step of its last channel, one later than it is predicted.
+    ends = tokens.channels * (1 + torch.arange(tokens.height * tokens.width))
+    sequence.layout = ends.clamp(max=length - 1).view(tokens.height, tokens.width).numpy()
+
+    def answer(logits: Tensor, sequence: InspectedSequence) -> None:
+        known = logits[0, : tokens.values, : tokens.levels].float()
+        losses = F.cross_entropy(known, targets[0], reduction="none").cpu().numpy()
+        sequence.loss = np.concatenate([[np.nan], losses])[:length]
+        sequence.guesses = ["", *map(str, known.argmax(-1).tolist())][:length]
+        bits = float(losses.mean() / np.log(2))
+        sequence.facts.append(("loss on this picture", f"{bits:.4f} bits per value"))
+
+    return InspectInput(inputs, None, sequence, answer)

@@ -19,8 +19,8 @@ const QUANTITIES = {
       "and states. Weak colour = much is forgotten here." },
   norm: { name: "size of the state", scale: "linear", title: "Euclidean norm of the state",
     says: "How large the layer's state is behind this step." },
-  loss: { name: "loss", scale: "linear", title: "nats per character",
-    says: "How badly the model expected this character from those before it: strong colour = a " +
+  loss: { name: "loss", scale: "linear", title: "nats per step",
+    says: "How badly the model expected this step from those before it: strong colour = a " +
       "surprise." },
   attention: { name: "attention", scale: "sqrt", title: "attention weight, square-root scale",
     says: "Where the marked step (in orange) looks: strong colour = much is taken from there. Point at " +
@@ -217,7 +217,7 @@ function choose(changes) { // a choice was made: set what goes with it, show it
   byId("common-box").hidden = scans.length < 2 || !mamba || chosen.quantity === "loss"
     || (perChannel() && chosen.channel >= 0);
   byId("head-box").hidden = mamba || chosen.quantity !== "attention" || !layer.all_heads;
-  byId("surprise-box").hidden = !data.loss || chosen.quantity === "loss";
+  byId("surprise-box").hidden = !data.loss || data.image || chosen.quantity === "loss";
   if (mamba) {
     const few = layer.channels.length < layer.channels_of;
     const first = chosen.quantity === "memory" ? "median of all channels" : "mean of all channels";

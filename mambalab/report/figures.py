@@ -110,6 +110,8 @@ def _unit(record: RunRecord) -> str:
     """Name the unit of a run's loss: mambalab's own tasks count in nats."""
     if not str(record.setting("task._target_")).startswith("mambalab."):
         return "unit of the task"
+    if "val/bits_per_dim" in record.curves:
+        return "nats per value"
     if "val/bits_per_char" not in record.curves:
         return "nats"
     return "nats per token" if "tokenizer" in (record.summary.data or {}) else "nats per character"

@@ -15,6 +15,8 @@ from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import harmless, printable
 
 MAX_SAMPLE_CHARS = 1500  # of a text that is shown
+MAX_SHEET_BYTES = 5_000_000  # of a sheet of pictures that is shown
+_PNG = b"\x89PNG\r\n\x1a\n"
 MAX_CLASSES = 1000  # of a confusion table
 UI = "http://127.0.0.1:5000"  # where `mambalab ui` shows a store of this machine
 
@@ -52,6 +54,25 @@ def samples(record: RunRecord, most: int) -> tuple[list[Sample], int]:
         cut = "\n[...]" if len(text) > MAX_SAMPLE_CHARS else ""
         taken.append(Sample(step, text[:MAX_SAMPLE_CHARS] + cut))
     return taken, len(steps)
+
+
+def sheet(record: RunRecord) -> tuple[int, bytes] | None:
+    """Read the last sheet of pictures that a run wrote while it trained: its step, and PNG.
+
+    None if there is none, or it is no picture of a moderate size.
+    """
+    found = {}
+    for path in _files(RunFolder(record.path).samples, "step-*.png"):
+        if name := re.fullmatch(r"step-(\d{1,12})", path.stem):
+            found[int(name[1])] = path
+    for step in sorted(found, reverse=True)[:1]:
+        try:
+            data = read_bytes(found[step], record.path)
+        except (UserError, OSError):
+            return None
+        if data.startswith(_PNG) and len(data) <= MAX_SHEET_BYTES:
+            return step, data
+    return None
 
 
 def _spread(steps: Sequence[int], most: int) -> list[int]:

@@ -43,7 +43,7 @@ def report(subject: Subject, title: str | None) -> Report:
     first_of_each = [record for _, record in groups] or records[:1]
     shared = [
         Section("tables", "Details of the evaluation", tables),
-        Section("samples", "Samples of text", samples),
+        Section("samples", results.samples_title(samples), samples),
         Section("runs", "The runs", _runs(records, subject)),
         facts.repeat(records, subject.sweep),
         facts.machine(records),

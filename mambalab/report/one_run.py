@@ -28,7 +28,7 @@ def report(subject: Subject, title: str | None) -> Report:
         Section("results", "Results", _results(subject, record, damaged, bool(tables))),
         Section("curves", "Curves", figures.of_run(record) or [_no_curves()]),
         Section("tables", "Details of the evaluation", tables),
-        Section("samples", "Samples of text", samples),
+        Section("samples", results.samples_title(samples), samples),
         facts.repeat([record], subject.sweep),
         facts.machine([record]),
         facts.settings([record]),

@@ -6,7 +6,15 @@ from mambalab.compare.text import duration
 from mambalab.plots.tables import MAX_PRINTED_CLASSES
 from mambalab.records.reader import RunRecord
 from mambalab.report import figures, kept
-from mambalab.report.document import Block, Confusion, Folded, Paragraph, Table, Verbatim
+from mambalab.report.document import (
+    Block,
+    Confusion,
+    Folded,
+    Paragraph,
+    Picture,
+    Table,
+    Verbatim,
+)
 from mambalab.utils.text import count, number, printable, short
 
 MAX_POINTS = 40  # of a curve that is also printed in numbers
@@ -49,7 +57,17 @@ def _curve(table: dict[str, Any], title: str) -> list[Block]:
 
 
 def samples(record: RunRecord, most: int, of: str = "") -> list[Block]:
-    """Show texts that a run wrote while it trained; nothing for a run that wrote none."""
+    """Show texts, or the last sheet of pictures, that a run wrote while it trained.
+
+    Nothing for a run that wrote none.
+    """
+    if (last := kept.sheet(record)) is not None:
+        step, data = last
+        caption = (
+            f"{of}after {step:,} steps: pictures that the model wrote; below, pictures of the "
+            "validation split, and what it made of their lower halves"
+        )
+        return [Picture("png", data, f"{caption}.", f"{caption}.")]
     found, total = kept.samples(record, most)
     blocks: list[Block] = [
         Verbatim(f"{of}after {one.step:,} steps", one.text or "(an empty text)") for one in found
@@ -57,6 +75,12 @@ def samples(record: RunRecord, most: int, of: str = "") -> list[Block]:
     if len(found) > 1 and total > len(found):
         blocks.append(Paragraph(f"{len(found)} of {total} samples are shown, the last included."))
     return blocks
+
+
+def samples_title(blocks: list[Block]) -> str:
+    """Say what `samples` gave."""
+    pictures = any(isinstance(block, Picture) for block in blocks)
+    return "Samples" if pictures else "Samples of text"
 
 
 def steps(record: RunRecord) -> str:

@@ -19,7 +19,9 @@ from mambalab.runs.callbacks import (
     TextSample,
     TrackingShare,
 )
+from mambalab.runs.pixel_sheet import PixelSheet
 from mambalab.settings.train import Precision
+from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tracking.recorder import Recorder
 from mambalab.train.callbacks import Callback
 from mambalab.train.ranks import Ranks
@@ -77,6 +79,8 @@ class CallbackList:
         length = settings.trainer.sample_chars
         if length and hasattr(task, "tokenizer"):
             self.all.append(TextSample(model, task, length=length, seed=settings.seed, **common))
+        if length and isinstance(task, PixelModelTask):
+            self.all.append(PixelSheet(model, task, seed=settings.seed, **common))
         self.all += [self.final_test, LossPicture(folder, recorder, unit=task.loss_unit)]
         if settings.trainer.norms:
             self.all.append(NormsPicture(folder, recorder))

@@ -13,7 +13,7 @@ from mambalab.errors import UserError
 from mambalab.runs import load, user_code
 from mambalab.runs.build import build_task
 from mambalab.runs.load import LoadedRun
-from mambalab.settings.task import PLACES
+from mambalab.settings.task import PLACES, PixelModelSettings
 from mambalab.tasks.base import Task
 from mambalab.tokenization.vocabulary import NoTokenError
 from mambalab.train.checks import describe_changes
@@ -30,9 +30,7 @@ def places(loaded: LoadedRun) -> list[dict[str, Any]]:
     Returns:
         For each place the values of `path`, `val_path` and `test_path`, as far as the run has them.
     """
-    task, record = loaded.settings.task, loaded.summary.data or {}
-    named = {key: getattr(task, key, None) for key in PLACES}
-    named = {key: value for key, value in named.items() if value is not None}
+    record, named = loaded.summary.data or {}, _named(loaded.settings.task)
     if not named:
         return []
     if is_hub(named.get("path")):
@@ -45,6 +43,14 @@ def places(loaded: LoadedRun) -> list[dict[str, Any]]:
         if place not in found and on_disk(place):
             found.append(place)
     return found
+
+
+def _named(task: Any) -> dict[str, Any]:
+    """The keys of a task's settings that name files or folders, with their values."""
+    if isinstance(task, PixelModelSettings):
+        return {} if task.folder() is None else {"data": task.folder()}
+    named = {key: getattr(task, key, None) for key in PLACES}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def on_disk(place: dict[str, Any]) -> bool:
@@ -95,19 +101,20 @@ def prepared_task(
         UserError: the data are absent, or others.
     """
     settings = loaded.settings
-    named = next(filter(None, (getattr(settings.task, key, None) for key in PLACES)), None)
-    if path is not None and not hasattr(settings.task, "path"):
+    named = next(iter(_named(settings.task).values()), None)
+    key = "data" if "data" in _named(settings.task) else "path"
+    if path is not None and not hasattr(settings.task, key):
         raise UserError(f"path={path}: task {settings.task.name} has no task.path to replace")
     found_at = places(loaded)
     tries: list[dict[str, Any]] = found_at if named is not None else [{}]
     if path is not None:
-        tries = [{**(found_at[0] if found_at else {}), "path": path}]
+        tries = [{**(found_at[0] if found_at else {}), key: path}]
     if not tries:
-        recorded = (loaded.summary.data or {}).get("path") or os.path.abspath(
+        recorded = (loaded.summary.data or {}).get(key) or os.path.abspath(
             os.path.expanduser(str(named))
         )
         raise UserError(
-            f"{recorded}: not found, which is task.path={named} of {loaded.path}; "
+            f"{recorded}: not found, which is task.{key}={named} of {loaded.path}; "
             f"name the place where it lies now with path=FILE_OR_FOLDER"
         )
     vocabulary = load.own_tokenizer(loaded.path, settings)

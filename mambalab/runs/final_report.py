@@ -7,7 +7,7 @@ from pathlib import Path
 from mambalab import config
 from mambalab.records.run_folder import EVENTS, WANDB, RunFolder
 from mambalab.records.summary import RunSummary, Status
-from mambalab.settings.task import ImageSettings, PairSettings
+from mambalab.settings.task import ImageSettings, PairSettings, PixelModelSettings
 from mambalab.settings.train import TrackingKind
 from mambalab.tracking.wandb_sink import sync_command
 from mambalab.utils import console
@@ -17,7 +17,7 @@ from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import duration, wrapped
 
 _SHORT = {TrackingKind.tensorboard: "look"}  # a name of eight letters at most
-_UNITS = {ImageSettings: "images", PairSettings: "pairs"}
+_UNITS = {ImageSettings: "images", PixelModelSettings: "images", PairSettings: "pairs"}
 
 
 def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:
@@ -36,6 +36,7 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
     rows.append(("folder", str(folder)))
     if folder.loss_plot.exists():
         rows.append(("picture", str(folder.loss_plot)))
+    rows += [("sheet", str(path)) for path in sorted(folder.samples.glob("step-*.png"))[-1:]]
     more = [*sorted(folder.plots.glob("norms.png")), *sorted(folder.plots.glob("test_*.png"))]
     rows += [("picture", str(path)) for path in more]
     if place := _tracker(settings, folder):

@@ -19,6 +19,8 @@ class Windows(Enum):
 
 PLACES = ("path", "val_path", "test_path")
 """Keys of `TextSettings` that name a file or folder, or a list of them."""
+PICTURE_DATA = ("digits", "mnist", "cifar10")
+"""Values of `PixelModelSettings.data` that are no folder."""
 
 _PLACES: dict[str, Any] = {
     "match": r"[\s\S]+",
@@ -29,6 +31,11 @@ _TOKENIZER: dict[str, Any] = {
     "match": r"[\s\S]+",
     "path": True,
     "hint": "char, bytes, bpe:N, the path of a file or folder, owner/name, or null",
+}
+
+_BACKGROUND: dict[str, Any] = {
+    "match": r"white|black|[1-9]?[0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]",
+    "hint": "white, black, or a grey level from 0 to 255",
 }
 
 
@@ -159,8 +166,7 @@ class FolderSettings(PatchSettings):
     )
     background: str | None = option(
         "behind transparent images: white, black or a grey level, 0 to 255; null = white",
-        match=r"white|black|[1-9]?[0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]",
-        hint="white, black, or a grey level from 0 to 255",
+        **_BACKGROUND,
     )
     image_size: int = option("side to which images are scaled and cropped", ge=1)
     test_size: Any = option(
@@ -168,6 +174,48 @@ class FolderSettings(PatchSettings):
         share=True,
         ge=1,
     )
+
+
+@dataclass
+class PixelModelSettings(TaskSettings):
+    """Pictures, written pixel by pixel."""
+
+    data: str = option(
+        "digits, mnist, cifar10, or a folder with a sub-folder of pictures for each class",
+        match=r"[\s\S]+",
+        path=True,
+        hint="digits, mnist, cifar10, or the path of a folder",
+    )
+    levels: int = option("levels of a value, each a token: floor(v * levels / 256)", ge=2, le=256)
+    size: int | None = option(
+        "side to which pictures are made smaller; null = as they are, 32 for a folder", ge=2
+    )
+    colour: bool = option("red, green and blue of each pixel, one after the other; else its grey")
+    classes: bool = option("the first token tells the class")
+    background: str | None = option(
+        "a folder's transparent pictures lie on white, black or a grey level, 0 to 255; null = "
+        "white",
+        **_BACKGROUND,
+    )
+    val_size: Any = option(
+        "training pictures held out for validation: how many, or a share of each class, as in 0.1",
+        share=True,
+        ge=1,
+    )
+    test_size: Any = option(
+        "pictures of a folder held out for the final test, likewise", share=True, ge=1
+    )
+
+    def check(self) -> None:
+        """Raise UserError for colours of grey pictures."""
+        if self.colour and self.data in ("digits", "mnist"):
+            raise UserError(
+                f"task.colour=true: the pictures of task.data={self.data} are grey; leave it out"
+            )
+
+    def folder(self) -> str | None:
+        """The folder that `data` names; None for a data set that mambalab knows."""
+        return None if self.data in PICTURE_DATA else self.data
 
 
 @dataclass

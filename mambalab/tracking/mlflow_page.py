@@ -166,6 +166,8 @@ def _of_run(
         text = _text(samples[-1]).strip()
         step = samples[-1].stem.rpartition("-")[2].lstrip("0") or "0"
         yield f"Sample at step {_shown(step)}:\n\n{_block(cut(text, MAX_SAMPLE_CHARS))}"
+    sheets = sorted((run_dir / "samples").glob("step-*.png"))[-1:]
+    yield from _pictures(run_dir, run_id, [f"samples/{path.name}" for path in sheets])
     others = sorted((run_dir / "plots").glob("test_*.png"))
     yield from _pictures(run_dir, run_id, [p.relative_to(run_dir).as_posix() for p in others])
 

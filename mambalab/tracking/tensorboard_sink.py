@@ -163,12 +163,12 @@ class TensorBoardSink(Sink):
         Summary = _proto("summary").Summary
         data = read_bytes(path, self.run_dir)
         tag, step = path.relative_to(self.run_dir).with_suffix("").as_posix(), self._step
+        if path.parent.name == "samples":
+            if path in self._samples:
+                return
+            self._samples.add(path)
+            tag, step = "samples", int(path.stem.rpartition("-")[2])
         if path.suffix in _TEXTS:
-            if path.parent.name == "samples":
-                if path in self._samples:
-                    return
-                self._samples.add(path)
-                tag, step = "samples", int(path.stem.rpartition("-")[2])
             self._text(tag, "    " + data.decode("utf-8", "replace").replace("\n", "\n    "), step)
         elif data.startswith(_PNG):
             width, height = _PNG_SIZE.unpack_from(data, 16)

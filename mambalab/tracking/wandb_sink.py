@@ -213,14 +213,23 @@ class WandbSink(Sink):
         self._run.save(glob.escape(str(path)), base_path=str(self.run_dir), policy="now")
         name, last = path.relative_to(self.run_dir).parent.as_posix(), self._row - 1 + self._shift
         shown: Any = None
-        if name == "samples" and path not in self._samples:
-            self._samples.add(path)
-            text = html.escape(read_bytes(path, self.run_dir).decode("utf-8", "replace"))
-            shown = wandb.Html(f"<pre>{text}</pre>", inject=False)
+        if name == "samples":
+            if path not in self._samples:
+                self._samples.add(path)
+                shown = self._sample(path)
         elif path.suffix == ".png":
             name, shown = f"{name}/{path.stem}", wandb.Image(str(path))
         if shown is not None and last >= self._first:  # a part of the row that is open
             self._run.log({name: shown}, step=last)
+
+    def _sample(self, path: Path) -> Any:
+        """What wandb shows of a sample: a text, or a sheet of pictures."""
+        import wandb
+
+        if path.suffix == ".png":
+            return wandb.Image(str(path))
+        text = html.escape(read_bytes(path, self.run_dir).decode("utf-8", "replace"))
+        return wandb.Html(f"<pre>{text}</pre>", inject=False)
 
 
 def sync_command(run_dir: Path) -> str | None:

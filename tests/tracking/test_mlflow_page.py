@@ -136,6 +136,16 @@ def test_the_description_says_what_was_done_and_how_well(send, store):
     assert text == f"&lt;b&gt;new&lt;/b&gt; &amp; *so*\n\n{'x' * 100}\n{'x' * 50}"
 
 
+def test_the_description_shows_the_last_sheet_of_pictures(send, store, run_dir):
+    for step in (20, 40):
+        (run_dir / "samples" / f"step-000000{step}.png").write_bytes(b"png")
+    it = send()
+    told = stored(store)["mlflow.note.content"]
+    address = f"get-artifact?path=samples%2Fstep-00000040.png&run_uuid={it.note.run_id}"
+    assert f"![step-00000040]({address})" in told
+    assert "step-00000020" not in told
+
+
 def test_what_a_person_writes_in_mlflow_stays(send, store, run_dir):
     it = send()
     ours = stored(store)["mlflow.note.content"]

@@ -93,8 +93,10 @@ def test_event_files_hold_what_the_run_folder_holds(recorder, tmp_path, said):
     run_dir = tmp_path / "run"
     it = recorder()
     record(it, range(1, 31))
-    for name, data in (("samples/step-00000010.txt", b"To be\nor not"), ("plots/loss.png", PNG)):
-        (run_dir / name).parent.mkdir()
+    files = {"samples/step-00000010.txt": b"To be\nor not", "plots/loss.png": PNG}
+    files["samples/step-00000020.png"] = PNG
+    for name, data in files.items():
+        (run_dir / name).parent.mkdir(exist_ok=True)
         (run_dir / name).write_bytes(data)
         it.artifact(run_dir / name)
     (run_dir / "summary.json").write_text('{"status": "FINISHED"}')
@@ -104,6 +106,8 @@ def test_event_files_hold_what_the_run_folder_holds(recorder, tmp_path, said):
     assert len(points(events)) == 63
     (sample,) = events.Tensors("samples/text_summary")
     assert (sample.step, sample.tensor_proto.string_val[0]) == (10, b"    To be\n    or not")
+    (sheet,) = events.Images("samples")
+    assert (sheet.step, sheet.encoded_image_string) == (20, PNG)
     (picture,) = events.Images("plots/loss")
     assert (picture.width, picture.height, picture.encoded_image_string) == (3, 2, PNG)
     assert {"run/text_summary", "summary/text_summary"} <= set(events.Tags()["tensors"])

@@ -1,9 +1,11 @@
+import io
 import json
 import math
 import shutil
 import time
 
 import pytest
+from PIL import Image
 
 from mambalab.errors import UserError
 from mambalab.settings.train import TrackingKind, TrackingSettings
@@ -88,9 +90,13 @@ def test_a_run_arrives_whole_and_described_and_goes_on_when_resumed(recorder, tm
     run_dir = tmp_path / "toy" / "run"
     it = recorder()
     record(it, range(1, 31))
-    for name, text in (("samples/step-00000010.txt", "<To be>"), ("tables/test.json", "{}")):
-        (run_dir / name).parent.mkdir()
-        (run_dir / name).write_text(text)
+    sheet = io.BytesIO()
+    Image.new("L", (2, 3)).save(sheet, "PNG")
+    files = {"samples/step-00000010.txt": b"<To be>", "tables/test.json": b"{}"}
+    files["samples/step-00000020.png"] = sheet.getvalue()
+    for name, data in files.items():
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        (run_dir / name).write_bytes(data)
         it.artifact(run_dir / name)
     it.finish("KILLED")
     assert points(run_dir) == points_in_folder(run_dir)
@@ -106,6 +112,8 @@ def test_a_run_arrives_whole_and_described_and_goes_on_when_resumed(recorder, tm
     assert not {"name", "tags", "note"} & set(config)
     (sample,) = (first.parent / "files" / "media" / "html").glob("samples*.html")
     assert sample.read_text() == "<pre>&lt;To be&gt;</pre>"
+    (shown,) = (first.parent / "files" / "media" / "images").glob("samples*.png")
+    assert shown.read_bytes() == sheet.getvalue()
     assert (first.parent / "files" / "tables" / "test.json").is_file()
     assert [end.exit_code for end in wandb_files.of_kind(first, "exit")] == [130]
 

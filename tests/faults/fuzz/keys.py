@@ -11,7 +11,14 @@ from tests.faults.fuzz.batch import Input
 from tests.faults.scene import COMMON, ON_TEXT
 from tests.lab import compose
 
-GROUPS = ("task=text", "task=mnist", "task=images", "task=pairs", "task=selective_copying")
+GROUPS = (
+    "task=text",
+    "task=mnist",
+    "task=images",
+    "task=pixels",
+    "task=pairs",
+    "task=selective_copying",
+)
 SWEEP_WORDS = (
     *("seed=1,2", "seed=range(1,5)", "seed=range(1,5,0)", "seed=range(1,5,-1)", "seed=,", "seed="),
     *("seed=range(1,1000000)", "seed=choice(1,2)", "seed=a,range(1,3)", "seed=a,choice(1,2)"),

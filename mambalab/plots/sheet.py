@@ -1,0 +1,74 @@
+"""Sheets: many small pictures in one, pixel for pixel, as PNG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mambalab.utils.files import replacing
+
+GAP = 4  # pixels between two pictures
+APART = 16  # pixels between two grids
+_BETWEEN = 128  # grey level there: dark and light pictures both end visibly
+_SIDE = 64  # pixels of a side that a picture has at least on a sheet
+
+
+def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Lay pictures side by side, row by row.
+
+    Small ones are shown larger, each pixel as a square, so that a side has 64 pixels or more.
+
+    Args:
+        pictures: (n, height, width, 1 or 3) uint8, n >= 1.
+        columns: pictures in a row; None = as many as make a square.
+
+    Returns:
+        (rows, columns of pixels, 1 or 3) uint8, with a border of `GAP` pixels.
+    """
+    count, height, width, channels = pictures.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    scale = scale_of(height, width)
+    large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+    down, across = height * scale + GAP, width * scale + GAP
+    shape = (rows * down + GAP, min(columns, count) * across + GAP, channels)
+    found = np.full(shape, _BETWEEN, dtype=np.uint8)
+    for number, picture in enumerate(large):
+        y, x = GAP + number // columns * down, GAP + number % columns * across
+        found[y : y + height * scale, x : x + width * scale] = picture
+    return found
+
+
+def scale_of(height: int, width: int) -> int:
+    """How many pixels of a sheet a pixel of a picture is wide."""
+    return max(1, -(-_SIDE // max(height, width)))
+
+
+def stacked(grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Lay grids of the same channels below each other, `APART` pixels apart."""
+    width = max(one.shape[1] for one in grids)
+    parts: list[np.ndarray] = []
+    for one in grids:
+        if parts:
+            parts.append(np.full((APART, width, one.shape[2]), _BETWEEN, dtype=np.uint8))
+        more = ((0, 0), (0, width - one.shape[1]), (0, 0))
+        parts.append(np.pad(one, more, constant_values=_BETWEEN))
+    return np.concatenate(parts)
+
+
+def write(path: Path, sheet: np.ndarray) -> Path:
+    """Write (rows, columns, 1 or 3) uint8 as PNG, complete or not at all; returns the path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet)
+    with replacing(path) as partial:
+        image.save(partial, format="PNG", optimize=True)
+    return path

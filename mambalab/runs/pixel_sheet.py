@@ -1,0 +1,193 @@
+"""Sheets of pictures of `task=pixels`: a callback while it trains, and for `mambalab generate`."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mambalab.data.image_pixels import ImageReader
+from mambalab.errors import UserError
+from mambalab.generation.decoding import obstacle
+from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
+from mambalab.plots import sheet
+from mambalab.records.run_folder import RunFolder
+from mambalab.runs.pixel_model import LoadedPixelModel
+from mambalab.settings.train import Precision
+from mambalab.tasks.pixels import PixelModelTask
+from mambalab.tokenization.pixels import PixelTokens
+from mambalab.tracking.recorder import Recorder
+from mambalab.train.callbacks import Callback
+from mambalab.train.progress import StoppedError
+
+LOG = logging.getLogger("mambalab")
+PICTURES = 36  # that are written from nothing
+COMPLETIONS = 8  # whose upper half is given
+MAX_CLASS_COLUMNS = 16  # up to so many classes, a column of the sheet is a class
+
+
+class PixelSheet(Callback):
+    """Writes `samples/step-<step>.png` after each evaluation.
+
+    Above are 36 pictures, written at temperature 1 from the same random numbers each time. Below
+    are the first 8 of the validation split, and beneath each what the model made of its lower half.
+
+    Args:
+        model: of the run; one that cannot generate is passed over.
+        task: prepared.
+        seed: of the sampling: sheets differ by the weights alone.
+        device, precision: where and how to compute.
+        folder, recorder: where the sheet goes.
+        stop_requested: returns the name of a signal once the user asked the run to stop.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: PixelModelTask,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+        folder: RunFolder,
+        recorder: Recorder,
+        stop_requested: Callable[[], str | None],
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.seed = seed
+        self.writer = LoadedPixelModel(model, task.tokens, device, precision, str(folder))
+        self.folder = folder
+        self.recorder = recorder
+        self.stop_requested = stop_requested
+
+    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Write one sheet; StoppedError if a signal comes before its end."""
+        if obstacle(self.model) is not None:
+            return
+        self.model.eval()
+        try:
+            found = self._sheet()
+        except NonFiniteLogitsError as error:  # what training does about it is for its guard
+            LOG.warning("no sample at step %d: %s", step, error)
+            return
+        finally:
+            self.model.train()
+        path = self.folder.samples / f"step-{step:08d}.png"
+        self.recorder.artifact(sheet.write(path, found))
+
+    def _sheet(self) -> np.ndarray:
+        tokens, task = self.task.tokens, self.task
+        free = self._written(labels_in_turn(tokens.classes, PICTURES))
+        levels = task.levels["val"][:COMPLETIONS].cpu()
+        half = tokens.height // 2 * tokens.width * tokens.channels
+        true = tokens.pictures(levels).numpy()
+        completed = self._written(task.labels["val"][:COMPLETIONS].cpu(), levels[:, :half])
+        below = sheet.grid(np.concatenate((true, completed)), len(true))
+        return sheet.stacked([sheet.grid(free, columns(tokens.classes)), below])
+
+    def _written(self, labels: torch.Tensor, given: torch.Tensor | None = None) -> np.ndarray:
+        found = self.writer.pictures(
+            labels, given, rules=self._rules(), seed=self.seed, on_token=self._check
+        )
+        return found.numpy()
+
+    def _rules(self) -> Sampling:
+        return Sampling(allowed=self.task.tokens.levels)
+
+    def _check(self) -> None:
+        if name := self.stop_requested():
+            raise StoppedError(name)
+
+
+def labels_in_turn(classes: tuple[str, ...], count: int) -> torch.Tensor:
+    """Labels (count,) int64 of pictures that show each class in turn; zeros without classes."""
+    return torch.arange(count) % max(1, len(classes))
+
+
+def columns(classes: tuple[str, ...]) -> int | None:
+    """Pictures in a row of a sheet that shows the classes in turn; None = as many as rows."""
+    return len(classes) if 1 < len(classes) <= MAX_CLASS_COLUMNS else None
+
+
+def write_sheet(
+    source: LoadedPixelModel,
+    out: Path,
+    *,
+    count: int,
+    label: str | None,
+    image: str | None,
+    rows: int | None,
+    rules: Sampling,
+    seed: int,
+    batch: int,
+) -> str:
+    """Write pictures into one PNG; returns a line that says how many values, and how fast.
+
+    Args:
+        source: the model.
+        out: the file.
+        count: of pictures.
+        label: name or number of their class; None = each class in turn, if the model is told any.
+        image: file of a picture that they complete; its own picture comes first on the sheet.
+        rows: of it that are given; None = half of them.
+        rules, seed, batch: as of `LoadedPixelModel.pictures`.
+
+    Raises:
+        UserError: no such class, an image that cannot be read, or too many of its rows; the sheet
+            cannot be written.
+    """
+    tokens = source.tokens
+    labels = labels_in_turn(tokens.classes, count)
+    if label is not None:
+        labels = torch.full((count,), tokens.label(label))
+    given, before = None, np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
+    if image is not None:
+        whole = _tokens_of(image, tokens)
+        kept = tokens.height // 2 if rows is None else rows
+        if not 0 < kept < tokens.height:
+            raise UserError(
+                f"rows={kept}: pictures of {source.name} have {tokens.height} rows, of which at "
+                "least one is given and one written"
+            )
+        given = whole[:, : kept * tokens.width * tokens.channels].expand(count, -1)
+        before = tokens.pictures(whole).numpy()
+    _check_place(out)
+    began = time.perf_counter()
+    found = source.pictures(labels, given, rules=rules, seed=seed, batch=batch).numpy()
+    seconds = time.perf_counter() - began
+    in_turn = columns(tokens.classes) if label is None and image is None else None
+    written = count * (tokens.values - (0 if given is None else given.shape[1]))
+    try:
+        sheet.write(out, sheet.grid(np.concatenate((before, found)), in_turn))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; name another with out=") from error
+    return f"wrote {count:,} pictures, {written / seconds:,.0f} values a second"
+
+
+def _check_place(out: Path) -> None:
+    """Raise UserError for a file that is none, before the pictures take their time."""
+    if out.is_dir():
+        raise UserError(f"out={out} is a folder: name a file in it, such as {out / 'sheet.png'}")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"out={out}: sheets are PNG files, name one that ends in .png")
+
+
+def _tokens_of(image: str, tokens: PixelTokens) -> torch.Tensor:
+    """Tokens (1, values) of an image file, brought to size as `task=images` does.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(image).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"prompt_image={path} {what}: name a file with a picture")
+    pixels = torch.empty(1, 3, tokens.height, tokens.height, dtype=torch.uint8)
+    reader = ImageReader(tokens.height, background=255)
+    reader.read(str(path), pixels[0])
+    reader.finish()
+    return tokens.quantise(tokens.fitted(pixels))

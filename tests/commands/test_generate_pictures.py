@@ -1,0 +1,205 @@
+"""A run of `task=pixels`, from training to its sheets: report, inspect, eval, generate."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mambalab import config
+from mambalab.cli import main
+from mambalab.plots.sheet import GAP
+from mambalab.tasks import pixels as module
+from mambalab.tokenization.pixels import PixelTokens
+from tests.lab import one_line, only_run, rows, summary, train
+from tests.tasks.toys import Colour, Grey
+
+RUN = [
+    *("task=pixels", "task.val_size=9", "task.batch_size=4", "task.classes=true", "dropout=none"),
+    *("model.d_model=8", "model.n_layer=1", "model.d_state=2", "device=cpu", "precision=fp32"),
+    *("trainer.max_minutes=null", "trainer.eval_every=2", "trainer.checkpoint_every=2"),
+    *("trainer.log_every=1", "tracking=jsonl", "optim.schedule=constant", "optim.warmup_steps=0"),
+]
+STEP = 16  # pixels of a sheet for a pixel of these pictures, which are 4 x 6
+
+
+class Digits(Grey):
+    """Pictures of 4 x 4 pixels."""
+
+    def read(self):
+        data = super().read()
+        for part in (data.train, data.test):
+            part.pixels = part.pixels[..., :4]
+        return data
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one trained run."""
+    folder = tmp_path_factory.mktemp("pixels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(module._KNOWN, "digits", Digits)
+        patch.setitem(module._KNOWN, "cifar10", Colour)
+        assert main.main(["train", *RUN, "trainer.max_steps=2"]) == 0
+        assert main.main(["train", *RUN, "trainer.max_steps=4"]) == 0  # goes on
+        yield folder
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    """The run's folder, from its working directory."""
+    monkeypatch.chdir(trained)
+    return only_run(trained)
+
+
+def pictures(path, count: int, columns: int) -> np.ndarray:
+    """The grey pictures (count, 4, 4) of a sheet, cut out again."""
+    sheet = np.asarray(Image.open(path))
+    side = 4 * STEP + GAP
+    assert sheet.shape == (-(-count // columns) * side + GAP, min(columns, count) * side + GAP)
+    places = [(GAP + n // columns * side, GAP + n % columns * side) for n in range(count)]
+    return np.stack([sheet[y : y + 4 * STEP : STEP, x : x + 4 * STEP : STEP] for y, x in places])
+
+
+def test_training_measures_and_draws(run):
+    points = rows(run)
+    measured = [row for row in points if "val/bits_per_dim" in row]
+    assert [row["step"] for row in measured] == [2, 4]
+    for row in measured:
+        assert row["val/nats_per_image"] == pytest.approx(16 * row["val/loss"])
+        assert row["val/bits_per_dim"] == pytest.approx(row["val/loss"] / np.log(2))
+    test = summary(run)["test"]
+    assert {"test/loss", "test/bits_per_dim", "test/nats_per_image"} <= set(test)
+    assert test["step"] == 4
+    kept = PixelTokens(**json.loads((run / "pixels.json").read_text()))
+    assert kept == PixelTokens(17, 4, 4, 1, ["a", "b", "c"])
+    sheets = sorted(run.glob("samples/*"))
+    assert [path.name for path in sheets] == ["step-00000002.png", "step-00000004.png"]
+    assert sheets[0].read_bytes() != sheets[1].read_bytes()
+    # Below the 36 pictures: eight of the validation split, and the same with new lower halves.
+    task = module.PixelModelTask(_settings(run), seed=1, data_dir=run, data_fraction=1.0)
+    task.prepare()
+    true = task.tokens.pictures(task.levels["val"][:8])[..., 0].numpy()
+    sheet = np.asarray(Image.open(sheets[1]))
+    side = 4 * STEP + GAP
+    below = sheet[-2 * side :]
+    found = np.stack(
+        [
+            below[row * side : row * side + 4 * STEP : STEP, GAP + n * side :][:, : 4 * STEP : STEP]
+            for row in (0, 1)
+            for n in range(8)
+        ]
+    )
+    assert np.array_equal(found[:8], true)
+    assert np.array_equal(found[8:, :2], true[:, :2])
+    assert not np.array_equal(found[8:, 2:], true[:, 2:])
+
+
+def _settings(run):
+    return config.typed(config.load_run_config(run, [])).task
+
+
+def test_a_run_in_one_piece_is_the_same(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["train", *RUN, "trainer.max_steps=4", "trainer.sample_chars=0"]) == 0
+    whole = only_run(tmp_path)
+    assert not (whole / "samples").exists()
+    last = {row["step"]: row for row in rows(whole) if "val/loss" in row}[4]
+    assert last == {row["step"]: row for row in rows(run) if "val/loss" in row}[4]
+
+
+def test_generate_writes_a_sheet(run, capsys, tmp_path):
+    assert main.main(["generate", "num_samples=7", f"out={tmp_path}/a.png", "batch=3"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/a.png\n"
+    assert re.search(r"^wrote 7 pictures, [\d,]+ values a second$", err, re.MULTILINE)
+    found = pictures(tmp_path / "a.png", 7, columns=3)  # a column a class
+    assert set(np.unique(found)) <= set(PixelTokens(17, 1, 1, 1)._shown.tolist())
+    again = ["generate", "num_samples=1", "seed=5", "class=1", f"out={tmp_path}/b.png"]
+    assert main.main(again) == 0
+    alone = pictures(tmp_path / "b.png", 1, columns=1)
+    assert np.array_equal(alone[0], found[4])  # seed 1 + 4, class 4 % 3
+    assert main.main([*again, "class=c"]) == 0
+    assert main.main(["generate", "temperature=0", "num_samples=2"]) == 0
+    greedy = pictures(run / "generated.png", 2, columns=3)
+    assert main.main(["generate", "temperature=0", "num_samples=2", "seed=9"]) == 0
+    assert np.array_equal(pictures(run / "generated.png", 2, columns=3), greedy)
+
+
+def test_generate_completes_a_picture(run, capsys, tmp_path):
+    values = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(values).save(tmp_path / "prompt.png")
+    words = ["generate", f"prompt_image={tmp_path}/prompt.png", f"out={tmp_path}/a.png"]
+    tokens = PixelTokens(17, 4, 4, 1)
+    shown = tokens.pictures(tokens.quantise(torch.from_numpy(values)[None, None]))[0, ..., 0]
+    for more, kept in ([], 2), (["rows=3"], 3):
+        assert main.main([*words, "num_samples=3", *more]) == 0
+        found = pictures(tmp_path / "a.png", 4, columns=2)  # the prompt comes first
+        assert np.array_equal(found[0], shown.numpy())
+        assert np.array_equal(found[1:, :kept], np.stack(3 * [shown.numpy()[:kept]]))
+        assert not np.array_equal(found[1, kept:], found[2, kept:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("prompt=abc", "prompt=abc: .* writes pictures, and this is for texts; leave it out"),
+        ("max_new_tokens=9", "max_new_tokens=9: .* writes pictures"),
+        ("json=true", "json=true: .* writes pictures"),
+        ("stop=x", r"stop=\['x'\]: .* writes pictures"),
+        ("repetition_penalty=1.5", r"repetition_penalty=1.5: .* writes pictures"),
+        ("class=7", "class=7: no such class; there are: a, b, c"),
+        ("rows=2", "rows=2: of which picture"),
+        ("prompt_image=none.png", "prompt_image=none.png does not exist"),
+        ("prompt_image=.", r"prompt_image=\. is a folder"),
+        ("prompt_image=text.txt", "cannot be read as an image"),
+        ("out=.", r"out=\. is a folder: name a file in it, such as sheet.png"),
+        ("out=sheet.jpg", "out=sheet.jpg: sheets are PNG files"),
+        ("prompt_image=p.png rows=4", "rows=4: pictures of .* have 4 rows, of which at least one"),
+    ],
+)
+def test_what_generate_refuses_of_pictures(run, trained, capsys, words, message):
+    (trained / "text.txt").write_text("no picture")
+    Image.new("L", (4, 4)).save(trained / "p.png")
+    before = sorted(run.rglob("*"))
+    assert main.main(["generate", *words.split()]) in (1, 2)
+    assert re.search(message, one_line(capsys))
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_on_texts_refuses_what_is_for_pictures(folder, capsys):
+    train("trainer.max_steps=1", "model.n_layer=1", "trainer.sample_chars=0")
+    capsys.readouterr()
+    for words in ("out=a.png", "class=3", "prompt_image=a.png"):
+        assert main.main(["generate", words]) == 1
+        expected = rf"{words}: .* writes texts, and this is for pictures \(task=pixels\); leave it"
+        assert re.search(expected, one_line(capsys))
+    assert main.main(["generate", "pretrained=some", "out=a.png"]) == 2
+    assert "out=a.png: pretrained=some writes texts" in one_line(capsys)
+
+
+def test_the_report_shows_the_last_sheet(run, capsys, tmp_path):
+    assert main.main(["report", f"out={tmp_path}/report.html"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "after 4 steps: pictures that the model wrote" in page
+    assert "Samples of text" not in page
+    data = (run / "samples" / "step-00000004.png").read_bytes()
+    assert base64.b64encode(data).decode() in page
+
+
+def test_eval_and_inspect_read_the_pictures_again(run, capsys, tmp_path):
+    assert main.main(["eval", "split=val"]) == 0
+    shown = capsys.readouterr().out
+    best = summary(run)["best"]
+    assert f"{best['val/bits_per_dim']:.6f}" in shown
+    assert main.main(["inspect", "index=1", f"out={tmp_path}"]) == 0
+    assert (tmp_path / "delta_image.png").is_file()
+    page = (tmp_path / "index.html").read_text()
+    assert "bits per value" in page
+    assert '["told", "class ' in page or '["told","class ' in page
+    assert main.main(["inspect", "index=9"]) == 1
+    assert "index=9: the validation split of task pixels has 9 examples" in one_line(capsys)

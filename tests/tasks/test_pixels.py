@@ -1,0 +1,236 @@
+"""Pictures pixel by pixel: likelihood, quantisation, class tokens, splits."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mambalab.errors import UserError
+from mambalab.models.heads import LanguageModel
+from mambalab.settings.task import PixelModelSettings
+from mambalab.spec import ModelSpec
+from mambalab.tasks import pixels as module
+from mambalab.tasks.digits import DigitsTask
+from mambalab.tasks.pixels import PixelModelTask
+from mambalab.tokenization.pixels import PixelTokens
+from tests.conftest import NO_DROPOUT
+from tests.tasks.toys import PATCHES, PIXELS, Colour, Grey, build
+
+SETTINGS = PixelModelSettings(
+    name="pixels",
+    _target_="tests",
+    batch_size=4,
+    eval_batch_size=3,
+    tune=None,
+    params={},
+    data="digits",
+    levels=17,
+    size=None,
+    colour=False,
+    classes=False,
+    background=None,
+    val_size=6,
+    test_size=2,
+)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.setitem(module._KNOWN, "digits", Grey)
+    monkeypatch.setitem(module._KNOWN, "cifar10", Colour)
+    return lambda **changes: build(PixelModelTask, SETTINGS, **changes)
+
+
+def unprepared(**changes) -> PixelModelTask:
+    chosen = dataclasses.replace(SETTINGS, **changes)
+    return PixelModelTask(chosen, seed=0, data_dir=Path("nowhere"), data_fraction=1.0)
+
+
+class Fixed(nn.Module):
+    """The same logits everywhere: level k weighs k + 1, a first token far more."""
+
+    def __init__(self, levels: int, vocab_size: int) -> None:
+        super().__init__()
+        weights = torch.arange(1.0, vocab_size + 1)
+        weights[levels:] = 1e6
+        self.register_buffer("logits", weights.log())
+
+    def forward(self, tokens):
+        return self.logits.expand(*tokens.shape, -1)
+
+
+@pytest.mark.parametrize("pattern", ["M", "SF"])
+def test_the_probabilities_of_all_pictures_sum_to_1(build_settings, pattern):
+    torch.manual_seed(3)
+    settings = build_settings(pattern=pattern, d_model=8, n_layer=len(pattern), d_state=2)
+    spec = ModelSpec(vocab_size=3, seq_len=16)
+    model = LanguageModel(settings, NO_DROPOUT, spec).eval()
+    nn.init.normal_(model.lm_head.weight)  # far from equal probabilities
+    task = unprepared()
+    task.tokens = PixelTokens(2, 4, 4, 1)
+    every = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
+    task.levels, task.labels = {"val": every.to(torch.uint8)}, {"val": torch.zeros(2**16).long()}
+    with torch.no_grad():
+        parts = np.split(np.arange(2**16), 4)
+        nats = torch.cat([task.nats(model, task.inputs("val", rows)) for rows in parts])
+    assert nats.dtype == torch.float64
+    assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert float(nats.max() - nats.min()) > 1
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_every_value_is_measured_once_and_in_the_right_unit(make, classes):
+    task = make(classes=classes, levels=5)
+    assert task.spec == ModelSpec(5 + (3 if classes else 1), 24)
+    model = Fixed(5, task.spec.vocab_size)
+    for split in ("train", "val", "test", "train_sample"):
+        levels = task.levels[split].long()
+        nats = -(torch.arange(1, 6).double() / 15).log()[levels]
+        found = task.evaluate(model, split)
+        assert found[f"{split}/loss"] == pytest.approx(float(nats.mean()), rel=1e-6)
+        assert found[f"{split}/nats_per_image"] == pytest.approx(
+            float(nats.sum(1).mean()), rel=1e-6
+        )
+        bits = found[f"{split}/loss"] / math.log(2)
+        assert found[f"{split}/bits_per_dim"] == pytest.approx(bits)
+    assert float(task.loss(model, task.batch(0))) == pytest.approx(
+        float(task.nats(model, task.batch(0)).mean() / 24), rel=1e-6
+    )
+
+
+def test_the_model_reads_the_first_token_and_all_values_but_the_last(make):
+    plain, told = make(), make(classes=True)
+    inputs, targets = told.batch(5)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert torch.equal(plain.batch(5)[1], targets)
+    assert set(plain.batch(5)[0][:, 0].tolist()) == {17}
+    rows = zip(told.levels["train"].tolist(), told.labels["train"].tolist(), strict=True)
+    labels = {tuple(row): label for row, label in rows}
+    expected = [17 + labels[tuple(row)] for row in targets.tolist()]
+    assert inputs[:, 0].tolist() == expected
+    assert told.tokens.classes == ("a", "b", "c")
+    assert not torch.equal(told.batch(6)[1], targets)
+    assert torch.equal(make(classes=True).batch(5)[0], inputs)  # what a resumed run gets
+
+
+def test_levels_are_those_of_the_pictures(make):
+    task, source = make(levels=7), build(Grey, PIXELS, input_dim=1)
+    for split in ("train", "val", "test"):
+        values = source.pixels[split].flatten(1).int()
+        assert torch.equal(task.levels[split].int(), values * 7 // 256)
+        assert torch.equal(task.labels[split], source.labels[split])
+    colour = make(data="cifar10", colour=True, levels=256)
+    pixels = build(Colour, PATCHES).pixels["test"]
+    assert torch.equal(colour.levels["test"], pixels.permute(0, 2, 3, 1).flatten(1))
+    assert colour.spec.seq_len == 72
+    assert make(data="cifar10").spec.seq_len == 24  # in grey
+    assert make(size=2).spec.seq_len == 4
+
+
+def test_tuning_and_fractions_are_those_of_the_images(make):
+    tuned = make(tune=True)
+    assert tuned.tunes
+    assert set(tuned.levels) == {"train", "val", "train_sample"}
+    assert tuned.splits == ("train", "val", "train_sample")
+    assert len(make(data_fraction=0.5).levels["train"]) == 17
+    assert make().describe_data() == (
+        "pixels of digits, 4 x 6, 17 levels; images: 34 train, 6 val, 10 test"
+    )
+    assert make().units_per_batch == 4
+    assert make().batches_per_epoch == 34 / 4
+
+
+def test_other_levels_are_other_data(make):
+    changes = ({}, {"levels": 16}, {"size": 2}, {"classes": True}, {"data": "cifar10"})
+    assert len({make(**one).fingerprint()["sha256"] for one in changes}) == len(changes)
+    assert make().fingerprint() == make().fingerprint()
+
+
+class Share:
+    """One of two processes; they add up what `totals` holds."""
+
+    def __init__(self, rank: int, totals: list[dict]) -> None:
+        self.rank, self.totals = rank, totals
+        self.is_first = rank == 0
+
+    def batches(self, batches, watch):
+        yield from batches[self.rank :: 2]
+
+    def sums(self, own):
+        self.totals.append(own)
+        return {key: sum(one[key] for one in self.totals) for key in own}
+
+
+def test_two_processes_measure_what_one_does(make):
+    task = make()
+    model = Fixed(17, 18)
+    alone = task.evaluate(model, "val")
+    totals = []
+    assert task.shares
+    for rank in (0, 1):
+        task.shared = Share(rank, totals)
+        found = task.evaluate(model, "val")
+    assert len(totals) == 2
+    assert totals[0] != totals[1]
+    assert found == pytest.approx(alone, rel=1e-12)
+    parts = [task.part(task.batch(0), rank, 2) for rank in (0, 1)]
+    for whole, one, two in zip(task.batch(0), *parts, strict=True):
+        assert torch.equal(torch.cat((one, two)), whole)
+
+
+def test_digits_lose_nothing_with_17_levels():
+    from sklearn.datasets import load_digits
+
+    task = build(PixelModelTask, SETTINGS, val_size=180)
+    source = build(DigitsTask, PIXELS, val_size=180, input_dim=8)
+    assert torch.equal(task.labels["val"], source.labels["val"])
+    found = torch.cat([task.levels[split] for split in ("train", "val", "test")])
+    original = torch.from_numpy(load_digits().data).to(torch.uint8)
+    assert sorted(found.tolist()) == sorted(original.tolist())
+
+
+def test_a_folder_of_pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(20):
+        place = tmp_path / ("cat" if number % 2 else "dog")
+        place.mkdir(exist_ok=True)
+        picture = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(place / f"{number}.png")
+    settings = {"data": str(tmp_path), "colour": True, "classes": True, "val_size": 4}
+    task = build(PixelModelTask, SETTINGS, size=6, **settings)
+    assert task.tokens == PixelTokens(17, 6, 6, 3, ("cat", "dog"))
+    sizes = {split: len(levels) for split, levels in task.levels.items()}
+    assert sizes == {"train": 14, "val": 4, "test": 2, "train_sample": 4}
+    assert task.fingerprint()["data"] == str(tmp_path)
+    with pytest.raises(
+        UserError, match=r"task.data=nowhere: no such folder, and none of digits, mn"
+    ):
+        build(PixelModelTask, SETTINGS, data="nowhere")
+
+
+def test_what_cannot_be(make):
+    with pytest.raises(
+        UserError, match=r"task.size=5: the pictures of task.data=digits have 4 x 6"
+    ):
+        make(size=5)
+    with pytest.raises(
+        UserError, match=r"task.colour=true: the pictures of task.data=mnist are grey"
+    ):
+        make(data="mnist", colour=True)
+
+
+def test_the_shape_is_known_before_the_data():
+    def known(**changes):
+        return unprepared(**changes).known_spec()
+
+    assert known() == ModelSpec(18, 64)
+    assert known(classes=True) == ModelSpec(27, 64)
+    assert known(data="cifar10", colour=True, levels=256) == ModelSpec(257, 3072)
+    assert known(data="mnist", size=14, levels=2) == ModelSpec(3, 196)
+    assert known(data="some/folder") == ModelSpec(18, 1024)
+    assert known(data="some/folder", classes=True) is None
