@@ -11,9 +11,18 @@ from mambalab.records.summary import RunSummary
 from mambalab.runs import build
 from mambalab.runs.resolve import ResolvedRun
 from mambalab.settings.train import Strategy
+from mambalab.tasks.base import Task
 from mambalab.train import runtime
 from mambalab.train.ranks import ALONE, Ranks
 from mambalab.utils import command
+
+
+def of_data(task: Task) -> dict[str, str]:
+    """Collect what identifies the data of a prepared task, and a line that describes them."""
+    found = dict(task.fingerprint())
+    if found:
+        found.setdefault("description", task.describe_data())
+    return found
 
 
 def of_run(resolved: ResolvedRun, model: nn.Module, ranks: Ranks = ALONE) -> RunSummary:

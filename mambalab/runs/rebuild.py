@@ -44,7 +44,7 @@ def read_summary(folder: RunFolder) -> RunSummary:
         "precision": facts.get("precision"),
         "checkpoint": facts.get("began_with"),
         "uid": run.get("uid") if isinstance(run, dict) else None,
-        "data": facts.get("fingerprint"),
+        "data": facts.get("data", facts.get("fingerprint")),
         "step": found.step if found else None,
     }
     if (best := checkpoint.find(folder.path, "best")) is not None:

@@ -118,7 +118,11 @@ class TrainingRun:
             callbacks=[*self.callbacks.all, *callbacks],
             evaluate_first=settings.model.pretrained is not None,
             run={"uid": self.summary.uid or "", "settings": config.settings_hash(self.recorded)},
-            facts={"spec": dataclasses.asdict(self.task.spec), "began_with": begun_with},
+            facts={
+                "spec": dataclasses.asdict(self.task.spec),
+                "began_with": begun_with,
+                "data": facts.of_data(self.task),
+            },
             together=together(self.model, settings.trainer, ranks, settings.seed),
         )
 
@@ -226,9 +230,7 @@ class TrainingRun:
         self._write_settings()
         self.summary.metric = self.task.metric
         self.summary.maximize = self.task.maximize
-        self.summary.data = data = dict(self.task.fingerprint())
-        if data:
-            data.setdefault("description", self.task.describe_data())
+        self.summary.data = facts.of_data(self.task)
         self.summary.started = previous.started
         if previous.started is None:
             self.summary.started = round(time.time(), 3)

@@ -25,6 +25,7 @@ from mambalab.train.progress import StoppedError, watching
 from mambalab.utils import memory
 
 LOG = logging.getLogger("mambalab")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # SyncBatchNorm uses all rows
 _OURS = Path(__file__).parents[1]
 _PARTS_TOLERANCE = 1e-3  # between a loss and the mean of its parts; float32 differs by less
 
@@ -292,7 +293,7 @@ def warn_of_parts(model: nn.Module, task: Task, device: torch.device, size: int)
     """
     if size == 1:
         return
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if any(isinstance(module, BATCH_NORMS) for module in model.modules()):
         LOG.warning(
             "batch norm: each of the %s processes normalises by its own rows of a batch alone, and "
             "the running statistics are those of process 0: losses are not those of one process",

