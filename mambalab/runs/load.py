@@ -150,8 +150,11 @@ def load_run(path: Path, *, device: str, trust: list[str], which: str = chosen.B
 
 def _precision(trained: str | None, device: torch.device) -> Precision:
     """The precision of a run where the device is made for it, else fp32."""
-    fits = {Precision.bf16: runtime.has_fast_bf16(device), Precision.fp16: device.type == "cuda"}
-    return next((p for p, fast in fits.items() if p.value == trained and fast), Precision.fp32)
+    if trained == Precision.fp16.value and device.type == "cuda":
+        return Precision.fp16
+    if trained == Precision.bf16.value and runtime.has_fast_bf16(device):
+        return Precision.bf16
+    return Precision.fp32
 
 
 def check_sizes(

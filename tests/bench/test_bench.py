@@ -1,6 +1,7 @@
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +110,12 @@ def test_growth_with_length_finds_the_exponent(power):
     )
 
 
+def versions_are(version):
+    """What a benchmark asks of importlib.metadata, for it alone."""
+    names = {"version": version, "PackageNotFoundError": metadata.PackageNotFoundError}
+    return SimpleNamespace(**names)
+
+
 @pytest.mark.parametrize(
     ("tokens", "lengths", "shape"),
     [
@@ -124,7 +131,7 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
 
     monkeypatch.setattr("mambalab.bench.train._memory", lambda *_: 5_000_000)
     monkeypatch.setattr("mambalab.bench.train._Mambapy", peer)
-    monkeypatch.setattr("mambalab.bench.train.metadata.version", lambda _: "1")
+    monkeypatch.setattr("mambalab.bench.train.metadata", versions_are(lambda _: "1"))
     line = [f"tokens={tokens}", f"lengths={lengths}", "d_model=16", "n_layer=1", *QUICK]
     assert main.main(["bench", "train", *line]) == 0
     ours, *_, theirs = json.loads(Path("found/train-cpu.json").read_text())["rows"]
@@ -134,7 +141,7 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
 
 
 def test_generation_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr("mambalab.bench.generate.metadata.version", _not_installed)
+    monkeypatch.setattr("mambalab.bench.generate.metadata", versions_are(_not_installed))
     line = ["lengths=[16,8]", "batches=[2,1]", "d_model=32", "n_layer=2", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0
     out = capsys.readouterr().out
@@ -151,7 +158,7 @@ def test_generation_is_measured(monkeypatch, capsys):
 
 
 def test_a_peer_that_fails_is_named(monkeypatch, capsys):
-    monkeypatch.setattr("mambalab.bench.generate.metadata.version", lambda _: "1")
+    monkeypatch.setattr("mambalab.bench.generate.metadata", versions_are(lambda _: "1"))
     monkeypatch.setattr("mambalab.bench.generate.SIZE", ("much",))
     line = ["lengths=[8]", "batches=[1]", "d_model=32", "n_layer=2", *QUICK]
     assert main.main(["bench", "generate", *line]) == 0

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mambalab.tracking.mlflow_names import in_file
 from mambalab.tracking.note import Note
 from mambalab.tracking.sync import send_run
 from tests.postgres.cluster import Cluster, free_port
@@ -120,9 +121,9 @@ def _compare(cluster: Cluster, folder: Path) -> tuple[int, int, int, int]:
         "on t.run_uuid = m.run_uuid and t.key = 'mambalab.folder'"
     )
     found = [
-        (Path(place).name, key, step, value)
+        (Path(place).name, in_file(key), step, value)
         for place, key, step, value in rows
-        if Path(place).is_relative_to(folder) and key in own
+        if Path(place).is_relative_to(folder) and in_file(key) in own
     ]
     kept = set(found)
     stored = len(kept & set(meant))
