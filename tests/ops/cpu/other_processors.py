@@ -11,7 +11,8 @@ import os
 import re
 import sys
 
-os.environ |= {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+if __name__ == "__main__":  # numba reads it when it is imported; whoever takes TRIPLES keeps theirs
+    os.environ |= {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 
 import llvmlite.binding as llvm
 from numba.core import codegen
