@@ -31,7 +31,8 @@ number, folder, uri = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 steps, pause = map(float, sys.argv[4:])
 said = []
 settings = TrackingSettings(TrackingKind.mlflow, uri or None, "bench")
-recorder = Recorder(folder / f"run{number}", settings, output_dir=folder, announce=said.append)
+recorder = Recorder(folder / f"run{number}", settings, output_dir=folder,
+                    announce=lambda text, extra=None: said.append(text))
 print("ready", flush=True)
 sys.stdin.readline()
 recorder.start(params={}, tags={}, resume=False)

@@ -254,3 +254,11 @@ def test_tables_line_up():
     result = Result("scan", "cpu", "here", {}, {}, ["shape", "ms"])
     result.rows = [{"shape": "a", "ms": 1234.5}, {"shape": "long"}]
     assert as_text(result).splitlines()[1:] == ["shape     ms", "a      1,234", "long       -"]
+
+
+def test_what_a_silent_store_is_said_of_is_counted():
+    from mambalab.bench import tracking
+
+    row = tracking._row("refused", 1, 5, 0.0, "http://127.0.0.1:9")
+    assert (row["on disk"], row["points"], row["in MLflow"]) == (50, 50, 0)
+    assert row["lines"] == 1
