@@ -47,7 +47,8 @@ class ReportSettings:
     )
     mlflow: str | None = option("MLflow experiment whose runs are reported instead of folders")
     uri: str | None = option(
-        "MLflow tracking URI; null = sqlite:///<output_dir>/mlflow.db", path=True
+        "MLflow tracking URI; null = $MLFLOW_TRACKING_URI, else sqlite:///<output_dir>/mlflow.db",
+        path=True,
     )
     output_dir: str = option("folder of runs, sweeps and the MLflow store", **FOLDER)
     out: str | None = option(

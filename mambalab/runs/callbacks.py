@@ -96,26 +96,23 @@ class ScoreBeforeTraining(Callback):
             LOG.info("before training: %s", f"{self.metric} {metrics[self.metric]:.4f}")
 
 
-class TextSample(Callback):
-    """Writes a text after each evaluation, to `samples/step-<step>.txt`; shows the beginning of
-    the first, the fourth, ...
+class Sample(Callback):
+    """Lets the model write something after each evaluation, into `samples/`.
 
     Args:
         model: of the run; one that cannot generate is passed over.
         task: with the tokenizer.
-        length: tokens to generate.
-        seed: of the sampling: texts differ by the weights alone.
+        seed: of the sampling: samples differ by the weights alone.
         device, precision: where and how to compute.
-        folder, recorder: where the text goes.
+        folder, recorder: where the sample goes.
         stop_requested: returns the name of a signal once the user asked the run to stop.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        task: TextTask,
+        task: Any,
         *,
-        length: int,
         seed: int,
         device: torch.device,
         precision: Precision,
@@ -125,36 +122,65 @@ class TextSample(Callback):
     ) -> None:
         self.model = model
         self.task = task
-        self.length = length
         self.seed = seed
         self.device = device
         self.precision = precision
         self.folder = folder
         self.recorder = recorder
         self.stop_requested = stop_requested
-        self.written = 0
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Generate one text and write it; StoppedError if a signal comes before its end."""
-        if obstacle(self.model) is None:
-            path = self.folder.samples / f"step-{step:08d}.txt"
-            try:
-                text = self._sample()
-            except NonFiniteLogitsError as error:  # what training does about it is for its guard
-                LOG.warning("no sample at step %d: %s", step, error)
-                return
-            finally:
-                self.model.train()
-            self.recorder.artifact(write_text(path, text))
-            if self.written % SHOWN_EVERY == 0:
-                console.say(lambda columns: excerpt(text, columns))
-            self.written += 1
+        """Generate one sample and write it; StoppedError if a signal comes before its end."""
+        if obstacle(self.model) is not None:
+            return
+        self.model.eval()
+        try:
+            found = self.sample()
+        except NonFiniteLogitsError as error:  # what training does about it is for its guard
+            LOG.warning("no sample at step %d: %s", step, error)
+            return
+        finally:
+            self.model.train()
+        self.recorder.artifact(self.write(self.folder.samples / f"step-{step:08d}", found))
 
-    def _sample(self) -> str:
+    def sample(self) -> Any:
+        """Generate; the model is in evaluation mode."""
+        raise NotImplementedError
+
+    def write(self, stem: Path, found: Any) -> Path:
+        """Write what `sample` returned, to `stem` with an ending; returns the path."""
+        raise NotImplementedError
+
+
+class TextSample(Sample):
+    """Writes a text after each evaluation, to `samples/step-<step>.txt`; shows the beginning of
+    the first, the fourth, ...
+
+    Args:
+        model, task, options: as of `Sample`.
+        length: tokens to generate.
+    """
+
+    task: TextTask
+
+    def __init__(self, model: nn.Module, task: TextTask, *, length: int, **options: Any) -> None:
+        super().__init__(model, task, **options)
+        self.length = length
+        self.written = 0
+
+    def write(self, stem: Path, found: str) -> Path:
+        """Write the text; shows it now and then."""
+        path = write_text(stem.with_suffix(".txt"), found)
+        if self.written % SHOWN_EVERY == 0:
+            console.say(lambda columns: excerpt(found, columns))
+        self.written += 1
+        return path
+
+    def sample(self) -> str:
+        """Generate a text."""
         tokenizer = self.task.tokenizer
         start = current(tokenizer, "start_token", "opening")()
         prompt = torch.tensor([[start]], device=self.device)
-        self.model.eval()
         with runtime.autocast(self.device, self.precision):
             new = generate(
                 self.model,  # pyright: ignore[reportArgumentType]

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,12 @@ from torch import nn
 
 from mambalab.data.image_pixels import ImageReader
 from mambalab.errors import UserError
-from mambalab.generation.decoding import obstacle
-from mambalab.generation.sampling import NonFiniteLogitsError, Sampling
+from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
-from mambalab.records.run_folder import RunFolder
+from mambalab.runs.callbacks import Sample
 from mambalab.runs.pixel_model import LoadedPixelModel
-from mambalab.settings.train import Precision
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tokenization.pixels import PixelTokens
-from mambalab.tracking.recorder import Recorder
-from mambalab.train.callbacks import Callback
 from mambalab.train.progress import StoppedError
 
 LOG = logging.getLogger("mambalab")
@@ -29,57 +25,29 @@ COMPLETIONS = 8  # whose upper half is given
 MAX_CLASS_COLUMNS = 16  # up to so many classes, a column of the sheet is a class
 
 
-class PixelSheet(Callback):
+class PixelSheet(Sample):
     """Writes `samples/step-<step>.png` after each evaluation.
 
     Above are 36 pictures, written at temperature 1 from the same random numbers each time. Below
     are the first 8 of the validation split, and beneath each what the model made of its lower half.
 
     Args:
-        model: of the run; one that cannot generate is passed over.
-        task: prepared.
-        seed: of the sampling: sheets differ by the weights alone.
-        device, precision: where and how to compute.
-        folder, recorder: where the sheet goes.
-        stop_requested: returns the name of a signal once the user asked the run to stop.
+        model, task, options: as of `Sample`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        task: PixelModelTask,
-        *,
-        seed: int,
-        device: torch.device,
-        precision: Precision,
-        folder: RunFolder,
-        recorder: Recorder,
-        stop_requested: Callable[[], str | None],
-    ) -> None:
-        self.model = model
-        self.task = task
-        self.seed = seed
-        self.writer = LoadedPixelModel(model, task.tokens, device, precision, str(folder))
-        self.folder = folder
-        self.recorder = recorder
-        self.stop_requested = stop_requested
+    task: PixelModelTask
 
-    def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one sheet; StoppedError if a signal comes before its end."""
-        if obstacle(self.model) is not None:
-            return
-        self.model.eval()
-        try:
-            found = self._sheet()
-        except NonFiniteLogitsError as error:  # what training does about it is for its guard
-            LOG.warning("no sample at step %d: %s", step, error)
-            return
-        finally:
-            self.model.train()
-        path = self.folder.samples / f"step-{step:08d}.png"
-        self.recorder.artifact(sheet.write(path, found))
+    def __init__(self, model: nn.Module, task: PixelModelTask, **options: Any) -> None:
+        super().__init__(model, task, **options)
+        place = str(self.folder)
+        self.writer = LoadedPixelModel(model, task.tokens, self.device, self.precision, place)
 
-    def _sheet(self) -> np.ndarray:
+    def write(self, stem: Path, found: np.ndarray) -> Path:
+        """Write the sheet."""
+        return sheet.write(stem.with_suffix(".png"), found)
+
+    def sample(self) -> np.ndarray:
+        """Generate a sheet."""
         tokens, task = self.task.tokens, self.task
         free = self._written(labels_in_turn(tokens.classes, PICTURES))
         levels = task.levels["val"][:COMPLETIONS].cpu()
