@@ -22,6 +22,7 @@ import torch
 
 from mambalab import config
 from mambalab.errors import UserError
+from mambalab.tasks.base import check_share
 from mambalab.train import runtime
 from mambalab.utils import command, process, torchrun
 from mambalab.utils.files import read_json
@@ -55,17 +56,7 @@ def check(settings: config.TrainConfig) -> None:
             )
     elif device.type != "cpu":
         raise UserError(f"trainer.devices={wanted}: several processes need CUDA GPUs or a CPU")
-    check_batch(settings, wanted)
-
-
-def check_batch(settings: config.TrainConfig, size: int) -> None:
-    """Raise UserError if a batch cannot be shared out equally among `size` processes."""
-    rows = settings.task.batch_size
-    if rows % size:
-        raise UserError(
-            f"task.batch_size={rows}: {size} processes cannot share it equally; give a multiple of "
-            f"{size}"
-        )
+    check_share(settings.task.batch_size, wanted)
 
 
 def run(settings: config.TrainConfig) -> str | None:
@@ -82,7 +73,9 @@ def run(settings: config.TrainConfig) -> str | None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     size = settings.trainer.devices or 1
-    handled = [name for name in _SIGNALS if signal.getsignal(getattr(signal, name)) != _IGNORED]
+    handled = [
+        name for name in _SIGNALS if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
+    ]
     with tempfile.TemporaryDirectory(prefix="mambalab-ranks-") as folder:
         options: dict[str, Any] = {"signals_to_handle": ",".join(handled), "shutdown_timeout": 60}
         known = {field.name for field in dataclasses.fields(LaunchConfig)}
@@ -138,9 +131,6 @@ def _why(folder: Path, rank: int, failure: Any, size: int) -> str:
 def _threads(size: int) -> int:
     """Threads for each process: its share of those that this one would use."""
     return max(1, torch.get_num_threads() // size)
-
-
-_IGNORED = signal.SIG_IGN
 
 
 @contextlib.contextmanager

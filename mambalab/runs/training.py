@@ -15,6 +15,7 @@ from mambalab.runs import (
 from mambalab.runs.resolve import FinishedRun, ResolvedRun, resolve
 from mambalab.runs.session import TrainingRun
 from mambalab.settings.train import Resume
+from mambalab.tasks.base import check_share
 from mambalab.tracking import sync
 from mambalab.train import runtime
 from mambalab.train.ranks import ALONE, Ranks, beginning_together, join, leave
@@ -87,7 +88,7 @@ def _train_as_rank(settings: config.TrainConfig) -> tuple[FinishedRun | Resolved
     device = runtime.choose_device(settings.device)
     ranks = join(device)
     try:
-        launch.check_batch(settings, ranks.size)
+        check_share(settings.task.batch_size, ranks.size)
         found = resolve(settings) if ranks.is_first else None
         with beginning_together(ranks):
             resolved = ranks.tell(found)

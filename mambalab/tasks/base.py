@@ -208,11 +208,7 @@ class Task(ABC):
             UserError: a batch cannot be shared out equally.
         """
         rows = self.settings.batch_size
-        if rows % size:
-            raise UserError(
-                f"task.batch_size={rows}: {size} processes cannot share it equally; give a "
-                f"multiple of {size}"
-            )
+        check_share(rows, size)
         own = slice(rank * rows // size, (rank + 1) * rows // size)
 
         def cut(leaf: Any) -> Any:
@@ -310,6 +306,17 @@ class Task(ABC):
 
 
 _MEASURES = {"measure", "measure_detailed", "measure_in_detail", "evaluate", "evaluate_detailed"}
+
+
+def check_share(rows: int, size: int) -> None:
+    """Raise UserError if a batch of `rows` cannot be shared out equally among `size` processes."""
+    if rows % size:
+        raise UserError(
+            f"task.batch_size={rows}: {size} processes cannot share it equally; give a multiple of "
+            f"{size}"
+        )
+
+
 _OLD_METHODS = {
     "each": "eval_batches",
     "examine": "evaluate_detailed",
