@@ -4,7 +4,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.results import claims, images, lengths, reliability, shakespeare, speed, studies
+from docs.results import (
+    claims,
+    images,
+    lengths,
+    reliability,
+    searches,
+    shakespeare,
+    speed,
+    studies,
+)
 from docs.results.old import ROOT
 from mambalab.errors import UserError
 
@@ -17,6 +26,7 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     **images.BLOCKS,
     **lengths.BLOCKS,
     **reliability.BLOCKS,
+    **searches.BLOCKS,
     **shakespeare.BLOCKS,
     **speed.BLOCKS,
     **studies.BLOCKS,

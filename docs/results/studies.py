@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from docs.results import searches
 from docs.results.old import EXPERIMENTS, picture, table
 from mambalab.compare import select
 from mambalab.compare.results import Comparison, GroupResult
@@ -284,6 +285,7 @@ def sections(up: str) -> str:
 def unlisted() -> list[str]:
     """Records below `experiments/` that no study shows."""
     named = {s.folder for s in STUDIES}
+    named |= {s.folder.relative_to(EXPERIMENTS).as_posix() for s in searches.every()}
     there = (path.parent.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob(archive.ARCHIVE))
     return sorted(folder.as_posix() for folder in there if folder.as_posix() not in named)
 
