@@ -93,10 +93,11 @@ def refused(dataset: HubDataset, folder: Path) -> str:
 
 
 class TestPreflight:
-    def test_a_dead_host_is_named_with_the_way_out(self, dataset, tmp_path):
-        start = time.monotonic()
+    def test_a_dead_host_is_named_at_once_with_the_way_out(self, dataset, tmp_path, monkeypatch):
+        waited = []
+        monkeypatch.setattr(time, "sleep", waited.append)
         message = refused(dataset, tmp_path)
-        assert time.monotonic() - start < 2
+        assert sum(waited) < 2
         for part in (
             "cannot fetch toy images: 127.0.0.1 refused the connection",
             "https://example.invalid/train",
