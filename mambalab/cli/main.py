@@ -13,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import OTHER_WORDS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import command, openmp, streams, torchrun
+from mambalab.utils import allocator, command, openmp, streams, torchrun
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
 
@@ -112,10 +112,10 @@ def dispatch(argv: list[str]) -> int:
     if verb == "__complete":
         return import_module("mambalab.cli.completion").main(rest)
     if verb == "__job":  # one job of a sweep
-        openmp.limit_openmp_spin()
+        _suit_training()
         return import_module("mambalab.sweep.worker").main(rest)
     if verb == "__rank":  # one of the processes of trainer.devices=K
-        openmp.limit_openmp_spin()
+        _suit_training()
         return import_module("mambalab.runs.rank").main(rest)
     if verb not in VERBS:
         raise unknown_verb(verb)
@@ -123,6 +123,12 @@ def dispatch(argv: list[str]) -> int:
     if verb == "completion":
         return completion(arguments)
     return run(VERBS[verb], arguments)
+
+
+def _suit_training() -> None:
+    """Set up threads and memory of this process for long computations; before torch is imported."""
+    openmp.limit_openmp_spin()
+    allocator.keep_freed_memory()
 
 
 def overview() -> str:
@@ -257,7 +263,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     from mambalab.utils import console, memory, packages
 
     packages.require(*verb.needs)
-    openmp.limit_openmp_spin()
+    _suit_training()
     with console.show_log(), memory.told_in_one_line():
         for path in config.replaced(verb.name):
             console.LOG.warning("%s takes the place of mambalab's own", path)

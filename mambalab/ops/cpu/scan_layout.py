@@ -32,7 +32,7 @@ from mambalab.ops.cpu.simd import (
     store_float,
 )
 
-CHUNK = 64  # steps between two saved states
+CHUNK = 32  # steps between two saved states
 BLOCK = 4  # states of a channel that run side by side in registers
 _V = VECTOR_BYTES
 
