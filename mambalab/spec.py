@@ -12,7 +12,8 @@ class ModelSpec:
     `classes`, logits of the class of the whole sequence (b, classes). A classifier is called as
     `model(inputs, lengths)`: `lengths` (b,) int64 is where each sequence ends, None if none is
     padded. With `pair` it gets two sequences at once: inputs (b, 2, l[, input_dim]), lengths
-    (b, 2).
+    (b, 2). With `masked` the logits at a position are of its own token, told from the whole
+    sequence, in which the last token of the vocabulary, `mask`, hides others.
 
     Attributes:
         vocab_size: number of distinct tokens; 0 if the inputs are vectors.
@@ -22,6 +23,7 @@ class ModelSpec:
         pair: True if a class is that of two sequences.
         rows, columns: of the grid of patches that the steps are, read row by row; 0 for steps
             that are no patches.
+        masked: True if hidden tokens are predicted from both sides.
     """
 
     vocab_size: int
@@ -31,6 +33,7 @@ class ModelSpec:
     pair: bool = False
     rows: int = 0
     columns: int = 0
+    masked: bool = False
 
     def __post_init__(self) -> None:
         assert (self.vocab_size > 0) != (self.input_dim > 0), "tokens or vectors, not both"
@@ -38,6 +41,13 @@ class ModelSpec:
         if self.rows or self.columns:
             assert self.input_dim, "patches are vectors"
             assert self.rows * self.columns == self.seq_len, "a step for each patch of the grid"
+        assert not self.masked or (self.vocab_size > 1 and not self.classes), "tokens and a mask"
+
+    @property
+    def mask(self) -> int:
+        """The token that hides another one, with `masked`: the last of the vocabulary."""
+        assert self.masked, "nothing is hidden from this model"
+        return self.vocab_size - 1
 
     @property
     def grid(self) -> tuple[int, int] | None:

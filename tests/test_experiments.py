@@ -52,6 +52,11 @@ FEW = {  # what makes an evaluation short
         *("task.data=digits", "task.colour=false", "task.size=4", "task.val_size=9"),
         "task.batch_size=4",
     ],
+    "diffusion": [
+        *("task.data=digits", "task.size=4", "task.val_size=9", "task.batch_size=4"),
+        "task.eval_samples=2",
+    ],
+    "diffusion/text": ["task.eval_samples=2", "task.batch_size=4", "trainer.sample_chars=9"],
     "lra_image": ["task.val_size=4", "task.batch_size=2"],
 }
 
@@ -72,15 +77,16 @@ def first_of(name: str, *overrides: str) -> TrainConfig:
 def test_an_experiment_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = first_of(name).task.name
+    data = CATALOG["shakespeare" if name == "diffusion/text" else task]
     data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
     if task == "retrieval":
         lra_corpus.write(tmp_path / "corpus", train=12, eval=6, test=6, size=300, seed=1)
     elif task == "lra_image":  # all 60,000 images, pixel by pixel, would take minutes
         few = ImageData(list("abc"), made(20, 3, 32, 32), made(4, 3, 32, 32), {"path": "made"})
         monkeypatch.setattr(lra_image, "read_cifar10", lambda folder, name: few)
-    elif (data := CATALOG[task]).missing(data_dir):
+    elif data.missing(data_dir):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
-    options = [*SHORT, *FEW.get(task, [])]
+    options = [*SHORT, *FEW.get(name, FEW.get(task, []))]
     if name in SWEEPS:  # every job is planned, one is run: the others differ in a value or two
         assert training.run(first_of(name, *options)) == 0
     else:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mambalab.commands import generate_filled
 from mambalab.errors import UserError, shown
-from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
+from mambalab.settings.generate import GenerateSettings
 from mambalab.settings.train import Precision
 from mambalab.utils import console
 from mambalab.utils.renamed import current
@@ -23,112 +24,6 @@ LOG = logging.getLogger("mambalab")
 MAX_NEW_TOKENS = 500  # of a text, if nothing else is said
 TEMPERATURE = 0.8  # of texts, likewise
 GENERATED = "generated.png"  # file of a run's folder
-
-
-@dataclass
-class GenerateSettings:
-    """`mambalab generate`."""
-
-    run: str = option("run folder, or latest", **RUN)
-    checkpoint: str = option("weights of the run: best, last or step_N", **CHECKPOINT)
-    pretrained: str | None = option("checkpoint folder, or owner/name on the hub", **FOLDER)
-    tokenizer: str | None = option(
-        "of pretrained: tokenizer.json, folder, or owner/name; null = found by itself", **FOLDER
-    )
-    prompt: str | None = option(
-        "text to continue, \\n in it a new line, \\t a tab, \\\\ a backslash; null = a new line"
-    )
-    prompt_file: str | None = option("file with the text to continue, as it stands there", **FOLDER)
-    each_line: bool = option(
-        "every line of prompt_file is a prompt of its own; blank lines are skipped"
-    )
-    max_new_tokens: int | None = option(
-        "tokens (characters, mostly) to write, null = 500; beyond the window it was trained on "
-        "(task.seq_len) a Transformer reads the latest half of the text again",
-        ge=1,
-    )
-    out: str | None = option(
-        "pictures: PNG file for the sheet; null = generated.png in the run", **FOLDER
-    )
-    class_name: str | None = option(
-        "pictures: which class, by name or number, written class=3; null = each in turn"
-    )
-    prompt_image: str | None = option("pictures: image file whose rest is written", **FOLDER)
-    rows: int | None = option(
-        "pictures: rows of prompt_image that are given, from above; null = half of them", ge=1
-    )
-    num_samples: int = option("texts to write for each prompt, or pictures", ge=1)
-    batch: int = option("texts or pictures written at the same time", ge=1)
-    temperature: float | None = option(
-        "below 1 safer, above 1 wilder; 0 = always the likeliest; null = 0.8, for pictures 1", ge=0
-    )
-    top_k: int | None = option("choose among the k likeliest tokens; null = all", ge=1)
-    top_p: float | None = option(
-        "choose among the likeliest tokens that share this probability; null = all", gt=0, le=1
-    )
-    min_p: float | None = option(
-        "choose among tokens at least so likely, relative to the likeliest; null = all", ge=0, le=1
-    )
-    repetition_penalty: float = option("above 1: tokens that occurred become less likely", gt=0)
-    stop: list[str] = option(
-        "texts at which writing ends, commas between them, \\n as in prompt: 'stop=\\n\\n,THE END'",
-        match=r"[\s\S]+",
-        hint="texts of at least one character; stop=[] for none",
-    )
-    seed: int = option("the same seed writes the same text", ge=0, lt=2**63)
-    json: bool = option("print a JSON object for each text, nothing else")
-    device: str = option(DEVICE_HINT, match=DEVICE, hint=DEVICE_HINT)
-    precision: Precision = option("arithmetic of matrix products; the state stays float32")
-    data_dir: str = option("folder of the data sets and of pretrained models", **FOLDER)
-    output_dir: str = option("folder in which run=latest looks", **FOLDER)
-    trust: list[str] = option("modules outside mambalab whose classes the run may use")
-
-    def check(self) -> None:
-        """Raise UserError for two models or prompts at once, or half of what goes together."""
-        if self.pretrained is not None and self.run != "latest":
-            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
-        if self.pretrained is not None and self.checkpoint != "best":
-            raise UserError(
-                f"checkpoint={self.checkpoint}: that is one of a run; pretrained={self.pretrained} "
-                "has a single one"
-            )
-        if self.tokenizer is not None and self.pretrained is None:
-            raise UserError(
-                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
-            )
-        if self.prompt is not None and self.prompt_file is not None:
-            raise UserError(f"prompt and prompt_file={self.prompt_file}: give one of them")
-        if self.each_line and self.prompt_file is None:
-            raise UserError("each_line=true: there are no lines; this goes with prompt_file=FILE")
-        if self.rows is not None and self.prompt_image is None:
-            raise UserError(f"rows={self.rows}: of which picture? This goes with prompt_image=FILE")
-        if self.pretrained is not None:
-            self.check_text(f"pretrained={self.pretrained}")
-
-    def check_text(self, name: str) -> None:
-        """Raise UserError if something is given that is for pictures; `name` writes texts."""
-        _refuse(self._given("out", "class_name", "prompt_image", "rows"), name, "texts")
-
-    def check_pictures(self, name: str) -> None:
-        """Raise UserError if something is given that is for texts; `name` writes pictures."""
-        of_texts = ("prompt", "prompt_file", "max_new_tokens", "stop")
-        given = self._given(*of_texts)
-        if self.repetition_penalty != 1:
-            given.append(f"repetition_penalty={self.repetition_penalty:g}")
-        if self.json:
-            given.append("json=true")
-        _refuse(given, name, "pictures")
-
-    def _given(self, *keys: str) -> list[str]:
-        """What somebody wrote of some keys that are null or empty if nobody does."""
-        found = {key.removesuffix("_name"): getattr(self, key) for key in keys}
-        return [f"{key}={value}" for key, value in found.items() if value not in (None, [])]
-
-
-def _refuse(given: list[str], name: str, what: str) -> None:
-    if given:
-        other = "pictures (task=pixels)" if what == "texts" else "texts"
-        raise UserError(f"{given[0]}: {name} writes {what}, and this is for {other}; leave it out")
 
 
 @dataclass
@@ -169,12 +64,14 @@ def run(settings: GenerateSettings) -> int:
     from mambalab.generation.decoding import obstacle
     from mambalab.models.heads import LanguageModel
     from mambalab.records import reader
-    from mambalab.runs import language_model, pixel_model
+    from mambalab.runs import diffusion_model, language_model, pixel_model
     from mambalab.train import runtime
 
     runtime.prepare_process()
     if settings.pretrained is None:
         path = reader.resolve_run(settings.run, Path(settings.output_dir))
+        if diffusion_model.is_denoiser(path):
+            return generate_filled.run(settings, path)
         if pixel_model.is_pixel_model(path):
             settings.check_pictures(str(path))
             return _draw(settings, path)
@@ -267,13 +164,18 @@ def _draw(settings: GenerateSettings, path: Path) -> int:
 
 def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> tuple[list[str], int | None]:
     """The prompts; if none was given, the text of the start token, and that token."""
+    if settings.prompt is None and settings.prompt_file is None:
+        start = current(tokenizer, "start_token", "opening")()
+        return [tokenizer.decode([start])], start
+    return given_prompts(settings), None
+
+
+def given_prompts(settings: GenerateSettings) -> list[str]:
+    """The prompts that were given; raises UserError for a file that cannot be read."""
     if settings.prompt_file is None:
-        if settings.prompt is None:
-            start = current(tokenizer, "start_token", "opening")()
-            return [tokenizer.decode([start])], start
         if not settings.prompt:
             raise UserError('prompt is empty: give at least one character, as in prompt="ROMEO:"')
-        return [settings.prompt], None
+        return [settings.prompt]
     path = Path(settings.prompt_file).expanduser()
     try:
         text = path.read_bytes().decode("utf-8")
@@ -286,14 +188,22 @@ def _prompts(settings: GenerateSettings, tokenizer: "Tokenizer") -> tuple[list[s
     found = [line for line in text.splitlines() if line.strip()] if settings.each_line else [text]
     if not found or not found[0]:
         raise UserError(f"prompt_file={path}: it is empty")
-    return found, None
+    return found
 
 
 def _read(source: Any, prompt: str, start: int | None) -> "torch.Tensor":
     """The tokens of a prompt, on the model's device; `start` stands for one without text."""
     import torch
 
-    ids = source.tokenizer.encode(prompt)
+    from mambalab.runs.diffusion_texts import GAP
+    from mambalab.tokenization.vocabulary import NoTokenError
+
+    try:
+        ids = source.tokenizer.encode(prompt)
+    except NoTokenError as error:
+        if GAP not in prompt:
+            raise
+        raise UserError(f"{error}; gaps are for runs of task=diffusion, which fill in") from None
     limit = source.model.context_limit
     if not len(ids) and start is not None:
         ids = [start]  # a token whose text is nothing, or a blank that is left out

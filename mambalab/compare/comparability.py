@@ -13,6 +13,13 @@ from mambalab.utils.text import printable, short
 TUNE = "task.tune"
 # Settings of a task that do not change what its validation metrics mean.
 _HARMLESS = ("task.batch_size", "task.eval_batch_size", "task.augment")
+_DIFFUSION = "mambalab.tasks.diffusion.DiffusionTask"
+# Tasks that measure the negative log likelihood of the same data in the same units.
+_LIKELIHOODS = (
+    _DIFFUSION,
+    "mambalab.tasks.pixels.PixelModelTask",
+    "mambalab.tasks.text.ShakespeareTask",
+)
 
 
 def seed_of(record: RunRecord) -> int | str:
@@ -39,12 +46,22 @@ def check_groups(groups: Sequence[Group]) -> None:
                 )
     everything = [record for group in groups for record in group.records]
     task = _values(everything, lambda r: r.setting("task.name"))
-    if len(task) > 1:
+    if len(task) > 1 and not all(map(_measures_likelihood, everything)):
         raise UserError(f"runs of different tasks cannot be compared: {_listed(task)}")
     if len(_values(everything, _tuned)) > 1:
         raise UserError(_different_splits(everything))
     if len(_values(everything, _data)) > 1:
         raise UserError(_different_data(groups, everything))
+
+
+def is_bound(record: RunRecord) -> bool:
+    """Return whether a run's loss is an upper bound, as that of `task=diffusion` is."""
+    return record.setting("task._target_") == _DIFFUSION
+
+
+def _measures_likelihood(record: RunRecord) -> bool:
+    """Return whether a run's loss is a negative log likelihood, or an upper bound of one."""
+    return record.setting("task._target_") in _LIKELIHOODS
 
 
 def _tuned(record: RunRecord) -> bool:
@@ -141,6 +158,12 @@ def warnings(groups: Sequence[Group]) -> list[str]:
         lines.append(
             f"all runs have {TUNE}=true: they were scored on a tenth of the training data, to "
             "choose settings; these are no values to report"
+        )
+    if bounds := [record for record in everything if is_bound(record)]:
+        whose = "" if len(bounds) == len(everything) else "; those of the other runs are exact"
+        lines.append(
+            "losses of task=diffusion, in whatever unit, are upper bounds on the negative log "
+            f"likelihood, estimated with random masks: exact values are no higher{whose}"
         )
     for name, fact in facts:
         if len(values := _values(everything, fact)) > 1:

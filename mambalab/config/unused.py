@@ -11,6 +11,7 @@ from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError
 from mambalab.settings.model import AUTO
 from mambalab.settings.task import (
+    DiffusionSettings,
     InductionHeadsSettings,
     ListOpsSettings,
     PixelModelSettings,
@@ -49,6 +50,9 @@ def check(given: Collection[str], settings: TrainConfig) -> None:
     if isinstance(task, PixelModelSettings) and task.folder() is None:
         for key in sorted({"task.test_size", "task.background"}.intersection(given)):
             raise NotApplicableError(f"{key}: that is for a folder; task.data={task.data} is none")
+    if isinstance(task, DiffusionSettings) and task.is_text():
+        for key in sorted({"task.levels", "task.val_size"}.intersection(given)):
+            raise NotApplicableError(f"{key}: that is for pictures; task.data=text has none")
     if isinstance(task, TextSettings) and "task.val_fraction" in given:
         own = "task.val_path validates" if task.val_path is not None else ""
         if own or task._target_.startswith("mambalab.tasks.corpora."):

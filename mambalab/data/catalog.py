@@ -140,6 +140,12 @@ CATALOG: dict[str, Dataset] = {
             source="those tasks",
         ),
         Dataset(
+            name="diffusion",
+            title="the data of pixels, or those of shakespeare, task.data=text",
+            licence="theirs",
+            source="those tasks",
+        ),
+        Dataset(
             name="selective_copying",
             title="generated",
             licence="none needed",

@@ -95,15 +95,7 @@ class Sampler:
             NonFiniteLogitsError: there are others that are no numbers, or every one is -inf.
         """
         rules = self.rules
-        scores = logits.detach().float().cpu()
-        if rules.allowed is not None and rules.allowed < scores.shape[-1]:
-            scores = scores[:, : rules.allowed]
-        if not (largest := scores.amax(-1)).isfinite().all():
-            what = "NaN" if largest.isnan().any() else "Inf"
-            raise NonFiniteLogitsError(
-                f"the model's output is not finite ({what}), so no token can be chosen: it is the "
-                "weights, or precision=bf16, and none of the sampling options"
-            )
+        scores = usable(logits, rules)
         if self._seen is not None:
             scores = penalised(scores, self._seen[:, : scores.shape[-1]], rules.repetition_penalty)
         if rules.greedy:
@@ -118,6 +110,24 @@ class Sampler:
         if self._seen is not None:
             self._seen[torch.arange(len(tokens)), tokens] = True
         return tokens.to(logits.device)
+
+
+def usable(logits: Tensor, rules: Sampling) -> Tensor:
+    """Logits (..., v) of any floating dtype as float32 on the CPU, of `rules.allowed` tokens.
+
+    Raises:
+        NonFiniteLogitsError: there are some that are no numbers, or every one is -inf.
+    """
+    scores = logits.detach().float().cpu()
+    if rules.allowed is not None and rules.allowed < scores.shape[-1]:
+        scores = scores[..., : rules.allowed]
+    if not (largest := scores.amax(-1)).isfinite().all():
+        what = "NaN" if largest.isnan().any() else "Inf"
+        raise NonFiniteLogitsError(
+            f"the model's output is not finite ({what}), so no token can be chosen: it is the "
+            "weights, or precision=bf16, and none of the sampling options"
+        )
+    return scores
 
 
 def penalised(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -1,8 +1,6 @@
 """What `mambalab inspect` lets a run read: a text, or an example of its validation split."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,12 @@ from torch import Tensor
 
 from mambalab.errors import UserError, shown
 from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
-from mambalab.inspect.sequence import InspectedSequence
+from mambalab.inspect import hidden
+from mambalab.inspect.sequence import InspectedSequence, InspectInput
 from mambalab.runs import build, data_place, load, user_code
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.classify import ClassifyTask
+from mambalab.tasks.diffusion import DiffusionTask
 from mambalab.tasks.images import ImageTask
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tasks.stored import StoredTextTask
@@ -33,23 +33,6 @@ _NEUTRAL_TEXT = (
 )
 
 
-@dataclass
-class InspectInput:
-    """What a model is given, and how people see it.
-
-    Attributes:
-        inputs: (1, l) int64 or (1, l, input_dim) float32; of pairs with a 2 after the 1.
-        lengths: (1,) or (1, 2) true lengths, or None.
-        sequence: all that is known before the model has read it.
-        answer: writes the model's answer, its output, into the sequence.
-    """
-
-    inputs: Tensor
-    lengths: Tensor | None
-    sequence: InspectedSequence
-    answer: Callable[[Tensor, InspectedSequence], None]
-
-
 def choose(
     loaded: load.LoadedRun, text: str | None, index: int | None, data_dir: str | None
 ) -> InspectInput:
@@ -64,7 +47,8 @@ def choose(
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
     """
-    tokenizer = None if loaded.spec.classes else load_from_run(loaded.path)
+    ours = not loaded.spec.classes and not loaded.spec.masked
+    tokenizer = load_from_run(loaded.path) if ours else None
     if tokenizer is not None:
         if index is not None:
             raise UserError(
@@ -77,8 +61,9 @@ def choose(
         found = of_text(text, origin, tokenizer, loaded.device)
     elif text is not None:
         name = loaded.settings.task.name
+        reads = "is asked for what is hidden" if loaded.spec.masked else "reads no text"
         raise UserError(
-            f"text: task {name} reads no text; index=N picks an example of its validation split"
+            f"text: task {name} {reads}; index=N picks an example of its validation split"
         )
     else:
         found = _example(loaded, data_dir, index or 0)
@@ -222,6 +207,10 @@ def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> Inspec
         _check_index(index, task.settings.eval_sequences, task.name)
         user_code.prepare(task, loaded.device)
         return _question(task, index)
+    if isinstance(task, DiffusionTask):
+        user_code.prepare(task, loaded.device)
+        _check_index(index, len(task.shown("val")), task.name)
+        return hidden.example(task, index)
     if isinstance(task, PixelModelTask):
         user_code.prepare(task, loaded.device)
         _check_index(index, len(task.labels["val"]), task.name)

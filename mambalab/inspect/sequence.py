@@ -1,8 +1,10 @@
 """What a model was given to read, as people see it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 
 @dataclass
@@ -16,7 +18,8 @@ class InspectedSequence:
         text: whether labels are characters that make a text.
         image: (height, width, 1 or 3) uint8, if the sequence is an image.
         layout: (height, width) int64, the step in which each pixel of `image` is read.
-        loss: (l,) nats for each step as the target of those before it, NaN where there is none.
+        loss: (l,) nats for each step as the target of those before it, or of all others where it
+            is hidden; NaN where there is none.
         guesses: (l,) what the model expected there most, `""` where nothing.
         second: step at which the second sequence of a pair begins.
     """
@@ -30,6 +33,23 @@ class InspectedSequence:
     loss: np.ndarray | None = None
     guesses: list[str] = field(default_factory=list)
     second: int | None = None
+
+
+@dataclass
+class InspectInput:
+    """What a model is given, and how people see it.
+
+    Attributes:
+        inputs: (1, l) int64 or (1, l, input_dim) float32; of pairs with a 2 after the 1.
+        lengths: (1,) or (1, 2) true lengths, or None.
+        sequence: all that is known before the model has read it.
+        answer: writes the model's answer, its output, into the sequence.
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+    sequence: InspectedSequence
+    answer: Callable[[Tensor, InspectedSequence], None]
 
 
 def visible(label: str) -> str:

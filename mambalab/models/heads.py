@@ -58,6 +58,42 @@ class LanguageModel(nn.Module):
         return self.lm_head(self.backbone(tokens, state)[:, -1])
 
 
+class Denoiser(nn.Module):
+    """Model of hidden tokens: each position's own token, predicted from the whole sequence.
+
+    Attention layers see all positions; Mamba layers read the sequence from both ends.
+
+    Args:
+        settings: the backbone; `tie_embeddings` shares the embedding with the output projection.
+        dropout: probabilities at training time.
+        spec: vocabulary and training length of the task.
+
+    Raises:
+        UserError: no layer sees what comes after a position.
+    """
+
+    def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
+        super().__init__()
+        if not settings.bidirectional and not settings.attends():
+            raise UserError(
+                "model.bidirectional=false: this task fills in what is hidden from both sides, and "
+                f"model={settings.name} reads one way only; use model.bidirectional=true, or a "
+                "model with attention"
+            )
+        self.backbone = Backbone(settings, dropout, spec, causal=False)
+        self.lm_head = nn.Linear(settings.d_model, spec.vocab_size, bias=False)
+        if settings.tie_embeddings:
+            self.lm_head.weight = self.backbone.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (b, l) int64, some of them hidden, to logits (b, l, v) of what stands there.
+
+        Logits of tokens that are no values, such as the mask, mean nothing: the task leaves them
+        out.
+        """
+        return self.lm_head(self.backbone(tokens))
+
+
 class Classifier(nn.Module):
     """Classifier of sequences: features pooled over the true length, then a linear layer.
 
@@ -136,7 +172,7 @@ def pool(features: Tensor, lengths: Tensor | None, pooling: Pooling) -> Tensor:
 def head_class(spec: ModelSpec) -> type[nn.Module]:
     """Choose the class of model that a task needs (`model._target_=auto`)."""
     if not spec.classes:
-        return LanguageModel
+        return Denoiser if spec.masked else LanguageModel
     return PairClassifier if spec.pair else Classifier
 
 

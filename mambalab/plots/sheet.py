@@ -1,4 +1,4 @@
-"""Sheets: many small pictures in one, pixel for pixel, as PNG."""
+"""Sheets: many small pictures in one, pixel for pixel, as PNG; several of them as a moving one."""
 
 from __future__ import annotations
 
@@ -71,4 +71,26 @@ def write(path: Path, sheet: np.ndarray) -> Path:
     image = Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet)
     with replacing(path) as partial:
         image.save(partial, format="PNG", optimize=True)
+    return path
+
+
+def write_moving(path: Path, sheets: Sequence[np.ndarray], shown: Sequence[int]) -> Path:
+    """Write sheets (rows, columns, 3) uint8 of one size as an animated PNG that goes on for ever.
+
+    Args:
+        path: the file; it is there completely or not at all.
+        sheets: the frames.
+        shown: milliseconds that each is shown.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = map(Image.fromarray, sheets)
+    with replacing(path) as partial:
+        first.save(
+            partial, format="PNG", save_all=True, append_images=rest, duration=list(shown), loop=0
+        )
     return path

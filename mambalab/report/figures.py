@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.compare import pictures
+from mambalab.compare.comparability import is_bound
 from mambalab.compare.results import Comparison
 from mambalab.plots import curves, tables
 from mambalab.records import run_folder
@@ -110,8 +111,10 @@ def _unit(record: RunRecord) -> str:
     """Name the unit of a run's loss: mambalab's own tasks count in nats."""
     if not str(record.setting("task._target_")).startswith("mambalab."):
         return "unit of the task"
+    bound = ", upper bound" if is_bound(record) else ""
     if "val/bits_per_dim" in record.curves:
-        return "nats per value"
+        return f"nats per value{bound}"
     if "val/bits_per_char" not in record.curves:
         return "nats"
-    return "nats per token" if "tokenizer" in (record.summary.data or {}) else "nats per character"
+    unit = "token" if "tokenizer" in (record.summary.data or {}) else "character"
+    return f"nats per {unit}{bound}"

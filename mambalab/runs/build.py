@@ -117,7 +117,10 @@ _TWINS = {
 def _count(settings: config.TrainConfig, spec: ModelSpec, pattern: str) -> int:
     """Parameters of a model of another pattern and otherwise these settings; makes nothing."""
     # How positions are counted changes no parameter, and not every width suits rows and columns.
-    model = dataclasses.replace(settings.model, pattern=pattern, rotary=Rotary.sequence)
+    both_ways = settings.model.bidirectional or (spec.masked and pattern == "M")
+    model = dataclasses.replace(
+        settings.model, pattern=pattern, rotary=Rotary.sequence, bidirectional=both_ways
+    )
     dropout = dataclasses.replace(settings.dropout, ssm_p=0.0)
     twin = dataclasses.replace(settings, model=model, dropout=dropout)
     with torch.device("meta"):

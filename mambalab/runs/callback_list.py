@@ -19,8 +19,10 @@ from mambalab.runs.callbacks import (
     TextSample,
     TrackingShare,
 )
+from mambalab.runs.diffusion_samples import sample_of
 from mambalab.runs.pixel_sheet import PixelSheet
 from mambalab.settings.train import Precision
+from mambalab.tasks.diffusion import DiffusionTask
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tracking.recorder import Recorder
 from mambalab.train.callbacks import Callback
@@ -77,7 +79,9 @@ class CallbackList:
             ScoreBeforeTraining(task.metric),
         ]
         length = settings.trainer.sample_chars
-        if length and hasattr(task, "tokenizer"):
+        if length and isinstance(task, DiffusionTask):
+            self.all.append(sample_of(model, task, length=length, seed=settings.seed, **common))
+        elif length and hasattr(task, "tokenizer"):
             self.all.append(TextSample(model, task, length=length, seed=settings.seed, **common))
         if length and isinstance(task, PixelModelTask):
             self.all.append(PixelSheet(model, task, seed=settings.seed, **common))

@@ -131,7 +131,7 @@ class Sample(Callback):
 
     def on_evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """Generate one sample and write it; StoppedError if a signal comes before its end."""
-        if obstacle(self.model) is not None:
+        if self.obstacle() is not None:
             return
         self.model.eval()
         try:
@@ -142,6 +142,10 @@ class Sample(Callback):
         finally:
             self.model.train()
         self.recorder.artifact(self.write(self.folder.samples / f"step-{step:08d}", found))
+
+    def obstacle(self) -> str | None:
+        """Say what the model lacks for generation, in one clause; None if it can generate."""
+        return obstacle(self.model)
 
     def sample(self) -> Any:
         """Generate; the model is in evaluation mode."""

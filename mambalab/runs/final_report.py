@@ -7,7 +7,12 @@ from pathlib import Path
 from mambalab import config
 from mambalab.records.run_folder import EVENTS, WANDB, RunFolder
 from mambalab.records.summary import RunSummary, Status
-from mambalab.settings.task import ImageSettings, PairSettings, PixelModelSettings
+from mambalab.settings.task import (
+    DiffusionSettings,
+    ImageSettings,
+    PairSettings,
+    PixelModelSettings,
+)
 from mambalab.settings.train import TrackingKind
 from mambalab.tracking.wandb_sink import sync_command
 from mambalab.utils import console
@@ -57,7 +62,8 @@ def show(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -
 def _speed(settings: config.TrainConfig, summary: RunSummary, tokens: float) -> str:
     """Write tokens a second, before them whole examples where people count these."""
     unit = next((name for kind, name in _UNITS.items() if isinstance(settings.task, kind)), None)
-    if unit is None or not summary.tokens_per_step:
+    of_text = isinstance(settings.task, DiffusionSettings) and settings.task.is_text()
+    if unit is None or of_text or not summary.tokens_per_step:
         return f"{tokens:,.0f} tokens/s"
     examples = settings.task.batch_size * settings.trainer.grad_accum
     return f"{tokens * examples / summary.tokens_per_step:,.0f} {unit}/s, {tokens:,.0f} tokens/s"

@@ -22,6 +22,7 @@ from mambalab.train import checkpoint, chosen, runtime
 from mambalab.utils.files import read_json, write_json
 
 LOG = logging.getLogger("mambalab")
+_FACTS = ("pair", "masked")  # fields of `ModelSpec` that are no sizes
 
 
 def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:
@@ -49,10 +50,10 @@ def read_spec(run_dir: Path) -> ModelSpec:
     """Read what `write_spec` wrote; raises UserError if it is missing or damaged."""
     path = RunFolder(run_dir).spec
     fields = read_json(path, run_dir)
-    pair = fields.get("pair", False)
-    sizes = [size for name, size in fields.items() if name != "pair"]
+    facts = [fields.get(name, False) for name in _FACTS]
+    sizes = [size for name, size in fields.items() if name not in _FACTS]
     try:
-        if type(pair) is not bool or any(type(n) is not int or n < 0 for n in sizes):
+        if {*map(type, facts)} != {bool} or any(type(n) is not int or n < 0 for n in sizes):
             raise TypeError("sizes are whole numbers")
         return ModelSpec(**fields)
     except (TypeError, AssertionError):

@@ -14,6 +14,7 @@ from mambalab.errors import UserError
 from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.callbacks import Sample
+from mambalab.runs.diffusion_model import LoadedDenoiser
 from mambalab.runs.pixel_model import LoadedPixelModel
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tokenization.pixels import PixelTokens
@@ -33,18 +34,31 @@ class PixelSheet(Sample):
 
     Args:
         model, task, options: as of `Sample`.
+        writer: makes the pictures; None = the model writes them pixel by pixel.
     """
 
     task: PixelModelTask
 
-    def __init__(self, model: nn.Module, task: PixelModelTask, **options: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: PixelModelTask,
+        writer: LoadedPixelModel | LoadedDenoiser | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(model, task, **options)
         place = str(self.folder)
-        self.writer = LoadedPixelModel(model, task.tokens, self.device, self.precision, place)
+        self.writer = writer or LoadedPixelModel(
+            model, task.tokens, self.device, self.precision, place
+        )
 
     def write(self, stem: Path, found: np.ndarray) -> Path:
         """Write the sheet."""
         return sheet.write(stem.with_suffix(".png"), found)
+
+    def obstacle(self) -> str | None:
+        """Say why the model makes no pictures; nothing hinders one that fills in."""
+        return None if isinstance(self.writer, LoadedDenoiser) else super().obstacle()
 
     def sample(self) -> np.ndarray:
         """Generate a sheet."""
@@ -74,6 +88,32 @@ class PixelSheet(Sample):
 def labels_in_turn(classes: tuple[str, ...], count: int) -> torch.Tensor:
     """Labels (count,) int64 of pictures that show each class in turn; zeros without classes."""
     return torch.arange(count) % max(1, len(classes))
+
+
+def labels_asked(tokens: PixelTokens, label: str | None, count: int) -> torch.Tensor:
+    """Labels (count,) int64 of pictures of the class `label`; None = each class in turn.
+
+    Raises:
+        UserError: no such class.
+    """
+    if label is None:
+        return labels_in_turn(tokens.classes, count)
+    return torch.full((count,), tokens.label(label))
+
+
+def known_values(tokens: PixelTokens, rows: int | None, name: str) -> int:
+    """Values of the upper `rows` of a picture; None = of half of them.
+
+    Raises:
+        UserError: there are not so many, or nothing is left to write; `name` is the model's.
+    """
+    kept = tokens.height // 2 if rows is None else rows
+    if not 0 < kept < tokens.height:
+        raise UserError(
+            f"rows={kept}: pictures of {name} have {tokens.height} rows, of which at least one is "
+            "given and one written"
+        )
+    return kept * tokens.width * tokens.channels
 
 
 def columns(classes: tuple[str, ...]) -> int | None:
@@ -109,21 +149,13 @@ def write_sheet(
             cannot be written.
     """
     tokens = source.tokens
-    labels = labels_in_turn(tokens.classes, count)
-    if label is not None:
-        labels = torch.full((count,), tokens.label(label))
+    labels = labels_asked(tokens, label, count)
     given, before = None, np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
     if image is not None:
-        whole = _tokens_of(image, tokens)
-        kept = tokens.height // 2 if rows is None else rows
-        if not 0 < kept < tokens.height:
-            raise UserError(
-                f"rows={kept}: pictures of {source.name} have {tokens.height} rows, of which at "
-                "least one is given and one written"
-            )
-        given = whole[:, : kept * tokens.width * tokens.channels].expand(count, -1)
+        whole = tokens_of(image, tokens)
+        given = whole[:, : known_values(tokens, rows, source.name)].expand(count, -1)
         before = tokens.pictures(whole).numpy()
-    _check_place(out)
+    check_place(out)
     began = time.perf_counter()
     found = source.pictures(labels, given, rules=rules, seed=seed, batch=batch).numpy()
     seconds = time.perf_counter() - began
@@ -136,15 +168,17 @@ def write_sheet(
     return f"wrote {count:,} pictures, {written / seconds:,.0f} values a second"
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path, key: str = "out", ending: str = ".png") -> None:
     """Raise UserError for a file that is none, before the pictures take their time."""
     if out.is_dir():
-        raise UserError(f"out={out} is a folder: name a file in it, such as {out / 'sheet.png'}")
-    if out.suffix.lower() != ".png":
-        raise UserError(f"out={out}: sheets are PNG files, name one that ends in .png")
+        name = out / f"sheet{ending}"
+        raise UserError(f"{key}={out} is a folder: name a file in it, such as {name}")
+    if out.suffix.lower() != ending:
+        what = "sheets are PNG files" if ending == ".png" else "stages of a text are lines of text"
+        raise UserError(f"{key}={out}: {what}, name one that ends in {ending}")
 
 
-def _tokens_of(image: str, tokens: PixelTokens) -> torch.Tensor:
+def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> torch.Tensor:
     """Tokens (1, values) of an image file, brought to size as `task=images` does.
 
     Raises:
@@ -153,7 +187,7 @@ def _tokens_of(image: str, tokens: PixelTokens) -> torch.Tensor:
     path = Path(image).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"prompt_image={path} {what}: name a file with a picture")
+        raise UserError(f"{key}={path} {what}: name a file with a picture")
     pixels = torch.empty(1, 3, tokens.height, tokens.height, dtype=torch.uint8)
     reader = ImageReader(tokens.height, background=255)
     reader.read(str(path), pixels[0])

@@ -62,7 +62,9 @@ class ModelSettings:
     dt_max: float = option("Mamba: largest initial delta", gt=0)
     dt_init_floor: float = option("Mamba: initial deltas below this are raised to it", gt=0)
     scan_backend: ScanBackend = option("Mamba: implementation of the scan; auto = the fastest")
-    bidirectional: bool = option("Mamba: read the sequence from both ends (classification)")
+    bidirectional: bool = option(
+        "Mamba: read the sequence from both ends (classification, diffusion)"
+    )
     n_head: Any = option(
         "attention: heads; auto = d_model / 64, in S layers at least four from d_model 64 on",
         auto=True,

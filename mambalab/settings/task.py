@@ -21,6 +21,8 @@ PLACES = ("path", "val_path", "test_path")
 """Keys of `TextSettings` that name a file or folder, or a list of them."""
 PICTURE_DATA = ("digits", "mnist", "cifar10")
 """Values of `PixelModelSettings.data` that are no folder."""
+TEXT_DATA = "text"
+"""Value of `DiffusionSettings.data` that is no pictures: tiny Shakespeare."""
 
 _PLACES: dict[str, Any] = {
     "match": r"[\s\S]+",
@@ -216,6 +218,49 @@ class PixelModelSettings(TaskSettings):
     def folder(self) -> str | None:
         """The folder that `data` names; None for a data set that mambalab knows."""
         return None if self.data in PICTURE_DATA else self.data
+
+
+@dataclass
+class DiffusionSettings(PixelModelSettings):
+    """Pictures or texts, filled in from both sides."""
+
+    data: str = option(
+        "digits, mnist, cifar10, a folder with a sub-folder of pictures for each class, or text: "
+        "the characters of tiny Shakespeare",
+        match=r"[\s\S]+",
+        path=True,
+        hint="digits, mnist, cifar10, text, or the path of a folder",
+    )
+    seq_len: int | None = option("task.data=text: characters in a window; null = 256", ge=2)
+    eval_samples: int = option(
+        "times that each sequence is measured, each time with other positions hidden", ge=2
+    )
+
+    def check(self) -> None:
+        """Raise UserError for what is of pictures and given for a text, or the other way round."""
+        super().check()
+        if not self.is_text():
+            if self.seq_len is not None:
+                raise UserError(
+                    f"task.seq_len={self.seq_len}: that is for task.data=text; pictures are as "
+                    "long as they have values (task.size makes them smaller)"
+                )
+            return
+        of_pictures = {"colour": self.colour, "classes": self.classes, "size": self.size}
+        for key, value in of_pictures.items():
+            if value not in (False, None):
+                raise UserError(
+                    f"task.{key}={str(value).lower()}: that is for pictures, task.data=text has "
+                    "none; leave it out"
+                )
+
+    def is_text(self) -> bool:
+        """Whether the data are a text."""
+        return self.data == TEXT_DATA
+
+    def folder(self) -> str | None:
+        """The folder that `data` names; None for data that mambalab knows."""
+        return None if self.is_text() else super().folder()
 
 
 @dataclass

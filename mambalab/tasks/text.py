@@ -208,6 +208,10 @@ class TextTask(Task):
         windows = every[torch.from_numpy(starts).to(every.device)].long()
         return windows[:, :-1], windows[:, 1:]
 
+    def split_tokens(self, split: str) -> Tensor:
+        """The tokens of a split of the prepared text: (n,) of the smallest integer type."""
+        return self._data[split]
+
     def loss(self, model: nn.Module, batch: TextBatch) -> Tensor:
         """Compute the mean cross-entropy in nats per token: a float32 scalar."""
         inputs, targets = batch

@@ -128,7 +128,8 @@ def _columns(spec: Mapping[str, Any]) -> list[dict[str, str]]:
         inputs = {"name": "tokens, both texts" if spec.get("pair") else "tokens", "type": "long"}
     else:
         inputs = {"name": f"steps of {spec.get('input_dim')} values", "type": "float"}
-    target = "label" if spec.get("classes") else "next token"
+    target = "hidden token" if spec.get("masked") else "next token"
+    target = "label" if spec.get("classes") else target
     return [inputs, {"name": target, "type": "long"}]
 
 

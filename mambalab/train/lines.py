@@ -18,8 +18,15 @@ def speed(task: TrainableTask, tokens_per_second: float) -> str:
 
 
 def validation(task: TrainableTask, state: TrainState) -> str:
-    """Write the latest value of the metric that chooses checkpoints; "" before the first."""
-    return f"{task.metric} {number(state.last[task.metric])}" if state.last else ""
+    """Write the latest value of the metric that chooses checkpoints; "" before the first.
+
+    Its standard error stands behind it if it is an estimate: `<metric>_stderr` says so.
+    """
+    if not state.last:
+        return ""
+    error = state.last.get(f"{task.metric}_stderr")
+    estimate = "" if error is None else f" ± {number(error)}"
+    return f"{task.metric} {number(state.last[task.metric])}{estimate}"
 
 
 def evaluation(

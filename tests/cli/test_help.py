@@ -48,7 +48,7 @@ def test_the_examples_are_right(verb):
 def test_groups_show_their_options_and_the_chosen_one(write):
     write("conf/model/mine.yaml", "defaults: [mamba, _self_]\n")
     text = verb_help(TRAIN, ["task=shakespeare"])
-    assert "  shakespeare*  text  text8" in text
+    assert " shakespeare* text text8 " in " ".join(text.split())
     models = "hybrid mamba* mine pretrained transformer transformer_equal_depth"
     assert f" model {models} " in " ".join(text.split())
     assert "_base" not in text

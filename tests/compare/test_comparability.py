@@ -85,6 +85,25 @@ def test_groups_must_have_one_task_and_one_data_set(groups, change, message):
         check_groups(groups({}, change))
 
 
+def test_a_bound_stands_beside_the_exact_value_on_the_same_data(groups):
+    names = {"diffusion": "diffusion.DiffusionTask", "pixels": "pixels.PixelModelTask"}
+    diffusion, pixels = (
+        {"task__name": name, "task___target_": f"mambalab.tasks.{target}"}
+        for name, target in names.items()
+    )
+    found = groups(diffusion, pixels)
+    check_groups(found)
+    (line,) = [line for line in warnings(found) if "upper bounds" in line]
+    assert line.endswith("; those of the other runs are exact")
+    (alone,) = [line for line in warnings(groups(diffusion)) if "upper bounds" in line]
+    assert alone.endswith("exact values are no higher")
+    assert not any("bounds" in line for line in warnings(groups(pixels)))
+    with pytest.raises(UserError, match="different data"):
+        check_groups(groups(diffusion, {**pixels, "summary": {"data": {"sha256": "e"}}}))
+    with pytest.raises(UserError, match="different tasks"):
+        check_groups(groups(diffusion, {"task__name": "other"}))
+
+
 def test_runs_that_chose_settings_are_no_match_for_reported_ones(groups):
     with pytest.raises(UserError, match=r"1 of 2 runs have task\.tune=true, so their val"):
         check_groups(groups({"task__tune": None}, {"task__tune": True}))

@@ -282,6 +282,8 @@ COMBINATIONS = {
     "task=induction_heads model.pooling=max": r"task=induction_heads predicts tokens",
     "task=digits model=transformer model.bidirectional=true": r"model=transformer has no Mamba",
     "task=selective_copying data_fraction=0.5": r"data_fraction=0.5: .* are generated",
+    "task=diffusion task.data=text task.levels=4": r"task.levels: that is for pictures",
+    "task=diffusion model=transformer task.seq_len=9": r"task.seq_len=9: that is for task.data=tex",
     "task=listops task.path=lra task.max_depth=5": r"task.max_depth: .* read from task.path=lra",
     "task=listops task.max_depth=2 task.max_args=3": r"have at most 5 words, .*min_words=500$",
 }

@@ -51,7 +51,7 @@ def test_experiments_are_listed(write, capsys):
     assert "(-m) are sweeps of several runs" in out
     assert main(["experiments", "digits"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == "mambalab train experiment=digits/cpu"
+    assert out[-1] == "mambalab train experiment=diffusion/digits"
     assert main(["experiments", "nothing"]) == 1
     assert "none has nothing in its name" in capsys.readouterr().err
 

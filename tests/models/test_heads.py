@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from mambalab.errors import UserError
-from mambalab.models.heads import Classifier, LanguageModel, PairClassifier, head_class, pool
+from mambalab.models.heads import (
+    Classifier,
+    Denoiser,
+    LanguageModel,
+    PairClassifier,
+    head_class,
+    pool,
+)
 from mambalab.models.mamba import parameter_count, reverse
 from mambalab.settings.model import DropoutSettings, Pooling
 from mambalab.spec import ModelSpec
@@ -14,6 +21,7 @@ from tests.conftest import NO_DROPOUT, SETTINGS
 
 TOKENS = ModelSpec(vocab_size=17, seq_len=24, classes=5)
 VECTORS = ModelSpec(vocab_size=0, seq_len=24, input_dim=3, classes=5)
+HIDDEN = ModelSpec(vocab_size=17, seq_len=24, masked=True)
 PAIRS = ModelSpec(vocab_size=17, seq_len=24, classes=2, pair=True)
 MODELS = {
     "mamba": {"pattern": "M"},
@@ -118,6 +126,7 @@ def test_pooling_by_hand():
 
 def test_the_task_chooses_the_head():
     assert head_class(ModelSpec(vocab_size=5, seq_len=3)) is LanguageModel
+    assert head_class(HIDDEN) is Denoiser
     assert head_class(TOKENS) is Classifier
     assert head_class(PAIRS) is PairClassifier
 
@@ -139,6 +148,26 @@ def test_next_token_prediction_refuses_what_it_cannot_use(key, pattern):
     settings = dataclasses.replace(SETTINGS, pattern=pattern, **{key: True})
     with pytest.raises(UserError, match=rf"model\.{key}=true: "):
         LanguageModel(settings, NO_DROPOUT, spec)
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "equal depth", "transformer", "hybrid"])
+def test_a_hidden_token_is_told_from_both_sides(name):
+    model = build(HIDDEN, tie_embeddings=True, **MODELS[name])
+    assert model.lm_head.weight is model.backbone.embedding.weight
+    tokens = example(HIDDEN, batch=1)
+    tokens[0, 9] = HIDDEN.mask
+    before = model(tokens)[0, 9]
+    assert before.shape == (17,)
+    for place in (0, 23):
+        other = tokens.clone()
+        other[0, place] = (tokens[0, place] + 1) % 16
+        assert (model(other)[0, 9] - before).abs().max() > 1e-4, place
+
+
+def test_one_way_is_not_enough_to_fill_in():
+    with pytest.raises(UserError, match=r"model\.bidirectional=false: .* reads one way only; use"):
+        build(HIDDEN, pattern="M")
+    build(HIDDEN, pattern="MA")  # whose attention sees everything
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -91,3 +91,6 @@ def test_speed_is_in_whole_examples_where_people_count_these(show):
     images = ["task=digits", "task.batch_size=50", "trainer.grad_accum=2"]
     assert "speed    12 images/s, 800 tokens/s" in show(options=images, **fast)
     assert "speed    800 tokens/s" in show(options=images, tokens_per_second=800.0)
+    filled = ["task=diffusion", "task.batch_size=100"]
+    assert "speed    12 images/s, 800 tokens/s" in show(options=filled, **fast)
+    assert "speed    800 tokens/s" in show(options=[*filled, "task.data=text"], **fast)

@@ -200,7 +200,7 @@ def test_a_depth_that_nobody_means(tmp_path):
         load_run_config(tmp_path, [])
 
 
-@pytest.mark.parametrize("key", ["vocab_size", "seq_len", "input_dim", "classes", "pair"])
+@pytest.mark.parametrize("key", ["vocab_size", "seq_len", "input_dim", "classes", "pair", "masked"])
 @pytest.mark.parametrize("value", [-1, 1.5, "x", None, [1], {}, 7], ids=repr)
 def test_odd_shapes_of_a_task(tmp_path, key, value):
     load.write_spec(tmp_path, SPEC)

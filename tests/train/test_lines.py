@@ -45,6 +45,12 @@ def test_what_is_not_known_or_not_so_is_left_out():
     assert lines.evaluation(endless, first, LIMITS, 0.0) == "step 2,500  val/loss 1.4329"
 
 
+def test_an_estimate_has_its_error_behind_it():
+    first = state(step=2500, loss=math.nan)
+    first.last["val/loss_stderr"] = 0.0123
+    assert lines.validation(ToyTask(), first) == "val/loss 1.4329 ± 0.0123"
+
+
 def test_speed_is_counted_in_what_the_task_counts():
     task = ToyTask()
     assert lines.speed(task, 1234.0) == "1,234 tokens/s"

@@ -16,6 +16,7 @@ GROUPS = (
     "task=mnist",
     "task=images",
     "task=pixels",
+    "task=diffusion",
     "task=pairs",
     "task=selective_copying",
 )

@@ -1,0 +1,163 @@
+"""Fills in pictures for `mambalab generate`: a sheet, and the stages on the way."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mambalab.errors import UserError
+from mambalab.generation.infilling import Filled
+from mambalab.generation.sampling import Sampling
+from mambalab.plots import sheet
+from mambalab.runs.diffusion_model import LoadedDenoiser
+from mambalab.runs.pixel_sheet import check_place, columns, known_values, labels_asked, tokens_of
+from mambalab.tokenization.pixels import PixelTokens
+
+STRIP = 9  # stages in a row of a strip
+MOVING = 65  # stages of an animation, at most
+MAX_SHOWN = 36  # pictures whose stages are shown
+_HIDDEN = (70, 110, 190)  # colour of a hidden pixel; no grey has it
+_MS_EACH, _MS_LAST = 80, 2000  # that a stage of an animation is shown
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where pictures go.
+
+    Attributes:
+        out: the sheet.
+        frames: the strip, each picture a row of stages; None = none.
+        animation: the stages as a moving sheet; None = none.
+    """
+
+    out: Path
+    frames: Path | None = None
+    animation: Path | None = None
+
+    def check(self) -> None:
+        """Raise UserError for a file that is none, or for one named twice."""
+        named = {"out": self.out, "frames": self.frames, "animation": self.animation}
+        seen: dict[Path, str] = {}
+        for key, path in named.items():
+            if path is None:
+                continue
+            check_place(path, key)
+            if other := seen.get(path.absolute()):
+                raise UserError(f"{other} and {key} are the same file {path}: name two")
+            seen[path.absolute()] = key
+
+    def stages(self) -> int:
+        """How many stages are needed."""
+        return MOVING if self.animation is not None else STRIP if self.frames is not None else 0
+
+
+def write_pictures(
+    source: LoadedDenoiser,
+    files: Files,
+    *,
+    count: int,
+    label: str | None,
+    image: str | None,
+    rows: int | None,
+    mask_image: str | None,
+    steps: int | None,
+    rules: Sampling,
+    seed: int,
+    batch: int,
+) -> str:
+    """Write a sheet of pictures, with their stages; returns a line that says how many, how fast.
+
+    Args:
+        source: the model.
+        files: where they go.
+        count: of pictures.
+        label: name or number of their class; None = each class in turn, if the model is told any.
+        image: file of a picture of which a part is given; it comes first on the sheet.
+        rows: of it that are given, from above; None = half of them.
+        mask_image: file of a picture that is white where `image` is not given.
+        steps: as of `LoadedDenoiser.plan`.
+        rules, seed, batch: as of `infilling.fill`.
+
+    Raises:
+        UserError: no such class, an image that cannot be read, nothing to fill in; a file cannot be
+            written.
+    """
+    tokens = source.tokens
+    labels = labels_asked(tokens, label, count)
+    values = torch.zeros(1, tokens.values, dtype=torch.int64)
+    gaps = torch.ones(tokens.values, dtype=torch.bool)
+    before = np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
+    if image is not None:
+        values = tokens_of(image, tokens)
+        before = tokens.pictures(values).numpy()
+        if mask_image is None:
+            gaps[: known_values(tokens, rows, source.name)] = False
+        else:
+            gaps = _white(mask_image, tokens)
+    files.check()
+    source.plan(steps, int(gaps.sum()))
+    began = time.perf_counter()
+    found = source.fill(
+        source.with_gaps(labels, values, gaps),
+        rules=rules,
+        seed=seed,
+        batch=batch,
+        stages=files.stages(),
+    )
+    seconds = time.perf_counter() - began
+    in_turn = columns(tokens.classes) if label is None and image is None else None
+    pictures = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
+    try:
+        sheet.write(files.out, sheet.grid(pictures, in_turn))
+        if found.stages is not None:
+            _write_stages(found, files, tokens, source.spec.mask, in_turn)
+    except OSError as error:
+        name = error.filename or files.out
+        raise UserError(f"cannot write {name}: {error.strerror}; name another with out=") from error
+    written = count * int(gaps.sum()) / seconds
+    return f"made {count:,} pictures in {found.steps:,} steps, {written:,.0f} values a second"
+
+
+def _white(image: str, tokens: PixelTokens) -> Tensor:
+    """Which values (l,) bool are hidden: those of the pixels that are white in a picture.
+
+    Raises:
+        UserError: it cannot be read, or nothing of it is white.
+    """
+    grey = PixelTokens(2, tokens.height, tokens.width, 1)
+    hidden = tokens_of(image, grey, "mask_image")[0].bool()
+    if not hidden.any():
+        raise UserError(
+            f"mask_image={image}: no pixel of it is white, so there is nothing to fill in; paint "
+            "white what the model is to make"
+        )
+    return hidden.repeat_interleave(tokens.channels)
+
+
+def _write_stages(
+    found: Filled, files: Files, tokens: PixelTokens, mask: int, in_turn: int | None
+) -> None:
+    """Write the strip and the animation, as far as they have a file."""
+    assert found.stages is not None, "they were asked for"
+    every = [stage_of(stage, tokens, mask) for stage in found.stages[:, :MAX_SHOWN, 1:]]
+    if files.frames is not None:
+        last = len(every) - 1
+        chosen = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})
+        strip = np.stack([every[number] for number in chosen], axis=1)
+        sheet.write(files.frames, sheet.grid(strip.reshape(-1, *strip.shape[2:]), len(chosen)))
+    if files.animation is not None:
+        times = [*[_MS_EACH] * (len(every) - 1), _MS_LAST]
+        sheet.write_moving(files.animation, [sheet.grid(one, in_turn) for one in every], times)
+
+
+def stage_of(values: Tensor, tokens: PixelTokens, mask: int) -> np.ndarray:
+    """Pictures (n, height, width, 3) uint8 of values (n, l), hidden pixels in a colour."""
+    hidden = values == mask
+    pictures = tokens.pictures(values.masked_fill(hidden, 0)).numpy()
+    pictures = np.repeat(pictures, 3 // tokens.channels, axis=-1)
+    pixels = hidden.view(len(values), tokens.height, tokens.width, -1).any(-1).numpy()
+    pictures[pixels] = _HIDDEN
+    return pictures
