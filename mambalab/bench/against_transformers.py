@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mambalab.bench.generate import TURN, ready, turn
+from mambalab.bench.reading import bytes_of_weights, readers
 from mambalab.bench.timing import in_turns, milliseconds
 from mambalab.generation.decoding import generate
 from mambalab.generation.sampling import Sampling
@@ -27,7 +28,6 @@ from mambalab.train import runtime
 
 _GREEDY = Sampling(temperature=0)
 _PROMPT, _NEW = 16, 32  # tokens
-_ROW_VALUES = 1024  # reading by rows is at times faster than by sums, at times slower
 _CONTENDERS = ("ours", "theirs")
 
 
@@ -52,13 +52,10 @@ def measure(
     prompt = torch.randint(vocab_size, (1, _PROMPT), device=device)
     for precision, dtype in ((Precision.fp32, torch.float32), (Precision.bf16, torch.bfloat16)):
         ours, theirs = ready(wide, precision), theirs.to(device, dtype)
-        memory = torch.ones(_bytes_a_token(ours) // 4, device=device)  # written: it is there
-        whole = memory.numel() // _ROW_VALUES * _ROW_VALUES
-        matrix = memory[:whole].view(-1, _ROW_VALUES)
+        size = bytes_of_weights(ours)
         calls: dict[str, Callable[[], object]] = {
             "step": turn(ours, ours.initial_state(1, 1), 0, 1, device, precision),
-            "reading": memory.sum,
-            "reading rows": partial(torch.mv, matrix, memory[:_ROW_VALUES]),
+            **readers(size, device),
         }
         for name, new in (("first", 1), ("all", 1 + _NEW)):
             calls[f"ours {name}"] = partial(_ours, ours, prompt, precision, new)
@@ -68,7 +65,7 @@ def measure(
             return found
         times = in_turns(calls, device, seconds)
         took = {name: milliseconds(each) for name, each in times.items()}
-        bound = 1e3 * min(*times["reading"], *times["reading rows"])
+        bound = 1e3 * min(*times["reading"], *times["rows"])
         share = 100 * bound / (took["step"] / TURN)
         each = {who: (took[f"{who} all"] - took[f"{who} first"]) / _NEW for who in _CONTENDERS}
         for who in _CONTENDERS:
@@ -79,18 +76,11 @@ def measure(
             f"mamba-130m {precision.value}: {each['theirs'] / each['ours']:.2f} times as fast as "
             f"transformers, {took['theirs first'] / took['ours first']:.2f} times in reading "
             f"{_PROMPT} tokens; a step takes {took['step'] / TURN:.1f} ms, reading its weights at "
-            f"{memory.nbytes / bound / 1e6:.1f} GB/s {bound:.1f} ms"
+            f"{size / bound / 1e6:.1f} GB/s {bound:.1f} ms"
         )
     if device.type != "cuda":
         found["notes"].append("transformers computes Mamba by plain PyTorch operations here")
     return found
-
-
-def _bytes_a_token(model: LanguageModel) -> int:
-    """All weights, but of the embedding only what the head shares."""
-    embedding = model.backbone.embedding.weight
-    kept = [p for p in model.parameters() if p is not embedding or p is model.lm_head.weight]
-    return sum(p.nbytes for p in kept)
 
 
 def _ours(model: LanguageModel, prompt: Tensor, precision: Precision, new: int) -> list[int]:

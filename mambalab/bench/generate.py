@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mambalab.bench.reading import MEMORY_BYTES, bytes_of_state, bytes_of_weights, readers
 from mambalab.bench.report import Result
 from mambalab.bench.step import VOCABULARY, own_model
 from mambalab.bench.timing import in_turns, milliseconds
-from mambalab.generation.cpu_decode import narrowed
+from mambalab.generation.cpu_decode import fused, narrowed
 from mambalab.generation.decoding import prefill, stepper
 from mambalab.models.heads import LanguageModel
 from mambalab.models.state import AttentionState, ModelState
@@ -55,12 +56,18 @@ def measure(
         versions=runtime.package_versions(),
         options={"d_model": d_model, "n_layer": n_layer, "seconds": seconds},
         columns=[
-            "contender", "batch", "context", "ms a token", "tokens/s", "state MB", "% of bound",
+            "contender", "batch", "context", "ms a token", "tokens/s", "state MB", "read MB",
+            "% of bound", "% of cached",
         ],
         axis="tokens/s",
         across="context (tokens)",
         second_axis="state or cache (MB)",
-        notes=["% of bound: least time of reading as many bytes as the weights, over a step's"],
+        notes=[
+            "read MB: weights, and the state or the filled cache of all sequences: a step reads it "
+            "once",
+            "% of bound: least time of reading as much from memory, over a step's",
+            "% of cached: the same, of reading as much again and again, from caches if it fits",
+        ],
     )  # fmt: skip
     result.options["git_revision"] = runtime.git_revision()
     contexts = sorted(contexts or CONTEXTS)
@@ -111,9 +118,12 @@ def _add_batch(
     precision: Precision,
 ) -> None:
     """Rows and curves of both models at every context, all measured in turns."""
-    steps: dict[str, Callable[[], object]] = {}
+    steps = {f"memory {how}": read for how, read in readers(MEMORY_BYTES, device).items()}
     sizes: dict[str, int] = {}
+    reads: dict[str, int] = {}
     for name, model in models.items():
+        if _layer_by_layer(model, batch, device, precision):
+            result.notes.append(f"{name}, batch {batch}: layer by layer, not in one call a token")
         for context in contexts:
             key = f"{name} {context}"
             state = _behind(model, context, batch, device, precision)
@@ -123,8 +133,16 @@ def _add_batch(
                 )
                 continue
             sizes[key] = state.bytes()
+            reads[key] = bytes_of_weights(model) + bytes_of_state(state, context)
             steps[key] = turn(model, state, context, batch, device, precision)
+            if reads[key] <= MEMORY_BYTES:
+                same = readers(reads[key], device, TURN)
+                steps |= {f"{key} {how}": read for how, read in same.items()}
     took = in_turns(steps, device, seconds)
+    rate = MEMORY_BYTES / _least(took, "memory")  # bytes a second
+    result.options.setdefault("read_gb_s", {})[str(batch)] = rate / 1e9
+    threads = f", on {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    result.notes.append(f"batch {batch}: memory was read at {rate / 1e9:.1f} GB/s{threads}")
     for name in models:
         label = f"{name}, batch {batch}"
         for context in contexts:
@@ -133,10 +151,16 @@ def _add_batch(
                 continue
             each = milliseconds(took[key]) / TURN
             speed, size = batch * 1e3 / each, sizes[key] / 1e6
+            bound = 1e3 * reads[key] / rate
+            cached = None
+            if f"{key} reading" in took:
+                cached = 100 * 1e3 * _least(took, key) / TURN / each
             result.rows.append(
                 {
                     "contender": name, "batch": batch, "context": context,
                     "ms a token": each, "tokens/s": speed, "state MB": size,
+                    "read MB": reads[key] / 1e6,
+                    "% of bound": 100 * bound / each, "% of cached": cached,
                 }
             )  # fmt: skip
             result.curves.setdefault(label, []).append((context, speed))
@@ -147,6 +171,20 @@ def _add_batch(
         f"Mamba, batch {batch}: tokens/s at context {contexts[-1]:,} against "
         f"{contexts[0]:,}: {change:+.1f} %"
     )
+
+
+def _least(took: dict[str, list[float]], what: str) -> float:
+    """Seconds of the fastest reading of `what`."""
+    return min(*took[f"{what} reading"], *took[f"{what} rows"])
+
+
+def _layer_by_layer(
+    model: LanguageModel, batch: int, device: torch.device, precision: Precision
+) -> bool:
+    """True if a model decodes by PyTorch's operations on a CPU, not by the compiled step."""
+    with torch.inference_mode(), runtime.autocast(device, precision):
+        state = model.initial_state(batch, 1)
+        return device.type == "cpu" and fused(model, state, batch) is None
 
 
 def _behind(

@@ -126,7 +126,7 @@ def recorded(
         return None
     layers = list(model.backbone.layers)
     blocks = [layer for layer in layers if isinstance(layer, MambaBlock)]
-    if len(blocks) < len(layers) or not as_built(model, blocks):
+    if len(blocks) < len(layers) or not as_built(model):
         return None
     device = model.lm_head.weight.device
     if capture is None:

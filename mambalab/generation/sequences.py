@@ -22,7 +22,7 @@ def complete(
     """Continue sequences by `count` tokens each.
 
     Sequence i gets what it would get alone with seed `seed + i`, whatever `batch` is. The model
-    must be in evaluation mode; on a CPU its Mamba layers run fused (`cpu_decode`).
+    must be in evaluation mode; on a CPU its layers run fused (`cpu_decode`).
 
     Args:
         model: the model.

@@ -140,6 +140,12 @@ def test_mambapy_takes_the_same_step_if_it_is_small_enough(monkeypatch, tokens, 
     assert ours["batch x length"].split(" x ")[1] == shape.split(" x ")[1]
 
 
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    """Reading 256 MiB takes its time on a busy machine."""
+    monkeypatch.setattr("mambalab.bench.generate.MEMORY_BYTES", 1 << 20)
+
+
 def test_generation_is_measured(monkeypatch, capsys):
     monkeypatch.setattr("mambalab.bench.generate.metadata", versions_are(_not_installed))
     line = ["lengths=[16,8]", "batches=[2,1]", "d_model=32", "n_layer=2", *QUICK]
@@ -153,6 +159,20 @@ def test_generation_is_measured(monkeypatch, capsys):
     sizes = {(r["contender"], r["context"]): r["state MB"] for r in found["rows"]}
     assert sizes["mamba", 8] == sizes["mamba", 16]
     assert sizes["transformer", 8] < sizes["transformer", 16]
+    for row in found["rows"]:
+        value_bytes = 2 if "bf16" in found["machine"] else 4
+        cache = 2 * value_bytes * 32 * 8 * row["batch"] / 1e6  # 8 positions of one S layer
+        more = [r for r in found["rows"] if r["contender"] == row["contender"]]
+        more = [r for r in more if r["batch"] == row["batch"] and r["context"] > row["context"]]
+        for other in more:
+            grown = other["read MB"] - row["read MB"]
+            assert grown == pytest.approx(0 if row["contender"] == "mamba" else cache, rel=1e-3)
+        rate = found["options"]["read_gb_s"][str(row["batch"])] * 1e3  # MB a second
+        bound = 100 * row["read MB"] / rate / (row["ms a token"] / 1e3)
+        assert row["% of bound"] == pytest.approx(bound)
+        assert row["% of cached"] > 0
+    assert "memory was read at" in out
+    assert "layer by layer" not in out
     assert list(found["curves"]) == list(found["second"])
     assert Path("found/generate-cpu.png").stat().st_size > 10_000
 
@@ -173,6 +193,16 @@ def test_caches_too_large_are_left_out_and_named(monkeypatch, capsys):
     assert "left out: transformer, batch 3, context 8" in capsys.readouterr().out
     found = json.loads(Path("found/generate-cpu.json").read_text())
     assert [row["contender"] for row in found["rows"]] == ["mamba"]
+
+
+def test_what_decodes_layer_by_layer_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("mambalab.bench.generate.MEMORY_BYTES", 4096)  # less than is read
+    monkeypatch.setattr("mambalab.generation.cpu_decode.MAX_BATCH", 1)
+    line = ["lengths=[8]", "batches=[2]", "d_model=32", "n_layer=2", "peers=false", *QUICK]
+    assert main.main(["bench", "generate", *line]) == 0
+    assert "transformer, batch 2: layer by layer" in capsys.readouterr().out
+    rows = json.loads(Path("found/generate-cpu.json").read_text())["rows"]
+    assert [row["% of cached"] for row in rows] == [None, None]
 
 
 def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, capsys):

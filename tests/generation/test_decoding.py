@@ -55,7 +55,7 @@ def test_unequal_prompts_give_what_each_gives_alone(build_model, pattern, length
 
 @pytest.mark.parametrize(
     ("pattern", "with_fused"),
-    [("M", True), ("M", False), ("A", False), ("MA", True), ("SF", False), ("MMSF", True)],
+    [(p, w) for p in ("M", "A", "SF") for w in (True, False)] + [("MA", True), ("MMSF", True)],
 )
 def test_logits_of_unequal_prompts_are_those_of_single_ones(
     build_model, monkeypatch, pattern, with_fused

@@ -26,7 +26,7 @@ def test_batches_change_nothing_and_run_fused(build_model, monkeypatch, pattern)
     parts = complete(model, prompts, 5, rules=RULES, seed=3, batch=3)
     assert torch.equal(whole, parts)
     assert [size for size, _ in sizes] == [7, 3, 2, 2]
-    assert {made for _, made in sizes} == {pattern == "M"}
+    assert all(made for _, made in sizes)
     steps = generate(model, [prompts[4]], max_new_tokens=5, rules=RULES, seed=7)
     assert torch.cat(list(steps)).tolist() == whole[4].tolist()
     assert (whole.shape, int(whole.max()) < 16) == ((7, 5), True)

@@ -35,6 +35,10 @@ _EXP2 += (0.6931470036506653, 1.0)
 _EXP2_NEAR = (0.0555041087, 0.240226507, 0.693147181)  # p for |f| <= 1/32
 LOG1P = (0.005364816635847092, -0.030065763741731644, 0.0792044922709465, -0.13753798604011536)
 LOG1P += (0.1915365308523178, -0.24857163429260254, 0.3332132399082184, -0.49999648332595825)
+# erfc(z) = exp(-z**2) t e(t) with t = 1 / (1 + ERFC_SCALE z), for z >= 0: below 3e-8 up to 12.
+ERFC_SCALE = 0.38
+ERFC = (0.0590492, -0.2626971, 0.36475806, -0.16253359, 0.23080615)
+ERFC += (0.13829805, 0.20400241, 0.21390496, 0.21441187)
 
 
 def constant(value: float) -> ir.Constant:
@@ -116,6 +120,18 @@ def _exp2_by_table(builder: Any, x: Any) -> Any:
 def widen(builder: Any, bf16: Any) -> Any:
     """Convert bfloat16, given as int16 bits, to float32."""
     bits = builder.shl(builder.zext(bf16, VEC_I32), int_constant(16))
+    return builder.bitcast(bits, VEC)
+
+
+def widen_every_other(builder: Any, pairs: Any, odd: bool) -> Any:
+    """Convert one bfloat16 of each pair, given as int32 bits, to float32; without a shuffle.
+
+    The even ones are the lower halves: neither of x86 nor of ARM is big-endian.
+    """
+    if odd:
+        bits = builder.and_(pairs, int_constant(0xFFFF0000))
+    else:
+        bits = builder.shl(pairs, int_constant(16))
     return builder.bitcast(bits, VEC)
 
 

@@ -74,6 +74,22 @@ def _load_bf16(typingctx: Any, address: Any) -> Any:
     )
 
 
+def _load_of_pairs(odd: bool) -> Any:
+    """Make the intrinsic that loads one of each two neighbours from an address."""
+
+    @intrinsic
+    def apply(typingctx: Any, address: Any) -> Any:
+        return lanes(types.int64), lambda ctx, b, sig, args: llvm.widen_every_other(
+            b, llvm.load(b, args[0], llvm.VEC_I32), odd
+        )
+
+    return apply
+
+
+load_even_bf16, load_odd_bf16 = _load_of_pairs(odd=False), _load_of_pairs(odd=True)
+"""Load LANES of 2 LANES bfloat16 from an address, widened: those of even, and of odd index."""
+
+
 @intrinsic
 def _load_partial(typingctx: Any, address: Any, count: Any) -> Any:
     """Load `count` float32 from an address; zeros in the other lanes."""
@@ -318,6 +334,12 @@ def _not_below(typingctx: Any, x: Any, low: Any) -> Any:
 
 
 @inline
+def larger(x, y):
+    """Take the larger of x and y; NaN where x is."""
+    return _not_below(x, y)
+
+
+@inline
 def silu_argument(x):
     """Clamp x from below to where x * sigmoid(x) vanishes: beyond it `sigmoid` stops falling."""
     return _not_below(x, broadcast(-100.0))
@@ -334,3 +356,27 @@ def apply_silu(x):
 def softplus(x):
     """Softplus: log(1 + exp(x)), with full relative accuracy where it is tiny."""
     return _if_negative(x, broadcast(0.0), x) + _log1p(_decay_of_magnitude(x))
+
+
+@intrinsic
+def _gelu_below(typingctx: Any, x: Any) -> Any:
+    """|x| erfc(|x| / sqrt(2)) / 2: how far the GELU is below the larger of x and 0."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        size = llvm.call(b, f"llvm.fabs.v{LANES}f32", llvm.VEC, args[0])
+        high, low = llvm.constant(20.0), llvm.constant(-125.0)  # nothing is left beyond either
+        size = b.select(b.fcmp_ordered(">", size, high), high, size)
+        exponent = b.fmul(b.fmul(size, size), llvm.constant(-LOG2E / 2))
+        decay = llvm.exp2(b, b.select(b.fcmp_ordered("<", exponent, low), low, exponent))
+        one = llvm.constant(1.0)
+        t = b.fdiv(one, llvm.fma(b, size, llvm.constant(llvm.ERFC_SCALE * 0.5**0.5), one))
+        erfc = b.fmul(b.fmul(decay, t), llvm.polynomial(b, llvm.ERFC, t))
+        return b.fmul(b.fmul(size, llvm.constant(0.5)), erfc)
+
+    return lanes(lanes), code
+
+
+@inline
+def apply_gelu(x):
+    """GELU: x times the normal distribution's share below x (arXiv 1606.08415)."""
+    return _if_negative(x, broadcast(0.0), x) - _gelu_below(x)

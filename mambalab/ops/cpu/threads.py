@@ -37,6 +37,20 @@ def arrive(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def arrive_in_turn(typingctx: Any, address: Any) -> Any:
+    """Add one to the int64 at an address; return its value before.
+
+    A thread sees everything that those before it wrote: the last to arrive can add it up.
+    """
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = llvm.pointer(b, args[0], llvm.I64)
+        return b.atomic_rmw("add", pointer, ir.Constant(llvm.I64, 1), "acq_rel")
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
 def _arrived(typingctx: Any, address: Any) -> Any:
     """Load the int64 at an address with acquire order, after a pause instruction."""
 

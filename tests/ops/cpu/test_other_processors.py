@@ -12,10 +12,11 @@ import torch
 
 from mambalab.ops import selective_scan
 from tests.ops.cases import assert_close, results, scan_case
+from tests.ops.cpu import steps
 from tests.ops.cpu.other_processors import TRIPLES
 
 ROOT = Path(__file__).parents[3]
-FLUSHING = {"selective_scan_forward", "selective_scan_backward", "mamba_step"}
+FLUSHING = {"selective_scan_forward", "selective_scan_backward", "decoding_step"}
 
 
 def program(*words, **environment):
@@ -37,8 +38,8 @@ def test_every_kernel_compiles_for_arm():
     assert sorted(kernel["kernel"] for kernel in found) == [
         "causal_conv1d_backward",
         "causal_conv1d_forward",
-        "mamba_step",
-        "mamba_step",
+        "decoding_step",
+        "decoding_step",
         "rms_norm_backward",
         "rms_norm_forward",
         "selective_scan_backward",
@@ -54,14 +55,16 @@ def test_every_kernel_compiles_for_arm():
         assert set(kernel["flushes"].values()) == ({2} if flushes else {0}), kernel  # on, and back
 
 
-SCAN = """
+PROGRAM = """
 import sys, torch
 from mambalab.ops.cpu import llvm
 from tests.ops.cases import cast, results, scan_case
+from tests.ops.cpu.steps import decoded
 from tests.ops.cpu.test_runtime import scan
 
 assert llvm.LANES == 8
-torch.save(results(scan, cast(scan_case(2, 19, 20, 5), torch.float32)), sys.argv[1])
+scanned = results(scan, cast(scan_case(2, 19, 20, 5), torch.float32))
+torch.save({"scan": scanned, "steps": decoded()}, sys.argv[1])
 """
 
 
@@ -72,9 +75,13 @@ def reference(**tensors):
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another processor")
-def test_the_scan_is_right_without_wide_vectors(tmp_path):
+def test_the_scan_and_decoding_are_right_without_wide_vectors(tmp_path):
     """Code for the first x86-64 processors: no AVX, no AVX2, no AVX-512, no fused multiply-add."""
     oldest = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2", "NUMBA_OPT": "0"}
-    program("-c", SCAN, str(tmp_path / "results"), **oldest)
+    program("-c", PROGRAM, str(tmp_path / "results"), **oldest)
     found = torch.load(tmp_path / "results", weights_only=True)
-    assert_close(found, results(reference, scan_case(2, 19, 20, 5)), 1e-5)
+    assert_close(found["scan"], results(reference, scan_case(2, 19, 20, 5)), 1e-5)
+    exact = steps.model()(steps.TOKENS)[:, -1]
+    scale = exact.abs().max().item()
+    torch.testing.assert_close(found["steps"], steps.decoded(), atol=2e-3 * scale, rtol=0)
+    torch.testing.assert_close(found["steps"], exact, atol=0.02 * scale, rtol=0)
