@@ -55,8 +55,8 @@ MODELS = "model=mamba,transformer,transformer_equal_depth"
 STUDIES = [
     Study(
         "shakespeare/models",
-        "Mamba and both Transformers on tiny Shakespeare",
-        f"mambalab train -m experiment=shakespeare/cpu_15min {MODELS} {SEEDS}",
+        "Mamba and both Transformers on tiny Shakespeare, 90 seconds each",
+        f"mambalab train -m experiment=shakespeare/cpu_90s {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
     Study(
