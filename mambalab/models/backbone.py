@@ -37,7 +37,7 @@ class MixerBlock(nn.Module):
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
         """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
-        return hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
+        return self.dropout.add(hidden, self.mixer(self.norm(hidden), state, lengths))
 
     def initial_state(self, batch_size: int, max_len: int) -> LayerState:
         """State at the start of sequences of at most `max_len` tokens."""
@@ -98,7 +98,7 @@ class FeedForwardBlock(nn.Module):
     ) -> Tensor:
         """Map (b, l, d_model) to the same; `state` and `lengths` change nothing."""
         del state, lengths
-        return hidden + self.dropout(self.mlp(self.norm(hidden)))
+        return self.dropout.add(hidden, self.mlp(self.norm(hidden)))
 
 
 def _initialise(inner: nn.Linear, outer: nn.Linear, settings: ModelSettings) -> None:
@@ -144,8 +144,8 @@ class AttentionBlock(nn.Module):
         self, hidden: Tensor, state: LayerState | None = None, lengths: Tensor | None = None
     ) -> Tensor:
         """Map (b, l, d_model) to the same; continue from `state` and update it if given."""
-        hidden = hidden + self.dropout(self.mixer(self.norm(hidden), state, lengths))
-        return hidden + self.dropout(self.mlp(self.norm2(hidden)))
+        hidden = self.dropout.add(hidden, self.mixer(self.norm(hidden), state, lengths))
+        return self.dropout.add(hidden, self.mlp(self.norm2(hidden)))
 
     def initial_state(self, batch_size: int, max_len: int) -> LayerState:
         """Empty key-value cache for `max_len` positions."""

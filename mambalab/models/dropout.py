@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambalab.models.layers import untouched
 from mambalab.ops.dispatch import transforming
+from mambalab.ops.dropped_sum import dropped_sum, fits
 from mambalab.settings.model import DropoutSettings
 
 NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
@@ -38,20 +40,27 @@ class Dropout(nn.Module):
         cut = round(self.p * 65536)
         if cut == 65536:
             return x * 0.0
-        return torch.where(_keep_mask(x, cut), x * (65536 / (65536 - cut)), 0.0)
+        return torch.where(_draws(x) >= cut - 32768, x * (65536 / (65536 - cut)), 0.0)
+
+    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return hidden + self(x), to the last bit, in one pass where that is possible."""
+        cut = round(self.p * 65536)
+        plain = not self.training or not 0 < cut < 65536 or not fits(hidden, x)
+        if plain or torch.compiler.is_compiling() or transforming() or not untouched(self):
+            return hidden + self(x)
+        return dropped_sum(hidden, x, _draws(x), cut)
 
     def extra_repr(self) -> str:
         """Arguments that `print(model)` shows."""
         return f"p={self.p}"
 
 
-def _keep_mask(x: Tensor, cut: int) -> Tensor:
-    """Draw a mask shaped as x, True with probability 1 - cut / 65536, seeded by torch."""
+def _draws(x: Tensor) -> Tensor:
+    """Draw an int16 for each entry of x, all 65536 values equally likely, seeded by torch."""
     seed = int(torch.randint(2**62, ()))
     source = np.random.Generator(np.random.SFC64(seed))
     words = source.integers(0, 2**64, size=(x.numel() + 3) // 4, dtype=np.uint64)
-    draws = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
-    return draws >= cut - 32768
+    return torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
 
 
 def s4d_real_log(d_inner: int, d_state: int, device: torch.device | None = None) -> Tensor:

@@ -145,6 +145,16 @@ def narrow(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.lshr(bits, int_constant(16)), VEC_I16)
 
 
+def if_drawn(builder: Any, draws: Any, least: Any, value: Any) -> Any:
+    """Keep the lanes whose int16 draw is at least `least`, an int64; 0.0 in the others."""
+    every = builder.insert_element(
+        ir.Constant(VEC_I16, ir.Undefined), builder.trunc(least, I16), ir.Constant(I32, 0)
+    )
+    zeros = ir.Constant(VEC_I32, [ir.Constant(I32, 0)] * LANES)
+    every = builder.shuffle_vector(every, ir.Constant(VEC_I16, ir.Undefined), zeros)
+    return builder.select(builder.icmp_signed(">=", draws, every), value, constant(0.0))
+
+
 def _copy(builder: Any, target: Any, source: Any, count: Any) -> None:
     """Copy `count` elements one by one: the ragged end of a row."""
     with cgutils.for_range(builder, count) as loop:

@@ -163,6 +163,50 @@ def store_row(address, value, bf16, count):
 
 
 @intrinsic
+def _if_drawn(typingctx: Any, address: Any, least: Any, value: Any) -> Any:
+    """Select by lane: `value` where the int16 at an address is at least `least`, else 0."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return llvm.if_drawn(b, llvm.load(b, args[0], llvm.VEC_I16), args[1], args[2])
+
+    return lanes(types.int64, types.int64, lanes), code
+
+
+@intrinsic
+def _if_drawn_partial(typingctx: Any, address: Any, least: Any, value: Any, count: Any) -> Any:
+    """As `_if_drawn`, of `count` draws."""
+
+    def code(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        draws = llvm.load_partial(b, args[0], args[3], llvm.VEC_I16)
+        return llvm.if_drawn(b, draws, args[1], args[2])
+
+    return lanes(types.int64, types.int64, lanes, types.int64), code
+
+
+@inline
+def if_drawn(address, least, value, count):
+    """Keep the lanes of a vector whose int16 at an address is at least `least`; 0 elsewhere.
+
+    `count` <= LANES draws are read; what the other lanes become is not said.
+    """
+    if count == LANES:
+        return _if_drawn(address, least, value)
+    return _if_drawn_partial(address, least, value, count)
+
+
+@intrinsic
+def _through_bf16(typingctx: Any, value: Any) -> Any:
+    """Round to bfloat16 and back."""
+    return lanes(lanes), lambda ctx, b, sig, args: llvm.widen(b, llvm.narrow(b, args[0]))
+
+
+@inline
+def rounded(value, bf16):
+    """Round to bfloat16 if `bf16`, to nearest even; as it is otherwise."""
+    return _through_bf16(value) if bf16 else value
+
+
+@intrinsic
 def load_float(typingctx: Any, address: Any) -> Any:
     """Load the float32 at an address."""
     code = lambda ctx, b, sig, args: b.load(llvm.pointer(b, args[0], llvm.F32), align=4)  # noqa: E731

@@ -51,9 +51,11 @@ def machine(triple: str, module: llvm.ModuleRef) -> llvm.TargetMachine:
 
 def kernels() -> list:
     """Every kernel of every module, found where the modules keep them."""
-    from mambalab.ops.cpu import conv, norm, runtime, scan, step
+    from mambalab.ops.cpu import conv, dropout, norm, runtime, scan, step
 
-    kept = [value for module in (scan, conv, norm, step) for value in vars(module).values()]
+    kept = [
+        value for module in (scan, conv, norm, dropout, step) for value in vars(module).values()
+    ]
     kept += [value for d in kept if isinstance(d, dict) for value in d.values()]
     runtime._cacheable = False
     return [value for value in kept if isinstance(value, runtime.Kernel)]

@@ -40,6 +40,8 @@ def test_every_kernel_compiles_for_arm():
         "causal_conv1d_forward",
         "decoding_step",
         "decoding_step",
+        "dropped_sum_backward",
+        "dropped_sum_forward",
         "rms_norm_backward",
         "rms_norm_forward",
         "selective_scan_backward",
@@ -51,7 +53,8 @@ def test_every_kernel_compiles_for_arm():
         assert kernel["intrinsics"] == control, kernel
         assert kernel["absent"] == []
         assert set(kernel["lines"]) == set(TRIPLES)
-        assert min(kernel["lines"].values()) > 500, kernel
+        short = kernel["kernel"].startswith("dropped_sum")  # loads, one select, a store
+        assert min(kernel["lines"].values()) > (100 if short else 500), kernel
         assert set(kernel["flushes"].values()) == ({2} if flushes else {0}), kernel  # on, and back
 
 
