@@ -60,6 +60,11 @@ STUDIES = [
         baseline="model=transformer",
     ),
     Study(
+        "shakespeare/search/at_equal_time",
+        "Ninety seconds on the tuning tenth: Mamba's dropout, the Transformer's batch",
+        "mambalab train experiment=shakespeare/cpu_90s task.tune=true",
+    ),
+    Study(
         "mnist/models",
         "Mamba and both Transformers on MNIST, 28 pixels a step",
         f"mambalab train -m experiment=mnist/cpu {MODELS} {SEEDS}",

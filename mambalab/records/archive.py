@@ -5,6 +5,7 @@ somebody needs to repeat it, fits into a few kilobytes that are committed with t
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ ARCHIVE = "runs.json"
 FORMAT = 1
 _CHANGED = "+changes"  # what a git revision ends with if files differed from the commit
 _NOT_KEPT = ("host", "pid", "born", "left", "other", "nulls", "tracking_share", "passed_over")
+_PLACES = ("output_dir", "run_dir", "data_dir")  # settings that say where things were on a machine
 _LAST_OF = ("time/seconds", "train/lr")  # kept at each evaluation, as the last value until then
 
 
@@ -111,17 +113,32 @@ def pack(record: RunRecord) -> dict[str, Any]:
     """Make the JSON object of a run: its name, settings, summary, and curves at its evaluations.
 
     Metrics of training are averaged since the evaluation before; time and learning rate are the
-    last of it.
+    last of it. Where runs and data lay on the machine is left out: in the settings, in the command,
+    and of the data's path all but its last part.
     """
     summary = record.summary.to_json()
     kept = {key: value for key, value in summary.items() if key not in _NOT_KEPT}
+    if command := kept.get("command"):
+        kept["command"] = _without_places(command)
+    if path := (kept.get("data") or {}).get("path"):
+        kept["data"] = kept["data"] | {"path": Path(path).name}
     known = set(RunSummary().to_json()) | set(vars(RunSummary()))
     return {
         "name": record.path.name,
-        "config": record.config,
+        "config": {key: value for key, value in record.config.items() if key not in _PLACES},
         "summary": {key: value for key, value in kept.items() if key in known},
         "curves": _at_evaluations(record.curves),
     }
+
+
+def _without_places(command: str) -> str:
+    """Leave out the words of a command that say where runs and data are."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # written by hand
+        return command
+    kept = [w for w in words if w.lstrip("+").partition("=")[0] not in _PLACES]
+    return command if kept == words else shlex.join(kept)
 
 
 def unpack(run: Mapping[str, Any], path: Path) -> RunRecord:

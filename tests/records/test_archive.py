@@ -39,6 +39,20 @@ def test_a_record_compares_as_the_folders_do(runs, tmp_path):
         assert (ours.goal_seconds, ours.verdict) == (theirs.goal_seconds, theirs.verdict)
 
 
+def test_a_record_does_not_tell_where_things_lay(tmp_path):
+    told = {
+        "command": "mambalab train -m output_dir=/home/me/out 'task.path=a b.txt' seed=1,2",
+        "data": {"sha256": "ab", "path": "/home/me/data/input.txt"},
+    }
+    places = {"data_dir": "/home/me/data", "output_dir": "/home/me/out", "run_dir": "/home/me/r"}
+    run = make_run(tmp_path / "r", summary=told, **places)
+    packed = archive.pack(read_run(run))
+    assert "/home/me" not in json.dumps(packed)
+    assert packed["summary"]["command"] == "mambalab train -m 'task.path=a b.txt' seed=1,2"
+    assert packed["summary"]["data"] == {"sha256": "ab", "path": "input.txt"}
+    assert packed["config"]["seed"] == 1
+
+
 def test_training_is_averaged_between_evaluations(tmp_path):
     lines = [
         {"step": 5, "train/loss": 3.0, "train/lr": 0.1, "time/seconds": 1.0},
