@@ -56,7 +56,7 @@ STUDIES = [
     Study(
         "shakespeare/models",
         "Mamba and both Transformers on tiny Shakespeare, 90 seconds each",
-        f"mambalab train -m experiment=shakespeare/cpu_90s {MODELS} {SEEDS}",
+        f"mambalab train -m experiment=shakespeare/cpu_90s {SEEDS} {MODELS}",
         baseline="model=transformer",
     ),
     Study(
