@@ -59,10 +59,14 @@ STUDIES = [
         f"mambalab train -m experiment=shakespeare/cpu_90s {SEEDS} {MODELS}",
         baseline="model=transformer",
     ),
-    Study(
-        "shakespeare/search/at_equal_time",
-        "Ninety seconds on the tuning tenth: Mamba's dropout, the Transformer's batch",
-        "mambalab train experiment=shakespeare/cpu_90s task.tune=true",
+    *(
+        Study(
+            f"shakespeare/search/{model}_90s",
+            f"Dropout and batch of {model} in 90 seconds, on the tuning tenth",
+            f"mambalab train -m experiment=shakespeare/cpu_90s task.tune=true model={model} "
+            "dropout.p=0,0.05,0.1",
+        )
+        for model in searches.MODELS
     ),
     Study(
         "mnist/models",
