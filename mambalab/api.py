@@ -22,7 +22,7 @@ from mambalab.records.summary import EndedBy
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.rules import CHECKPOINT, Rule
 from mambalab.settings.train import Precision
-from mambalab.utils import allocator, command, console, memory, openmp
+from mambalab.utils import command, console, memory, openmp
 from mambalab.utils.frames import frame
 from mambalab.utils.mapping import flatten
 
@@ -62,7 +62,6 @@ def train(settings: "str | Sequence[str] | Mapping[str, Any]" = ()) -> "Run":
     """
     if "torch" not in sys.modules:
         openmp.limit_openmp_spin()
-    allocator.keep_freed_memory()
     from mambalab.runs import training
     from mambalab.runs.build import is_ours
     from mambalab.runs.handle import Run
