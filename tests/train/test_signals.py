@@ -11,9 +11,10 @@ from tests.lab import only_run, rows, summary, train
 
 @pytest.fixture(autouse=True)
 def _as_in_a_terminal():
-    """Handlers as a terminal's program has them, even if the tests run under nohup."""
+    """Handlers as a terminal's program has them, even if the tests run under nohup or behind &."""
     before = {n: signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
