@@ -17,6 +17,7 @@ from mambalab.utils.renamed import current
 if TYPE_CHECKING:
     import torch
 
+    from mambalab.generation.sampling import Sampling
     from mambalab.generation.text_stream import Writer
     from mambalab.tokenization.tokenizer import Tokenizer
 
@@ -121,13 +122,30 @@ def run(settings: GenerateSettings) -> int:
     return 0
 
 
+def drawing_rules(settings: GenerateSettings, allowed: int) -> "Sampling":
+    """How a value of a picture, or of a gap, is chosen: at temperature 1 if nothing else is said.
+
+    Args:
+        settings: of the command.
+        allowed: kinds of values, the first tokens of the vocabulary; no others are drawn.
+    """
+    from mambalab.generation.sampling import Sampling
+
+    return Sampling(
+        temperature=1.0 if settings.temperature is None else settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        min_p=settings.min_p,
+        allowed=allowed,
+    )
+
+
 def _draw(settings: GenerateSettings, path: Path) -> int:
     """Write a sheet of pictures and print where it is; returns 0.
 
     Raises:
         UserError: no such class, a picture that cannot be read, a file that cannot be written.
     """
-    from mambalab.generation.sampling import Sampling
     from mambalab.runs import pixel_model, pixel_sheet
 
     source = pixel_model.load(
@@ -138,13 +156,7 @@ def _draw(settings: GenerateSettings, path: Path) -> int:
         which=settings.checkpoint,
     )
     _warn_of_slowness(source)
-    rules = Sampling(
-        temperature=1.0 if settings.temperature is None else settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
-        allowed=source.tokens.levels,
-    )
+    rules = drawing_rules(settings, source.tokens.levels)
     out = path / GENERATED if settings.out is None else Path(settings.out).expanduser()
     found = pixel_sheet.write_sheet(
         source,

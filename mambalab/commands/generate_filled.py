@@ -23,7 +23,6 @@ def run(settings: GenerateSettings, path: Path) -> int:
             picture that cannot be read, a file that cannot be written.
     """
     from mambalab.commands import generate
-    from mambalab.generation.sampling import Sampling
     from mambalab.runs import diffusion_model, diffusion_pictures
     from mambalab.tokenization.pixels import PixelTokens
 
@@ -35,13 +34,7 @@ def run(settings: GenerateSettings, path: Path) -> int:
         which=settings.checkpoint,
     )
     source.order = settings.order or Order.random
-    rules = Sampling(
-        temperature=1.0 if settings.temperature is None else settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        min_p=settings.min_p,
-        allowed=source.kinds,
-    )
+    rules = generate.drawing_rules(settings, source.kinds)
     if not isinstance(source.meaning, PixelTokens):
         settings.check_filled_text(str(path))
         _fill_texts(settings, source, rules)

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from mambalab.errors import UserError
 from mambalab.settings.figure import PlainFigureSettings
+from mambalab.settings.one_model import check_one_model
 from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 from mambalab.utils import console
@@ -54,17 +55,7 @@ class InspectSettings:
 
     def check(self) -> None:
         """Raise UserError if it is not clear what to read, or which model."""
-        if self.pretrained is not None and self.run != "latest":
-            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
-        if self.pretrained is not None and self.checkpoint != "best":
-            raise UserError(
-                f"checkpoint={self.checkpoint}: that is one of a run; pretrained={self.pretrained} "
-                "has a single one"
-            )
-        if self.tokenizer is not None and self.pretrained is None:
-            raise UserError(
-                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
-            )
+        check_one_model(self.run, self.pretrained, self.checkpoint, self.tokenizer)
         if self.pretrained is not None and self.index is not None:
             raise UserError("index: a pretrained model reads a text (text=...)")
         if self.text is not None and self.index is not None:

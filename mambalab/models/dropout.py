@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mambalab.models.layers import untouched
 from mambalab.ops.dispatch import transforming
-from mambalab.ops.dropped_sum import dropped_sum, fits
+from mambalab.ops.dropped_sum import dropped, dropped_sum, fits
 from mambalab.settings.model import DropoutSettings
 
 NO_DROPOUT = DropoutSettings(name="none", p=0.0, ssm_p=0.0, reset_A=True)
@@ -40,7 +40,7 @@ class Dropout(nn.Module):
         cut = round(self.p * 65536)
         if cut == 65536:
             return x * 0.0
-        return torch.where(_draws(x) >= cut - 32768, x * (65536 / (65536 - cut)), 0.0)
+        return dropped(x, _draws(x), cut)
 
     def add(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Return hidden + self(x), to the last bit, in one pass where that is possible."""

@@ -35,20 +35,21 @@ def dropped_sum(hidden: Tensor, x: Tensor, draws: Tensor, cut: int) -> Tensor:
     return _sum(hidden, x, draws, cut)
 
 
+def dropped(x: Tensor, draws: Tensor, cut: int) -> Tensor:
+    """Inverted dropout of x by PyTorch's own operators; arguments as of `dropped_sum`."""
+    return torch.where(draws >= cut - 32768, x * _scale(cut), 0.0)
+
+
 def _scale(cut: int) -> float:
+    """What is kept grows by this factor."""
     return 65536 / (65536 - cut)
-
-
-def _plain(hidden: Tensor, x: Tensor, draws: Tensor, cut: int) -> Tensor:
-    """Compute the sum by PyTorch's own operators."""
-    return hidden + torch.where(draws >= cut - 32768, x * _scale(cut), 0.0)
 
 
 @torch.library.custom_op("mambalab::dropped_sum", mutates_args=())
 def _sum(hidden: Tensor, x: Tensor, draws: Tensor, cut: int) -> Tensor:
     """Custom operator of the forward; PyTorch's own operations where numba is missing."""
     if obstacle("cpu", x.device, x.dtype) is not None:
-        return _plain(hidden, x, draws, cut)
+        return hidden + dropped(x, draws, cut)
     from mambalab.ops.cpu import dropout
 
     return dropout.forward(hidden, x, draws, cut - 32768, _scale(cut))
@@ -63,7 +64,7 @@ def _(hidden: Tensor, x: Tensor, draws: Tensor, cut: int) -> Tensor:
 def _sum_backward(grad_y: Tensor, draws: Tensor, cut: int, dtype: torch.dtype) -> Tensor:
     """Return the gradient of x, of its dtype."""
     if obstacle("cpu", grad_y.device, dtype) is not None:
-        return torch.where(draws >= cut - 32768, grad_y.to(dtype) * _scale(cut), 0.0)
+        return dropped(grad_y.to(dtype), draws, cut)
     from mambalab.ops.cpu import dropout
 
     return dropout.backward(grad_y, draws, cut - 32768, _scale(cut), dtype)
@@ -85,8 +86,7 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """Return a gradient for each argument of `_sum`, None for draws and cut."""
     (draws,) = ctx.saved_tensors
     if plain_backward_needed():  # of this operator, which is linear: its backward in plain steps
-        kept = draws >= ctx.cut - 32768
-        grad_x = torch.where(kept, grad_y.to(ctx.dtype) * _scale(ctx.cut), 0.0)
+        grad_x = dropped(grad_y.to(ctx.dtype), draws, ctx.cut)
     else:
         grad_x = _sum_backward(grad_y, draws, ctx.cut, ctx.dtype)
     return grad_y, grad_x, None, None

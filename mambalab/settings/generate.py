@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mambalab.errors import UserError
+from mambalab.settings.one_model import check_one_model
 from mambalab.settings.rules import CHECKPOINT, DEVICE, DEVICE_HINT, FOLDER, RUN, option
 from mambalab.settings.train import Precision
 
@@ -103,17 +104,7 @@ class GenerateSettings:
 
     def check(self) -> None:
         """Raise UserError for two models or prompts at once, or half of what goes together."""
-        if self.pretrained is not None and self.run != "latest":
-            raise UserError(f"run={self.run} and pretrained={self.pretrained}: give one of them")
-        if self.pretrained is not None and self.checkpoint != "best":
-            raise UserError(
-                f"checkpoint={self.checkpoint}: that is one of a run; pretrained={self.pretrained} "
-                "has a single one"
-            )
-        if self.tokenizer is not None and self.pretrained is None:
-            raise UserError(
-                f"tokenizer={self.tokenizer}: a run has its own; this goes with pretrained=FOLDER"
-            )
+        check_one_model(self.run, self.pretrained, self.checkpoint, self.tokenizer)
         if self.prompt is not None and self.prompt_file is not None:
             raise UserError(f"prompt and prompt_file={self.prompt_file}: give one of them")
         if self.each_line and self.prompt_file is None:

@@ -10,26 +10,12 @@ from mambalab.settings.task import DiffusionSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks.diffusion import DiffusionTask
 from mambalab.tokenization.pixels import PixelTokens
+from tests.tasks.toys import PICTURES
 
 LEVELS = 3
 FIRST, MASK = LEVELS, LEVELS + 1  # tokens of a sequence: levels, the first one, the mask
 SETTINGS = DiffusionSettings(
-    name="diffusion",
-    _target_="tests",
-    batch_size=4,
-    eval_batch_size=3,
-    tune=None,
-    params={},
-    data="digits",
-    levels=17,
-    size=None,
-    colour=False,
-    classes=False,
-    background=None,
-    val_size=6,
-    test_size=2,
-    seq_len=None,
-    eval_samples=2,
+    **vars(PICTURES) | {"name": "diffusion", "seq_len": None, "eval_samples": 2}
 )
 
 

@@ -21,7 +21,7 @@ from mambalab.tasks.text import ShakespeareTask
 from tests.conftest import NO_DROPOUT
 from tests.lab import TEXT
 from tests.tasks.chains import FIRST, LEVELS, MASK, SETTINGS, Chain, Exact, bound
-from tests.tasks.toys import Colour, Grey, build
+from tests.tasks.toys import Colour, Fixed, Grey, build
 
 
 @pytest.fixture
@@ -30,19 +30,6 @@ def make(monkeypatch):
     monkeypatch.setitem(pixels._KNOWN, "cifar10", Colour)
     monkeypatch.setattr(ShakespeareTask, "read", lambda self: (TEXT, {"sha256": "0"}))
     return lambda **changes: build(DiffusionTask, SETTINGS, **changes)
-
-
-class Fixed(nn.Module):
-    """The same logits everywhere: value k weighs k + 1, what is no value far more."""
-
-    def __init__(self, kinds: int, vocab_size: int) -> None:
-        super().__init__()
-        weights = torch.arange(1.0, vocab_size + 1)
-        weights[kinds:] = 1e6
-        self.register_buffer("logits", weights.log())
-
-    def forward(self, tokens):
-        return self.logits.expand(*tokens.shape, -1)
 
 
 class Random(nn.Module):

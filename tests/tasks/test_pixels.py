@@ -12,56 +12,25 @@ from torch import nn
 
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
-from mambalab.settings.task import PixelModelSettings
 from mambalab.spec import ModelSpec
 from mambalab.tasks import pixels as module
 from mambalab.tasks.digits import DigitsTask
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tokenization.pixels import PixelTokens
 from tests.conftest import NO_DROPOUT
-from tests.tasks.toys import PATCHES, PIXELS, Colour, Grey, build
-
-SETTINGS = PixelModelSettings(
-    name="pixels",
-    _target_="tests",
-    batch_size=4,
-    eval_batch_size=3,
-    tune=None,
-    params={},
-    data="digits",
-    levels=17,
-    size=None,
-    colour=False,
-    classes=False,
-    background=None,
-    val_size=6,
-    test_size=2,
-)
+from tests.tasks.toys import PATCHES, PICTURES, PIXELS, Colour, Fixed, Grey, build
 
 
 @pytest.fixture
 def make(monkeypatch):
     monkeypatch.setitem(module._KNOWN, "digits", Grey)
     monkeypatch.setitem(module._KNOWN, "cifar10", Colour)
-    return lambda **changes: build(PixelModelTask, SETTINGS, **changes)
+    return lambda **changes: build(PixelModelTask, PICTURES, **changes)
 
 
 def unprepared(**changes) -> PixelModelTask:
-    chosen = dataclasses.replace(SETTINGS, **changes)
+    chosen = dataclasses.replace(PICTURES, **changes)
     return PixelModelTask(chosen, seed=0, data_dir=Path("nowhere"), data_fraction=1.0)
-
-
-class Fixed(nn.Module):
-    """The same logits everywhere: level k weighs k + 1, a first token far more."""
-
-    def __init__(self, levels: int, vocab_size: int) -> None:
-        super().__init__()
-        weights = torch.arange(1.0, vocab_size + 1)
-        weights[levels:] = 1e6
-        self.register_buffer("logits", weights.log())
-
-    def forward(self, tokens):
-        return self.logits.expand(*tokens.shape, -1)
 
 
 @pytest.mark.parametrize("pattern", ["M", "SF"])
@@ -186,7 +155,7 @@ def test_two_processes_measure_what_one_does(make):
 def test_digits_lose_nothing_with_17_levels():
     from sklearn.datasets import load_digits
 
-    task = build(PixelModelTask, SETTINGS, val_size=180)
+    task = build(PixelModelTask, PICTURES, val_size=180)
     source = build(DigitsTask, PIXELS, val_size=180, input_dim=8)
     assert torch.equal(task.labels["val"], source.labels["val"])
     found = torch.cat([task.levels[split] for split in ("train", "val", "test")])
@@ -202,7 +171,7 @@ def test_a_folder_of_pictures(tmp_path):
         picture = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(picture).save(place / f"{number}.png")
     settings = {"data": str(tmp_path), "colour": True, "classes": True, "val_size": 4}
-    task = build(PixelModelTask, SETTINGS, size=6, **settings)
+    task = build(PixelModelTask, PICTURES, size=6, **settings)
     assert task.tokens == PixelTokens(17, 6, 6, 3, ("cat", "dog"))
     sizes = {split: len(levels) for split, levels in task.levels.items()}
     assert sizes == {"train": 14, "val": 4, "test": 2, "train_sample": 4}
@@ -210,7 +179,7 @@ def test_a_folder_of_pictures(tmp_path):
     with pytest.raises(
         UserError, match=r"task.data=nowhere: no such folder, and none of digits, mn"
     ):
-        build(PixelModelTask, SETTINGS, data="nowhere")
+        build(PixelModelTask, PICTURES, data="nowhere")
 
 
 def test_what_cannot_be(make):

@@ -11,6 +11,7 @@ from mambalab.settings.task import (
     FolderSettings,
     InductionHeadsSettings,
     PatchSettings,
+    PixelModelSettings,
     PixelSettings,
     SelectiveCopyingSettings,
 )
@@ -21,6 +22,18 @@ _TASK = {"name": "toy", "_target_": "tests", "batch_size": 4, "eval_batch_size":
 _IMAGES = _TASK | {"label_smoothing": 0.0, "augment": OFF, "val_size": 6}
 PIXELS = PixelSettings(**_IMAGES, input_dim=4, permute=False)
 PATCHES = PatchSettings(**_IMAGES, patch_size=2)
+PICTURES = PixelModelSettings(
+    **_TASK | {"name": "pixels"},
+    tune=None,
+    data="digits",
+    levels=17,
+    size=None,
+    colour=False,
+    classes=False,
+    background=None,
+    val_size=6,
+    test_size=2,
+)
 FOLDER = FolderSettings(
     **_IMAGES, patch_size=2, path=None, background=None, image_size=8, test_size=4
 )
@@ -72,3 +85,16 @@ class Echo(nn.Module):
 
     def forward(self, sequences, lengths=None):
         return sequences[:, 0]
+
+
+class Fixed(nn.Module):
+    """The same logits everywhere: value k of `kinds` weighs k + 1, what is no value far more."""
+
+    def __init__(self, kinds: int, vocab_size: int) -> None:
+        super().__init__()
+        weights = torch.arange(1.0, vocab_size + 1)
+        weights[kinds:] = 1e6
+        self.register_buffer("logits", weights.log())
+
+    def forward(self, tokens):
+        return self.logits.expand(*tokens.shape, -1)

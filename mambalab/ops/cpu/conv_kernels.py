@@ -21,7 +21,6 @@ from typing import NamedTuple
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
-    apply_silu,
     broadcast,
     carray,
     fma,
@@ -31,12 +30,11 @@ from mambalab.ops.cpu.simd import (
     load_row,
     outline,
     prefetch,
-    sigmoid,
-    silu_argument,
     store,
     store_float,
     store_row,
 )
+from mambalab.ops.cpu.simd_functions import apply_silu, sigmoid, silu_argument
 from mambalab.ops.cpu.threads import take_ticket
 
 TASK_STEPS = 128  # of one sequence

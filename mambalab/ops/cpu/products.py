@@ -8,7 +8,6 @@ import math
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
-    apply_gelu,
     broadcast,
     broadcast_load,
     fma,
@@ -22,6 +21,7 @@ from mambalab.ops.cpu.simd import (
     store_row,
     sums,
 )
+from mambalab.ops.cpu.simd_functions import apply_gelu
 
 PREFETCH_BYTES = 8192  # how far ahead a matrix is fetched; rows are too short for the processor
 _V = VECTOR_BYTES

@@ -17,13 +17,12 @@ from mambalab.ops.cpu.simd import (
     load_float,
     load_row,
     outline,
-    sigmoid,
-    silu_argument,
     store,
     store_float,
     store_row,
     sums,
 )
+from mambalab.ops.cpu.simd_functions import sigmoid, silu_argument
 
 _V = VECTOR_BYTES
 

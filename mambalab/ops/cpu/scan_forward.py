@@ -36,7 +36,6 @@ from mambalab.ops.cpu.scan_layout import (
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
-    apply_silu,
     broadcast_load,
     carray,
     fma,
@@ -46,6 +45,7 @@ from mambalab.ops.cpu.simd import (
     store,
     store_row,
 )
+from mambalab.ops.cpu.simd_functions import apply_silu
 from mambalab.ops.cpu.threads import flush_denormals, restore, take_ticket
 
 _V = VECTOR_BYTES

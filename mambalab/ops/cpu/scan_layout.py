@@ -26,11 +26,10 @@ from mambalab.ops.cpu.simd import (
     load_row,
     outline,
     prefetch,
-    sigmoid,
-    softplus,
     store,
     store_float,
 )
+from mambalab.ops.cpu.simd_functions import sigmoid, softplus
 
 CHUNK = 32  # steps between two saved states
 BLOCK = 4  # states of a channel that run side by side in registers

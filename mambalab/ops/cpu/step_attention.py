@@ -14,13 +14,11 @@ from mambalab.ops.cpu.products import products
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
-    apply_silu,
     broadcast,
     broadcast_load,
     exp2,
     fma,
     inline,
-    larger,
     load,
     load_even_bf16,
     load_float,
@@ -33,6 +31,7 @@ from mambalab.ops.cpu.simd import (
     store_row,
     sums,
 )
+from mambalab.ops.cpu.simd_functions import apply_silu, larger
 from mambalab.ops.cpu.step_layout import (
     A_ARRIVED,
     A_CAPACITY,

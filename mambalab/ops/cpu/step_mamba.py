@@ -4,7 +4,6 @@ from mambalab.ops.cpu.products import products
 from mambalab.ops.cpu.simd import (
     LANES,
     VECTOR_BYTES,
-    apply_silu,
     broadcast,
     broadcast_load,
     exp2,
@@ -13,12 +12,12 @@ from mambalab.ops.cpu.simd import (
     load_float,
     load_int,
     load_row,
-    softplus,
     store,
     store_float,
     store_row,
     sums,
 )
+from mambalab.ops.cpu.simd_functions import apply_silu, softplus
 from mambalab.ops.cpu.step_layout import (
     M_A,
     M_CONV_BIAS,

@@ -5,7 +5,8 @@ import math
 import numba
 import torch
 
-from mambalab.ops.cpu.simd import LANES, apply_gelu, load, store
+from mambalab.ops.cpu.simd import LANES, load, store
+from mambalab.ops.cpu.simd_functions import apply_gelu
 
 
 @numba.njit
