@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mambalab.config import origins, paths, resolvers, unused, user_conf
+from mambalab.config import grammar, origins, paths, resolvers, unused, user_conf
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import (
     MissingValueError,
@@ -32,6 +32,7 @@ from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
 
 resolvers.register()
+PARAMS = "sweep.params"
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ def compose_parts(
     from hydra.errors import HydraException
 
     user_conf.register()
+    declared = _declared(prepared) if issubclass(settings, TrainConfig) else {}
     try:
         with hydra.initialize_config_dir(
             str(paths.package_conf()), job_name="mambalab", version_base="1.3"
         ):
-            raw = hydra.compose(verb, overrides=prepared, return_hydra_config=True)
+            composing = [word for word in prepared if word not in declared]
+            raw = hydra.compose(verb, overrides=composing, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
     except UnicodeDecodeError as error:
@@ -128,6 +131,8 @@ def compose_parts(
     with open_dict(raw):
         del raw["hydra"]
         sweep = _plain(raw.pop("sweep", {})) if training else {}
+    for params in declared.values():
+        sweep["params"] = _with_params(sweep.get("params"), params)
     try:
         config = _merged(settings, _resolved(raw))
         found = check_typed(config) if checked else None
@@ -152,6 +157,35 @@ def compose_parts(
         raise UserError(f"{error}{more or origins.hint(verb, chosen)}") from error
     except UserError as error:
         raise type(error)(str(error) + origins.hint(verb, chosen)) from error
+
+
+def _declared(prepared: list[str]) -> dict[str, dict[str, Any]]:
+    """The overrides that declare what a sweep varies, each with what it declares.
+
+    They are kept from Hydra, which cannot put a list where an experiment has a range.
+    """
+    found = {}
+    for word in prepared:
+        name, _, _ = word.lstrip("+").partition("=")
+        if name != PARAMS and not name.startswith(f"{PARAMS}."):
+            continue
+        value = grammar.parse(word).value()
+        if name != PARAMS:
+            found[word] = {name.removeprefix(f"{PARAMS}."): value}
+        elif isinstance(value, dict):
+            found[word] = value
+    return found
+
+
+def _with_params(params: Any, more: dict[str, Any]) -> dict[str, Any]:
+    """`params` of a sweep with `more`: a list or a range takes the place of what was there, keys
+    of a range that are not given again stay."""
+    found = dict(params) if isinstance(params, dict) else {}
+    for key, value in more.items():
+        old = found.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        found[key] = {**old, **value} if both else value
+    return found
 
 
 def _experiments(prepared: list[str]) -> list[str]:

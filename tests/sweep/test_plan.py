@@ -75,6 +75,30 @@ def test_the_command_line_has_the_last_word_on_what_varies():
     assert len({plan([params, *more]).folder for more in ([], ["seed=7"], ["dropout=none"])}) == 1
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "sweep.params={optim.lr: [0.1, 0.2], model.d_model: null}",
+        "sweep.params={optim: {lr: [0.1, 0.2]}, model.d_model: null}",
+    ],
+)
+def test_a_list_takes_the_place_of_an_experiments_range(experiment, word):
+    assert names("experiment=e", "sweep.search=grid", word) == [
+        "optim.lr=0.1,seed=1",
+        "optim.lr=0.2,seed=1",
+    ]
+    only_one = ["sweep.params.optim.lr=[0.3]", "sweep.params.model.d_model=[8]"]
+    assert names("experiment=e", "sweep.search=grid", *only_one) == [
+        "model.d_model=8,optim.lr=0.3,seed=1"
+    ]
+
+
+def test_a_range_declared_again_keeps_what_it_does_not_say(experiment):
+    found = plan(["experiment=e", "sweep.params={optim.lr: {high: 0.5}}"])
+    assert found.ranges["optim.lr"] == {"low": 1e-4, "high": 0.5}
+    assert found.ranges["model.d_model"] == [16, 32]
+
+
 def test_the_folder_says_what_does_not_vary():
     def folder(*overrides: str) -> str:
         return plan(list(overrides)).folder.name
