@@ -98,7 +98,8 @@ class Yardstick:
     def calls(
         self, inputs: list[Tensor], grad_y: Tensor
     ) -> tuple[Callable[[], Tensor], Callable[[], Any]]:
-        """Its forward, and its forward and backward."""
+        """Its forward, and its forward and backward; both of the inputs as float32."""
+        inputs, grad_y = [value.float() for value in inputs], grad_y.float()
         u, A = inputs[0], inputs[2]
         batch, length, d_inner = u.shape
         shape = (batch, -(-length // self.CHUNK), d_inner // self.LANES, A.shape[1], self.LANES)

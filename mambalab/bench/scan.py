@@ -101,10 +101,12 @@ def measure(
             contenders[peer.name] = peer.scan
             result.versions[peer.name] = peer.version or ""
     native = None
-    if device.type == "cpu" and kind == torch.float32 and yardstick is not None:
+    if device.type == "cpu" and yardstick is not None:
         native = peers.Yardstick(yardstick)
+        if kind != torch.float32:
+            result.notes.append("C++ yardstick: of float32, the one type it has")
     elif device.type == "cpu":
-        result.missing["C++ yardstick"] = "give yardstick=FILE.cpp (float32)"
+        result.missing["C++ yardstick"] = "give yardstick=FILE.cpp"
     for name in list(contenders):
         if (fault := _fault(contenders[name], device, kind)) is not None:
             result.wrong[name] = fault

@@ -31,7 +31,7 @@ def test_the_scan_is_measured(no_peers, capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("scan on ")
     assert out.splitlines()[0].endswith(", float32")
-    assert "not measured: C++ yardstick: give yardstick=FILE.cpp (float32)" in out
+    assert "not measured: C++ yardstick: give yardstick=FILE.cpp" in out
     assert "1x8x16" in out
     assert "not measured: mambapy: not installed" in out
     assert "not measured: mamba_ssm: runs on CUDA only" in out
