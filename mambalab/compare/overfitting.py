@@ -6,6 +6,7 @@ about it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mambalab.compare.groups import Group
 from mambalab.compare.statistics import Estimate
@@ -40,7 +41,8 @@ def judge(
     dropout from the baseline.
 
     Each is asked of the group without dropout that is like it otherwise; if there is none, of the
-    baseline, if that is without dropout.
+    baseline, if that is without dropout. A group of another model than the baseline's that has no
+    such twin is no question on dropout: each model has its own, and whole recipes are compared.
 
     Args:
         measured: by label, each group with how far its validation loss turns up
@@ -49,8 +51,13 @@ def judge(
     """
     groups = [group for group, _, _ in measured.values()]
     base = measured[baseline][0]
-    concerned = [g for g in groups if _dropout(g) != _dropout(base)]
+    differing = [g for g in groups if _dropout(g) != _dropout(base)]
+    recipes = [g for g in differing if _model(g) != _model(base) and not _twins(g, groups)]
+    concerned = [g for g in differing if g not in recipes]
     lines: list[str] = [PREMISE] if concerned else []
+    if recipes:
+        labels = "; ".join(group.label for group in recipes)
+        lines.append(f"dropout is not that of the baseline, so whole recipes are compared: {labels}")
     withheld, alone = set(), []
     asked: dict[str, bool] = {}
     for group in concerned:
@@ -79,12 +86,22 @@ def _dropout(group: Group) -> dict[str, str]:
     }
 
 
-def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
+def _model(group: Group) -> Any:
+    return group.setting("model.name")
+
+
+def _twins(group: Group, groups: list[Group]) -> list[Group]:
+    """Return the groups without dropout that are like a group otherwise."""
+
     def rest(other: Group) -> dict[str, str]:
         return {k: v for k, v in other.settings.items() if not k.startswith("dropout.")}
 
-    twins = [other for other in groups if is_free(other) and rest(other) == rest(group)]
-    return next(iter([*twins, *([base] if is_free(base) else [])]), None)
+    return [other for other in groups if is_free(other) and rest(other) == rest(group)]
+
+
+def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
+    found = [*_twins(group, groups), *([base] if is_free(base) else [])]
+    return next(iter(found), None)
 
 
 def _turns_up(turn: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
