@@ -57,7 +57,9 @@ def judge(
     lines: list[str] = [PREMISE] if concerned else []
     if recipes:
         labels = "; ".join(group.label for group in recipes)
-        lines.append(f"dropout is not that of the baseline, so whole recipes are compared: {labels}")
+        lines.append(
+            f"dropout is not that of the baseline, so whole recipes are compared: {labels}"
+        )
     withheld, alone = set(), []
     asked: dict[str, bool] = {}
     for group in concerned:

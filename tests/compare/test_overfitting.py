@@ -108,7 +108,7 @@ def test_a_baseline_with_dropout_is_judged_by_the_group_without(groups):
 def test_another_model_with_a_dropout_of_its_own_is_a_recipe_and_is_judged(groups):
     base = groups(BAD, model__name="transformer")
     found = compare([*base, *groups(GOOD, model__name="mamba", dropout="ssm")], ignore=ignore)
-    label = "model=mamba dropout=ssm"
+    label = "model=mamba"
     assert verdicts(found)[label] == "better"
     assert found.dropout == [
         f"dropout is not that of the baseline, so whole recipes are compared: {label}"
