@@ -93,6 +93,13 @@ STUDIES = [
         baseline="ssm_p=0.0",
     ),
     Study(
+        "shakespeare/search/ssm_dropout",
+        "Which p suits ordinary dropout best there, on the tuning tenth",
+        "mambalab train -m experiment=shakespeare/ssm_dropout task.tune=true "
+        "'sweep.params={seed: [1], dropout.p: [0.0, 0.02, 0.05, 0.1, 0.2, 0.3], "
+        "dropout.ssm_p: [0.0]}'",
+    ),
+    Study(
         "shakespeare/width",
         "Over-fitting against width and dropout",
         "mambalab train -m experiment=shakespeare/width",
