@@ -53,9 +53,9 @@ from mambalab.ops.cpu.scan_layout import (
     clear_vectors,
     copy_vectors,
     gather_states,
+    next_rows,
     offset_address,
     padded_states,
-    prefetch_next,
     prefetch_rows,
     row_address,
     scatter_states,
@@ -63,7 +63,7 @@ from mambalab.ops.cpu.scan_layout import (
     stage_skip,
     widen_states,
 )
-from mambalab.ops.cpu.simd import LANES, VECTOR_BYTES, carray
+from mambalab.ops.cpu.simd import LANES, VECTOR_BYTES, carray, inline
 from mambalab.ops.cpu.threads import flush_denormals, restore, take_ticket
 
 _V = VECTOR_BYTES
@@ -76,6 +76,44 @@ def scratch_bytes(d_state: int, pack: int) -> int:
     strip = 3 * padded_states(d_state) + 2 + STAGED * CHUNK
     passes = 4 * CHUNK * BLOCK + BLOCK + CHUNK * BLOCK // LANES
     return _V * (pack * strip + 2 * CHUNK * row_vectors + passes)
+
+
+@inline
+def _inputs_before(a, k, near, batch, t, offset):
+    """Choose what pass k over a strip's states prefetches: `offset` bytes into a chunk's rows from
+    t on. Returns the first line's address and the rows' pitch: `near` and 0 if there is nothing.
+
+    Lines come from memory one a step, while the passes compute: all at once they would wait.
+    """
+    address, pitch = 0, 0
+    if k == 0:
+        address, pitch = row_address(a.u, a.u_batch, batch, a.u_row, t, offset), a.u_row
+    elif k == 1:
+        address, pitch = (
+            row_address(a.delta, a.delta_batch, batch, a.delta_row, t, offset),
+            a.delta_row,
+        )
+    elif k == 2:
+        address, pitch = row_address(a.y, a.y_batch, batch, a.y_row, t, offset), a.y_row
+    elif k == 3:
+        address, pitch = row_address(a.z, a.z_batch, batch, a.z_row, t, offset), a.z_row
+    return (address, pitch) if address != 0 and t >= 0 else (near, 0)
+
+
+@inline
+def _gradients_and_states(a, k, near, to, to_row, before, strip_bytes):
+    """Choose what reverse pass k prefetches: rows of du, ddelta and dz, `to` bytes in, that are
+    written after the passes, and the states saved before the chunk, unless `before` is negative."""
+    address, pitch = 0, to_row
+    if k == 0:
+        address = a.grad_u + to
+    elif k == 1:
+        address = a.grad_delta + to
+    elif k == 2 and a.z != 0:
+        address = a.grad_z + to
+    elif k == 3 and before >= 0:
+        address, pitch = a.saved_states + before, strip_bytes // CHUNK
+    return (address, pitch) if address != 0 else (near, 0)
 
 
 def build(sources: int):
@@ -164,17 +202,11 @@ def build(sources: int):
                         staged + DY, staged + DZ, dy_rows, a.y_row, z_rows, a.z_row,
                         steps, count, bf16,
                     )  # fmt: skip
-                    prefetch_next(u_rows, a.u_row, steps, s, begin, end, size, -CHUNK)
-                    prefetch_next(delta_rows, a.delta_row, steps, s, begin, end, size, -CHUNK)
-                    prefetch_next(dy_rows, a.y_row, steps, s, begin, end, size, -CHUNK)
-                    prefetch_next(z_rows, a.z_row, steps, s, begin, end, size, -CHUNK)
-                    to = ((batch * length + t) * a.d_inner + channel) * size
-                    prefetch_rows(a.grad_u + to, to_row, steps)
-                    prefetch_rows(a.grad_delta + to, to_row, steps)
-                    if gated:
-                        prefetch_rows(a.grad_z + to, to_row, steps)
-                    saved = (batch * chunks + chunk - 1) * strips + group * group_strips + s
-                    prefetch_rows(a.saved_states + saved * strip_bytes, _V, n_pad)
+                    if chunk == chunks - 1 or n_pad < 4 * BLOCK:  # else the passes did so before
+                        for k in range(4):
+                            ahead, pitch = _inputs_before(a, k, staged, batch, t, first)
+                            ahead = next_rows(ahead, pitch, s, begin, end, size, -CHUNK)
+                            prefetch_rows(ahead, pitch, steps)
                     clear_vectors(staged + GRAD_DELTA, 2 * CHUNK)  # and GRAD_DRIVE after it
                     if gated:
                         D = offset_address(a.D, channel * 4)
@@ -190,24 +222,34 @@ def build(sources: int):
                         block = (s - begin) * strip_bytes + n * _V  # (BLOCK, LANES) in (pack, n)
                         saved = (batch * chunks + chunk) * strips + group * group_strips + s
                         h = a.saved_states + saved * strip_bytes + n * _V
+                        k, first = n // BLOCK, (group * channels + s * LANES) * size
+                        ahead, pitch = _inputs_before(a, k, staged, batch, t - CHUNK, first)
+                        to = (batch * length + t) * to_row + first
+                        before = (saved - strips) * strip_bytes if chunk > 0 else -1
+                        behind, spacing = _gradients_and_states(
+                            a, k, staged, to, to_row, before, strip_bytes
+                        )
                         r = rates + block
                         if gated:
                             recompute_with_output(
                                 h, r, delta, drive, staged + OUT, bn, cn, row,
-                                decays, states, steps,
+                                decays, states, steps, ahead, pitch,
                             )  # fmt: skip
                         else:
-                            recompute(h, r, delta, drive, 0, bn, cn, row, decays, states, steps)
+                            recompute(
+                                h, r, delta, drive, 0, bn, cn, row,
+                                decays, states, steps, ahead, pitch,
+                            )  # fmt: skip
                         g, dA = grad_state + block, grad_A + block
                         if s == begin:
                             reverse_first(
                                 g, dA, r, delta, drive, dy, grad_delta, grad_drive,
-                                bn, cn, row, decays, states, sum_b, sum_c, steps,
+                                bn, cn, row, decays, states, sum_b, sum_c, steps, behind, spacing,
                             )  # fmt: skip
                         else:
                             reverse_next(
                                 g, dA, r, delta, drive, dy, grad_delta, grad_drive,
-                                bn, cn, row, decays, states, sum_b, sum_c, steps,
+                                bn, cn, row, decays, states, sum_b, sum_c, steps, behind, spacing,
                             )  # fmt: skip
                     stride = a.groups * d_state * 4  # bytes of a row (groups, d_state) of dB or dC
                     to = ((pack * a.batch + batch) * length + t) * stride

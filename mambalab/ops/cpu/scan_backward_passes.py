@@ -17,6 +17,7 @@ from mambalab.ops.cpu.simd import (
     load_float,
     load_row,
     outline,
+    prefetch,
     store,
     store_float,
     store_row,
@@ -41,15 +42,17 @@ def _make_recompute(with_output):
     """Compile the forward pass over a chunk, with or without the output C h."""
 
     @outline
-    def recompute(h, rates, delta, drive, out, b, c, row, decays, states, steps):
+    def recompute(h, rates, delta, drive, out, b, c, row, decays, states, steps, ahead, pitch):
         """Store decay and *previous* state of each step; add C h to `out` if it is wanted.
 
         h, rates (BLOCK, LANES); delta, drive, out (steps, LANES); b, c: the block's first float in
-        rows of `row` bytes; decays (steps, BLOCK, LANES); states (steps + 1, BLOCK, LANES).
+        rows of `row` bytes; decays (steps, BLOCK, LANES); states (steps + 1, BLOCK, LANES). The
+        lines at `ahead`, `pitch` bytes apart, are prefetched, one a step.
         """
         h0, h1, h2, h3 = load(h), load(h + _V), load(h + 2 * _V), load(h + 3 * _V)
         r0, r1, r2, r3 = load(rates), load(rates + _V), load(rates + 2 * _V), load(rates + 3 * _V)
         for t in range(steps):
+            prefetch(ahead + t * pitch)
             d, x = load(delta + t * _V), load(drive + t * _V)  # (LANES,) each
             bt, st, et = b + t * row, states + t * BLOCK * _V, decays + t * BLOCK * _V
             store(st, h0)
@@ -112,13 +115,14 @@ def _make_reverse(first):
     @outline
     def reverse(
         g, dA, rates, delta, drive, dy, ddelta, ddrive,
-        b, c, row, decays, states, sum_b, sum_c, steps,
+        b, c, row, decays, states, sum_b, sum_c, steps, ahead, pitch,
     ):  # fmt: skip
         """Carry the gradient of BLOCK states back through a chunk.
 
         g, dA, rates (BLOCK, LANES); delta, drive, dy, ddelta, ddrive (steps, LANES); b, c: the
         block's first float in rows of `row` bytes; decays, sum_b, sum_c (steps, BLOCK, LANES);
-        states (steps + 1, BLOCK, LANES).
+        states (steps + 1, BLOCK, LANES). The lines at `ahead`, `pitch` bytes apart, are
+        prefetched, one a step.
         """
         g0, g1, g2, g3 = load(g), load(g + _V), load(g + 2 * _V), load(g + 3 * _V)
         q0, q1, q2, q3 = load(dA), load(dA + _V), load(dA + 2 * _V), load(dA + 3 * _V)
@@ -127,6 +131,7 @@ def _make_reverse(first):
         h0, h1, h2, h3 = load(last), load(last + _V), load(last + 2 * _V), load(last + 3 * _V)
         for i in range(steps):
             t = steps - 1 - i
+            prefetch(ahead + t * pitch)
             d, x, y = load(delta + t * _V), load(drive + t * _V), load(dy + t * _V)  # (LANES,)
             s, w = load(ddelta + t * _V), load(ddrive + t * _V)  # sums over states so far
             bt, ct, k = b + t * row, c + t * row, t * BLOCK * _V

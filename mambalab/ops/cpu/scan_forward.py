@@ -23,9 +23,9 @@ from mambalab.ops.cpu.scan_layout import (
     apply_softplus,
     copy_vectors,
     gather_states,
+    next_rows,
     offset_address,
     padded_states,
-    prefetch_next,
     prefetch_rows,
     row_address,
     scatter_states,
@@ -42,6 +42,7 @@ from mambalab.ops.cpu.simd import (
     load,
     load_row,
     outline,
+    prefetch,
     store,
     store_row,
 )
@@ -58,14 +59,16 @@ def scratch_bytes(d_state: int, pack: int) -> int:
 
 
 @outline
-def _advance(h, rates, delta, drive, out, b, c, row, steps):
+def _advance(h, rates, delta, drive, out, b, c, row, steps, ahead, pitch):
     """Carry BLOCK states through a chunk, adding C h to `out`; B and C have rows of `row` bytes.
 
-    h, rates (BLOCK, LANES); delta, drive, out (steps, LANES); b, c: the block's first float.
+    h, rates (BLOCK, LANES); delta, drive, out (steps, LANES); b, c: the block's first float. The
+    lines at `ahead`, `pitch` bytes apart, are prefetched, one a step.
     """
     h0, h1, h2, h3 = load(h), load(h + _V), load(h + 2 * _V), load(h + 3 * _V)
     r0, r1, r2, r3 = load(rates), load(rates + _V), load(rates + 2 * _V), load(rates + 3 * _V)
     for t in range(steps):
+        prefetch(ahead + t * pitch)
         d, x, y = load(delta + t * _V), load(drive + t * _V), load(out + t * _V)  # (LANES,) each
         bt, ct = b + t * row, c + t * row  # addresses of BLOCK floats
         h0, _ = advance_state(h0, r0, d, x, bt)
@@ -168,13 +171,29 @@ def build(sources: int):
                     if a.softplus != 0:
                         apply_softplus(u, delta, drive, 0, steps)
                     stage_skip(out, u, offset_address(a.D, channel * 4), steps, count)
-                    prefetch_next(u_rows, a.u_row, steps, s, begin, end, size, CHUNK)
-                    prefetch_next(delta_rows, a.delta_row, steps, s, begin, end, size, CHUNK)
-                    prefetch_next(z_rows, a.z_row, steps, s, begin, end, size, CHUNK)
-                    prefetch_rows(y_rows, a.y_row, steps)
-                    for n in range(0, n_pad, BLOCK):
+                    # Lines come from memory one a step, while the passes compute.
+                    y_ahead = y_rows, a.y_row
+                    u_ahead = next_rows(u_rows, a.u_row, s, begin, end, size, CHUNK), a.u_row
+                    delta_ahead = (
+                        next_rows(delta_rows, a.delta_row, s, begin, end, size, CHUNK), a.delta_row
+                    )  # fmt: skip
+                    z_ahead = next_rows(z_rows, a.z_row, s, begin, end, size, CHUNK), a.z_row
+                    for n in range(0, max(n_pad, 4 * BLOCK), BLOCK):
+                        ahead, pitch = out, 0
+                        if n == 0:
+                            ahead, pitch = y_ahead
+                        elif n == BLOCK:
+                            ahead, pitch = u_ahead
+                        elif n == 2 * BLOCK:
+                            ahead, pitch = delta_ahead
+                        elif n == 3 * BLOCK and a.z != 0:
+                            ahead, pitch = z_ahead
+                        if n >= n_pad:  # fewer passes than tensors
+                            prefetch_rows(ahead, pitch, steps)
+                            continue
                         h, r = state + strip + n * _V, rates + strip + n * _V  # (BLOCK, LANES)
-                        _advance(h, r, delta, drive, out, bs + n * 4, cs + n * 4, row, steps)
+                        bn, cn = bs + n * 4, cs + n * 4
+                        _advance(h, r, delta, drive, out, bn, cn, row, steps, ahead, pitch)
 
                     _finish(y_rows, a.y_row, out, z_rows, a.z_row, steps, count, bf16)
 

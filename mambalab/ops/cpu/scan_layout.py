@@ -120,16 +120,15 @@ def prefetch_rows(address, stride, lines):
             prefetch(address + i * stride)
 
 
-@outline
-def prefetch_next(address, row, steps, s, begin, end, size, chunk):
-    """Prefetch the rows that are staged after those of strip s, which are at `address`.
+@inline
+def next_rows(address, row, s, begin, end, size, chunk):
+    """Address of the rows that are staged after those of strip s, which are at `address`.
 
-    They are those of strip s + 1, or of the pack's first strip `chunk` rows away, and arrive from
-    memory while strip s is computed. Values have `size` bytes.
+    They are those of strip s + 1, or of the pack's first strip `chunk` rows away. Values have
+    `size` bytes; the address 0 stays.
     """
     ahead = LANES * size if s + 1 < end else chunk * row - (s - begin) * LANES * size
-    if address != 0:
-        prefetch_rows(address + ahead, row, steps)
+    return address + ahead if address != 0 else 0
 
 
 @outline
