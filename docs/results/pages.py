@@ -6,6 +6,7 @@ from pathlib import Path
 
 from docs.results import (
     claims,
+    front,
     images,
     lengths,
     reliability,
@@ -23,6 +24,7 @@ OPENING = re.compile(r"^<!-- results:", re.MULTILINE)
 # What fills a block, by the block's name. An argument: the way from the page to the root.
 GENERATORS: dict[str, Callable[[str], str]] = {
     **claims.BLOCKS,
+    **front.BLOCKS,
     **images.BLOCKS,
     **lengths.BLOCKS,
     **reliability.BLOCKS,

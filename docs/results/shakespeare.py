@@ -10,7 +10,6 @@ from docs.results.old import (
     by_seed,
     groups,
     minutes,
-    percent,
     picture,
     plus_minus,
     run,
@@ -147,41 +146,10 @@ def rates(up: str) -> str:
     )
 
 
-def readme(up: str) -> str:
-    """The short table of the README."""
-    del up
-    text = run(MAIN_JOB, "mamba_ssm"), run(MAIN_JOB, "transformer_standard")
-    name = "Shakespeare, validation loss per character"
-    rows = [
-        [name, f"{text[0].parameters:,}", *(f"{r.loss:.3f}, {minutes(r.minutes)}" for r in text)]
-    ]
-    for task, words in (("mnist", "28 pixels a step"), ("cifar10", "10 minutes each")):
-        both = [run(f"{task}/results.json", f"{m}_cpu") for m in ("mamba", "transformer")]
-        label = f"{'MNIST' if task == 'mnist' else 'CIFAR-10'}, {words}"
-        rows.append([label, f"{both[0].parameters:,}", *(percent(r.accuracy) for r in both)])
-    heads = run("induction_heads/results.json", "mamba_cpu")
-    longest = max(int(k.rpartition("/")[2]) for k in heads.test if "accuracy_at" in k)
-    worst = f"{percent(heads.accuracy)} at the worst length"
-    label = f"induction heads, tested to {longest:,} steps"
-    rows.append([label, f"{heads.parameters:,}", worst, "not measured"])
-    effect = ssm_effect()
-    return (
-        f"Two CPU cores, bf16, seed 1. These are older records: **{OLDER}**. They say how fast "
-        "each "
-        "model came how far, not what it can reach.\n\n"
-        + table(["task", "parameters", "Mamba", EQUAL_DEPTH], rows)
-        + "\n\n**Does SSM dropout help?** It is not shown: on a tenth of Shakespeare it changes "
-        "the best "
-        f"validation loss by {signed(effect)} ({len(effect.seeds)} seeds, too few for a small "
-        "effect)."
-    )
-
-
 BLOCKS = {
     "main-job": main_job,
     "main-job-curves": curves,
     "dropout": dropout,
     "reset-a": reset,
     "learning-rates": rates,
-    "readme": readme,
 }

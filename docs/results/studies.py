@@ -69,6 +69,12 @@ STUDIES = [
         for model in searches.MODELS
     ),
     Study(
+        "shakespeare/models_15min",
+        "Mamba and the Transformer on tiny Shakespeare, 15 minutes each",
+        "mambalab train -m experiment=shakespeare/cpu_15min seed=1,2,3 model=mamba,transformer",
+        baseline="model=transformer",
+    ),
+    Study(
         "mnist/models",
         "Mamba and both Transformers on MNIST, 28 pixels a step",
         f"mambalab train -m experiment=mnist/cpu {MODELS} {SEEDS}",
@@ -78,6 +84,12 @@ STUDIES = [
         "cifar10/models",
         "Mamba and both Transformers on CIFAR-10",
         f"mambalab train -m experiment=cifar10/cpu {MODELS} {SEEDS}",
+        baseline="model=transformer",
+    ),
+    Study(
+        "cifar10/models_30",
+        "Mamba and the Transformer on CIFAR-10, half an hour each",
+        "mambalab train -m experiment=cifar10/cpu_30 model=mamba,transformer seed=1,2,3",
         baseline="model=transformer",
     ),
     Study(

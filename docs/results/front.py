@@ -1,0 +1,96 @@
+"""The README's short table: the studies that are recorded, older records of the other tasks."""
+
+from docs.results import searches, shakespeare
+from docs.results.old import OLDER, percent, plus_minus, run, table
+from docs.results.studies import comparison, study
+from mambalab.compare.results import GroupResult
+from mambalab.compare.statistics import Estimate
+
+ROWS = {  # study: what its row is called
+    "shakespeare/models": "Shakespeare, 90 seconds: validation loss per character",
+    "shakespeare/models_15min": "Shakespeare, 15 minutes",
+    "mnist/models": "MNIST, 28 pixels a step: test accuracy",
+    "cifar10/models": "CIFAR-10, 10 minutes: test accuracy",
+    "cifar10/models_30": "CIFAR-10, 30 minutes",
+    "selective_copying/models": "selective copying: accuracy",
+}
+OLD_ROWS = {
+    "mnist": "mnist/models",
+    "cifar10": "cifar10/models",
+}  # record: the study that replaces it
+SSM_DROPOUT = "shakespeare/ssm_dropout"
+
+
+def _value(best: Estimate | None, metric: str) -> str:
+    if best is None:
+        return "-"
+    if "accuracy" not in metric:
+        return plus_minus(best.mean, best.low, best.high)
+    ends = [None if end is None else 100 * end for end in (best.low, best.high)]
+    return f"{plus_minus(100 * best.mean, *ends, digits=2)} %"
+
+
+def _row(folder: str, title: str) -> list[str]:
+    found = comparison(study(folder))
+    by_model: dict[str, GroupResult] = {}
+    for result in found.groups:  # the best first
+        by_model.setdefault(str(result.group.setting("model.name")), result)
+    cells = []
+    for model in searches.MODELS:
+        result = by_model.get(model)
+        value = result and (result.test or result.best)
+        cells.append(_value(value, found.metric.name) if result else "not measured")
+    seeds = max(len(result.seeds) for result in found.groups)
+    return [title, *cells, f"{seeds} seeds"]
+
+
+def _old_rows() -> list[list[str]]:
+    rows = []
+    for task, replaced_by in OLD_ROWS.items():
+        if not study(replaced_by).recorded:
+            mamba, other = (
+                percent(run(f"{task}/results.json", f"{model}_cpu").accuracy)
+                for model in ("mamba", "transformer")
+            )
+            rows.append([f"{ROWS[replaced_by]} (older)", mamba, "not measured", other, "one seed"])
+    heads = run("induction_heads/results.json", "mamba_cpu")
+    longest = max(int(k.rpartition("/")[2]) for k in heads.test if "accuracy_at" in k)
+    title = f"induction heads, the worst length up to {longest:,} (older)"
+    rows.append([title, percent(heads.accuracy), *2 * ["not measured"], "one seed"])
+    return rows
+
+
+def _ssm_dropout() -> str:
+    """What is known on SSM dropout, in a sentence or two."""
+    of = study(SSM_DROPOUT)
+    if not of.recorded:
+        effect = shakespeare.ssm_effect()
+        return (
+            "It is not shown: on a tenth of Shakespeare it changes the best validation loss by "
+            f"{shakespeare.signed(effect)} ({len(effect.seeds)} seeds, too few for a small effect)."
+        )
+    found = comparison(of)
+    judged = next(result for result in found.groups if result.difference is not None)
+    assert judged.difference is not None
+    change = shakespeare.signed(judged.difference)
+    return (
+        f"On top of ordinary dropout it changes the best validation loss by {change} "
+        f"({len(judged.seeds)} seeds, a quarter of Shakespeare): {judged.verdict}."
+    )
+
+
+def readme(up: str) -> str:
+    """The short table of the README."""
+    del up
+    rows = [_row(folder, title) for folder, title in ROWS.items() if study(folder).recorded]
+    head = ["task", *(f"`{model}`" for model in searches.MODELS), "runs"]
+    return (
+        "Two CPU cores, bf16; means with 95 % intervals. Every model has settings of its own, from "
+        "searches of the same size, and trains as long as others. `transformer` has half as many "
+        "layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
+        f"*Older*: {OLDER}.\n\n{table(head, [*rows, *_old_rows()])}\n\n"
+        f"**Does SSM dropout help?** {_ssm_dropout()}"
+    )
+
+
+BLOCKS = {"readme": readme}
