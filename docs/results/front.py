@@ -1,7 +1,7 @@
 """The README's short table: the studies that are recorded, older records of the other tasks."""
 
 from docs.results import searches, shakespeare
-from docs.results.old import OLDER, percent, plus_minus, run, table
+from docs.results.old import OLDER, percent, picture, plus_minus, run, table
 from docs.results.studies import comparison, study
 from mambalab.compare.results import GroupResult
 from mambalab.compare.statistics import Estimate
@@ -14,10 +14,11 @@ ROWS = {  # study: what its row is called
     "cifar10/models_30": "CIFAR-10, 30 minutes",
     "selective_copying/models": "selective copying: accuracy",
 }
-OLD_ROWS = {
-    "mnist": "mnist/models",
-    "cifar10": "cifar10/models",
-}  # record: the study that replaces it
+OLD_ROWS = {  # folder of a record: the study that replaces it, and the Transformer's best run
+    "mnist": ("mnist/models", "transformer_cpu"),
+    "cifar10": ("cifar10/models", "transformer_cpu_lr1e-3"),
+}
+OPENING = "shakespeare/models"
 SSM_DROPOUT = "shakespeare/ssm_dropout"
 
 
@@ -46,11 +47,10 @@ def _row(folder: str, title: str) -> list[str]:
 
 def _old_rows() -> list[list[str]]:
     rows = []
-    for task, replaced_by in OLD_ROWS.items():
+    for task, (replaced_by, best) in OLD_ROWS.items():
         if not study(replaced_by).recorded:
             mamba, other = (
-                percent(run(f"{task}/results.json", f"{model}_cpu").accuracy)
-                for model in ("mamba", "transformer")
+                percent(run(f"{task}/results.json", name).accuracy) for name in ("mamba_cpu", best)
             )
             rows.append([f"{ROWS[replaced_by]} (older)", mamba, "not measured", other, "one seed"])
     heads = run("induction_heads/results.json", "mamba_cpu")
@@ -86,11 +86,19 @@ def readme(up: str) -> str:
     head = ["task", *(f"`{model}`" for model in searches.MODELS), "runs"]
     return (
         "Two CPU cores, bf16; means with 95 % intervals. Every model has settings of its own, from "
-        "searches of the same size, and trains as long as others. `transformer` has half as many "
+        "searches of its own, and trains as long as the others "
+        "([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as many "
         "layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
         f"*Older*: {OLDER}.\n\n{table(head, [*rows, *_old_rows()])}\n\n"
         f"**Does SSM dropout help?** {_ssm_dropout()}"
     )
 
 
-BLOCKS = {"readme": readme}
+def opening(up: str) -> str:
+    """The picture that the pages open with."""
+    of = study(OPENING)
+    seeds = max(len(result.seeds) for result in comparison(of).groups)
+    return picture(up, of.curves, f"Validation loss, mean and spread of {seeds} seeds: {of.title}")
+
+
+BLOCKS = {"readme": readme, "opening": opening}

@@ -11,9 +11,9 @@ from docs.results import (
     lengths,
     reliability,
     searches,
+    sections,
     shakespeare,
     speed,
-    studies,
 )
 from docs.results.old import ROOT
 from mambalab.errors import UserError
@@ -31,7 +31,7 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     **searches.BLOCKS,
     **shakespeare.BLOCKS,
     **speed.BLOCKS,
-    **studies.BLOCKS,
+    **sections.BLOCKS,
 }
 
 

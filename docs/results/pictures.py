@@ -102,7 +102,8 @@ def _curves(of: Study) -> dict[str, Any]:
     found = comparison(of)
     name = found.metric.name
     curves = {g.label: [r.curves.get(name) for r in g.group.records] for g in found.groups}
-    return {"folder": of.folder, "metric": name, "curves": curves}
+    tokens = [record.summary.tokens_per_step for g in found.groups for record in g.group.records]
+    return {"folder": of.folder, "metric": name, "curves": curves, "tokens": tokens}
 
 
 def study_curves(data: dict[str, Any]) -> "Figure":

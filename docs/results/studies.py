@@ -8,13 +8,11 @@ from functools import cache
 from pathlib import Path
 
 from docs.results import searches
-from docs.results.old import EXPERIMENTS, picture, table
+from docs.results.old import EXPERIMENTS
 from mambalab.compare import select
 from mambalab.compare.results import Comparison, GroupResult
-from mambalab.compare.text import interval
 from mambalab.errors import UserError
 from mambalab.records import archive
-from mambalab.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -138,15 +136,14 @@ STUDIES = [
     Study(
         "sources/julia_dropout",
         "SSM dropout as in its source",
-        "mambalab train -m experiment=sources/julia_dropout",
+        "mambalab train -m experiment=sources/julia_dropout dropout.ssm_p=0.0,0.1 seed=1,2,3",
         baseline="ssm_p=0.0",
         source_setting=True,
     ),
     Study(
         "sources/nanogpt_cpu",
         "nanoGPT's recipe for a CPU",
-        "mambalab train experiment=sources/nanogpt_cpu",
-        source_setting=True,
+        "mambalab train -m experiment=sources/nanogpt_cpu seed=1,2,3",
     ),
     Study(
         "sources/nanogpt_gpu",
@@ -221,101 +218,3 @@ def shown(command: str) -> str:
     name = next((w[11:] for w in command.split() if w.startswith("experiment=")), None)
     there = name is None or (EXPERIMENTS / f"{name}.yaml").is_file()
     return f"`{command}`" if there else f"`experiment={name}` (not written yet)"
-
-
-def _commit(revision: str | None) -> str:
-    if revision is None:
-        return "unknown"
-    commit, plus, _ = revision.partition("+")
-    return f"`{commit[:10]}`" + (" with uncommitted changes" if plus else "")
-
-
-def _recorded_commands(of: Study) -> str:
-    """The commands that made the runs, as they were typed, one a line."""
-    records = archive.read(EXPERIMENTS / of.folder)
-    commands = sorted({record.summary.command or "(not recorded)" for record in records})
-    return "```text\n" + "\n".join(map(printable, commands)) + "\n```"
-
-
-def facts(of: Study) -> str:
-    """Machine, commit and what to bear in mind of a study's runs."""
-    records = archive.read(EXPERIMENTS / of.folder)
-    devices = sorted({record.summary.device or "unknown device" for record in records})
-    commits = sorted({_commit(record.summary.git_revision) for record in records})
-    steps = sorted({record.step or 0 for record in records})
-    limits = sorted({str(record.summary.ended_by or "?") for record in records})
-    loads = [record.summary.load for record in records if record.summary.load is not None]
-    load = f"; load of the machine at the start up to {max(loads):.1f}" if loads else ""
-    return (
-        f"{'; '.join(devices)}; commit {', '.join(commits)}; "
-        f"{', '.join(f'{s:,}' for s in steps)} steps, ended by {', '.join(limits)}{load}. "
-        f"Record: `experiments/{of.folder}/{archive.ARCHIVE}`."
-    )
-
-
-def _size(group: GroupResult) -> str:
-    """Layers, width, parameters and learning rate of a group, which a fair comparison tells."""
-    names = ("model.n_layer", "model.d_model", "optim.lr")
-    layers, width, rate = (group.group.setting(name) for name in names)
-    parameters = f"{group.parameters:,.0f}" if group.parameters is not None else "?"
-    return f"{layers} layers of {width}, {parameters}, lr {rate}"
-
-
-def _row(group: GroupResult) -> list[str]:
-    pair = group.difference
-    time = f"{group.minutes:.1f} min" if group.minutes is not None else "-"
-    return [
-        f"`{group.label}`" if group.label else "all",
-        _size(group),
-        ", ".join(map(str, group.seeds)),
-        interval(group.best),
-        interval(group.test),
-        time,
-        interval(pair.estimate, sign="+") if pair else "-",
-        group.verdict,
-    ]
-
-
-def section(of: Study, up: str) -> str:
-    """Heading, command, table, remarks and curves of a recorded study."""
-    found = comparison(of)
-    head = [
-        "group",
-        "size, parameters, rate",
-        "seeds",
-        f"best `{found.metric.name}`",
-        "test",
-        "training time",
-    ]
-    rows = [_row(group) for group in found.groups]
-    lines = [
-        *found.dropout,
-        *found.warnings,
-        *(f"left out: {one.reason}" for one in found.left_out),
-    ]
-    remarks = "\n".join(f"- {line}" for line in lines)
-    grid = table([*head, "difference", "verdict"], rows)
-    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, remarks]
-    parts.append(picture(up, of.curves, f"{found.metric.name} by step: {of.title}"))
-    return "\n\n".join(part for part in parts if part)
-
-
-def sections(up: str) -> str:
-    """All studies that have a record, and the list of those that have none."""
-    done = [section(s, up) for s in STUDIES if s.recorded]
-    waiting = [f"- {s.title}: {shown(s.command)}" for s in STUDIES if not s.recorded]
-    rest = (
-        "Not measured yet, because no record is there:\n\n" + "\n".join(waiting) if waiting else ""
-    )
-    return "\n\n".join([*done, rest])
-
-
-def unlisted() -> list[str]:
-    """Records below `experiments/` that no study shows."""
-    named = {s.folder for s in STUDIES}
-    named |= {s.folder.relative_to(EXPERIMENTS).as_posix() for s in searches.every()}
-    there = (path.parent.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob(archive.ARCHIVE))
-    return sorted(folder.as_posix() for folder in there if folder.as_posix() not in named)
-
-
-BLOCKS = {"studies": sections}

@@ -9,9 +9,7 @@ from mambalab.compare.comparability import seed_of
 from mambalab.records.reader import Curve, RunRecord, best_of
 
 LOSS, TRAIN, SECONDS = "val/loss", "train/loss", "time/seconds"
-MIN_SLOPE_POINTS = (
-    4  # evaluations in the last quarter of a run from which a line through them tells
-)
+MIN_SLOPE_POINTS = 3  # evaluations in the last quarter of a run: a line through them tells
 
 
 @dataclass(frozen=True)

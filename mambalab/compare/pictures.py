@@ -6,6 +6,7 @@ what else differs. More groups than there are colours get a panel each, with all
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from mambalab.plots.colours import (
 from mambalab.plots.look import WIDTH_INCHES, drawn_as, points, save_all
 from mambalab.plots.style import (
     BEST_COLOUR,
+    STEPS,
     TRAIN_COLOUR,
     VAL_COLOUR,
     Quantity,
@@ -132,28 +134,54 @@ def _title(comparison: Comparison, what: str) -> str:
 def curves(comparison: Comparison, metric: str) -> "Figure":
     """Draw a metric over the steps: mean line and 95 % band of each group.
 
-    Where runs of a group were not evaluated at common steps, each is drawn by itself.
+    Where runs of a group were not evaluated at common steps, each is drawn by itself. Where groups
+    see unequally many tokens in a step, it is drawn over the tokens.
     """
-    bands = [_band(group, metric) for group in comparison.groups]
+    each = _tokens_of_a_step(comparison)
+    bands = _bands(comparison, metric, each)
     shown = _quantity(comparison, metric)
     what = shown.text.partition(" (")[0]
     banded = ", mean and 95 % band" if any(b.half_width for b in bands) else ""
     title = _title(comparison, f"{what}{banded}")
     if len(bands) > len(COLOURS):
-        return _curves_apart(comparison, metric, bands, title)
+        return _curves_apart(comparison, metric, bands, title, each)
     figure, (axes,) = panels(1, width=WIDTH_INCHES, height=4.6)
     chosen = looks(comparison)
     for i, (group, one) in enumerate(zip(comparison.groups, bands, strict=True)):
         _draw_band(axes, one, chosen[i], i, name=_name(group, comparison))
         if len(one.steps) < 2:
-            _draw_runs(axes, group, metric, chosen[i])
+            _draw_runs(axes, group, metric, chosen[i], each[i])
     frame(axes, _edges(bands), shown)
     legend(figure, axes, _legend_order(comparison))
-    return finish(figure, [axes], shown, title)
+    return finish(figure, [axes], shown, title, across=_across(each))
+
+
+def _tokens_of_a_step(comparison: Comparison) -> list[int]:
+    """By how much to multiply each group's steps: by its tokens in a step if groups differ in
+    them, else by 1."""
+    found = []
+    for group in comparison.groups:
+        tokens = {record.summary.tokens_per_step for record in group.group.records}
+        if len(tokens) != 1 or not isinstance(one := tokens.pop(), int) or one < 1:
+            return [1] * len(comparison.groups)
+        found.append(one)
+    return found if len(set(found)) > 1 else [1] * len(found)
+
+
+def _across(each: Sequence[int]) -> str:
+    return STEPS if set(each) == {1} else "tokens seen in training"
+
+
+def _bands(comparison: Comparison, metric: str, each: Sequence[int]) -> list[Band]:
+    found = [_band(group, metric) for group in comparison.groups]
+    return [
+        replace(one, steps=[step * factor for step in one.steps])
+        for one, factor in zip(found, each, strict=True)
+    ]
 
 
 def _curves_apart(
-    comparison: Comparison, metric: str, bands: Sequence[Band], title: str
+    comparison: Comparison, metric: str, bands: Sequence[Band], title: str, each: Sequence[int]
 ) -> "Figure":
     figure, grid = panels(len(bands), width=2.7, height=2.0)
     shown, looks_of_all = _quantity(comparison, metric), looks(comparison)
@@ -163,10 +191,10 @@ def _curves_apart(
         look = looks_of_all[i]
         _draw_band(axes, bands[i], look)
         if len(bands[i].steps) < 2:
-            _draw_runs(axes, group, metric, look)
+            _draw_runs(axes, group, metric, look, each[i])
         _panel_title(figure, axes, _name(group, comparison))
         frame(axes, _edges(bands), shown)
-    return finish(figure, grid, shown, f"{title}; grey: the other groups")
+    return finish(figure, grid, shown, f"{title}; grey: the other groups", across=_across(each))
 
 
 def _name(group: GroupResult, comparison: Comparison) -> str:
@@ -224,9 +252,11 @@ def _draw_band(axes: "Axes", one: Band, look: LineLook, i: int = 0, name: str = 
         )
 
 
-def _draw_runs(axes: "Axes", group: GroupResult, metric: str, look: LineLook) -> None:
+def _draw_runs(
+    axes: "Axes", group: GroupResult, metric: str, look: LineLook, factor: int = 1
+) -> None:
     for record in group.group.records:
-        points = [(s, v) for s, v in record.curves.get(metric, []) if v is not None]
+        points = [(s * factor, v) for s, v in record.curves.get(metric, []) if v is not None]
         steps, values = [s for s, _ in points], [v for _, v in points]
         axes.plot(steps, values, color=look.colour, linestyle=look.style, linewidth=0.9, alpha=0.7)
 

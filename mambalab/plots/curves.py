@@ -8,6 +8,7 @@ from mambalab.errors import UserError
 from mambalab.plots.look import drawn_as, new_figure, points, save_all, with_defaults
 from mambalab.plots.style import (
     BEST_COLOUR,
+    STEPS,
     TRAIN_COLOUR,
     VAL_COLOUR,
     marked_log,
@@ -85,7 +86,7 @@ def _drawn(run: RunRecord, unit: str) -> "Figure":
         _draw_accuracy(panel, accuracy, run.best)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    [axes, *below][-1].set_xlabel("step (optimiser updates)", fontsize=points(9))
+    [axes, *below][-1].set_xlabel(STEPS, fontsize=points(9))
     set_log_scale(axes, losses)
     name = marked_log(f"loss ({unit})", axes.get_yscale() == "log")
     axes.set_ylabel(name, fontsize=points(9))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambalab.errors import UserError
-from mambalab.plots.style import COLOURS, STYLES, drawable, run_title, save
+from mambalab.plots.style import COLOURS, STEPS, STYLES, drawable, run_title, save
 from mambalab.records.reader import Curve, read_run
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def norms_picture(run_dir: Path) -> Path:
         axes.set_ylabel(text, fontsize=9)
         axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("step (optimiser updates)", fontsize=9)
+    panels[-1].set_xlabel(STEPS, fontsize=9)
     panels[0].set_title(run_title(run), fontsize=11, parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "MARKERS", "STYLES", "save"]  # from where they were once
 TRAIN_COLOUR, VAL_COLOUR, BEST_COLOUR = BLUE, VERMILION, BLACK
+STEPS = "step (optimiser updates)"
 MAX_LABEL_CHARS = 70
 MAX_TITLE_CHARS = 160
 MAX_TITLE_LINE_CHARS = 88  # of a picture with one panel
@@ -135,12 +136,14 @@ def legend(figure: "Figure", axes: "Axes", order: Sequence[int] | None = None) -
         text.set_parse_math(False)
 
 
-def finish(figure: "Figure", axes: Sequence["Axes"], what: Quantity, title: str) -> "Figure":
+def finish(
+    figure: "Figure", axes: Sequence["Axes"], what: Quantity, title: str, across: str = STEPS
+) -> "Figure":
     """Name the axes of all panels and the picture; returns it."""
     small = points(9)
     for panel in axes:
         if panel.xaxis.get_tick_params()["labelbottom"]:
-            panel.set_xlabel("step (optimiser updates)", fontsize=small)
+            panel.set_xlabel(across, fontsize=small)
     text = marked_log(what.text, axes[0].get_yscale() == "log")
     if len(axes) == 1:
         axes[0].set_ylabel(text, fontsize=small, parse_math=False)

@@ -58,6 +58,19 @@ def test_a_band_is_the_interval_of_the_mean_at_common_steps():
     assert band([[], []]).steps == []
 
 
+def test_curves_of_unequal_batches_are_drawn_over_the_tokens(comparison):
+    found = comparison(2)
+    figure = pictures.curves(found, "val/loss")
+    assert figure.axes[0].get_xlabel() == "step (optimiser updates)"
+    steps = [x for x, _ in lines_of(figure.axes[0]).values()]
+    for record in found.groups[1].group.records:
+        object.__setattr__(record.summary, "tokens_per_step", 128)  # the others see 64
+    figure = pictures.curves(found, "val/loss")
+    assert figure.axes[0].get_xlabel() == "tokens seen in training"
+    tokens = [x for x, _ in lines_of(figure.axes[0]).values()]
+    assert tokens == [[64 * s for s in steps[0]], [128 * s for s in steps[1]]]
+
+
 def test_curves_show_means_and_bands(comparison):
     found = comparison(2)
     figure = pictures.curves(found, "val/loss")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from docs.results import claims, old, pages, pictures, studies
+from docs.results import claims, old, pages, pictures, sections, studies
 from docs.results.claims import Contrast, Level, TurnsUp
 from docs.results.studies import Study
 from mambalab.compare import select
@@ -118,7 +118,7 @@ def test_the_same_record_gives_the_same_bytes(tmp_path):
 
 
 def test_every_record_is_shown_by_a_study():
-    assert studies.unlisted() == []
+    assert sections.unlisted() == []
 
 
 def test_every_claim_names_a_study():
@@ -198,7 +198,7 @@ def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_p
         make_group(tmp_path / "e", [1.6, 1.61, 1.62], model__name="transformer_equal_depth"),
         baseline="model=transformer",
     )
-    text = studies.section(of, "../")
+    text = sections.section(of, "../")
     assert "### A question" in text
     size = "None layers of 16, 1,000, lr 0.001"
     assert f"`model=mamba` | {size} | 1, 2, 3 | 1.4100 ± 0.0248 |" in text
@@ -214,4 +214,4 @@ def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
     of = recorded(runs)
     path = tmp_path / of.folder / archive.ARCHIVE
     path.write_text(path.read_text().replace('"abc"', '"abcdefabcdef+changes"'))
-    assert "commit `abcdefabcd` with uncommitted changes" in studies.facts(of)
+    assert "commit `abcdefabcd` with uncommitted changes" in sections.facts(of)

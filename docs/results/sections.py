@@ -1,0 +1,182 @@
+"""The pages' sections on studies: settings, values, remarks and curves of each."""
+
+from itertools import pairwise
+from typing import Any
+
+from docs.results import searches
+from docs.results.old import EXPERIMENTS, picture, table
+from docs.results.studies import STUDIES, Study, comparison, shown
+from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.statistics import Estimate, estimate
+from mambalab.compare.text import interval
+from mambalab.records import archive
+from mambalab.records.reader import RunRecord
+from mambalab.utils.text import printable
+
+MIN_SHARE = 0.95  # tokens of the shortest group to those of the longest, below which it is told
+
+
+def _commit(revision: str | None) -> str:
+    if revision is None:
+        return "unknown"
+    commit, plus, _ = revision.partition("+")
+    return f"`{commit[:10]}`" + (" with uncommitted changes" if plus else "")
+
+
+def _recorded_commands(of: Study) -> str:
+    """The commands that made the runs, as they were typed, one a line."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    commands = sorted({record.summary.command or "(not recorded)" for record in records})
+    return "```text\n" + "\n".join(map(printable, commands)) + "\n```"
+
+
+def facts(of: Study) -> str:
+    """Machine, commit and what to bear in mind of a study's runs."""
+    records = archive.read(EXPERIMENTS / of.folder)
+    devices = sorted({record.summary.device or "unknown device" for record in records})
+    commits = sorted({_commit(record.summary.git_revision) for record in records})
+    steps = sorted({record.step or 0 for record in records})
+    limits = sorted({str(record.summary.ended_by or "?") for record in records})
+    loads = [record.summary.load for record in records if record.summary.load is not None]
+    load = f"; load of the machine at the start up to {max(loads):.1f}" if loads else ""
+    return (
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; "
+        f"{', '.join(f'{s:,}' for s in steps)} steps, ended by {', '.join(limits)}{load}. "
+        f"Record: `experiments/{of.folder}/{archive.ARCHIVE}`."
+    )
+
+
+def _setting(group: GroupResult, name: str) -> Any:
+    return group.group.setting(name)
+
+
+def _model(group: GroupResult) -> str:
+    """Layers and their kinds, width, heads and parameters of a group's model."""
+    pattern = str(_setting(group, "model.pattern") or "")
+    layers = _setting(group, "model.n_layer")
+    kinds = f" ({pattern} repeated)" if len(pattern) > 1 else f" ({pattern})" if pattern else ""
+    parameters = f"{group.parameters:,.0f}" if group.parameters is not None else "?"
+    return f"{layers} layers{kinds} of {_setting(group, 'model.d_model')}, {parameters}"
+
+
+def _recipe(group: GroupResult) -> str:
+    """Learning rate, batch and dropout of a group."""
+    rate, batch, p, ssm_p = (
+        _setting(group, name)
+        for name in ("optim.lr", "task.batch_size", "dropout.p", "dropout.ssm_p")
+    )
+    return f"lr {rate}, batch {batch}, p {p}" + (f", ssm_p {ssm_p}" if ssm_p else "")
+
+
+def _tokens(record: RunRecord, step: int | None = None) -> float | None:
+    """Tokens that a run had seen at a step; at its end if that is None."""
+    each = record.summary.tokens_per_step
+    steps = record.step if step is None else step
+    return float(each) * steps if each and steps else None
+
+
+def _budget(group: GroupResult) -> float | None:
+    """Tokens that the runs of a group saw, on average."""
+    seen = [tokens for r in group.group.records if (tokens := _tokens(r)) is not None]
+    return sum(seen) / len(seen) if seen else None
+
+
+def _row(group: GroupResult) -> list[str]:
+    pair, budget = group.difference, _budget(group)
+    time = f"{group.minutes:.1f} min" if group.minutes is not None else "-"
+    return [
+        f"`{group.label}`" if group.label else "all",
+        _model(group),
+        _recipe(group),
+        ", ".join(map(str, group.seeds)),
+        interval(group.best),
+        interval(group.last),
+        interval(group.test),
+        f"{budget / 1e6:.2f} M" if budget is not None else "-",
+        time,
+        interval(pair.estimate, sign="+") if pair else "-",
+        group.verdict,
+    ]
+
+
+def _at_tokens(record: RunRecord, metric: str, tokens: float) -> float | None:
+    """Value of a metric once a run has seen so many tokens, between two evaluations by a line."""
+    points = [
+        (seen, value)
+        for step, value in record.curves.get(metric, [])
+        if value is not None and (seen := _tokens(record, step)) is not None
+    ]
+    for (t0, v0), (t1, v1) in pairwise(points):
+        if t0 <= tokens <= t1:
+            return v0 + (v1 - v0) * (tokens - t0) / (t1 - t0)
+    return points[-1][1] if points and abs(points[-1][0] - tokens) < 0.01 * tokens else None
+
+
+def at_equal_tokens(found: Comparison) -> str | None:
+    """What each group had reached when it had seen as many tokens as the shortest; None if all saw
+    as many, or a run does not tell."""
+    budgets = [budget for group in found.groups if (budget := _budget(group)) is not None]
+    if len(budgets) < len(found.groups) or min(budgets) > MIN_SHARE * max(budgets):
+        return None
+    told = []
+    for group in found.groups:
+        values = [
+            _at_tokens(record, found.metric.name, min(budgets)) for record in group.group.records
+        ]
+        known = [value for value in values if value is not None]
+        value: Estimate | None = estimate(known) if len(known) == len(values) else None
+        told.append(f"{group.label} {interval(value)}")
+    return (
+        f"at equal tokens ({min(budgets) / 1e6:.2f} M, where the shortest ended; the others' rates "
+        f"were still high there): {'; '.join(told)}"
+    )
+
+
+def section(of: Study, up: str) -> str:
+    """Heading, command, table, remarks and curves of a recorded study."""
+    found = comparison(of)
+    head = [
+        "group",
+        "model, parameters",
+        "settings",
+        "seeds",
+        f"best `{found.metric.name}`",
+        "last",
+        "test",
+        "tokens",
+        "time with evaluations",
+    ]
+    rows = [_row(group) for group in found.groups]
+    tokens = at_equal_tokens(found)
+    lines = [
+        *([tokens] if tokens else []),
+        *found.dropout,
+        *found.warnings,
+        *(f"left out: {one.reason}" for one in found.left_out),
+    ]
+    remarks = "\n".join(f"- {line}" for line in lines)
+    grid = table([*head, "difference of the best", "verdict"], rows)
+    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, remarks]
+    parts.append(picture(up, of.curves, f"{found.metric.name} by step: {of.title}"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def sections(up: str) -> str:
+    """All studies that have a record, and the list of those that have none."""
+    done = [section(s, up) for s in STUDIES if s.recorded]
+    waiting = [f"- {s.title}: {shown(s.command)}" for s in STUDIES if not s.recorded]
+    rest = (
+        "Not measured yet, because no record is there:\n\n" + "\n".join(waiting) if waiting else ""
+    )
+    return "\n\n".join([*done, rest])
+
+
+def unlisted() -> list[str]:
+    """Records below `experiments/` that no study shows."""
+    named = {s.folder for s in STUDIES}
+    named |= {s.folder.relative_to(EXPERIMENTS).as_posix() for s in searches.every()}
+    there = (path.parent.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob(archive.ARCHIVE))
+    return sorted(folder.as_posix() for folder in there if folder.as_posix() not in named)
+
+
+BLOCKS = {"studies": sections}
