@@ -100,7 +100,7 @@ STUDIES = [
         "shakespeare/ssm_dropout",
         "Does SSM dropout help on top of dropout?",
         "mambalab train -m experiment=shakespeare/ssm_dropout",
-        baseline="ssm_p=0.0",
+        baseline="dropout.ssm_p=0.0",
     ),
     Study(
         "shakespeare/search/ssm_dropout",
@@ -137,7 +137,7 @@ STUDIES = [
         "sources/julia_dropout",
         "SSM dropout as in its source",
         "mambalab train -m experiment=sources/julia_dropout dropout.ssm_p=0.0,0.1 seed=1,2,3",
-        baseline="ssm_p=0.0",
+        baseline="dropout.ssm_p=0.0",
         source_setting=True,
     ),
     Study(

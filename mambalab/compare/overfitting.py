@@ -13,6 +13,7 @@ from mambalab.compare.statistics import Estimate
 from mambalab.utils.text import number
 
 MIN_RELATIVE_RISE = 0.01  # of the best validation loss: less is no over-fitting to speak of
+SSM_P = "dropout.ssm_p"
 PREMISE = "dropout can only be judged where the model over-fits without it"
 
 
@@ -31,7 +32,7 @@ class Judgement:
 
 def is_free(group: Group) -> bool:
     """Tell whether the runs of a group are trained without dropout."""
-    return all(not group.setting(key) for key in ("dropout.p", "dropout.ssm_p"))
+    return all(not group.setting(key) for key in ("dropout.p", SSM_P))
 
 
 def judge(
@@ -41,8 +42,10 @@ def judge(
     dropout from the baseline.
 
     Each is asked of the group without dropout that is like it otherwise; if there is none, of the
-    baseline, if that is without dropout. A group of another model than the baseline's that has no
-    such twin is no question on dropout: each model has its own, and whole recipes are compared.
+    baseline, if that is without dropout, or differs in SSM dropout alone and has none: whether
+    that helps on top of ordinary dropout is asked where the model over-fits in spite of it. A
+    group of another model than the baseline's that has no such twin is no question on dropout:
+    each model has its own, and whole recipes are compared.
 
     Args:
         measured: by label, each group with how far its validation loss turns up
@@ -70,7 +73,8 @@ def judge(
             continue
         if reference.label not in asked:
             _, turn, best = measured[reference.label]
-            asked[reference.label], line = _turns_up(turn, best)
+            what = "dropout" if is_free(reference) else "SSM dropout"
+            asked[reference.label], line = _turns_up(turn, best, what)
             lines.append(f"{line} [{reference.label}]")
         if not asked[reference.label]:
             withheld.add(group.label)
@@ -102,12 +106,22 @@ def _twins(group: Group, groups: list[Group]) -> list[Group]:
 
 
 def _reference(group: Group, groups: list[Group], base: Group) -> Group | None:
-    found = [*_twins(group, groups), *([base] if is_free(base) else [])]
+    found = _twins(group, groups)
+    if is_free(base) or (_without_ssm(group) == _without_ssm(base) and not base.setting(SSM_P)):
+        found.append(base)
     return next(iter(found), None)
 
 
-def _turns_up(turn: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
-    """Tell whether validation loss turns up, and a line that says so."""
+def _without_ssm(group: Group) -> dict[str, Any]:
+    """Return what groups that differ in SSM dropout alone have in common."""
+    rest = {k: v for k, v in group.settings.items() if not k.startswith("dropout.")}
+    return {**rest, "dropout.p": group.setting("dropout.p")}
+
+
+def _turns_up(
+    turn: Estimate | None, best: Estimate | None, what: str = "dropout"
+) -> tuple[bool, str]:
+    """Tell whether validation loss turns up without `what`, and a line that says so."""
     if turn is None or best is None:
         return False, "no verdict on dropout: the runs without it hold no val/loss"
     if turn.low is None or turn.high is None:
@@ -118,5 +132,5 @@ def _turns_up(turn: Estimate | None, best: Estimate | None) -> tuple[bool, str]:
     sign = "" if turn.mean < 0 else "+"
     shown = f"{sign}{number(turn.mean)} ({number(turn.low)} to {number(turn.high)})"
     if turn.mean > MIN_RELATIVE_RISE * abs(best.mean) and turn.low > 0:
-        return True, f"validation loss turns up without dropout: {shown}"
+        return True, f"validation loss turns up without {what}: {shown}"
     return False, f"no verdict on dropout: validation loss does not turn up without it: {shown}"

@@ -54,13 +54,23 @@ def test_no_verdict_where_the_rise_is_uncertain(groups):
 
 def test_no_verdict_where_nothing_is_without_dropout(groups):
     found = compare(
-        [*groups(BAD, dropout="standard", rise=0.3), *groups(GOOD, dropout="ssm")], ignore=ignore
+        [*groups(BAD, dropout="ssm", rise=0.3), *groups(GOOD, dropout="standard")], ignore=ignore
     )
-    assert verdicts(found)["dropout=ssm"] == "no verdict"
+    assert verdicts(found)["dropout=standard"] == "no verdict"
     assert found.dropout == [
         PREMISE,
-        "no verdict on dropout: no group without dropout beside dropout=ssm",
+        "no verdict on dropout: no group without dropout beside dropout=standard",
     ]
+
+
+def test_ssm_dropout_on_top_of_dropout_is_judged_where_that_over_fits(groups):
+    found = compare(
+        [*groups(BAD, dropout="standard", rise=0.3), *groups(GOOD, dropout="ssm")], ignore=ignore
+    )
+    assert verdicts(found)["dropout=ssm"] == "better"
+    assert found.dropout[1].startswith("validation loss turns up without SSM dropout: +0.3000")
+    found = compare([*groups(BAD, dropout="standard"), *groups(GOOD, dropout="ssm")], ignore=ignore)
+    assert verdicts(found)["dropout=ssm"] == "no verdict"
 
 
 def test_one_seed_cannot_show_it(groups):
