@@ -26,6 +26,7 @@ NO_FIGURES = ("Python 3.11", "`1.474 ± 0.003` is a mean over seeds")  # a versi
 def recorded(tmp_path, monkeypatch):
     """A function that records groups of runs as a study in a folder of experiments of its own."""
     monkeypatch.setattr(studies, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(sections, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(old, "ROOT", tmp_path)
     studies.comparison.cache_clear()
 
@@ -141,7 +142,7 @@ def test_a_claim_without_a_record_is_not_measured():
     ("best", "value", "word"),
     [
         ([1.40, 1.41, 1.42], 1.463, "supported"),
-        ([1.46, 1.47, 1.48], 1.463, "supported"),  # the interval holds it
+        ([1.46, 1.47, 1.48], 1.463, "undecided"),  # the interval holds it
         ([1.50, 1.51, 1.52], 1.463, "not supported"),
         ([1.40, 1.41], 1.463, "too few seeds"),
     ],
@@ -200,8 +201,8 @@ def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_p
     )
     text = sections.section(of, "../")
     assert "### A question" in text
-    size = "None layers of 16, 1,000, lr 0.001"
-    assert f"`model=mamba` | {size} | 1, 2, 3 | 1.4100 ± 0.0248 |" in text
+    shown = "None layers of 16, 1,000 | lr 0.001, batch None, p 0.0 | 1, 2, 3 | 1.4100 ± 0.0248"
+    assert f"`model=mamba` | {shown} | 1.4100 ± 0.0248 | - | 0.00 M |" in text
     assert text.split("`model=transformer` |")[1].splitlines()[0].endswith("| baseline |")
     assert "```text\n(not recorded)\n```" in text
     assert "commit `abc`; 40 steps, ended by max_steps" in text
@@ -215,3 +216,18 @@ def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
     path = tmp_path / of.folder / archive.ARCHIVE
     path.write_text(path.read_text().replace('"abc"', '"abcdefabcdef+changes"'))
     assert "commit `abcdefabcd` with uncommitted changes" in sections.facts(of)
+
+
+def test_values_at_equal_tokens_stand_beside_those_at_the_end(tmp_path):
+    short = make_group(tmp_path / "s", [1.40, 1.41, 1.42], optim__lr=0.1)
+    long = make_group(tmp_path / "l", [1.30, 1.31, 1.32], optim__lr=0.2)
+    found = compared(short, long)
+    assert sections.at_equal_tokens(found) is None  # all saw as many
+    for record in found.groups[0].group.records:
+        object.__setattr__(record.summary, "tokens_per_step", 128)  # the others see 64 a step
+    told = sections.at_equal_tokens(found)
+    assert told is not None
+    assert told.startswith("at equal tokens (0.00 M, where the shortest ended")
+    halfway = [dict(r.curves["val/loss"])[r.step // 2] for r in long]
+    assert f"optim.lr=0.2 {sum(halfway) / 3:.4f} ± " in told
+    assert "optim.lr=0.1 1.4100 ± 0.0248" in told
