@@ -107,7 +107,8 @@ def training(up: str) -> str:
 def writing(up: str) -> str:
     """Tokens a second as they are written."""
     name = f"generate-{EPYC}"
-    contexts = sorted({r["context"] for r in record(name)["rows"] if r["context"] is not None})
+    contexts = [r["context"] for r in record(name)["rows"] if r["contender"] == "mamba"]
+    contexts = sorted(set(contexts))
     rows = []
     for model, batch in (("mamba", 1), ("mamba", 32), ("transformer", 1), ("transformer", 32)):
         found = [_row(name, contender=model, batch=batch, context=c) for c in contexts]
