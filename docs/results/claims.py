@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from docs.results import lengths as against_length
 from docs.results import speed
 from docs.results.old import load, minutes, percent, run, table
-from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed, signed, ssm_effect
+from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed
 from docs.results.studies import Study, comparison, group, shown, study
 from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
 from mambalab.compare.statistics import estimate, paired
@@ -167,6 +167,9 @@ def _contrast(found: Comparison, test: Contrast) -> tuple[str, str]:
     return text, SUPPORTED if word == BETTER else NOT_SUPPORTED
 
 
+SSM_DROPOUT = Contrast("dropout.ssm_p=0.1", "dropout.ssm_p=0.0")
+
+
 # -- older records -------------------------------------------------------------------------------
 
 ONE_RUN = "one run, older setting"
@@ -211,14 +214,10 @@ def turns_up() -> Measured:
 
 
 def ssm_dropout() -> Measured:
-    """SSM dropout on top of ordinary dropout."""
-    effect = ssm_effect()
-    return Measured(
-        "a tenth of tiny Shakespeare: best loss with ssm_p 0.1 less that without, on top of p = "
-        f"0.1 and 0.2: {signed(effect)}, {len(effect.seeds)} seeds",
-        f"{OTHER_SETTING}: {NOT_SUPPORTED}",
-        "`mambalab train -m experiment=shakespeare/dropout`",
-    )
+    """SSM dropout on top of ordinary dropout, in a setting of our own."""
+    of = study("shakespeare/ssm_dropout")
+    found = judged(comparison(of), SSM_DROPOUT, of)
+    return replace(found, text=f"a quarter of tiny Shakespeare: {found.text}")
 
 
 def induction() -> Measured:
@@ -321,7 +320,7 @@ CLAIMS = [
         JULIA,
         "validation loss 1.42 with SSM dropout, 1.46 with ordinary dropout alone",
         "sources/julia_dropout",
-        Contrast("dropout.ssm_p=0.1", "dropout.ssm_p=0.0"),
+        SSM_DROPOUT,
         ssm_dropout,
     ),
     Claim(JULIA, "learns retrieval of the Long Range Arena", "retrieval/lra"),

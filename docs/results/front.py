@@ -62,14 +62,7 @@ def _old_rows() -> list[list[str]]:
 
 def _ssm_dropout() -> str:
     """What is known on SSM dropout, in a sentence or two."""
-    of = study(SSM_DROPOUT)
-    if not of.recorded:
-        effect = shakespeare.ssm_effect()
-        return (
-            "It is not shown: on a tenth of Shakespeare it changes the best validation loss by "
-            f"{shakespeare.signed(effect)} ({len(effect.seeds)} seeds, too few for a small effect)."
-        )
-    found = comparison(of)
+    found = comparison(study(SSM_DROPOUT))
     judged = next(result for result in found.groups if result.difference is not None)
     assert judged.difference is not None
     change = shakespeare.signed(judged.difference)

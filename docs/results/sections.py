@@ -149,6 +149,7 @@ def section(of: Study, up: str) -> str:
     rows = [_row(group) for group in found.groups]
     tokens = at_equal_tokens(found)
     lines = [
+        *([of.note] if of.note else []),
         *([tokens] if tokens else []),
         *found.dropout,
         *found.warnings,

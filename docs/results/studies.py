@@ -26,6 +26,7 @@ class Study:
         baseline: a word of the label of the group that the others are compared with, the best if
             there are several; None = the first without dropout.
         metric: what to judge by; None = what the runs were judged by.
+        note: what else to bear in mind, a sentence.
         source_setting: whether it is the setting of the source whose claim is tested.
     """
 
@@ -34,6 +35,7 @@ class Study:
     command: str
     baseline: str | None = None
     metric: str | None = None
+    note: str | None = None
     source_setting: bool = False
 
     @property
@@ -101,6 +103,8 @@ STUDIES = [
         "Does SSM dropout help on top of dropout?",
         "mambalab train -m experiment=shakespeare/ssm_dropout",
         baseline="dropout.ssm_p=0.0",
+        note="eight seeds were planned, and their interval was twice as wide as wanted: eight more "
+        "were added once, so p-value and interval are a little less strict than of a single look",
     ),
     Study(
         "shakespeare/search/ssm_dropout",
