@@ -183,8 +183,10 @@ def _with_params(params: Any, more: dict[str, Any]) -> dict[str, Any]:
     found = dict(params) if isinstance(params, dict) else {}
     for key, value in more.items():
         old = found.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        found[key] = {**old, **value} if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            found[key] = {**old, **value}
+        else:
+            found[key] = value
     return found
 
 
