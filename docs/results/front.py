@@ -42,7 +42,7 @@ def _row(folder: str, title: str) -> list[str]:
         value = result and (result.test or result.best)
         cells.append(_value(value, found.metric.name) if result else "not measured")
     seeds = max(len(result.seeds) for result in found.groups)
-    return [title, *cells, f"{seeds} seeds"]
+    return [title, *cells, "one seed" if seeds == 1 else f"{seeds} seeds"]
 
 
 def _old_rows() -> list[list[str]]:
@@ -68,7 +68,8 @@ def _ssm_dropout() -> str:
     change = shakespeare.signed(judged.difference)
     return (
         f"On top of ordinary dropout it changes the best validation loss by {change} "
-        f"({len(judged.seeds)} seeds, a quarter of Shakespeare): {judged.verdict}."
+        f"({len(judged.seeds)} seeds, a quarter of Shakespeare): {judged.verdict} "
+        "([what to bear in mind](docs/results.md#does-ssm-dropout-help-on-top-of-dropout))."
     )
 
 

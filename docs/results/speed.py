@@ -59,7 +59,7 @@ def scan(up: str) -> str:
         for shape in dict.fromkeys(row["shape"] for row in record(name)["rows"]):
             ours = _row(name, shape=shape, contender="mambalab")
             cells = [
-                _number(_row(name, shape=shape, contender=who).get(f"{key}"), digits)
+                _number(_row(name, shape=shape, contender=who).get(key), digits)
                 for who, key, digits in (
                     ("mambapy", "both x", 0),
                     ("C++ yardstick", "ours: forward x", 2),
@@ -86,7 +86,7 @@ def training(up: str) -> str:
     for shape in shapes:
         of = [_row(name, batch_x_length=shape, contender=model) for model in models]
         speeds = [_number(row.get("tokens/s")) for row in of]
-        ratios = [f"{_number(row.get('Mamba x'), 2)}" for row in of[1:3]]
+        ratios = [_number(row.get("Mamba x"), 2) for row in of[1:3]]
         rows.append([shape, *speeds, *ratios])
     names = ["batch x length", *(f"`{model}`" for model in models)]
     names += ["Mamba to `transformer`", "to `transformer_equal_depth`"]

@@ -18,6 +18,7 @@ from omegaconf.errors import (
 )
 
 from mambalab.config import grammar, origins, paths, resolvers, unused, user_conf
+from mambalab.config.axes import SWEEP
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import (
     MissingValueError,
@@ -32,7 +33,7 @@ from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
 
 resolvers.register()
-PARAMS = "sweep.params"
+PARAMS = f"{SWEEP}params"
 
 
 @dataclass(frozen=True)
