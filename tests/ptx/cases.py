@@ -75,7 +75,10 @@ def errors(outcome):
     found = {}
     for name, exact in outcome.exact.items():
         value = outcome.actual[name]
-        assert value is not None, name
+        assert value is not None and value.shape == exact.shape, name
+        if not exact.numel():
+            found[name] = 0.0  # the state of a convolution of width 1
+            continue
         if not bool(value.isfinite().all()):
             found[name] = float("inf")
             continue

@@ -30,6 +30,7 @@ SCANS = {
 CONVS = {
     "everything, bf16": Conv(),
     "nothing, fp32, ragged": Conv(length=3, options="", dtype=torch.float32, layout=2),
+    "width 1, whose state is empty": Conv(length=3, width=1, options="initial"),
 }
 
 
