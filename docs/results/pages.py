@@ -14,6 +14,7 @@ from docs.results import (
     sections,
     shakespeare,
     speed,
+    written,
 )
 from docs.results.old import ROOT
 from mambalab.errors import UserError
@@ -32,6 +33,7 @@ GENERATORS: dict[str, Callable[[str], str]] = {
     **shakespeare.BLOCKS,
     **speed.BLOCKS,
     **sections.BLOCKS,
+    **written.BLOCKS,
 }
 
 

@@ -51,6 +51,7 @@ class Study:
 
 SEEDS = "seed=1,2,3,4,5"
 MODELS = "model=mamba,transformer,transformer_equal_depth"
+WRITTEN = [("digits", "Small digits", " seed=1,2,3"), ("mnist", "MNIST", "")]
 
 STUDIES = [
     Study(
@@ -117,6 +118,39 @@ STUDIES = [
         "shakespeare/width",
         "Over-fitting against width and dropout",
         "mambalab train -m experiment=shakespeare/width",
+    ),
+    *(
+        Study(
+            f"pixels/{pictures}",
+            f"{title} written pixel by pixel",
+            f"mambalab train -m experiment=pixels/{pictures} {MODELS}{seeds}",
+            baseline="model=transformer",
+            metric="val/bits_per_dim",
+        )
+        for pictures, title, seeds in WRITTEN
+    ),
+    *(
+        Study(
+            f"diffusion/{pictures}",
+            f"{title} filled in by diffusion",
+            f"mambalab train -m experiment=diffusion/{pictures} model=mamba,transformer{seeds}",
+            baseline="model=transformer",
+            metric="val/bits_per_dim",
+            note="bits of diffusion are an upper bound",
+        )
+        for pictures, title, seeds in WRITTEN
+    ),
+    Study(
+        "listops/models",
+        "Mamba and both Transformers on short ListOps",
+        f"mambalab train -m experiment=listops/cpu {MODELS}",
+        baseline="model=transformer",
+    ),
+    Study(
+        "lra_image/models",
+        "Mamba and the Transformer on grey CIFAR-10, pixel by pixel",
+        "mambalab train -m experiment=lra_image/cpu model=mamba,transformer",
+        baseline="model=transformer",
     ),
     Study(
         "sources/small_bench_cifar10",
