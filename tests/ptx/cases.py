@@ -75,7 +75,8 @@ def errors(outcome):
     found = {}
     for name, exact in outcome.exact.items():
         value = outcome.actual[name]
-        assert value is not None and value.shape == exact.shape, name
+        assert value is not None, name
+        assert value.shape == exact.shape, name
         if not exact.numel():
             found[name] = 0.0  # the state of a convolution of width 1
             continue
