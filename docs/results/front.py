@@ -15,7 +15,6 @@ ROWS = {  # study: what its row is called
     "selective_copying/models": "selective copying: accuracy",
 }
 OLD_ROWS = {  # folder of a record: the study that replaces it, and the Transformer's best run
-    "mnist": ("mnist/models", "transformer_cpu"),
     "cifar10": ("cifar10/models", "transformer_cpu_lr1e-3"),
 }
 OPENING = "shakespeare/models"

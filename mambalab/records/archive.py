@@ -79,15 +79,30 @@ def write(folder: Path, records: Sequence[RunRecord], *, allow_changes: bool = F
     for record in records:
         if why := obstacle(record, allow_changes=allow_changes):
             raise UserError(f"{record.path} {why}: not recorded")
-    packed = sorted((pack(record) for record in records), key=lambda run: run["name"])
-    names = [run["name"] for run in packed]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two runs are called {twice[0]}: record them into different folders")
+    names = _names(records)
+    packed = [pack(record) | {"name": name} for record, name in zip(records, names, strict=True)]
+    packed.sort(key=lambda run: run["name"])
     folder.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run, allow_nan=False) for run in packed)
     allowed = '"allow_changes": true, ' if allow_changes else ""
     head = f'{{"format": {FORMAT}, {allowed}"runs": ['
     return write_text(folder / ARCHIVE, f"{head}\n{lines}\n]}}\n")
+
+
+def _names(records: Sequence[RunRecord]) -> list[str]:
+    """Name each run by its folder, and after its sweep where two sweeps have runs of that name.
+
+    Raises:
+        UserError: a name occurs twice all the same.
+    """
+    alone = [record.path.name for record in records]
+    names = [
+        name if alone.count(name) == 1 else f"{record.path.parent.name},{name}"
+        for record, name in zip(records, alone, strict=True)
+    ]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two runs are called {twice[0]}: record them into different folders")
+    return names
 
 
 def read(folder: Path) -> list[RunRecord]:

@@ -112,9 +112,16 @@ def test_a_failed_run_is_part_of_the_record(tmp_path):
     assert [r.status for r in archive.read(tmp_path / "record")] == ["FAILED"]
 
 
-def test_two_runs_of_one_name(runs, tmp_path):
-    with pytest.raises(UserError, match="two runs are called s1"):
-        archive.write(tmp_path / "record", runs)
+def test_runs_of_one_name_are_named_after_their_sweeps(runs, tmp_path):
+    archive.write(tmp_path / "record", runs)
+    names = [run.path.name for run in archive.read(tmp_path / "record")]
+    assert names == [f"{sweep},s{seed}" for sweep in ("none", "ssm") for seed in (1, 2, 3)]
+
+
+def test_two_runs_of_one_name_and_sweep(runs, tmp_path):
+    with pytest.raises(UserError, match="two runs are called none,s1"):
+        archive.write(tmp_path / "record", [*runs, runs[0]])
+    assert not (tmp_path / "record").exists()
 
 
 @pytest.mark.parametrize(
