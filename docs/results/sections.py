@@ -60,12 +60,20 @@ def _model(group: GroupResult) -> str:
 
 
 def _recipe(group: GroupResult) -> str:
-    """Learning rate, batch and dropout of a group."""
-    rate, batch, p, ssm_p = (
+    """Learning rate, batch, dropout, weight decay and averaging of a group."""
+    rate, batch, p, ssm_p, decay, ema = (
         _setting(group, name)
-        for name in ("optim.lr", "task.batch_size", "dropout.p", "dropout.ssm_p")
+        for name in (
+            "optim.lr",
+            "task.batch_size",
+            "dropout.p",
+            "dropout.ssm_p",
+            "optim.weight_decay",
+            "trainer.ema",
+        )
     )
-    return f"lr {rate}, batch {batch}, p {p}" + (f", ssm_p {ssm_p}" if ssm_p else "")
+    told = f"lr {rate}, batch {batch}, p {p}" + (f", ssm_p {ssm_p}" if ssm_p else "")
+    return f"{told}, weight decay {decay}" + (f", ema {ema}" if ema else "")
 
 
 def _tokens(record: RunRecord, step: int | None = None) -> float | None:

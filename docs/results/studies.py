@@ -74,11 +74,17 @@ STUDIES = [
         for model in searches.MODELS
     ),
     Study(
+        "shakespeare/search/mamba_15min",
+        "Dropout, weight decay, averaging and size of Mamba in 15 minutes, on the tuning tenth",
+        "mambalab train experiment=shakespeare/cpu_15min task.tune=true",
+        note="tried by hand, one after another; a run's settings are in the record",
+    ),
+    Study(
         "shakespeare/models_15min",
         "Mamba and the Transformer on tiny Shakespeare, 15 minutes each",
         "mambalab train -m experiment=shakespeare/cpu_15min seed=1,2,3 model=mamba,transformer",
         baseline="model=transformer",
-        note=f"dropout was not searched at this length; {ONE_CORE_EACH}",
+        note=f"the Transformer has the dropout and weight decay found for Mamba; {ONE_CORE_EACH}",
     ),
     Study(
         "mnist/models",
