@@ -72,8 +72,9 @@ def _recipe(group: GroupResult) -> str:
             "trainer.ema",
         )
     )
-    told = f"lr {rate}, batch {batch}, p {p}" + (f", ssm_p {ssm_p}" if ssm_p else "")
-    return f"{told}, weight decay {decay}" + (f", ema {ema}" if ema else "")
+    told = f"lr {rate}, batch {batch}, p {p}"
+    more = {"ssm_p": ssm_p, "weight decay": decay, "ema": ema}
+    return ", ".join([told, *(f"{name} {value}" for name, value in more.items() if value)])
 
 
 def _tokens(record: RunRecord, step: int | None = None) -> float | None:
