@@ -2,8 +2,7 @@
 
 from docs.results import searches, shakespeare
 from docs.results.old import OLDER, percent, picture, plus_minus, run, table
-from docs.results.studies import comparison, study
-from mambalab.compare.results import GroupResult
+from docs.results.studies import by_model, comparison, study
 from mambalab.compare.statistics import Estimate
 
 ROWS = {  # study: what its row is called
@@ -32,12 +31,10 @@ def _value(best: Estimate | None, metric: str) -> str:
 
 def _row(folder: str, title: str) -> list[str]:
     found = comparison(study(folder))
-    by_model: dict[str, GroupResult] = {}
-    for result in found.groups:  # the best first
-        by_model.setdefault(str(result.group.setting("model.name")), result)
+    groups = by_model(found)
     cells = []
     for model in searches.MODELS:
-        result = by_model.get(model)
+        result = groups.get(model)
         value = result and (result.test or result.best)
         cells.append(_value(value, found.metric.name) if result else "not measured")
     seeds = max(len(result.seeds) for result in found.groups)

@@ -73,8 +73,9 @@ def _recipe(group: GroupResult) -> str:
         )
     )
     told = f"lr {rate}, batch {batch}, p {p}"
-    more = {"ssm_p": ssm_p, "weight decay": decay, "ema": ema}
-    return ", ".join([told, *(f"{name} {value}" for name, value in more.items() if value)])
+    more = {"ssm_p": ssm_p or None, "weight decay": decay, "ema": ema}  # no decay is told, too
+    found = [f"{name} {value}" for name, value in more.items() if value is not None]
+    return ", ".join([told, *found])
 
 
 def _tokens(record: RunRecord, step: int | None = None) -> float | None:

@@ -53,8 +53,8 @@ SEEDS = "seed=1,2,3,4,5"
 MODELS = "model=mamba,transformer,transformer_equal_depth"
 WRITTEN = [("digits", "Small digits", " seed=1,2,3"), ("mnist", "MNIST", "")]
 ONE_CORE_EACH = (
-    "the steps are those of equal times on two quiet cores; most of these runs had one core each, "
-    "two side by side, and took longer"
+    "the steps are those of equal times on two quiet cores; most of these runs had one core each "
+    "and other work beside them, and took longer"
 )
 
 STUDIES = [
@@ -261,6 +261,14 @@ def group(found: Comparison, word: str | None) -> GroupResult:
             return result
     labels = "; ".join(result.label for result in found.groups)
     raise UserError(f"no group has {word}; there are {labels}")
+
+
+def by_model(found: Comparison) -> dict[str, GroupResult]:
+    """The best group of each model, by the model's name."""
+    best: dict[str, GroupResult] = {}
+    for result in found.groups:  # the best first
+        best.setdefault(str(result.group.setting("model.name")), result)
+    return best
 
 
 def shown(command: str) -> str:

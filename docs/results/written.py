@@ -2,11 +2,9 @@
 
 from docs.results import searches
 from docs.results.old import EXPERIMENTS, load, picture, table
-from docs.results.studies import Study, comparison, group, study
+from docs.results.studies import by_model, comparison, study
 from mambalab.compare.results import GroupResult
-from mambalab.compare.statistics import Estimate
 from mambalab.compare.text import interval
-from mambalab.errors import UserError
 
 ORDERS = {"pixels": "pixel by pixel", "diffusion": "diffusion, an upper bound"}
 PICTURES = {"digits": "digits, 8 x 8 in 17 levels", "mnist": "MNIST, 28 x 28 in 16 levels"}
@@ -19,21 +17,17 @@ SHEETS = {  # picture below `experiments/`: what it shows
 }
 
 
-def _studies(pictures: str) -> dict[str, Study]:
-    """The recorded studies of one kind of pictures, by the order of writing."""
-    found = {order: study(f"{order}/{pictures}") for order in ORDERS}
-    return {order: one for order, one in found.items() if one.recorded}
+def _models(order: str, pictures: str) -> dict[str, GroupResult]:
+    """The models of a study by name; empty if it has no record."""
+    of = study(f"{order}/{pictures}")
+    return by_model(comparison(of)) if of.recorded else {}
 
 
-def _group(of: Study, model: str) -> GroupResult | None:
-    try:
-        return group(comparison(of), f"model={model}")
-    except UserError:
-        return None
-
-
-def _cell(estimate: Estimate | None, seeds: int) -> str:
-    return f"{interval(estimate)} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+def _cell(result: GroupResult | None) -> str:
+    if result is None:
+        return "not measured"
+    seeds = len(result.seeds)
+    return f"{interval(result.test)} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
 
 
 def _codec_rows() -> list[list[str]]:
@@ -55,20 +49,15 @@ def _codec_rows() -> list[list[str]]:
 def bits(up: str) -> str:
     """Bits a dimension on the test split of every model, beside the codecs."""
     del up
-    columns = {pictures: _studies(pictures) for pictures in PICTURES}
-    if not any(columns.values()):
-        return "Not measured yet."
     rows = []
     for order, told in ORDERS.items():
+        columns = [_models(order, pictures) for pictures in PICTURES]
         for model in searches.MODELS:
-            found = [
-                _group(columns[p][order], model) if order in columns[p] else None for p in PICTURES
-            ]
-            if any(found):
-                cells = [
-                    _cell(one.test, len(one.seeds)) if one else "not measured" for one in found
-                ]
+            if any(model in column for column in columns):
+                cells = [_cell(column.get(model)) for column in columns]
                 rows.append([f"`{model}`, {told}", *cells])
+    if not rows:
+        return "Not measured yet."
     return (
         "Bits a dimension (a pixel) on the test split, less is better; the models of a column "
         "trained for equal times.\n\n" + table(["", *PICTURES.values()], [*rows, *_codec_rows()])

@@ -1,11 +1,12 @@
 """Measured figures and pictures of the pages are what the records in experiments/ say."""
 
+import json
 import re
 import shutil
 
 import pytest
 
-from docs.results import claims, old, pages, pictures, sections, studies
+from docs.results import claims, old, pages, pictures, sections, studies, written
 from docs.results.claims import Contrast, Level, TurnsUp
 from docs.results.studies import Study
 from mambalab.compare import select
@@ -190,6 +191,27 @@ def test_a_claim_whose_group_is_not_in_the_record_is_an_error(tmp_path):
     found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.42]))
     with pytest.raises(UserError, match="no group has model=hybrid"):
         claims.judged(found, Level(1.0, "model=hybrid"), Study("toy", "", "mambalab runs"))
+
+
+def test_bits_of_the_recorded_models_stand_beside_those_of_the_codecs(
+    recorded, tmp_path, monkeypatch
+):
+    tested = {"test": {"test/loss": 1.25}}
+    of = recorded(make_group(tmp_path / "m", [1.2, 1.3], model__name="mamba", summary=tested))
+    nothing = Study("toy/none", "", "mambalab runs")
+    monkeypatch.setattr(
+        written, "study", lambda folder: of if folder == "pixels/digits" else nothing
+    )
+    monkeypatch.setattr(written, "EXPERIMENTS", tmp_path)
+    folder = tmp_path / "pixels" / "digits"
+    folder.mkdir(parents=True)
+    bits = {"png": 3.0, "webp": 2.5, "png_all": 2.0, "webp_all": 1.75}
+    (folder / "codecs.json").write_text(json.dumps({"bits_per_dim": bits}))
+    monkeypatch.setattr(written, "load", lambda name: json.loads((tmp_path / name).read_text()))
+    text = written.bits("")
+    assert "| `mamba`, pixel by pixel | 1.2500 ± 0.0000 (2 seeds) | not measured |" in text
+    assert "PNG, all pictures in one file | 2.000 (a file each: 3.000) | not measured |" in text
+    assert "transformer" not in text
 
 
 def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_path):
