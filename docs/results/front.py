@@ -64,7 +64,7 @@ def _ssm_dropout() -> str:
     change = shakespeare.signed(judged.difference)
     return (
         f"On top of ordinary dropout it changes the best validation loss by {change} "
-        f"({len(judged.seeds)} seeds, a quarter of Shakespeare): {judged.verdict} "
+        f"({len(judged.seeds)} seeds, a quarter of Shakespeare); {judged.verdict} "
         "([what to bear in mind](docs/results.md#does-ssm-dropout-help-on-top-of-dropout))."
     )
 

@@ -4,6 +4,7 @@ Every trial is scored on a tenth of the training part (`task.tune=true`), so tha
 reported stays unseen. Ranges are those of `experiments/TASK/search.yaml`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class Search:
     def recorded(self) -> bool:
         """Whether its trials are there."""
         return (self.folder / archive.ARCHIVE).is_file()
+
+    @property
+    def reported(self) -> Path:
+        """Folder of the runs that take their settings from it."""
+        return EXPERIMENTS / self.task / "models"
 
     @property
     def command(self) -> str:
@@ -91,6 +97,22 @@ def _written(key: str, value: Any) -> str:
     return f"{_SHORT[key]} {value:.2g}" if isinstance(value, float) else f"{_SHORT[key]} {value}"
 
 
+def _tokens(records: Sequence[RunRecord]) -> float | None:
+    """Tokens that runs saw, on average; None if one does not tell."""
+    seen = [(r.summary.tokens_per_step or 0) * (r.step or 0) for r in records]
+    return sum(seen) / len(seen) if seen and all(seen) else None
+
+
+def times_longer(search: Search) -> float | None:
+    """How many times the tokens of a trial the reported runs of the model see; None if unknown."""
+    if not (search.reported / archive.ARCHIVE).is_file():
+        return None
+    runs = archive.read(search.reported)
+    ours = _tokens([r for r in runs if r.setting("model.name") == search.model])
+    trial = _tokens([record for _, record in ranked(search)[1]])
+    return ours / trial if ours and trial else None
+
+
 def _row(search: Search) -> list[str]:
     metric, trials = ranked(search)
     drawn_from = ranges(search.task)
@@ -102,7 +124,9 @@ def _row(search: Search) -> list[str]:
     at_end = ", ".join(edges(best, drawn_from)) or "no"
     minutes = sum(record.minutes or 0 for _, record in trials)
     name = f"`{metric.name}`"
-    return [f"`{search.model}`", f"{len(trials)}, {minutes:.0f} min", name, *cells, at_end]
+    longer = times_longer(search)
+    times = f"{longer:.1f}" if longer is not None else "-"
+    return [f"`{search.model}`", f"{len(trials)}, {minutes:.0f} min", name, *cells, at_end, times]
 
 
 def _section(task: str) -> str:
@@ -113,7 +137,8 @@ def _section(task: str) -> str:
     for key, of in ranges(task).items():
         span = f"{of['low']:g} to {of['high']:g}" if isinstance(of, dict) else list(map(str, of))
         drawn.append(f"`{key}` {span if isinstance(span, str) else ', '.join(span)}")
-    head = ["model", "trials", "metric", "best", "second", "third", "at an end of its range"]
+    best = ["best", "second", "third"]
+    head = ["model", "trials", "metric", *best, "at an end of its range", "reported run / trial"]
     command = f"{done[0].command.rpartition(' ')[0]} model=..."
     return f"**{TASKS[task]}** ({'; '.join(drawn)}): `{command}`\n\n" + table(
         head, [_row(search) for search in done]

@@ -6,6 +6,7 @@ from typing import Any
 from docs.results import searches
 from docs.results.old import EXPERIMENTS, picture, table
 from docs.results.studies import STUDIES, Study, comparison, shown
+from mambalab.compare.comparability import seed_of
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate, estimate
 from mambalab.compare.text import interval
@@ -93,7 +94,8 @@ def _budget(group: GroupResult) -> float | None:
 
 def _row(group: GroupResult) -> list[str]:
     pair, budget = group.difference, _budget(group)
-    time = f"{group.minutes:.1f} min" if group.minutes is not None else "-"
+    looks = f"{group.evaluations:.0f} look{'' if group.evaluations == 1 else 's'}"
+    time = f"{group.minutes:.1f} min, {looks}" if group.minutes is not None else looks
     return [
         f"`{group.label}`" if group.label else "all",
         _model(group),
@@ -142,6 +144,17 @@ def at_equal_tokens(found: Comparison) -> str | None:
     )
 
 
+def interrupted(found: Comparison) -> str | None:
+    """Say which runs were stopped and went on later; None if none was."""
+    told = [
+        f"{group.label or 'all'}, seed {seed_of(record)}"
+        for group in found.groups
+        for record in group.group.records
+        if record.summary.resumed_from
+    ]
+    return f"stopped, and gone on with later: {'; '.join(told)}" if told else None
+
+
 def section(of: Study, up: str) -> str:
     """Heading, command, table, remarks and curves of a recorded study."""
     found = comparison(of)
@@ -154,13 +167,14 @@ def section(of: Study, up: str) -> str:
         "last",
         "test",
         "tokens",
-        "time with evaluations",
+        "time with evaluations, number of these",
     ]
     rows = [_row(group) for group in found.groups]
-    tokens = at_equal_tokens(found)
+    tokens, stopped = at_equal_tokens(found), interrupted(found)
     lines = [
         *([of.note] if of.note else []),
         *([tokens] if tokens else []),
+        *([stopped] if stopped else []),
         *found.dropout,
         *found.warnings,
         *(f"left out: {one.reason}" for one in found.left_out),

@@ -3,14 +3,15 @@
 A study is shown as soon as its folder holds a record; until then it is "not measured".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from docs.results import searches
 from docs.results.old import EXPERIMENTS
 from mambalab.compare import select
-from mambalab.compare.results import Comparison, GroupResult
+from mambalab.compare.results import BETTER, WORSE, Comparison, GroupResult
+from mambalab.compare.verdicts import ALPHA
 from mambalab.errors import UserError
 from mambalab.records import archive
 
@@ -28,6 +29,8 @@ class Study:
         metric: what to judge by; None = what the runs were judged by.
         note: what else to bear in mind, a sentence.
         source_setting: whether it is the setting of the source whose claim is tested.
+        looks: how often its result was judged before seeds were added, and at the end: the level
+            of a verdict is shared among them (Bonferroni).
     """
 
     folder: str
@@ -37,6 +40,7 @@ class Study:
     metric: str | None = None
     note: str | None = None
     source_setting: bool = False
+    looks: int = 1
 
     @property
     def curves(self) -> Path:
@@ -77,7 +81,8 @@ STUDIES = [
         "shakespeare/search/mamba_15min",
         "Dropout, weight decay, averaging and size of Mamba in 15 minutes, on the tuning tenth",
         "mambalab train experiment=shakespeare/cpu_15min task.tune=true",
-        note="tried by hand, one after another; a run's settings are in the record",
+        note="tried by hand, one seed each, one after another, on one core each; averaging was "
+        "not tried by itself at equal steps, and weight decay has two values only",
     ),
     Study(
         "shakespeare/models_15min",
@@ -116,8 +121,11 @@ STUDIES = [
         "Does SSM dropout help on top of dropout?",
         "mambalab train -m experiment=shakespeare/ssm_dropout",
         baseline="dropout.ssm_p=0.0",
-        note="eight seeds were planned, and their interval was twice as wide as wanted: eight more "
-        "were added once, so p-value and interval are a little less strict than of a single look",
+        looks=2,
+        note="eight seeds were planned and showed no difference; eight more were added once "
+        "that was seen. p of ordinary dropout comes from one seed a value (the study below), and "
+        "more of it without SSM dropout was not run beside these: a gain of this size might be "
+        "had by either",
     ),
     Study(
         "shakespeare/search/ssm_dropout",
@@ -194,6 +202,8 @@ STUDIES = [
         "sources/nanogpt_cpu",
         "nanoGPT's recipe for a CPU",
         "mambalab train -m experiment=sources/nanogpt_cpu seed=1,2,3",
+        note="nanoGPT's sizes and steps, but this project's Transformer: rotary positions and RMS "
+        "norms; one of the runs had other work beside it",
     ),
     Study(
         "sources/nanogpt_gpu",
@@ -241,9 +251,27 @@ def comparison(of: Study) -> Comparison:
     records = archive.read(EXPERIMENTS / of.folder)
     found = select.compare_records(records, [], metric=of.metric)
     base = group(found, of.baseline) if of.baseline else None
-    if base is None or base.label == found.baseline:
-        return found
-    return select.compare_records(records, [], metric=of.metric, baseline=base.label)
+    if base is not None and base.label != found.baseline:
+        found = select.compare_records(records, [], metric=of.metric, baseline=base.label)
+    return replace(found, groups=[at_looks(result, of.looks) for result in found.groups])
+
+
+def times(number: int) -> str:
+    """Write how often."""
+    return "twice" if number == 2 else f"{number} times"
+
+
+def at_looks(result: GroupResult, looks: int) -> GroupResult:
+    """Take back a verdict that does not stand the number of times that the result was judged."""
+    pair = result.difference
+    if looks == 1 or pair is None or pair.p_holm is None or result.verdict not in (BETTER, WORSE):
+        return result
+    if pair.p_holm < ALPHA / looks:
+        return result
+    word = (
+        f"undecided: p = {pair.p_holm:.3f}, judged {times(looks)}, so {ALPHA / looks:.3f} is asked"
+    )
+    return replace(result, verdict=word)
 
 
 def group(found: Comparison, word: str | None) -> GroupResult:

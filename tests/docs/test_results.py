@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -180,6 +181,43 @@ def test_a_contrast_is_judged_seed_by_seed(tmp_path, mamba, transformer, failed,
     assert told.verdict == word
 
 
+@pytest.mark.parametrize(
+    ("by", "looks", "word"),
+    [
+        (None, 1, "supported"),
+        (0.05, 1, "supported"),
+        (0.5, 1, "supported, but smaller"),  # all of the interval lies below it
+        (None, 2, "undecided"),  # its p of 0.037 is no match for 0.05 / 2
+        (0.5, 2, "undecided"),
+    ],
+)
+def test_a_contrast_is_judged_by_its_size_and_by_how_often_it_was_looked_at(
+    tmp_path, by, looks, word
+):
+    found = compared(
+        make_group(tmp_path / "a", [1.40, 1.45, 1.42], model__name="mamba"),
+        make_group(tmp_path / "b", [1.49, 1.51, 1.55], model__name="transformer"),
+    )
+    assert found.groups[1].difference is not None or found.groups[0].difference is not None
+    of = Study("toy", "", "mambalab runs", source_setting=True, looks=looks)
+    test = Contrast("model=mamba", "model=transformer", by=by)
+    assert claims.judged(found, test, of).verdict == word
+
+
+def test_a_verdict_that_does_not_stand_a_second_look_is_taken_back(recorded, tmp_path):
+    groups = [
+        make_group(tmp_path / "a", [1.40, 1.45, 1.42], model__name="mamba"),
+        make_group(tmp_path / "b", [1.49, 1.51, 1.55], model__name="transformer"),
+    ]
+    of = recorded(*groups, baseline="model=transformer")
+    once, twice = (
+        studies.group(studies.comparison(replace(of, looks=looks)), "model=mamba").verdict
+        for looks in (1, 2)
+    )
+    assert once == "better"
+    assert re.fullmatch(r"undecided: p = 0\.0\d\d, judged twice, so 0\.025 is asked", twice)
+
+
 @pytest.mark.parametrize(("rise", "word"), [(0.5, "supported"), (0.0, "not supported")])
 def test_over_fitting_is_judged_by_the_turn(tmp_path, rise, word):
     found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.43], rise=rise))
@@ -238,6 +276,16 @@ def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
     path = tmp_path / of.folder / archive.ARCHIVE
     path.write_text(path.read_text().replace('"abc"', '"abcdefabcdef+changes"'))
     assert "commit `abcdefabcd` with uncommitted changes" in sections.facts(of)
+
+
+def test_runs_that_were_stopped_and_went_on_are_named(tmp_path):
+    found = compared(make_group(tmp_path / "s", [1.40, 1.41, 1.42]))
+    assert sections.interrupted(found) is None
+    object.__setattr__(found.groups[0].group.records[1].summary, "resumed_from", 20)
+    told = sections.interrupted(found)
+    assert told is not None
+    assert told.startswith("stopped, and gone on with later: ")
+    assert told.endswith("seed 2")
 
 
 def test_values_at_equal_tokens_stand_beside_those_at_the_end(tmp_path):
