@@ -6,6 +6,7 @@ are sent, and no verb that reads runs takes anything from the environment becaus
 """
 
 import contextlib
+import filecmp
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,22 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def replaced(verb: str) -> list[Path]:
-    """List the files of `./conf` that take the place of mambalab's own for a verb."""
+    """List the files of `./conf` that take the place of mambalab's own for a verb.
+
+    Those with the same content change nothing, as in a clone from which mambalab was installed.
+    """
     user = paths.user_conf()
     if user is None:
         return []
     names = [f"{verb}.yaml"]
     if verb in TRAINING:
         names += [f"{group}/{name}.yaml" for group in paths.groups() for name in _options(group)]
-    return [user / name for name in names if (user / name).is_file()]
+    return [user / name for name in names if _differs(user / name, paths.package_conf() / name)]
+
+
+def _differs(own: Path, ours: Path) -> bool:
+    """Whether a file of the user's is there and not what mambalab's own holds."""
+    return own.is_file() and not filecmp.cmp(own, ours, shallow=False)
 
 
 def _options(group: str) -> list[str]:

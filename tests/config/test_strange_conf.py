@@ -1,15 +1,17 @@
 """A `./conf` that a stranger made: it trusts nobody, sends nothing, and does not hang."""
 
 import os
+import shutil
 import socket
 
 import pytest
 
 from mambalab import config
-from mambalab.cli.main import main
+from mambalab.cli.main import main, tell_replaced
 from mambalab.config import paths, user_conf
 from mambalab.errors import UserError
 from mambalab.sweep.plan import plan
+from mambalab.utils import console
 from tests.lab import compose
 
 
@@ -144,3 +146,17 @@ def test_what_takes_the_place_of_ours_is_said(write, capsys):
     write("conf/model/new.yaml", "")
     assert [path.name for path in config.replaced("train")] == ["mamba.yaml"]
     assert user_conf.replaced("eval") == []
+
+
+def test_a_clone_from_which_it_was_installed_replaces_nothing(workdir, capsys):
+    shutil.copytree(paths.package_conf(), workdir / "conf")
+    assert paths.user_conf() == workdir / "conf"
+    assert config.replaced("train") == []
+    for name in ("model/mamba", "task/text", "trainer/default", "train"):
+        with (workdir / f"conf/{name}.yaml").open("a") as file:
+            file.write("# changed\n")
+    assert len(config.replaced("train")) == 4
+    with console.show_log():
+        tell_replaced(config.replaced("train"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("and 3 more files take the place of mambalab's own")
