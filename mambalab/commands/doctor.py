@@ -81,6 +81,7 @@ def _python(_settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
+    from mambalab.tracking import mlflow_store
     from mambalab.utils import packages
 
     versions = []
@@ -95,6 +96,7 @@ def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
     for requirement in [*packages.requirements(), *extras]:
         if (why := packages.obstacle(requirement)) is not None:
             yield "!!", "packages", why
+    mlflow_store.prepare_environment()
     for module in MODULES:
         name = module.partition(".")[0]
         try:
@@ -104,6 +106,8 @@ def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
                 yield "--", name, DISPENSABLE[name]
             else:
                 yield "!!", "packages", packages.told(error) or f"{name}: {first_line(error)}"
+        except Exception as error:  # of a package that is broken in a way of its own
+            yield "!!", "packages", f"{name}: {type(error).__name__}: {first_line(error)}"
 
 
 def _torch(_settings: DoctorSettings) -> Iterator[Finding]:
@@ -114,13 +118,14 @@ def _torch(_settings: DoctorSettings) -> Iterator[Finding]:
 
 def _device(settings: DoctorSettings) -> Iterator[Finding]:
     from mambalab.settings.train import Precision
-    from mambalab.train import runtime
+    from mambalab.train import gpu, runtime
 
     device = runtime.choose_device(settings.device)
     precision = runtime.choose_precision(Precision.auto, device)
     yield "ok", "device", f"{runtime.device_name(device)}; precision=auto is {precision.value}"
     if device.type == "cpu":
-        yield "--", "gpu", "none that torch can use; training runs on the CPU"
+        why = gpu.unused() or "none that torch can use"
+        yield "--", "gpu", f"{why}; training runs on the CPU"
     if device.type == "mps":
         yield "--", "gpu", "Apple GPU: the torch backend runs there, but is untested"
 

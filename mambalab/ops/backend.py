@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from mambalab.errors import UserError, first_line
+from mambalab.ops import gpu
 
 BACKENDS = ("triton", "cpu", "torch", "reference")
 """All backends, fastest first."""
@@ -20,8 +21,6 @@ BACKENDS = ("triton", "cpu", "torch", "reference")
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 MAX_STATES = 256
 """Most states of a channel (d_state) in the Triton kernels: registers hold no more."""
-
-_MIN_COMPUTE_CAPABILITY = (7, 0)  # of a GPU, for Triton
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,6 @@ def _triton_obstacle() -> str | None:
     return None
 
 
-def _old_gpu(device: torch.device) -> str | None:
-    """Say why this GPU cannot run Triton's code, in one line; None if it can or is absent."""
-    if not torch.cuda.is_available():
-        return None
-    found = torch.cuda.get_device_capability(device)
-    if found >= _MIN_COMPUTE_CAPABILITY:
-        return None
-    needed, here = (".".join(map(str, version)) for version in (_MIN_COMPUTE_CAPABILITY, found))
-    return f"needs a GPU of compute capability {needed} or newer, this one has {here}"
-
-
 def _triton_interpreted() -> bool:
     """True if Triton's interpreter was asked for: kernels then run, very slowly, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -83,7 +71,7 @@ def _obstacle_triton(device: torch.device, dtype: torch.dtype, d_state: int) -> 
         return _triton_obstacle()
     if device.type != "cuda":
         return f"needs a CUDA device, not {device.type}"
-    return _triton_obstacle() or _old_gpu(device)
+    return _triton_obstacle() or gpu.too_old(device) or gpu.no_launch()
 
 
 def _obstacle_cpu(device: torch.device, dtype: torch.dtype, d_state: int) -> str | None:

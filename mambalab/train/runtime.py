@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import random
@@ -16,7 +17,9 @@ import torch
 
 from mambalab.errors import UserError
 from mambalab.settings.train import Precision
+from mambalab.train import gpu
 from mambalab.utils import torchrun
+from mambalab.utils.console import LOG
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}  # of autocast
 
@@ -52,18 +55,30 @@ def choose_device(requested: str) -> torch.device:
         if requested == "cuda" or (requested == "auto" and torch.cuda.is_available()):
             requested = f"cuda:{place.local_rank}"
     if requested == "auto":
+        if (why := gpu.unused()) is not None:
+            _tell_unused(why)
+            return torch.device("cpu")
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(requested)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UserError(f"device={requested}: torch finds no usable CUDA GPU; use device=cpu")
+            why = gpu.unused() or "torch finds no usable CUDA GPU"
+            raise UserError(f"device={requested}: {why}; use device=cpu")
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(
                 f"device={requested}: this machine has {torch.cuda.device_count()} GPU(s)"
             )
+        if (why := gpu.unused()) is not None:
+            raise UserError(f"device={requested}: {why}; or use device=cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: torch finds no Metal GPU; use device=cpu")
     return device
+
+
+@functools.cache
+def _tell_unused(why: str) -> None:
+    """Warn, once in a process, of a GPU that is there and cannot be used."""
+    LOG.warning("the GPU of this machine is not used: %s", why)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
