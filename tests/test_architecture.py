@@ -53,7 +53,6 @@ HEAVY = {
     "wandb",
     "tensorboard",
     "huggingface_hub",
-    "torchvision",
     "triton",
     "numba",
     "matplotlib",

@@ -73,7 +73,7 @@ class Verb:
         return getattr(import_module(self.module), self.words)(words) if self.words else []
 
 
-_MODEL = ("torch", "numba", "numpy", "safetensors")
+_MODEL = ("torch", "triton", "numba", "numpy", "safetensors", "tokenizers")
 _PICTURES = ("matplotlib", "numpy", "scipy")
 
 _RECORDS = (

@@ -31,9 +31,9 @@ class DoctorSettings:
 MODULES = (
     *("torch", "numba", "numpy", "scipy.special", "safetensors.torch", "tokenizers", "hydra"),
     *("omegaconf", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.figure", "pyarrow"),
-    *("huggingface_hub", "torchvision", "tqdm", "filelock", "optuna"),
+    *("huggingface_hub", "PIL.Image", "yaml", "packaging", "tqdm", "filelock", "optuna"),
 )
-DISPENSABLE = {"mlflow": "not installed: pip install mlflow, or use tracking=jsonl"}
+DISPENSABLE = {"mlflow": "or use tracking=jsonl"}
 EXTRAS = ("slurm", "wandb", "tensorboard")
 
 Finding = tuple[str, str, str]
@@ -103,7 +103,8 @@ def _packages(_settings: DoctorSettings) -> Iterator[Finding]:
             import_module(module)
         except ImportError as error:
             if importlib.util.find_spec(name) is None and name in DISPENSABLE:
-                yield "--", name, DISPENSABLE[name]
+                mend = packages.pip_install(name)
+                yield "--", name, f"not installed: {mend}, {DISPENSABLE[name]}"
             else:
                 yield "!!", "packages", packages.told(error) or f"{name}: {first_line(error)}"
         except Exception as error:  # of a package that is broken in a way of its own

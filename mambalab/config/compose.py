@@ -31,6 +31,7 @@ from mambalab.config.overrides import escape, prepare
 from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
+from mambalab.utils import packages
 
 resolvers.register()
 PARAMS = f"{SWEEP}params"
@@ -89,9 +90,13 @@ def compose_parts(
     Raises:
         UserError: as `compose`.
     """
-    import hydra
-    import yaml
-    from hydra.errors import HydraException
+    try:
+        import hydra
+        import yaml
+        from hydra.errors import HydraException
+    except Exception:  # old releases fail in ways of their own on new Pythons
+        packages.require("hydra-core", "omegaconf", "pyyaml")
+        raise
 
     user_conf.register()
     declared = _declared(prepared) if issubclass(settings, TrainConfig) else {}

@@ -143,7 +143,9 @@ def replaced(verb: str) -> list[Path]:
 
 def _differs(own: Path, ours: Path) -> bool:
     """Whether a file of the user's is there and not what mambalab's own holds."""
-    return own.is_file() and not filecmp.cmp(own, ours, shallow=False)
+    if not own.is_file():
+        return False
+    return not (ours.is_file() and filecmp.cmp(own, ours, shallow=False))
 
 
 def _options(group: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mambalab.errors import UserError
-from mambalab.utils.packages import why_not_imported
+from mambalab.utils.packages import pip_install, why_not_imported
 
 WORDS = ("", *"0123456789", "[MAX", "[MIN", "[MED", "[SM", "]", "(", ")")
 """Word of each token; token 0 is padding."""
@@ -152,7 +152,7 @@ def compiled() -> Compiled:
     except ImportError as error:
         raise UserError(
             f"task=listops: its expressions are made with numba, which is "
-            f"{why_not_imported(error)}: pip install --upgrade numba"
+            f"{why_not_imported(error)}: {pip_install('--upgrade numba')}"
         ) from error
 
     @njit

@@ -240,7 +240,7 @@ class ClusterLauncher:
         except ImportError as error:
             raise UserError(
                 f"hydra/launcher=submitit_...: the package submitit is {why_not_imported(error)}: "
-                f"pip install --upgrade submitit"
+                f"{packages.pip_install('--upgrade submitit')}"
             ) from error
         self.sweep = sweep
         self.slots = slots

@@ -9,7 +9,7 @@ import torch
 from mambalab.errors import UserError
 from mambalab.tasks.images import ImageData, Images, PixelTask
 from mambalab.tasks.sampling import permutation
-from mambalab.utils.packages import why_not_imported
+from mambalab.utils.packages import pip_install, why_not_imported
 
 _TEST_IMAGES = 360  # a fifth
 
@@ -35,7 +35,7 @@ class DigitsTask(PixelTask):
         except ImportError as error:
             raise UserError(
                 f"task=digits: its images come with scikit-learn, which is "
-                f"{why_not_imported(error)}: pip install --upgrade scikit-learn"
+                f"{why_not_imported(error)}: {pip_install('--upgrade scikit-learn')}"
             ) from error
         found: Any = load_digits()
         pixels = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]

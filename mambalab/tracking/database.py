@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mambalab.errors import UserError, first_line
+from mambalab.utils.packages import pip_install
 from mambalab.utils.secrets import hide_password
 
 _LOCK = 7_217_384_029  # any number, the same for all of us
-_ADVICE = {
-    "postgresql": "pip install 'psycopg[binary]' psycopg2-binary",
-    "mysql": "pip install mysqlclient",
+_DRIVERS = {
+    "postgresql": "'psycopg[binary]' psycopg2-binary",
+    "mysql": "mysqlclient",
 }
 
 
@@ -33,7 +34,8 @@ def check_driver(uri: str) -> None:
     try:
         create_engine(uri).dispose()
     except ImportError as error:
-        advice = _ADVICE.get(_kind(uri), "install it")
+        driver = _DRIVERS.get(_kind(uri))
+        advice = pip_install(driver) if driver else "install it"
         raise UserError(f"{shown} needs a driver: {first_line(error)}; {advice}") from error
     except (ArgumentError, ValueError) as error:
         raise UserError(

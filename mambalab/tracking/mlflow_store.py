@@ -133,7 +133,7 @@ def check(uri: str) -> None:
     if importlib.util.find_spec("mlflow") is None:
         raise UserError(
             "tracking=mlflow needs the package mlflow, which is not installed: "
-            "pip install mlflow, or use tracking=jsonl"
+            f"{packages.pip_install('mlflow')}, or use tracking=jsonl"
         )
     packages.require("mlflow")
     path = sqlite_path(uri)

@@ -17,8 +17,9 @@ def require(name: str) -> None:
     """
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:  # a folder of that name is no package
+        install = packages.pip_install(f"'mambalab[{name}]'")
         raise UserError(
-            f"tracking={name} needs the package {name}, which is not installed: "
-            f"pip install 'mambalab[{name}]', or use tracking=jsonl"
+            f"tracking={name} needs the package {name}, which is not installed: {install}, "
+            "or use tracking=jsonl"
         )
     packages.require(name, extra=name)

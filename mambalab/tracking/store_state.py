@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.errors import UserError
+from mambalab.utils.packages import pip_install
 from mambalab.utils.secrets import hide_password
 
 WAIT_SECONDS = 5.0  # for another program that holds the database
@@ -105,5 +106,5 @@ def check_schema(uri: str) -> None:
         )
     raise UserError(
         f"{shown} was made by a newer MLflow than {ours} (its tables have version {found}): "
-        f"pip install --upgrade mlflow, or use another store: tracking.uri=..., output_dir=..."
+        f"{pip_install('--upgrade mlflow')}, or use another store: tracking.uri=..., output_dir=..."
     )

@@ -1,7 +1,12 @@
 """Packages that not everybody has, that are too old, or that cannot be loaded just now."""
 
+import importlib.util
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mambalab.errors import UserError, first_line
@@ -11,8 +16,28 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-_PROJECT = {"hydra": "hydra-core"}
+_PROJECT = {"hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
 """Names on the package index, where they differ from the name to import."""
+
+
+_CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
+"""Where a torch that is made for CPUs alone came from, and has to come from again."""
+
+
+def pip_install(words: str) -> str:
+    """Write the command that installs something for the Python that runs.
+
+    That is plain `pip install` only where the `pip` that a shell finds is this Python's.
+
+    Args:
+        words: what follows `install`, quoted for a shell.
+    """
+    here, found = Path(sys.executable), shutil.which("pip")
+    if found is not None and Path(found).parent == here.parent:
+        return f"pip install {words}"
+    if importlib.util.find_spec("pip") is not None:
+        return f"{shlex.quote(str(here))} -m pip install {words}"
+    return f"uv pip install --python {shlex.quote(str(here))} {words}"
 
 
 def why_not_imported(error: ImportError) -> str:
@@ -78,9 +103,9 @@ def obstacle(requirement: "Requirement") -> str | None:
         return None
     if requirement.specifier.contains(version, prereleases=True):
         return None
-    return (
-        f"{name} {version} is installed, and mambalab needs {needed}: "
-        f"pip install --upgrade '{name}{needed}'"
+    index = f" {_CPU_INDEX}" if name == "torch" and version.endswith("+cpu") else ""
+    return f"{name} {version} is installed, and mambalab needs {needed}: " + pip_install(
+        f"--upgrade '{name}{needed}'{index}"
     )
 
 
@@ -115,7 +140,8 @@ def told(error: ImportError) -> str | None:
     if (name := _to_blame(error, installed)) is None:
         return None
     flags = "--upgrade" + " --force-reinstall" * (not isinstance(error, ModuleNotFoundError))
-    return f"{name} is {why_not_imported(error)}: pip install {flags} {_project(name, installed)}"
+    mend = pip_install(f"{flags} {_project(name, installed)}")
+    return f"{name} is {why_not_imported(error)}: {mend}"
 
 
 def _to_blame(error: ImportError, installed: Mapping[str, list[str]]) -> str | None:

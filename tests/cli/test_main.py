@@ -17,7 +17,6 @@ HEAVY = [
     "torch",
     "mlflow",
     "huggingface_hub",
-    "torchvision",
     "triton",
     "numba",
     "matplotlib",

@@ -7,6 +7,7 @@ import pytest
 from mambalab.errors import UserError
 from mambalab.tracking import database, mlflow_store
 from mambalab.tracking.store_failure import ERRORS_ONLY, failure_of
+from mambalab.utils import packages
 from tests.postgres import trial
 from tests.postgres.cluster import PASSWORD, QUOTED, cluster, missing
 
@@ -55,10 +56,9 @@ def test_an_absent_driver_is_said_before_training(monkeypatch):
     monkeypatch.setattr(sqlalchemy, "create_engine", absent)
     with pytest.raises(UserError) as caught:
         mlflow_store.check("postgresql://me:secret@host/db")
-    assert str(caught.value) == (
-        "postgresql://host/db needs a driver: No module named 'psycopg'; pip install "
-        "'psycopg[binary]' psycopg2-binary"
-    )
+    mend = packages.pip_install("'psycopg[binary]' psycopg2-binary")
+    told = f"postgresql://host/db needs a driver: No module named 'psycopg'; {mend}"
+    assert str(caught.value) == told
 
 
 def test_an_address_that_is_none_is_said_without_its_password():

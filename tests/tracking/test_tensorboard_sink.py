@@ -11,6 +11,7 @@ from mambalab.tracking import recorder as tracking
 from mambalab.tracking import sink
 from mambalab.tracking.note import Note
 from mambalab.tracking.recorder import Recorder
+from mambalab.utils import packages
 from tests.tracking.stores import points_in_folder
 
 pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
@@ -213,7 +214,8 @@ def test_absence_is_one_line_that_names_the_command(kind, tmp_path):
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
-    assert found.stderr.splitlines()[-1] == (
-        f"mambalab.errors.UserError: tracking={kind} needs the package {kind}, which is not "
-        f"installed: pip install 'mambalab[{kind}]', or use tracking=jsonl"
-    )
+    mend = packages.pip_install(f"'mambalab[{kind}]'").partition(" install ")[2]
+    told = f"tracking={kind} needs the package {kind}, which is not installed: "
+    line = found.stderr.splitlines()[-1]
+    assert line.startswith(f"mambalab.errors.UserError: {told}")
+    assert line.endswith(f"pip install {mend}, or use tracking=jsonl")

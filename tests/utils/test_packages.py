@@ -74,7 +74,7 @@ def test_a_verb_says_what_is_too_old(too_old, words, package, workdir, capsys):
     assert main.main(words) == 1
     line = one_line(capsys)
     assert f"{package} 0.1.2 is installed, and mambalab needs >=" in line
-    assert f": pip install --upgrade '{package}>=" in line
+    assert packages.pip_install(f"--upgrade '{package}>=") in line
     assert list(workdir.iterdir()) == []
 
 
@@ -139,6 +139,39 @@ def test_doctor_names_a_python_that_is_not_meant(monkeypatch):
     assert "3.99.1 on" in line
 
 
+@pytest.mark.parametrize(
+    ("pip", "module", "told"),
+    [
+        ("BIN/pip", True, "pip install --upgrade torch"),
+        ("/usr/bin/pip", True, "PYTHON -m pip install --upgrade torch"),  # of another Python
+        (None, True, "PYTHON -m pip install --upgrade torch"),  # not activated
+        (None, False, "uv pip install --python PYTHON --upgrade torch"),  # made by uv
+    ],
+)
+def test_the_command_that_mends_is_for_the_python_that_runs(monkeypatch, pip, module, told):
+    python = "/home/me/my env/bin/python"
+    monkeypatch.setattr(packages.sys, "executable", python)
+    found = pip and pip.replace("BIN", "/home/me/my env/bin")
+    monkeypatch.setattr(packages.shutil, "which", lambda name: found)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: module or None)
+    assert packages.pip_install("--upgrade torch") == told.replace("PYTHON", f"'{python}'")
+
+
+def test_a_torch_for_cpus_stays_one(monkeypatch):
+    torch = next(r for r in packages.requirements() if r.name == "torch")
+    monkeypatch.setattr(metadata, "version", lambda name: "2.1.0+cpu")
+    line = packages.obstacle(torch)
+    assert line is not None
+    assert line.endswith("--index-url https://download.pytorch.org/whl/cpu")
+
+
+def test_a_hydra_that_cannot_be_imported_is_told_with_what_mends_it(too_old, monkeypatch, capsys):
+    too_old("hydra-core")
+    monkeypatch.setitem(packages.sys.modules, "hydra", None)
+    assert main.main(["runs"]) == 2
+    assert "hydra-core 0.1.2 is installed, and mambalab needs >=" in one_line(capsys)
+
+
 def failing(folder, name, text, monkeypatch):
     """Import a module that stands where a package would, and return how it fails."""
     (folder / f"{name}.py").write_text(text)
@@ -155,11 +188,11 @@ def test_a_broken_package_is_named(tmp_path, monkeypatch):
     error = failing(tmp_path, "matplotlib", "from os import no_such_name", monkeypatch)
     line = packages.told(error)
     assert line.startswith("matplotlib is installed, but cannot be imported (cannot import name")
-    assert line.endswith(": pip install --upgrade --force-reinstall matplotlib")
+    assert line.endswith(packages.pip_install("--upgrade --force-reinstall matplotlib"))
     error = failing(tmp_path, "matplotlib", "import no_such_module", monkeypatch)
     line = packages.told(error)
     assert line.startswith("no_such_module is not installed (")
-    assert line.endswith(": pip install --upgrade no_such_module")
+    assert line.endswith(packages.pip_install("--upgrade no_such_module"))
 
 
 def test_code_of_the_users_is_not_to_blame(tmp_path, monkeypatch):
