@@ -1,5 +1,5 @@
 # Two commands are enough: `make run` and `make test`. Each makes .venv on first use.
-# PYTHON=python3.12 chooses the Python that makes .venv; venv.sh finds one otherwise.
+# PYTHON=python3.12 (or 3.12) chooses the Python that makes .venv; venv.sh finds one otherwise.
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ help:
 	@echo "            decoding, then experiments while time is left: SECONDS=, OUT=, ARGS="
 
 run: install
-	$(BIN)/mambalab train experiment=quickstart
+	$(BIN)/python -m mambalab train experiment=quickstart
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -70,15 +70,16 @@ gpu:
 	@$(HERE) -m tests.gpu --out $(OUT) --seconds $(SECONDS) $(ARGS)
 
 install: $(VENV)/.installed
+	@sh venv.sh --check "$(VENV)" "$(PYTHON)"
 
 $(VENV)/.installed: pyproject.toml
-	@sh venv.sh $(VENV) $(PYTHON)
+	@sh venv.sh $(VENV) "$(PYTHON)"
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@touch $@
 
 # An environment of its own: small, and nothing changes below a run that is training.
 $(VENV)-docs/.installed: pyproject.toml
-	@sh venv.sh $(VENV)-docs $(PYTHON)
+	@sh venv.sh $(VENV)-docs "$(PYTHON)"
 	$(VENV)-docs/bin/python -m pip install $$($(VENV)-docs/bin/python -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@

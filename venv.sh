@@ -1,15 +1,37 @@
 #!/bin/sh
 # Makes a virtual environment with a suitable Python: sh venv.sh FOLDER [PYTHON]
-# It takes PYTHON if that is given, else the first that will do of python3, python3.14 ... python3.11,
-# and uv where none will. One line says what to install where nothing will do.
+# It takes PYTHON (python3.12, 3.12, a path) if that is given, else the first that will do of python3,
+# python3.14 ... python3.11, and uv where none will. One line says what to install where nothing will do.
+# sh venv.sh --check FOLDER [PYTHON] says whether the environment that is there still works.
 OLDEST=11 NEWEST=14
-folder=$1
-if [ -n "$2" ]; then candidates=$2; else candidates="python3 python3.14 python3.13 python3.12 python3.11"; fi
+VERSION='import sys, sysconfig; print("%d.%d" % sys.version_info[:2], sysconfig.get_platform())'
 
 fail() {
   echo "mambalab: $1, then make again" >&2
   exit 1
 }
+
+version_of() { # of the first that runs
+  for python in "$@"; do
+    told=$("$python" -c "$VERSION" 2>/dev/null) && echo "${told%% *}" && return
+  done
+}
+
+if [ "$1" = --check ]; then
+  have=$(version_of "$2/bin/python")
+  "$2/bin/python" -c 'import mambalab' 2>/dev/null ||
+    fail "$2 does not work any more (its Python was replaced, or the folder was moved): make clean"
+  want=${3:+$(version_of "$3" "python$3")}
+  [ -z "$want" ] || [ "$want" = "$have" ] || fail "$2 has Python $have, not $want: make clean"
+  exit 0
+fi
+
+folder=$1 asked=$2
+if [ -n "$asked" ]; then
+  set -- "$asked" "python$asked"
+else
+  set -- python3 python3.14 python3.13 python3.12 python3.11
+fi
 
 if [ "$(uname -sm 2>/dev/null)" = "Darwin x86_64" ]; then
   echo "mambalab: PyTorch has no wheels for Intel Macs since 2.3: use another machine, or on Apple silicon a Python that is not for Intel" >&2
@@ -17,10 +39,15 @@ if [ "$(uname -sm 2>/dev/null)" = "Darwin x86_64" ]; then
 fi
 
 bare='' # a suitable Python that cannot make environments
-other='' # a Python that is too old or too new
-for python in $candidates; do
-  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+other='' # a Python that is too old or too new, or made for Intel Macs
+for python in "$@"; do
+  told=$("$python" -c "$VERSION" 2>/dev/null) || continue
+  version=${told%% *}
   case $version in 3.*) minor=${version#3.} ;; *) minor=0 ;; esac
+  case $told in *macosx-*-x86_64)
+    [ -n "$other" ] || other="$python is made for Intel Macs, for which PyTorch has no wheels"
+    continue ;;
+  esac
   if [ "$minor" -lt $OLDEST ] || [ "$minor" -gt $NEWEST ]; then
     [ -n "$other" ] || other="$python is Python $version"
     [ "$minor" -le $NEWEST ] || other="$other, for which pyarrow has no wheels yet"
@@ -31,11 +58,12 @@ for python in $candidates; do
   fi
 done
 
-if command -v uv >/dev/null 2>&1 && [ -z "$2" ]; then
-  exec uv venv --seed --allow-existing --python "${bare:->=3.$OLDEST,<3.$((NEWEST + 1))}" "$folder"
+if command -v uv >/dev/null 2>&1 && { [ -z "$asked" ] || [ -z "$other" ]; }; then
+  wanted=${bare:-${asked:->=3.$OLDEST,<3.$((NEWEST + 1))}}
+  exec uv venv --seed --allow-existing --python "$wanted" "$folder"
 fi
 if [ -n "$bare" ]; then
   fail "$bare cannot make virtual environments: apt install python$bare_version-venv (Debian, Ubuntu)"
 fi
-found=${other:-there is no ${2:-python3}}
+found=${other:-there is no ${asked:-python3}}
 fail "$found; install Python 3.$OLDEST to 3.$NEWEST (apt install python3-venv, dnf install python3, brew install python) or uv"

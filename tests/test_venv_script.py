@@ -8,7 +8,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "venv.sh"
 PYTHON = """#!/bin/sh
 case $2 in
-  *version_info*) echo {version} ;;
+  *version_info*) echo {version} {platform} ;;
   *ensurepip*) exit {status} ;;
   venv) echo {name} -m venv "$3" ;;
 esac
@@ -24,15 +24,18 @@ def programs(folder, **versions):
         text = {"shim": SHIM, "uv": UV}.get(version)
         if text is None:
             status = int(version.startswith("-"))
-            text = PYTHON.format(name=name, version=version.lstrip("-"), status=status)
+            version, _, platform = version.lstrip("-").partition(" ")
+            platform = platform or "linux-x86_64"
+            text = PYTHON.format(name=name, version=version, status=status, platform=platform)
         path = folder / name
         path.write_text(text)
         path.chmod(0o755)
 
 
-def run(folder, *words):
+def run(folder, *words, cwd=None, first=("my env",)):
     return subprocess.run(
-        ["/bin/sh", str(SCRIPT), "my env", *words],
+        ["/bin/sh", str(SCRIPT), *first, *words],
+        cwd=cwd,
         env={"PATH": str(folder)},
         capture_output=True,
         text=True,
@@ -50,6 +53,10 @@ def run(folder, *words):
             "python3.13 -m venv my env",
         ),
         ({"python3": "3.15", "python3_12": "3.12"}, "python3.12 -m venv my env"),
+        (
+            {"python3": "3.14 macosx-11.0-x86_64", "python3_13": "3.13 macosx-11.0-arm64"},
+            "python3.13 -m venv my env",
+        ),
         ({"python3": "shim", "python3_12": "3.12"}, "python3.12 -m venv my env"),
         ({"python3": "-3.14", "python3_12": "3.12"}, "python3.12 -m venv my env"),
         (
@@ -82,6 +89,7 @@ def test_the_first_that_will_do_is_taken(tmp_path, here, made):
         ),
         ({"python3": "-3.14"}, "environments: apt install python3.14-venv (Debian, Ubuntu)"),
         ({"python3": "3.9", "python3_12": "-3.12"}, "apt install python3.12-venv"),
+        ({"python3": "3.14 macosx-11.0-x86_64"}, "python3 is made for Intel Macs, for which"),
     ],
 )
 def test_one_line_says_what_to_install(tmp_path, here, said):
@@ -107,6 +115,53 @@ def test_an_intel_mac_is_told(tmp_path):
 def test_the_python_that_is_asked_for_is_taken_and_no_other(tmp_path):
     programs(tmp_path, python3="3.12", python3_13="3.13", python3_9="3.9", uv="uv")
     assert run(tmp_path, "python3.13").stdout == "python3.13 -m venv my env\n"
+    assert run(tmp_path, "3.13").stdout == "python3.13 -m venv my env\n"
     done = run(tmp_path, "python3.9")
     assert done.returncode == 1
     assert "python3.9 is Python 3.9; install" in done.stderr
+
+
+def test_a_python_that_is_asked_for_and_not_here_is_for_uv_to_find(tmp_path):
+    programs(tmp_path, python3="3.12", uv="uv")
+    for asked in ("3.14", "python3.14"):
+        made = f"uv venv --seed --allow-existing --python {asked} my env\n"
+        assert run(tmp_path, asked).stdout == made
+
+
+def test_a_path_with_a_space_is_one_word(tmp_path):
+    (tmp_path / "my tools").mkdir()
+    programs(tmp_path / "my tools", python3="3.12")
+    assert run(tmp_path, str(tmp_path / "my tools" / "python3")).stdout == (
+        "python3 -m venv my env\n"
+    )
+
+
+CHECK = ("--check", "my env")
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "said"),
+    [
+        ("3.12", (), None),
+        ("3.12", ("",), None),
+        ("3.12", ("python3.12",), None),
+        ("3.12", ("3.12",), None),
+        ("3.12", ("3.13",), "my env has Python 3.12, not 3.13: make clean, then make again"),
+        ("3.12", ("3.14",), None),  # not here: nothing is known
+        ("shim", (), "my env does not work any more (its Python was replaced"),
+        (None, ("3.12",), "my env does not work any more (its Python was replaced"),
+    ],
+)
+def test_an_environment_that_is_there_is_looked_at(tmp_path, there, words, said):
+    programs(tmp_path, python3_12="3.12", python3_13="3.13")
+    (tmp_path / "my env/bin").mkdir(parents=True)
+    if there:
+        programs(tmp_path / "my env/bin", python=there)
+    done = run(tmp_path, *words, cwd=tmp_path, first=CHECK)
+    assert done.stdout == ""
+    if said is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
