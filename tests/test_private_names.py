@@ -20,6 +20,8 @@ USES = {
     "mlflow: _get_alembic_config": {"tracking/store_state.py"},
     "optuna: _contains": {"sweep/optuna_search.py"},
     "optuna: _study_id": {"compare/search.py"},
+    "submitit: _make_command": {"sweep/submitit_launcher.py"},
+    "tarfile: _proc_member": {"data/lra_archive.py"},
     "torch: _C": {"models/state.py", "ops/dispatch.py"},
     "torch: _backward_hooks": {"models/layers.py"},
     "torch: _backward_pre_hooks": {"models/layers.py"},
@@ -42,6 +44,7 @@ USES = {
     "torch: _subclasses": {"runs/model_summary.py"},
 }
 DOCUMENTED = {"_replace", "_fields", "_asdict", "_exit"}  # of named tuples, and of os
+ASKING = {"getattr", "hasattr", "setattr", "delattr"}
 OWN = {"_functorch"}  # a name of ours for a private one that the same file takes
 
 
@@ -61,6 +64,11 @@ def names_of_ours(trees) -> set[str]:
     return found - OWN
 
 
+def is_inherited(node: ast.Attribute) -> bool:
+    """Whether it is asked of `super()`: a name of ours, but the library's, too."""
+    return isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "super"
+
+
 def private_names(tree: ast.AST, ours: set[str]) -> set[str]:
     """Private names of other packages in a file: imported, or asked of something."""
     found = set()
@@ -69,8 +77,10 @@ def private_names(tree: ast.AST, ours: set[str]) -> set[str]:
             found |= {part for alias in node.names for part in alias.name.split(".")}
         elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("mambalab"):
             found |= {*(node.module or "").split("."), *(alias.name for alias in node.names)}
-        elif isinstance(node, ast.Attribute) and node.attr not in ours:
+        elif isinstance(node, ast.Attribute) and (node.attr not in ours or is_inherited(node)):
             found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ASKING:
+            found |= {a.value for a in node.args if isinstance(getattr(a, "value", 0), str)}
     return {name for name in found if is_private(name)}
 
 
@@ -85,8 +95,11 @@ def test_every_use_is_on_the_list():
 
 
 def test_a_use_is_seen():
-    code = "from lib import _a\nimport lib._b.c\nfrom lib._d import e\nx._f\nself._g\ny._replace()"
-    assert private_names(ast.parse(code), {"_g"}) == {"_a", "_b", "_d", "_f"}
+    code = (
+        "from lib import _a\nimport lib._b.c\nfrom lib._d import e\nx._f\nself._g\ny._replace()\n"
+    )
+    code += "getattr(x, '_h', None)\nsuper()._i()"
+    assert private_names(ast.parse(code), {"_g", "_i"}) == {"_a", "_b", "_d", "_f", "_h", "_i"}
 
 
 def hydra_internal():
@@ -187,7 +200,20 @@ def attention():
     return found[0].shape == q.shape and hasattr(torch.ops.aten, f"{name}_backward")
 
 
+def watcher():
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    return SlurmInfoWatcher()._make_command() is None  # without a job nothing is asked
+
+
+def header():
+    import tarfile
+
+    return callable(tarfile.TarInfo._proc_member)
+
+
 CHECKS = (
+    *(watcher, header),
     *(hydra_internal, mlflow_store, contains, study_id, hooks, graph_task, forward_level),
     *(dispatch, functorch, fake_tensors, storage, lerp, pytree, attention),
 )

@@ -87,8 +87,8 @@ def has_fast_bf16(device: torch.device) -> bool:
         with torch.cuda.device(device):  # it asks the current one
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in features)
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_tile"))
     return False
 
 
