@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from mambalab import config
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 from mambalab.runs import build
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.utils import console
+from mambalab.utils.files import obstacle
 
 _WEBP_ROWS = 16_383  # of a file, at most
 _MAX_WIDTH = 1024  # pixels of a row, of pictures side by side
@@ -135,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line asks, `out=FILE.json` writes the record; returns the status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
+    for path in map(Path, out):
+        if why := f"{path} is a folder" if path.is_dir() else obstacle(path.absolute().parent):
+            print(f"error: out={path} cannot be written: {why}", file=sys.stderr)
+            return 1
     try:
         found = measure([word for word in words if not word.startswith("out=")])
     except UserError as error:
@@ -143,7 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in lines(found):
         console.result(line)
     for path in out:
-        Path(path).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        try:
+            Path(path).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"error: out={path}: {first_line(error)}", file=sys.stderr)
+            return 1
     return 0
 
 

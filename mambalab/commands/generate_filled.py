@@ -93,8 +93,6 @@ def _fill_texts(settings: GenerateSettings, source: "LoadedDenoiser", rules: "Sa
         batch=settings.batch,
         stages=frames is not None,
     )
-    if frames is not None:
-        diffusion_texts.write_stages(frames, found)
     for number, one in enumerate(found, 1):
         if settings.json:
             record = {"prompt": one.prompt, "text": one.text, "tokens": one.characters}
@@ -103,4 +101,6 @@ def _fill_texts(settings: GenerateSettings, source: "LoadedDenoiser", rules: "Sa
             console.result(f"--- {number} ---\n{one.text}", exact=True)
         else:
             console.result(one.text, exact=True)
+    if frames is not None:
+        diffusion_texts.write_stages(frames, found)
     LOG.info("filled in %s characters", f"{sum(one.characters for one in found):,}")

@@ -33,6 +33,7 @@ class ImageReader:
     Args:
         side: height and width of the result, in pixels.
         background: grey level, 0 to 255, behind what is transparent.
+        deep_bits: bits of the largest value that other images with more than 8 bits have.
 
     Attributes:
         transparent: how many images were laid on the background.
@@ -42,12 +43,12 @@ class ImageReader:
         bad: what is wrong with files that cannot be read.
     """
 
-    def __init__(self, side: int, background: int) -> None:
+    def __init__(self, side: int, background: int, deep_bits: int = 0) -> None:
         self.side = side
         self.background = background
         self.transparent = 0
         self.many_frames = 0
-        self.deep_bits = 0
+        self.deep_bits = deep_bits
         self.bad: list[str] = []
         self._deep: list[tuple[str, Tensor]] = []
 

@@ -18,8 +18,8 @@ class Filled:
     Attributes:
         tokens: (n, l) int64 on the CPU.
         steps: that it took.
-        stages: (s, n, l) int64 on the CPU: the sequences at some of the steps, from the gaps to
-            the end; None if nobody asked.
+        stages: (s, m, l) int64 on the CPU: the first m sequences at some of the steps, from the
+            gaps to the end; None if nobody asked.
         at: (s,) after how many steps each stage was.
     """
 
@@ -41,6 +41,7 @@ def fill(
     seed: int,
     batch: int,
     stages: int = 0,
+    shown: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Filled:
     """Fill in every gap of sequences; what is given stays as it is.
@@ -65,6 +66,7 @@ def fill(
         seed: of the first sequence.
         batch: sequences at the same time, at most; they are shared out evenly.
         stages: how many to keep, 2 at least; 0 = none.
+        shown: of how many sequences; None = of all.
         on_step: called after each step of a batch; may raise, to stop.
 
     Raises:
@@ -79,11 +81,12 @@ def fill(
     begun = 0
     for part in sequences.tensor_split(-(-len(sequences) // batch)):
         gaps = _Gaps(part, mask, order, rules, seed + begun)
-        seen = [part.cpu()] if stages else []
+        kept_rows = len(part) if shown is None else max(0, min(shown - begun, len(part)))
+        seen = [part[:kept_rows].cpu()] if stages else []
         for step in range(steps):
             gaps.fill(model, step, steps)
             if step + 1 in at:
-                seen.append(gaps.rows.cpu())
+                seen.append(gaps.rows[:kept_rows].cpu())
             if on_step is not None:
                 on_step()
         found.append(gaps.rows.cpu())

@@ -84,6 +84,7 @@ class LoadedDenoiser:
         seed: int,
         batch: int = BATCH,
         stages: int = 0,
+        shown: int | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Filled:
         """Fill in the gaps (`spec.mask`) of sequences (n, l); arguments as of `infilling.fill`."""
@@ -98,6 +99,7 @@ class LoadedDenoiser:
                 seed=seed,
                 batch=batch,
                 stages=stages,
+                shown=shown,
                 on_step=on_step,
             )
 

@@ -13,13 +13,21 @@ from mambalab.generation.infilling import Filled
 from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.diffusion_model import LoadedDenoiser
-from mambalab.runs.pixel_sheet import check_place, columns, known_values, labels_asked, tokens_of
+from mambalab.runs.pixel_sheet import (
+    check_place,
+    columns,
+    form_of,
+    known_values,
+    labels_asked,
+    tokens_of,
+)
 from mambalab.tokenization.pixels import PixelTokens
 
 STRIP = 9  # stages in a row of a strip
 MOVING = 65  # stages of an animation, at most
 MAX_SHOWN = 36  # pictures whose stages are shown
 _HIDDEN = (70, 110, 190)  # colour of a hidden pixel; no grey has it
+_FORMS_DIFFER = 0.02  # of width times height, from which two pictures have another form
 _MS_EACH, _MS_LAST = 80, 2000  # that a stage of an animation is shown
 
 
@@ -96,7 +104,7 @@ def write_pictures(
         if mask_image is None:
             gaps[: known_values(tokens, rows, source.name)] = False
         else:
-            gaps = _white(mask_image, tokens)
+            gaps = _white(mask_image, image, tokens)
     files.check()
     source.plan(steps, int(gaps.sum()))
     began = time.perf_counter()
@@ -106,6 +114,7 @@ def write_pictures(
         seed=seed,
         batch=batch,
         stages=files.stages(),
+        shown=MAX_SHOWN,
     )
     seconds = time.perf_counter() - began
     in_turn = columns(tokens.classes) if label is None and image is None else None
@@ -116,22 +125,34 @@ def write_pictures(
             _write_stages(found, files, tokens, source.spec.mask, in_turn)
     except OSError as error:
         name = error.filename or files.out
-        raise UserError(f"cannot write {name}: {error.strerror}; name another with out=") from error
+        keys = "out=, frames= or animation="
+        raise UserError(
+            f"cannot write {name}: {error.strerror}; name another with {keys}"
+        ) from error
     written = count * int(gaps.sum()) / seconds
     return f"made {count:,} pictures in {found.steps:,} steps, {written:,.0f} values a second"
 
 
-def _white(image: str, tokens: PixelTokens) -> Tensor:
-    """Which values (l,) bool are hidden: those of the pixels that are white in a picture.
+def _white(mask: str, image: str, tokens: PixelTokens) -> Tensor:
+    """Which values (l,) bool of a picture are hidden: those of the pixels that are white in a mask.
+
+    What is transparent in the mask is not white.
 
     Raises:
-        UserError: it cannot be read, or nothing of it is white.
+        UserError: the mask cannot be read, is of another form, or nothing of it is white.
     """
-    grey = PixelTokens(2, tokens.height, tokens.width, 1)
-    hidden = tokens_of(image, grey, "mask_image")[0].bool()
+    grey = PixelTokens(2, tokens.height, tokens.width, 1, background=0)
+    hidden = tokens_of(mask, grey, "mask_image")[0].bool()
+    (w, h), (width, height) = form_of(mask), form_of(image)
+    if abs(w * height - h * width) > _FORMS_DIFFER * w * height:
+        raise UserError(
+            f"mask_image={mask} has {w} x {h} pixels and prompt_image={image} {width} x {height}: "
+            "the middle of each would be taken, and they would not lie on each other; paint the "
+            "mask on a copy of the picture"
+        )
     if not hidden.any():
         raise UserError(
-            f"mask_image={image}: no pixel of it is white, so there is nothing to fill in; paint "
+            f"mask_image={mask}: no pixel of it is white, so there is nothing to fill in; paint "
             "white what the model is to make"
         )
     return hidden.repeat_interleave(tokens.channels)
@@ -142,7 +163,7 @@ def _write_stages(
 ) -> None:
     """Write the strip and the animation, as far as they have a file."""
     assert found.stages is not None, "they were asked for"
-    every = [stage_of(stage, tokens, mask) for stage in found.stages[:, :MAX_SHOWN, 1:]]
+    every = [stage_of(stage, tokens, mask) for stage in found.stages[:, :, 1:]]
     if files.frames is not None:
         last = len(every) - 1
         chosen = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})

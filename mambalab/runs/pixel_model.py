@@ -14,10 +14,13 @@ from mambalab.generation.decoding import obstacle
 from mambalab.generation.sampling import Sampling
 from mambalab.generation.sequences import complete
 from mambalab.models.heads import LanguageModel
+from mambalab.records.reader import read_run
 from mambalab.runs.load import load_run
 from mambalab.settings.train import Precision
-from mambalab.tokenization.pixels import PixelTokens, load_from_run
+from mambalab.tokenization.pixels import PIXELS, PixelTokens, load_from_run
 from mambalab.train import runtime
+
+_TASK = "mambalab.tasks.pixels.PixelModelTask"
 
 
 @dataclass
@@ -76,8 +79,19 @@ class LoadedPixelModel:
 
 
 def is_pixel_model(run_dir: Path) -> bool:
-    """Whether a run has been trained on pictures; raises UserError if it says so and is damaged."""
-    return load_from_run(run_dir) is not None
+    """Whether a run has been trained on pictures.
+
+    Raises:
+        UserError: it has, and what its tokens mean is lost or damaged.
+    """
+    if load_from_run(run_dir) is not None:
+        return True
+    if read_run(run_dir).setting("task._target_") != _TASK:
+        return False
+    raise UserError(
+        f"{run_dir} has lost {PIXELS}, which says what its tokens mean: bring it back from a copy, "
+        "or give the run more steps (trainer.max_steps), which writes it again"
+    )
 
 
 def load(

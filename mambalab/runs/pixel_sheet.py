@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mambalab.data.image_pixels import ImageReader
-from mambalab.errors import UserError
+from mambalab.errors import UserError, first_line
 from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.callbacks import Sample
@@ -19,6 +19,7 @@ from mambalab.runs.pixel_model import LoadedPixelModel
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tokenization.pixels import PixelTokens
 from mambalab.train.progress import StoppedError
+from mambalab.utils.files import obstacle
 
 LOG = logging.getLogger("mambalab")
 PICTURES = 36  # that are written from nothing
@@ -169,17 +170,36 @@ def write_sheet(
 
 
 def check_place(out: Path, key: str = "out", ending: str = ".png") -> None:
-    """Raise UserError for a file that is none, before the pictures take their time."""
+    """Raise UserError for a file that is none or cannot be written, before the pictures take
+    their time."""
     if out.is_dir():
         name = out / f"sheet{ending}"
         raise UserError(f"{key}={out} is a folder: name a file in it, such as {name}")
     if out.suffix.lower() != ending:
         what = "sheets are PNG files" if ending == ".png" else "stages of a text are lines of text"
         raise UserError(f"{key}={out}: {what}, name one that ends in {ending}")
+    if why := obstacle(out.absolute().parent):
+        raise UserError(f"{key}={out} cannot be written: {why}; name another with {key}=")
+
+
+def form_of(image: str) -> tuple[int, int]:
+    """Width and height in pixels of an image file, turned as its camera was.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(image).expanduser()
+    try:
+        with Image.open(path) as found:
+            return ImageOps.exif_transpose(found).size
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        raise UserError(f"{path} cannot be read as an image ({first_line(error)})") from error
 
 
 def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> torch.Tensor:
-    """Tokens (1, values) of an image file, brought to size as `task=images` does.
+    """Tokens (1, values) of an image file, read as those of a folder were that it learnt from.
 
     Raises:
         UserError: it cannot be read.
@@ -189,7 +209,7 @@ def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> tor
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{key}={path} {what}: name a file with a picture")
     pixels = torch.empty(1, 3, tokens.height, tokens.height, dtype=torch.uint8)
-    reader = ImageReader(tokens.height, background=255)
+    reader = ImageReader(tokens.height, tokens.background, tokens.deep_bits)
     reader.read(str(path), pixels[0])
     reader.finish()
     return tokens.quantise(tokens.fitted(pixels))

@@ -338,6 +338,8 @@ class ListOpsSettings(ClassificationSettings):
 
     def check(self) -> None:
         """Raise UserError if no expression can be as long as asked."""
+        if self.path is not None:
+            return  # none are made up
         if self.max_words < self.min_words + 2:
             raise UserError(
                 f"task.min_words={self.min_words}, task.max_words={self.max_words}: no length "
@@ -346,7 +348,7 @@ class ListOpsSettings(ClassificationSettings):
         longest = 1
         for _ in range(self.max_depth - 1):
             longest = min(2 + self.max_args * longest, self.max_words)
-        if longest <= self.min_words and self.path is None:
+        if longest <= self.min_words:
             raise UserError(
                 f"task.max_depth={self.max_depth}, task.max_args={self.max_args}: expressions have "
                 f"at most {longest:,} words, but must have more than "

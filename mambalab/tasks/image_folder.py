@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -35,9 +37,15 @@ class ImageFolderTask(PatchTask):
     `task.val_size`, `task.test_size`, whole numbers or shares of each class (`val_size` of what
     the test leaves). The classes are those of `train`; another split may lack
     some.
+
+    Attributes:
+        keys: what the settings of the folder and of the size are called, for messages.
+        deep_bits: see `ImageReader`; known once the images are read.
     """
 
     settings: FolderSettings
+    keys: Mapping[str, str] = MappingProxyType({"path": "task.path", "side": "task.image_size"})
+    deep_bits = 0
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
         """Read, split and place the images; log the classes, and warn of images in two splits and
@@ -77,8 +85,9 @@ class ImageFolderTask(PatchTask):
         if layout.doubtful:
             LOG.warning(
                 "%s: the class train holds folders, like a split; if these are the classes, use "
-                "task.path=%s",
+                "%s=%s",
                 path,
+                self.keys["path"],
                 trees["train"].path / "train",
             )
         if image_tree.like_splits(classes := trees["train"].classes):
@@ -95,10 +104,11 @@ class ImageFolderTask(PatchTask):
                 source["left_out"] = "; ".join(filter(None, [source.get("left_out"), left_out]))
         for tree in trees.values():
             self._check_memory(tree.path, len(tree.files))
-        reader = ImageReader(self.settings.image_size, _grey_level(self.settings.background))
+        reader = ImageReader(self.settings.image_size, grey_level(self.settings.background))
         classes = trees["train"].classes
         found = {split: self._images(tree, classes, reader) for split, tree in trees.items()}
         reader.finish()
+        self.deep_bits = reader.deep_bits
         source |= self._describe(reader, path)
         train, test, val = found["train"], found.get("test"), found.get("val")
         if test is None:
@@ -144,7 +154,9 @@ class ImageFolderTask(PatchTask):
             )
         if len(tree.classes) < 2:
             inside = image_tree.scan(tree.path / tree.classes[0]).classes
-            hint = f"; or task.path={tree.path / tree.classes[0]}" if len(inside) > 1 else ""
+            hint = (
+                f"; or {self.keys['path']}={tree.path / tree.classes[0]}" if len(inside) > 1 else ""
+            )
             raise UserError(
                 f"{tree.path}: one sub-folder, {printable(tree.classes[0])}, has images; at least "
                 f"two classes are needed{hint}"
@@ -207,7 +219,7 @@ class ImageFolderTask(PatchTask):
         if size > _MAX_PIXEL_BYTES:
             raise UserError(
                 f"{path}: {images:,} images of {side} x {side} pixels take {size / 1e9:.1f} GB of "
-                f"memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller task.image_size"
+                f"memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller {self.keys['side']}"
             )
 
 
@@ -222,6 +234,7 @@ def _leave_out_split(split: str, tree: ImageTree) -> None:
     )
 
 
-def _grey_level(background: str | None) -> int:
+def grey_level(background: str | None) -> int:
+    """Grey level, 0 to 255, that `task.background` names; None is white."""
     known = _GREY_LEVELS.get(background)
     return known if known is not None else int(background or 0)

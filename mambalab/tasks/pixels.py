@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from mambalab.errors import UserError
 from mambalab.settings.task import (
     AugmentSettings,
+    DiffusionSettings,
     FolderSettings,
     PatchSettings,
     PixelModelSettings,
@@ -25,7 +28,7 @@ from mambalab.spec import ModelSpec
 from mambalab.tasks.base import Task
 from mambalab.tasks.cifar10 import Cifar10Task
 from mambalab.tasks.digits import DigitsTask
-from mambalab.tasks.image_folder import ImageFolderTask
+from mambalab.tasks.image_folder import ImageFolderTask, grey_level
 from mambalab.tasks.images import ImageTask, PatchTask
 from mambalab.tasks.mnist import MnistTask
 from mambalab.tasks.sampling import shuffled
@@ -41,6 +44,12 @@ _KNOWN: dict[str, type[ImageTask]] = {
     "cifar10": Cifar10Task,
 }
 _PLAIN = AugmentSettings(flip=False, crop=0, rotation=0.0, perspective=0.0, erasing=0.0)
+
+
+class _FolderOfPictures(ImageFolderTask):
+    """A folder of pictures, its settings called as those of `task=pixels`."""
+
+    keys = MappingProxyType({"path": "task.data", "side": "task.size"})
 
 
 class PixelModelTask(Task):
@@ -87,11 +96,14 @@ class PixelModelTask(Task):
         self.tunes = source.tunes
         channels, height, width = source.pixels["train"].shape[1:]
         self.tokens = self._tokens(channels, height, width, list(source.classes))
+        content = f"{source.fingerprint()['sha256']} {self.tokens.to_json()}"
+        if isinstance(source, ImageFolderTask):
+            level = grey_level(self.settings.background)
+            self.tokens = replace(self.tokens, background=level, deep_bits=source.deep_bits)
         fitted = {split: self.tokens.fitted(found) for split, found in source.pixels.items()}
         self.levels = {split: self.tokens.quantise(found) for split, found in fitted.items()}
         self.labels = source.labels
         self._fingerprint = source.fingerprint()
-        content = f"{self._fingerprint['sha256']} {self.tokens.to_json()}"
         self._fingerprint["sha256"] = hashlib.sha256(content.encode()).hexdigest()
         if (folder := self.settings.folder()) is not None:
             self._fingerprint["data"] = os.path.abspath(os.path.expanduser(folder))
@@ -122,14 +134,16 @@ class PixelModelTask(Task):
         }
         if (folder := settings.folder()) is not None:
             if not Path(os.path.expanduser(folder)).is_dir():
+                text = ["text"] * isinstance(settings, DiffusionSettings)
+                known = ", ".join([*_KNOWN, *text])
                 raise UserError(
-                    f"task.data={folder}: no such folder, and none of {', '.join(_KNOWN)}; name a "
+                    f"task.data={folder}: no such folder, and none of {known}; name a "
                     "folder with a sub-folder of pictures for each class"
                 )
             side = settings.size or _FOLDER_SIDE
             more = {"path": folder, "background": settings.background, "image_size": side}
             more["test_size"] = settings.test_size
-            return ImageFolderTask(FolderSettings(**common, **more, patch_size=1), **where)
+            return _FolderOfPictures(FolderSettings(**common, **more, patch_size=1), **where)
         kind = _KNOWN[settings.data]
         if issubclass(kind, PatchTask):
             return kind(PatchSettings(**common, patch_size=1), **where)

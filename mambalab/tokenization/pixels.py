@@ -19,6 +19,7 @@ PIXELS = "pixels.json"
 """File of a run folder: the fields of `PixelTokens`."""
 
 _GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue (ITU-R BT.601)
+_USUAL = {"background": 255, "deep_bits": 0}
 _MAX_SIDE = 4096  # pixels of a side that a file may ask for
 
 
@@ -35,6 +36,9 @@ class PixelTokens:
         height, width: of a picture, in pixels.
         channels: 1 or 3.
         classes: names of the classes that the first token tells; empty if it tells none.
+        background: grey level, 0 to 255, on which transparent pictures lay.
+        deep_bits: bits of the largest value of the pictures that had more than 8 bits; 0 if none
+            had.
     """
 
     levels: int
@@ -42,6 +46,8 @@ class PixelTokens:
     width: int
     channels: int
     classes: tuple[str, ...] = ()
+    background: int = 255
+    deep_bits: int = 0
 
     @property
     def values(self) -> int:
@@ -114,8 +120,12 @@ class PixelTokens:
         return torch.cat(parts).round().to(torch.uint8)
 
     def to_json(self) -> str:
-        """The content of `PIXELS`."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """The content of `PIXELS`; how pictures of files were read, where it is not as usual."""
+        fields = asdict(self)
+        for name, usual in _USUAL.items():
+            if fields[name] == usual:
+                del fields[name]
+        return json.dumps(fields, indent=1) + "\n"
 
 
 def load_from_run(run_dir: Path) -> PixelTokens | None:
@@ -143,4 +153,7 @@ def _read(found: dict[str, Any]) -> PixelTokens | None:
     levels, height, width, channels = map(int, filter(None, sizes))
     if not 2 <= levels <= 256 or channels not in (1, 3):
         return None
-    return PixelTokens(levels, height, width, channels, tuple(names))
+    read = {name: found.get(name, usual) for name, usual in _USUAL.items()}
+    if not all(type(n) is int and 0 <= n <= 255 for n in read.values()):
+        return None
+    return PixelTokens(levels, height, width, channels, tuple(names), **read)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,9 @@ def trained(tmp_path_factory):
         mask[1:3, 2:] = 255
         Image.fromarray(mask).save("mask.png")
         Image.new("L", (4, 4)).save("black.png")
+        Image.fromarray(np.repeat(mask, 2, axis=1)).save("wide.png")
+        Image.new("LA", (4, 4), (255, 0)).save("clear.png")
+        Path("file").touch()
         yield folder
 
 
@@ -178,6 +182,13 @@ def test_texts_are_filled_in(place, capsys):
             "mask_image=none.png does not",
         ),
         ("run=pictures prompt_image=prompt.png mask_image=black.png", "no pixel of it is white"),
+        ("run=pictures prompt_image=prompt.png mask_image=clear.png", "no pixel of it is white"),
+        (
+            "run=pictures prompt_image=prompt.png mask_image=wide.png",
+            "mask_image=wide.png has 8 x 4 pixels and prompt_image=prompt.png 4 x 4",
+        ),
+        ("run=pictures frames=file/f.png", "frames=file/f.png cannot be written: .*file is a file"),
+        ("run=text frames=file/f.txt", "frames=file/f.txt cannot be written: .*file is a file"),
         ("run=pictures prompt_image=prompt.png mask_image=mask.png rows=2", "give one of them"),
         ("run=pictures prompt_image=prompt.png rows=4", "rows=4: pictures of pictures have 4 rows"),
         ("run=pictures frames=f.jpg", "frames=f.jpg: sheets are PNG files"),

@@ -159,6 +159,7 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
         ("prompt_image=text.txt", "cannot be read as an image"),
         ("out=.", r"out=\. is a folder: name a file in it, such as sheet.png"),
         ("out=sheet.jpg", "out=sheet.jpg: sheets are PNG files"),
+        ("out=text.txt/a.png", "out=text.txt/a.png cannot be written: .*text.txt is a file"),
         ("prompt_image=p.png rows=4", "rows=4: pictures of .* have 4 rows, of which at least one"),
     ],
 )
@@ -169,6 +170,16 @@ def test_what_generate_refuses_of_pictures(run, trained, capsys, words, message)
     assert main.main(["generate", *words.split()]) in (1, 2)
     assert re.search(message, one_line(capsys))
     assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_that_lost_what_its_tokens_mean_says_so(run, capsys):
+    kept = (run / "pixels.json").rename(run / "kept.json")
+    try:
+        for words in ([], ["out=a.png"]):
+            assert main.main(["generate", *words]) == 1
+            assert "has lost pixels.json, which says what its tokens mean" in one_line(capsys)
+    finally:
+        kept.rename(run / "pixels.json")
 
 
 def test_a_run_on_texts_refuses_what_is_for_pictures(folder, capsys):

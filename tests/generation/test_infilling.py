@@ -97,6 +97,12 @@ def test_batches_change_nothing():
     parts = fill(Exact(chain), gaps(7, 4), steps=3, stages=2, **COMMON | {"batch": 3})
     assert torch.equal(whole.tokens, parts.tokens)
     assert torch.equal(whole.stages, parts.stages)
+    for shown in (1, 3, 5, 99):  # less than a part, a part, more, more than there are
+        few = fill(
+            Exact(chain), gaps(7, 4), steps=3, stages=2, shown=shown, **COMMON | {"batch": 3}
+        )
+        assert torch.equal(few.tokens, whole.tokens)
+        assert torch.equal(few.stages, whole.stages[:, :shown])
 
 
 class Sure(nn.Module):

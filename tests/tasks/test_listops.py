@@ -12,6 +12,7 @@ from mambalab.inspect.examples import _show_steps
 from mambalab.inspect.sequence import InspectedSequence
 from mambalab.settings.rules import check
 from mambalab.settings.task import ListOpsSettings
+from mambalab.tasks import listops
 from mambalab.tasks.listops import ListOpsTask
 from tests.tasks.toys import build
 
@@ -149,6 +150,20 @@ def test_published_files_are_the_splits(make, tmp_path, caplog):
     (folder / "basic_val.tsv").write_bytes((folder / "basic_train.tsv").read_bytes())
     make(path=str(folder))
     assert "10 of 10 expressions in val are copies of one in train" in caplog.text
+
+
+def test_files_of_ones_own_may_have_short_expressions_and_long_ones_are_left_out(
+    make, tmp_path, monkeypatch, caplog
+):
+    folder = write(tmp_path / "lra", train=10, val=5, test=7)
+    lines = (folder / "basic_val.tsv").read_bytes() + b"[SM 1 2 3 4 5 6 ]\t1\r\n"
+    (folder / "basic_val.tsv").write_bytes(lines)
+    monkeypatch.setattr(listops, "PUBLISHED", {"train": 10, "val": 6, "test": 7})
+    changes = {"path": str(folder), "min_words": 500, "max_words": 7}
+    check(dataclasses.replace(SETTINGS, **changes), "task.")
+    task = make(**changes)
+    assert len(task.labels["val"]) == 5
+    assert "10 / 5 / 7 expressions instead of the published" in caplog.text
 
 
 def test_missing_published_files_are_named(make, tmp_path):

@@ -12,11 +12,12 @@ from torch import nn
 
 from mambalab.errors import UserError
 from mambalab.models.heads import LanguageModel
+from mambalab.runs.pixel_sheet import tokens_of
 from mambalab.spec import ModelSpec
 from mambalab.tasks import pixels as module
 from mambalab.tasks.digits import DigitsTask
 from mambalab.tasks.pixels import PixelModelTask
-from mambalab.tokenization.pixels import PixelTokens
+from mambalab.tokenization.pixels import PixelTokens, load_from_run
 from tests.conftest import NO_DROPOUT
 from tests.tasks.toys import PATCHES, PICTURES, PIXELS, Colour, Fixed, Grey, build
 
@@ -180,6 +181,36 @@ def test_a_folder_of_pictures(tmp_path):
         UserError, match=r"task.data=nowhere: no such folder, and none of digits, mn"
     ):
         build(PixelModelTask, PICTURES, data="nowhere")
+
+
+@pytest.mark.parametrize("background", [None, "black", "100"])
+def test_a_picture_is_given_as_those_of_the_folder_were_read(tmp_path, background):
+    clear = Image.new("LA", (6, 6), (40, 0))
+    for number in range(8):
+        place = tmp_path / ("cat" if number % 2 else "dog")
+        place.mkdir(exist_ok=True)
+        clear.putpixel((number % 6, 0), (50 + number, 255))
+        clear.save(place / f"{number}.png")
+    deep = np.full((6, 6), 2500, np.uint16)  # 12 bits in 16
+    Image.fromarray(deep).save(tmp_path / "cat/deep.png")
+    Image.fromarray(deep // 2).save(tmp_path / "dog/deep.png")
+    settings = {"data": str(tmp_path), "val_size": 2, "background": background, "levels": 256}
+    task = build(PixelModelTask, PICTURES, size=6, **settings)
+    level = {None: 255, "black": 0, "100": 100}[background]
+    assert (task.tokens.background, task.tokens.deep_bits) == (level, 12)
+    (tmp_path / "pixels.json").write_text(task.assets()["pixels.json"])
+    tokens = load_from_run(tmp_path)
+    assert tokens == task.tokens
+    known = torch.cat([task.levels[split] for split in ("train", "val", "test")])
+    for file in ("dog/2.png", "dog/deep.png", "cat/deep.png"):
+        given = tokens_of(str(tmp_path / file), tokens)
+        assert (known == given).all(1).any()
+
+
+def test_what_is_usual_is_not_written_and_data_of_old_runs_stay_the_same(make):
+    text = make().tokens.to_json()
+    assert "background" not in text
+    assert "deep_bits" not in text
 
 
 def test_what_cannot_be(make):
