@@ -263,6 +263,7 @@ def compare(
             baseline=baseline,
             bootstrap=bootstrap,
             pairs=pairs,
+            searched=select.searched_in(folders),
         )
     return ComparisonTables(found)
 

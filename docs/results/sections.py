@@ -35,7 +35,15 @@ def facts(of: Study) -> str:
     """Machine, commit and what to bear in mind of a study's runs."""
     records = archive.read(EXPERIMENTS / of.folder)
     devices = sorted({record.summary.device or "unknown device" for record in records})
-    commits = sorted({_commit(record.summary.git_revision) for record in records})
+    revisions = {
+        revision
+        for record in records
+        for revision in [
+            record.summary.git_revision,
+            *filter(None, (record.summary.earlier_revisions or "").split(", ")),
+        ]
+    }
+    commits = sorted(map(_commit, revisions))
     steps = sorted({record.step or 0 for record in records})
     limits = sorted({str(record.summary.ended_by or "?") for record in records})
     loads = [record.summary.load for record in records if record.summary.load is not None]

@@ -40,7 +40,8 @@ def run(settings: RecordSettings) -> int:
     """Write the file and say what is in it; returns 0.
 
     Raises:
-        UserError: no run there, one that cannot be recorded, or a folder that cannot be written.
+        UserError: no run there, one that cannot be recorded, a folder that cannot be written, or
+            one whose record would lose runs.
     """
     from mambalab.compare import select
     from mambalab.records import archive
@@ -50,8 +51,10 @@ def run(settings: RecordSettings) -> int:
     folder = Path(settings.to).expanduser()
     folders = [select.locate(path, Path(settings.output_dir)) for path in settings.paths]
     records, unread = select.collect(folders)
-    if unread:
-        raise UserError(f"{unread[0].path} cannot be recorded: {unread[0].reason}")
+    if broken := [run for run in unread if run.reason != select.ASIDE]:
+        raise UserError(f"{broken[0].path} cannot be recorded: {broken[0].reason}")
+    records, pruned = _without_pruned(records)
+    _check_nothing_is_lost(folder, records)
     try:
         path = archive.write(folder, records, allow_changes=settings.allow_changes)
     except OSError as error:
@@ -65,11 +68,53 @@ def run(settings: RecordSettings) -> int:
             f"note: {clock} ended by the clock (trainer.max_minutes), which cannot be repeated "
             "exactly: for the record set trainer.max_steps"
         )
+    left = {"pruned by their search": pruned, select.ASIDE: [run.path for run in unread]}
+    for why, paths in left.items():
+        if paths:
+            console.result(f"note: {why}, and not recorded: {printable(_some(paths))}")
     for line in _gaps(records):
         console.result(f"note: {printable(line)}")
     shown = shlex.quote(str(folder))
     console.result(f"compare  mambalab compare {shown}")
     return 0
+
+
+def _without_pruned(
+    records: Sequence["RunRecord"],
+) -> tuple[list["RunRecord"], list[str]]:
+    """Tell the runs to keep from those that a search ended early, which are named."""
+    from mambalab.sweep.folder import PRUNED, SweepFolder
+
+    sweeps = {record.path.parent for record in records}
+    states = {folder: SweepFolder.read(folder).jobs for folder in sweeps}
+    kept, pruned = [], []
+    for record in records:
+        entry = states[record.path.parent].get(record.path.name)
+        if entry is not None and entry.status == PRUNED:
+            pruned.append(str(record.path))
+        else:
+            kept.append(record)
+    return kept, pruned
+
+
+def _check_nothing_is_lost(folder: Path, records: Sequence["RunRecord"]) -> None:
+    """Raise UserError if a record that is there holds other runs than those to be written."""
+    from mambalab.records import archive
+
+    if not (folder / archive.ARCHIVE).is_file():
+        return
+    if lost := archive.lost(archive.read(folder), records):
+        count = f"{len(lost)} run{'' if len(lost) == 1 else 's'}"
+        names = _some([one.path.name for one in lost])
+        raise UserError(
+            f"{folder} holds a record of {count} that are not among these ({names}): add {folder} "
+            "to the paths to keep them, or choose another folder with to=..."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{', '.join(map(printable, names[:MAX_NAMES]))}{more}"
 
 
 def _gaps(records: Sequence["RunRecord"]) -> list[str]:

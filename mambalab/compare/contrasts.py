@@ -22,7 +22,7 @@ class Pair:
 
     Attributes:
         setting: its dotted name, or `model`, `task` ... for a whole group of settings.
-        base, other: their labels; the base is the one that appears first.
+        base, other: their labels; the base is the one whose value of the setting appears first.
         base_value, other_value: of the setting.
     """
 
@@ -73,12 +73,18 @@ def find(groups: Sequence[Group], pairs: str) -> list[Pair]:
     Raises:
         UserError: there is none.
     """
-    found = [
-        Pair(key, first.label, second.label, *(_value(g, key) for g in (first, second)))
-        for first, second in combinations(groups, 2)
-        if (key := _only_difference(first.settings, second.settings)) is not None
-        and pairs in (AUTO, key)
-    ]
+    found: list[Pair] = []
+    first_seen: dict[tuple[str, str], int] = {}  # of each value of a setting, over all groups
+    for first, second in combinations(groups, 2):
+        key = _only_difference(first.settings, second.settings)
+        if key is None or pairs not in (AUTO, key):
+            continue
+        ranks = [
+            first_seen.setdefault((key, _value(group, key)), len(first_seen))
+            for group in (first, second)
+        ]
+        base, other = (first, second) if ranks[0] <= ranks[1] else (second, first)
+        found.append(Pair(key, base.label, other.label, _value(base, key), _value(other, key)))
     if not found:
         differing = [key for key in groups[0].settings if not key.endswith(".name")]
         which = "one setting" if pairs == AUTO else printable(pairs)

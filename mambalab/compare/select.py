@@ -11,10 +11,11 @@ from mambalab.compare.results import Comparison, LeftOut
 from mambalab.config.identity import may_change
 from mambalab.errors import UserError
 from mambalab.records import archive
-from mambalab.records.reader import RunRecord, find_runs, is_run, read_run
+from mambalab.records.reader import RunRecord, StoredRun, find_runs, is_run, read_run
 from mambalab.records.run_folder import CONFIG, METRICS, SUMMARY, SWEEP
 
 SWEEPS = "sweeps"  # folder of sweeps below output_dir
+ASIDE = "set aside by resume=never"
 _SET_ASIDE = re.compile(r".+\.old\d+")  # an earlier run that resume=never has renamed
 
 
@@ -110,6 +111,8 @@ def latest_sweep(output_dir: Path) -> Path:
 def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
     """Read every run in some folders, once, and list those that cannot be read or were set aside.
 
+    A run that is both in a folder and in a record counts as its folder has it now.
+
     Raises:
         UserError: a folder without any run.
     """
@@ -119,8 +122,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
     for folder in folders:
         paths = find_runs(folder)
         kept = archive.read(folder) if (folder / archive.ARCHIVE).is_file() else []
-        records += [record for record in kept if record.path.resolve() not in seen]
-        seen |= {record.path.resolve() for record in kept}
+        records += kept
         if not paths and not kept:
             raise UserError(f"{folder} holds no run; `mambalab runs` lists what there is")
         for path in paths:
@@ -128,13 +130,30 @@ def collect(folders: Sequence[Path]) -> tuple[list[RunRecord], list[LeftOut]]:
                 continue
             seen.add(path.resolve())
             if path != folder and _SET_ASIDE.fullmatch(path.name):
-                left_out.append(LeftOut(str(path), "set aside by resume=never"))
+                left_out.append(LeftOut(str(path), ASIDE))
                 continue
             try:
                 records.append(read_run(path))
             except (UserError, OSError) as error:
                 left_out.append(LeftOut(str(path), str(error)))
-    return records, left_out
+    return _once(records), left_out
+
+
+def _once(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Leave out what a record tells of a run that is there, or that another record told of."""
+    folders = [record for record in records if not isinstance(record, StoredRun)]
+    uids = {record.summary.uid for record in folders} - {None}
+    paths = {record.path.resolve() for record in folders}
+    found: list[RunRecord] = []
+    for record in records:
+        if isinstance(record, StoredRun):
+            uid, path = record.summary.uid, record.path.resolve()
+            if uid in uids or path in paths:
+                continue
+            uids |= {uid} - {None}
+            paths.add(path)
+        found.append(record)
+    return found
 
 
 def default_folder(folders: Sequence[Path], records: Sequence[RunRecord], output_dir: Path) -> Path:

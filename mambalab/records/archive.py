@@ -5,6 +5,7 @@ somebody needs to repeat it, fits into a few kilobytes that are committed with t
 """
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ def obstacle(record: RunRecord, *, allow_changes: bool = False) -> str | None:
         return "does not say which commit it was made with (run it from a git checkout)"
     if revision.endswith(_CHANGED):
         return f"was made with uncommitted changes to {revision.removesuffix(_CHANGED)[:12]}"
+    for earlier in (record.summary.earlier_revisions or "").split(", "):
+        if earlier.endswith(_CHANGED):
+            return f"was begun with uncommitted changes to {earlier.removesuffix(_CHANGED)[:12]}"
     return None
 
 
@@ -73,12 +77,14 @@ def write(folder: Path, records: Sequence[RunRecord], *, allow_changes: bool = F
         allow_changes: see `obstacle`; the record says that it was allowed.
 
     Raises:
-        UserError: a run cannot be recorded, a name occurs twice, or a metrics.jsonl is damaged.
+        UserError: a run cannot be recorded, a run or a name occurs twice, or a metrics.jsonl is
+            damaged.
         OSError: the folder cannot be written.
     """
     for record in records:
         if why := obstacle(record, allow_changes=allow_changes):
             raise UserError(f"{record.path} {why}: not recorded")
+    _check_distinct(records)
     names = _names(records)
     packed = [pack(record) | {"name": name} for record, name in zip(records, names, strict=True)]
     packed.sort(key=lambda run: run["name"])
@@ -87,6 +93,30 @@ def write(folder: Path, records: Sequence[RunRecord], *, allow_changes: bool = F
     allowed = '"allow_changes": true, ' if allow_changes else ""
     head = f'{{"format": {FORMAT}, {allowed}"runs": ['
     return write_text(folder / ARCHIVE, f"{head}\n{lines}\n]}}\n")
+
+
+def _check_distinct(records: Sequence[RunRecord]) -> None:
+    """Raise UserError if two folders hold the same run: one is a copy of the other."""
+    seen: dict[str, Path] = {}
+    for record in records:
+        if (uid := record.summary.uid) is None:
+            continue
+        if uid in seen:
+            raise UserError(
+                f"{seen[uid]} and {record.path} are the same run (one is a copy): name one of them"
+            )
+        seen[uid] = record.path
+
+
+def lost(kept: Sequence[RunRecord], records: Sequence[RunRecord]) -> list[RunRecord]:
+    """List the runs of a record that are not among others, by their ids, else by their names."""
+    uids = {record.summary.uid for record in records}
+    names = {record.path.name for record in records}
+    return [
+        one
+        for one in kept
+        if (one.path.name not in names if one.summary.uid is None else one.summary.uid not in uids)
+    ]
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
@@ -138,12 +168,26 @@ def pack(record: RunRecord) -> dict[str, Any]:
     if path := (kept.get("data") or {}).get("path"):
         kept["data"] = kept["data"] | {"path": Path(path).name}
     known = set(RunSummary().to_json()) | set(vars(RunSummary()))
-    return {
+    found = {
         "name": record.path.name,
         "config": {key: value for key, value in record.config.items() if key not in _PLACES},
         "summary": {key: value for key, value in kept.items() if key in known},
         "curves": _at_evaluations(record.curves),
     }
+    return _finite(found)
+
+
+def _finite(value: Any) -> Any:
+    """Leave out numbers that JSON does not have; in a list null takes their place."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items() if not _is_broken(v)}
+    if isinstance(value, list | tuple):
+        return [None if _is_broken(v) else _finite(v) for v in value]
+    return value
+
+
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _without_places(command: str) -> str:

@@ -7,6 +7,7 @@ None here. What a field cannot hold (a key of another version, a value of anothe
 
 import dataclasses
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -121,6 +122,8 @@ class RunSummary:
         command: the command line of the last session, without passwords; that of the sweep for
             one of its runs, the one that means the same for `mambalab.train`. None in old runs.
         git_revision: commit of the code, with `+changes` if the tree was dirty; None outside git.
+        earlier_revisions: of the sessions before the last, where they had another commit, the
+            oldest first, separated by commas.
         packages: versions by package name, that of Python among them.
         backend: kernels of the selective scan: cpu, triton, torch or reference; None if no layer
             has a scan.
@@ -180,6 +183,7 @@ class RunSummary:
     precision: str | None = None
     command: str | None = None
     git_revision: str | None = None
+    earlier_revisions: str | None = None
     packages: dict[str, str] | None = None
     backend: str | None = None
     passed_over: dict[str, str] | None = None
@@ -262,6 +266,16 @@ class RunSummary:
     def updated(self, newer: "RunSummary") -> Self:
         """Return a copy in which what `newer` says takes the place of what this one says."""
         return type(self).from_json({**self.to_json(), **newer.to_json()})
+
+    def follow(self, previous: "RunSummary") -> None:
+        """Take over from the sessions before when the run began and which code they ran."""
+        self.started = previous.started
+        if previous.started is None:
+            self.started = round(time.time(), 3)
+            return
+        before = [*(previous.earlier_revisions or "").split(", "), previous.git_revision]
+        others = dict.fromkeys(r for r in before if r and r != self.git_revision)
+        self.earlier_revisions = ", ".join(others) or None
 
     def sign(self) -> None:
         """Set `host`, `pid` and `born` to those of this process, which writes the summary."""

@@ -68,7 +68,8 @@ def repeat(records: Sequence[RunRecord], sweep: SweepFolder | None) -> Section:
 def _commands(records: Sequence[RunRecord], sweep: SweepFolder | None) -> str:
     """The lines of a shell that make the runs again; empty if they are not known."""
     if sweep is not None and sweep.command:
-        command = as_line(["train", "-m", *map(str, sweep.command)])
+        every = sweep.commands or [sweep.command]
+        command = "\n".join(as_line(["train", "-m", *map(str, words)]) for words in every)
     else:
         known = {record.summary.command for record in records}
         command = known.pop() or "" if len(known) == 1 else ""
@@ -79,7 +80,7 @@ def _commands(records: Sequence[RunRecord], sweep: SweepFolder | None) -> str:
     checkout = []
     if command and revision and not revision.endswith(CHANGES):
         checkout = [f"git checkout {shlex.quote(revision)}"]
-    return printable_lines([*checkout, command]) if command else ""
+    return printable_lines([*checkout, *command.splitlines()]) if command else ""
 
 
 def printable_lines(lines: Sequence[str]) -> str:

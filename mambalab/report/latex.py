@@ -151,7 +151,7 @@ def _note(comparison: Comparison) -> list[str]:
     lines = [f"Mean over n = {seeds} seed{plural} with its 95 % interval ({method})."]
     if counts[-1] == 1:
         lines = ["One seed: the values have no interval."]
-    if len(comparison.groups) > 1:
+    if len(comparison.groups) > 1 and not comparison.is_ranked:
         base = next(g.label for g in comparison.groups if g.verdict == BASELINE)
         lines.append(
             f"Difference: of the best values to {base}, seed by seed, with its 95 % interval; "

@@ -77,6 +77,8 @@ def not_repeatable(record: RunRecord) -> list[str]:
             "the code had changes that were not committed: "
             f"{printable(revision.removesuffix(CHANGES)[:12])} alone does not repeat the run"
         )
+    if earlier := record.summary.earlier_revisions:
+        lines.append(f"earlier sessions ran other code: {printable(earlier)}")
     unknown = archive.missing(record)
     if draws_its_data(record):
         unknown = [name for name in unknown if name != "hash of the data"]

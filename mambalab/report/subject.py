@@ -7,6 +7,7 @@ from typing import Any
 
 from mambalab.compare import select
 from mambalab.compare.results import Comparison, LeftOut
+from mambalab.compare.search import Searched
 from mambalab.errors import UserError
 from mambalab.records import reader
 from mambalab.records.reader import RunRecord, StoredRun, is_run, read_run
@@ -72,7 +73,8 @@ def of_folders(folders: Sequence[Path], **options: Any) -> Subject:
             sweep = SweepFolder.read(folders[0])
         except UserError as error:
             problems.append(str(error))
-    return of_records(records, left_out, damaged, problems, sweep, **options)
+    searched = select.searched_in(folders)
+    return of_records(records, left_out, damaged, problems, sweep, searched=searched, **options)
 
 
 def of_records(
@@ -81,6 +83,7 @@ def of_records(
     damaged: Sequence[RunRecord] = (),
     problems: Sequence[str] = (),
     sweep: SweepFolder | None = None,
+    searched: Searched | None = None,
     **options: Any,
 ) -> Subject:
     """Compare the finished ones of some runs that were read already; see `of_folders`.
@@ -91,12 +94,13 @@ def of_records(
         damaged: of these, what could be read.
         problems: what could not.
         sweep: that they are the jobs of.
+        searched: the search whose trials they are.
         **options: of `select.compare_records`.
     """
     found, obstacle = None, ""
     if any(record.status == Status.FINISHED for record in records):
         try:
-            found = select.compare_records(records, left_out, **options)
+            found = select.compare_records(records, left_out, searched=searched, **options)
         except UserError as error:
             if any(options.values()):  # it may be them that are wrong
                 raise

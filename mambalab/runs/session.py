@@ -231,9 +231,7 @@ class TrainingRun:
         self.summary.metric = self.task.metric
         self.summary.maximize = self.task.maximize
         self.summary.data = facts.of_data(self.task)
-        self.summary.started = previous.started
-        if previous.started is None:
-            self.summary.started = round(time.time(), 3)
+        self.summary.follow(previous)
         self.summary.test = previous.test  # until other weights are tested
         running = previous.updated(self.summary)  # how far it came is still true
         running.status, running.reason = Status.RUNNING, None

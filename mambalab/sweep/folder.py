@@ -75,6 +75,7 @@ class SweepFolder:
     Attributes:
         path: the folder.
         command: what was written after `mambalab train -m`, the last time.
+        commands: all that were, in their order, each once; empty in old files.
         threads: CPU threads of each job; None = as many as torch likes.
         not_applicable: combinations that make no sense, and why.
         jobs: the state of each, by name.
@@ -86,6 +87,7 @@ class SweepFolder:
 
     path: Path
     command: list[str] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)
     threads: int | None = None
     not_applicable: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, Entry] = field(default_factory=dict)
@@ -102,13 +104,21 @@ class SweepFolder:
             data = read_json(where, path)
             jobs = {name: _entry(entry) for name, entry in data.pop("jobs", {}).items()}
             check_types(cls, data)
-            names = ("command", "threads", "not_applicable", "began", "status", "total",
-                     "record")  # fmt: skip
+            names = ("command", "commands", "threads", "not_applicable", "began", "status",
+                     "total", "record")  # fmt: skip
             return cls(path, jobs=jobs, **{k: data[k] for k in names if k in data})
         except (TypeError, AttributeError) as error:
             raise UserError(f"{where} is damaged ({error}): delete it; the runs stay") from error
         except OSError as error:
             raise UserError(f"cannot read {where}: {error.strerror}") from error
+
+    def note_command(self, words: list[str]) -> None:
+        """Note what was written after `mambalab train -m` this time."""
+        if self.command and not self.commands:  # of an old file
+            self.commands.append(self.command)
+        self.command = words
+        if words not in self.commands:
+            self.commands.append(words)
 
     def write(self) -> None:
         """Write sweep.json; raises UserError if that fails."""

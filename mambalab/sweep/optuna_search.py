@@ -6,50 +6,38 @@ cluster are pruned like those on this machine. The study is a file in the sweep'
 a draw gives depends on the seed and on the trials before it alone.
 """
 
-import hashlib
-import json
 import math
+import random
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records import run_folder
+from mambalab.records.reader import is_run
 from mambalab.records.run_folder import RunFolder
+from mambalab.runs import resume
 from mambalab.settings.sweep import Search
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry
+from mambalab.sweep.optuna_study import (
+    WITHOUT_RESULT,
+    combinations,
+    distribution,
+    fits,
+    has_ended,
+    open_study,
+)
 from mambalab.sweep.plan import Job, Plan
 
-STUDY = "study.log"
-MAX_STUDY_BYTES = 300_000_000  # 10,000 trials are some 30 million
-MIN_TRIALS_TO_PRUNE = 5  # ended ones: the median of fewer says little
 MAX_FRUITLESS_DRAWS = 100  # in a row, after which a search gives up
+EVERYTHING = "every combination that sweep.params allows was tried"
 WATCH_SECONDS = 1.0  # between looks at the metrics of running jobs
-WITHOUT_RESULT = "finished without result"  # a run that ended well, all of its values NaN
-
-
-def distribution(values: Any) -> BaseDistribution:
-    """Convert a range {low, high, log, step} or a list of values to Optuna's form."""
-    if isinstance(values, list):
-        return CategoricalDistribution(values)
-    low, high, step = values["low"], values["high"], values.get("step")
-    if isinstance(low, int) and isinstance(high, int) and (step is None or isinstance(step, int)):
-        return IntDistribution(low, high, log=values.get("log", False), step=step or 1)
-    return FloatDistribution(low, high, log=values.get("log", False), step=step)
 
 
 class SearchSource:
@@ -64,10 +52,11 @@ class SearchSource:
     Attributes:
         refused: combinations that were drawn and make no sense, and why.
         tried: names and values of the jobs that this command has started.
-        exhausted: whether draws give nothing new any more.
+        exhausted: why nothing new is drawn any more; empty as long as something is.
 
     Raises:
-        UserError: the study in the folder is of another search, or damaged.
+        UserError: the study in the folder is of another search, or damaged, or one of its runs was
+            made with other settings.
     """
 
     def __init__(
@@ -81,21 +70,22 @@ class SearchSource:
         self.plan = plan
         self._say = say
         self.refused: dict[str, str] = {}
+        self._senseless: list[dict[str, Any]] = []
         self.metric = metric
         self._seed = plan.first.seed
         # Lists may be among the values: the study's file is JSON, which has them.
         warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
         self._ranges = {key: distribution(values) for key, values in plan.ranges.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = _study(plan.folder, self._ranges, maximize)
+        self._study = open_study(plan.folder, self._ranges, maximize, self._counts)
         self._running: dict[str, Trial] = {}
         self._read: dict[str, int] = {}  # bytes of each running job's metrics.jsonl
         self._looked = 0.0
         self.tried: dict[str, dict[str, Any]] = {}
         self._again = self._unfinished()
-        self._done = sum(map(_has_ended, self.trials()))
+        self._done = sum(has_ended(t) and self._inside(t.params) for t in self.trials())
         self._failed = 0
-        self.exhausted = False
+        self.exhausted = ""
         self.total = self.left()
 
     def trials(self) -> list[FrozenTrial]:
@@ -118,6 +108,10 @@ class SearchSource:
         draws = 0
         while len(jobs) < room and self.left() and draws < MAX_FRUITLESS_DRAWS:
             draws += 1
+            if draws == MAX_FRUITLESS_DRAWS // 2 and not self._again and self._next_untried():
+                draws -= 1
+            if self.exhausted:
+                break
             if (drawn := self._draw()) is None:
                 continue
             job, trial = drawn
@@ -126,15 +120,34 @@ class SearchSource:
             self.tried[job.name] = trial.params
             jobs.append(job)
             draws = 0
-        if draws == MAX_FRUITLESS_DRAWS:
+        if draws == MAX_FRUITLESS_DRAWS or self.exhausted:
             if not self.tried and not self._done:
                 why = next(reversed(self.refused.values()), "")
                 raise UserError(
-                    f"sweep.params: {MAX_FRUITLESS_DRAWS} draws in a row gave nothing that makes "
-                    f"sense; widen the ranges ({why})"
+                    f"sweep.params: {draws} draws in a row gave nothing that makes sense; widen "
+                    f"the ranges ({why})"
                 )
-            self.exhausted = True  # lists of values, all combinations of which were tried
+            self.exhausted = self.exhausted or f"{draws} draws in a row gave nothing new"
         return jobs
+
+    def _next_untried(self) -> bool:
+        """Put a combination that was not tried yet in front, where they can all be listed.
+
+        Draws seldom hit the last few. Without one left the search is exhausted.
+
+        Returns:
+            whether there is one.
+        """
+        if (every := combinations(self._ranges)) is None:
+            return False
+        known = [*(t.params for t in self.trials() if has_ended(t)), *self.tried.values()]
+        left = [one for one in every if one not in known and one not in self._senseless]
+        if not left:
+            self.exhausted = EVERYTHING
+            return False
+        seed = (self._seed * 1_000_003 + len(self.trials())) % 2**32
+        self._again.append(random.Random(seed).choice(left))
+        return True
 
     def unpromising(self, running: list[Job]) -> dict[str, str]:
         """Find running jobs of TPE that are worse than the median of the others at that step."""
@@ -179,18 +192,20 @@ class SearchSource:
             self._study.enqueue_trial(self._again.pop(0))
         self._study.sampler = self._sampler()
         trial = self._study.ask(self._ranges)
-        known = [t.params for t in self.trials() if _has_ended(t)]
+        known = [t.params for t in self.trials() if has_ended(t)]
         if trial.params not in [*known, *self.tried.values()]:
             try:
                 job = self.plan.job(trial.params)
-                if job.name not in self.tried:  # which rounds
+                if job.name not in self.tried:
                     return job, trial
+                self._senseless.append(trial.params)  # names round: it has another one's
             except UserError as error:  # a wrong value may lie between two that are right
                 self._refuse(trial.params, error)
         self._study.tell(trial, state=TrialState.FAIL)
         return None
 
     def _refuse(self, params: dict[str, Any], error: UserError) -> None:
+        self._senseless.append(dict(params))
         name = ",".join(f"{key}={value}" for key, value in sorted(params.items()))
         if name not in self.refused:
             self.refused[name] = str(error)
@@ -218,7 +233,7 @@ class SearchSource:
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """List the values of trials that a stop or a failure left without a result, once each."""
-        whole = [t.params for t in self.trials() if _has_ended(t)]
+        whole = [t.params for t in self.trials() if has_ended(t)]
         again: list[dict[str, Any]] = []
         for trial in self.trials():
             if trial.state is TrialState.RUNNING:
@@ -227,9 +242,29 @@ class SearchSource:
                 again.append(trial.params)
         return [params for params in again if self._makes_sense(params)]
 
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial's run is as long as this command asks; one whose folder is gone is.
+
+        Raises:
+            UserError: the run was made with other settings.
+        """
+        if not self._inside(trial.params):
+            return True
+        if not is_run(self.plan.folder / self.plan.name_of(trial.params)):
+            return True
+        try:
+            job = self.plan.job(trial.params)
+        except UserError:
+            return True  # it makes no sense any more
+        settings = config.typed(job.config)
+        resume.check(settings, job.run_dir, setting="sweep.dir")
+        if trial.state is TrialState.PRUNED or not has_ended(trial):
+            return True
+        return bool(resume.finished(settings, job.run_dir))
+
     def _inside(self, params: dict[str, Any]) -> bool:
         """Tell whether values are within the ranges of this command, which may have changed."""
-        return params.keys() == self._ranges.keys() and _fits(params, self._ranges)
+        return params.keys() == self._ranges.keys() and fits(params, self._ranges)
 
     def _makes_sense(self, params: dict[str, Any]) -> bool:
         try:
@@ -237,91 +272,3 @@ class SearchSource:
         except UserError:
             return False
         return True
-
-
-def _has_ended(trial: FrozenTrial) -> bool:
-    """Tell whether nothing is left to do for a trial."""
-    results = (TrialState.COMPLETE, TrialState.PRUNED)
-    return trial.state in results or WITHOUT_RESULT in trial.user_attrs
-
-
-def _fits(params: dict[str, Any], ranges: dict[str, BaseDistribution]) -> bool:
-    return all(
-        params[key] in kind.choices
-        if isinstance(kind, CategoricalDistribution)
-        else not isinstance(params[key], str) and kind._contains(kind.to_internal_repr(params[key]))
-        for key, kind in ranges.items()
-    )
-
-
-# -- the file ------------------------------------------------------------------------------------
-
-
-def _study(folder: Path, ranges: dict[str, BaseDistribution], maximize: bool) -> optuna.Study:
-    """Open the study of these ranges in the sweep's file.
-
-    A study of Optuna's cannot change its lists of values, nor a linear range into a logarithmic
-    one. So a command that does either begins another study in the same file, with the trials of
-    the others that are within its ranges.
-    """
-    path = folder / STUDY
-    direction = "maximize" if maximize else "minimize"
-    try:
-        storage = JournalStorage(JournalFileBackend(str(_mended(path))))
-        known = optuna.get_all_study_names(storage)
-        name = _study_name(ranges)
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            direction=direction,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS_TO_PRUNE),
-            load_if_exists=True,
-        )
-        if name not in known:
-            for other in (optuna.load_study(study_name=n, storage=storage) for n in known):
-                _check_direction(path, other, direction)
-                study.add_trials(_taken_over(other.trials, ranges))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be used ({error}): give another sweep.dir") from error
-    _check_direction(path, study, direction)
-    return study
-
-
-def _check_direction(path: Path, study: optuna.Study, direction: str) -> None:
-    if (other := study.direction.name.lower()) != direction:
-        raise UserError(f"{path} is of a search that {other}s: give another sweep.dir")
-
-
-def _mended(path: Path) -> Path:
-    """Remove from the study's file what a killed process may have left: a lock, half a line."""
-    Path(f"{path}.lock").unlink(missing_ok=True)  # the sweep's folder is held: it is nobody's
-    if path.exists():
-        if not path.is_file() or path.stat().st_size > MAX_STUDY_BYTES:
-            raise UserError(f"{path} is no study of a search: give another sweep.dir")
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    return path
-
-
-def _study_name(ranges: dict[str, BaseDistribution]) -> str:
-    fixed = {
-        key: kind.choices
-        if isinstance(kind, CategoricalDistribution)
-        else (type(kind).__name__, getattr(kind, "log", False))
-        for key, kind in sorted(ranges.items())
-    }
-    return f"sweep-{hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:8]}"
-
-
-def _taken_over(
-    trials: list[FrozenTrial], ranges: dict[str, BaseDistribution]
-) -> list[FrozenTrial]:
-    found = []
-    for trial in trials:
-        if trial.state is TrialState.RUNNING:  # cut off, to be tried again
-            trial.state, trial.datetime_complete = TrialState.FAIL, trial.datetime_start
-        whole = trial.state.is_finished() and trial.params.keys() == ranges.keys()
-        if whole and _fits(trial.params, ranges):
-            trial.distributions = ranges
-            found.append(trial)
-    return found

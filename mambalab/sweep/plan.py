@@ -88,8 +88,11 @@ class Plan:
         groups = paths.groups()
         words = [assignment(key, value, groups) for key, value in values.items()]
         composed = compose_parts("train", [*prepare("train", words, multirun=True), *self.fixed])
-        name = _fit(_name({k: _short(values[k]) for k in self.varying if k in values}))
-        return _job(self.folder, name, composed.config)
+        return _job(self.folder, self.name_of(values), composed.config)
+
+    def name_of(self, values: dict[str, Any]) -> str:
+        """Name the job of a search that has these values."""
+        return _fit(_name({k: _short(values[k]) for k in self.varying if k in values}))
 
 
 def plan(overrides: list[str]) -> Plan:
@@ -284,12 +287,15 @@ def _folder(
 ) -> Path:
     if settings.dir is not None:
         return Path(settings.dir)
+    searching = settings.search is not Search.grid
     same = {
         v.partition("=")[0]: v.partition("=")[2]
         for k, v in fixed.items()
-        if k not in order and not may_change(k) and not k.startswith((SWEEP, "hydra"))
+        if (k not in order or (searching and k == "seed"))
+        and not may_change(k)
+        and not k.startswith((SWEEP, "hydra"))
     }
-    identity = [sorted(same.items()), order, settings.search.name]
+    identity = [sorted(same.items()), order, settings.search.name]  # jobs of a search name no seed
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     title = first.choices.get("experiment", "None")
     if title == "None":

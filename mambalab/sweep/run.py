@@ -46,7 +46,7 @@ def run(plan: Plan) -> int:
         check_font(plan.first.figure)
     with SweepFolder(plan.folder).held():
         sweep = SweepFolder.read(plan.folder)  # as the last holder left it
-        sweep.command = [hide_password(word) for word in plan.command]
+        sweep.note_command([hide_password(word) for word in plan.command])
         uri = plan.first.tracking.uri
         if uri is not None and uri != hide_password(uri):
             os.environ[TRACKING_URI] = uri
@@ -80,8 +80,8 @@ def run(plan: Plan) -> int:
         except BaseException as error:
             _close(sweep, parent, states.FAILED if isinstance(error, Exception) else states.KILLED)
             raise
-        if getattr(source, "exhausted", False):
-            _say("every combination that sweep.params allows was tried")
+        if why := getattr(source, "exhausted", ""):
+            _say(why)
         if scheduler.broken is not None:
             raise scheduler.broken
         return status

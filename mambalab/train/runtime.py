@@ -21,6 +21,7 @@ from mambalab.train import gpu
 from mambalab.utils import torchrun
 from mambalab.utils.console import LOG
 
+_CODE = ("mambalab", "conf", "experiments/*.yaml")  # of the checkout: what a run depends on
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}  # of autocast
 
 
@@ -210,6 +211,9 @@ def git_revision() -> str | None:
 
     try:
         revision = git("rev-parse", "HEAD")
-        return revision + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno")
+        # A new file is code, too, where it would be imported or read as settings.
+        changed = changed or git("ls-files", "--others", "--exclude-standard", "--", *_CODE)
+        return revision + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None

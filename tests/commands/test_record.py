@@ -1,6 +1,8 @@
 import pytest
 
 from mambalab.cli.main import main
+from mambalab.records import archive
+from mambalab.utils.files import write_json
 from tests.records.example_runs import make_run
 
 
@@ -56,3 +58,75 @@ def test_runs_that_lack_the_same_share_a_line(sweep, tmp_path, capsys):
         "command, threads, load of the machine, training time, wall time",
         "note: not known of new: command, threads, training time, wall time",
     ]
+
+
+def record(*words):
+    return main(["record", *map(str, words)])
+
+
+def values(folder):
+    found = archive.read(folder)
+    return {one.path.name: dict(one.curves["val/loss"])[20] for one in found}
+
+
+def test_a_record_loses_no_run(sweep, tmp_path, capsys):
+    to = tmp_path / "kept"
+    assert record(sweep / "mamba-s1", sweep / "mamba-s2", f"to={to}") == 0
+    before = (to / "runs.json").read_bytes()
+    assert record(sweep / "mamba-s2", sweep / "mamba-s3", f"to={to}") == 1
+    said = "holds a record of 1 run that are not among these (mamba-s1): add"
+    assert said in capsys.readouterr().err
+    assert (to / "runs.json").read_bytes() == before
+    assert record(to, sweep / "mamba-s3", f"to={to}") == 0
+    assert set(values(to)) == {"mamba-s1", "mamba-s2", "mamba-s3"}
+
+
+def test_a_run_that_is_there_counts_as_it_is_now(sweep, tmp_path):
+    again = make_run(tmp_path / "again", [3.0, 2.5], seed=1, summary={"uid": "u1"})
+    to = tmp_path / "kept"
+    assert record(again, f"to={to}") == 0
+    lines = (again / "metrics.jsonl").read_text().replace("2.5", "2.25")
+    (again / "metrics.jsonl").write_text(lines)
+    moved = again.rename(tmp_path / "moved")  # the same by its id
+    for paths in ([to, moved], [moved, to]):
+        assert record(*paths, f"to={to}") == 0
+        assert values(to) == {"moved": 2.25}
+
+
+def test_a_copy_is_not_recorded_beside_its_original(tmp_path, capsys):
+    one = make_run(tmp_path / "one", seed=1, summary={"uid": "u1"})
+    copy = make_run(tmp_path / "copy", seed=1, summary={"uid": "u1"})
+    assert record(one, copy, f"to={tmp_path / 'kept'}") == 1
+    assert "are the same run (one is a copy): name one of them" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_is_not_finite_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run", summary={"last": {"val/loss": float("nan"), "val/a": 1.0}})
+    with (run / "config.yaml").open("a") as file:
+        file.write("params: {most: .inf, several: [.nan, 1]}\n")
+    assert record(run, f"to={tmp_path / 'kept'}") == 0
+    (found,) = archive.read(tmp_path / "kept")
+    assert found.summary.last == {"val/a": 1.0}
+    assert found.config["params"] == {"several": [None, 1]}
+
+
+def test_pruned_trials_and_runs_set_aside_are_left_out_and_named(sweep, tmp_path, capsys):
+    make_run(sweep / "bad", seed=4, summary={"status": "KILLED"})
+    make_run(sweep / "mamba-s1.old1", seed=1)
+    write_json(sweep / "sweep.json", {"jobs": {"bad": {"status": "PRUNED"}}})
+    assert record(sweep, f"to={tmp_path / 'kept'}") == 0
+    out = capsys.readouterr().out
+    assert f"note: pruned by their search, and not recorded: {sweep / 'bad'}\n" in out
+    assert f"note: set aside by resume=never, and not recorded: {sweep / 'mamba-s1.old1'}" in out
+    assert len(archive.read(tmp_path / "kept")) == 6
+
+
+def test_a_run_that_was_begun_with_other_code_says_so(tmp_path, capsys):
+    revisions = {"git_revision": "abc", "earlier_revisions": "0123456789abcdef+changes"}
+    run = make_run(tmp_path / "run", summary=revisions)
+    assert record(run, f"to={tmp_path / 'kept'}") == 1
+    assert "was begun with uncommitted changes to 0123456789ab: not recorded" in (
+        capsys.readouterr().err
+    )
+    assert record(run, f"to={tmp_path / 'kept'}", "allow_changes=true") == 0

@@ -106,3 +106,14 @@ def test_no_verdict_on_dropout_where_nothing_over_fits(tmp_path):
     ]
     found = compare(records, ignore=ignore, pairs="dropout.p")
     assert rows(found)[0][-1] == "no verdict"
+
+
+def test_the_same_two_values_have_the_same_direction_everywhere(runs):
+    made = runs(2.0, model__name="mamba", optim__lr=0.001)
+    made += runs(1.9, model__name="mamba", optim__lr=0.002)
+    made += runs(2.8, model__name="transformer", optim__lr=0.002)
+    made += runs(3.0, model__name="transformer", optim__lr=0.001)
+    found = compare(made, ignore=ignore, pairs="optim.lr")
+    directions = [(c.base_value, c.other_value, c.pairs) for c in found.contrasts]
+    assert directions == [*[("0.001", "0.002", 1)] * 2, ("0.001", "0.002", 2)]
+    assert found.contrasts[-1].difference.estimate.mean == pytest.approx(-0.15)

@@ -111,3 +111,20 @@ def test_numbers_as_other_programs_write_them(said, meant):
     summary = RunSummary.from_json(said)
     assert getattr(summary, key) == meant
     assert (key in summary.other) == (meant is None)
+
+
+def test_a_run_that_goes_on_keeps_its_beginning_and_the_code_of_every_session():
+    first = RunSummary(git_revision="a+changes")
+    first.follow(RunSummary())
+    assert first.started is not None
+    assert first.earlier_revisions is None
+    second = RunSummary(git_revision="b")
+    second.follow(first)
+    assert (second.started, second.earlier_revisions) == (first.started, "a+changes")
+    third = RunSummary(git_revision="b")
+    third.follow(second)
+    assert third.earlier_revisions == "a+changes"
+    fourth = RunSummary(git_revision="c")
+    fourth.follow(third)
+    assert fourth.earlier_revisions == "a+changes, b"
+    assert RunSummary.from_json(fourth.to_json()) == fourth

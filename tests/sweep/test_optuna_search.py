@@ -7,6 +7,7 @@ pytest.importorskip("optuna")
 
 from optuna.trial import TrialState
 
+from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records import run_folder
 from mambalab.sweep import optuna_search
@@ -30,6 +31,12 @@ def source(*words, trials=6, maximize=False, kind="tpe", folder="here"):
                   f"sweep.trials={trials}", *words])  # fmt: skip
     found.folder.mkdir(exist_ok=True)
     return SearchSource(found, metric="val/loss", maximize=maximize)
+
+
+def run_for(job, **options) -> None:
+    """A run folder of a job, with its settings, trained as far as it was to be."""
+    run_of(job.run_dir, **{"step": 10**6, "ended_by": "max_steps", **options})
+    (job.run_dir / "config.yaml").write_text(config.to_yaml(config.typed(job.config)))
 
 
 def ended(value=None, status="FINISHED", maximize=False) -> Entry:
@@ -120,7 +127,7 @@ def test_draws_that_make_no_sense_are_passed_over():
 def five_good(it) -> None:
     for _ in range(5):
         (job,) = it.take(1)
-        run_of(job.run_dir, values=[(4, 1.0), (8, 0.9)])
+        run_for(job, values=[(4, 1.0), (8, 0.9)])
         it.unpromising([job])
         it.ended(job, ended(0.9))
 
@@ -129,8 +136,8 @@ def test_a_bad_job_is_pruned_and_not_taken_up_again():
     it = source(LR, trials=7)
     five_good(it)
     good, bad = it.take(2)
-    run_of(good.run_dir, values=[(4, 0.8)])
-    run_of(bad.run_dir, values=[(4, 3.0)])
+    run_for(good, values=[(4, 0.8)])
+    run_for(bad, values=[(4, 3.0)])
     found = it.unpromising([good, bad])
     assert found == {bad.name: "val/loss 3.0000 @ 4 is worse than the median"}
     it.ended(bad, ended(3.0, "PRUNED"))
@@ -145,7 +152,7 @@ def test_pruning_asks_what_is_more_when_more_is_better():
     it = source(LR, trials=7, maximize=True)
     five_good(it)
     (job,) = it.take(1)
-    run_of(job.run_dir, values=[(4, 3.0)])
+    run_for(job, values=[(4, 3.0)])
     assert it.unpromising([job]) == {}
     with (job.run_dir / "metrics.jsonl").open("ab") as file:
         file.write(run_folder.encode(8, {"val/loss": 0.1}))
@@ -161,7 +168,7 @@ def test_no_pruning_where_none_is_wanted():
         it = source(LR, *more, trials=7, **words)
         five_good(it)
         (job,) = it.take(1)
-        run_of(job.run_dir, values=[(4, 9.0)])
+        run_for(job, values=[(4, 9.0)])
         assert it.unpromising([job]) == {}
 
 
@@ -169,8 +176,8 @@ def test_values_that_are_not_finite_and_damaged_files():
     it = source(LR, trials=7)
     five_good(it)
     nan, broken = it.take(2)
-    run_of(nan.run_dir, values=[(4, None)])
-    run_of(broken.run_dir)
+    run_for(nan, values=[(4, None)])
+    run_for(broken)
     (broken.run_dir / "metrics.jsonl").write_text("rubbish\n")
     assert it.unpromising([nan, broken]) == {}
     it.ended(nan, ended(None))  # it ended well, without one finite value
@@ -250,3 +257,58 @@ def test_what_a_killed_process_left_in_the_study(tmp_path):
     path.write_text("rubbish\n")
     with pytest.raises(UserError, match=r"study.log cannot be used \(.*give another sweep.dir"):
         source(LR)
+
+
+def trained(it, steps, count=99) -> list[str]:
+    """Take jobs to their end, each with a run folder that says how far it came."""
+    names = []
+    while it.left() and len(names) < count:
+        (job,) = it.take(1)
+        run_for(job, values=[(steps, 1.0)], step=steps, ended_by="max_steps")
+        it.ended(job, ended(1.0))
+        names.append(job.name)
+    return names
+
+
+def test_a_trial_counts_only_if_its_run_is_what_this_command_asks_for():
+    short, long = "trainer.max_steps=4", "trainer.max_steps=8"
+    names = trained(source(LR, short, trials=3, kind="random"), 4)
+    assert source(LR, short, trials=3, kind="random").left() == 0
+    longer = source(LR, long, trials=3, kind="random")
+    assert longer.left() == 3
+    assert trained(longer, 8, count=2) == names[:2]  # they go on, each in its folder
+    assert source(LR, long, trials=3, kind="random").left() == 1
+    assert source(LR, short, trials=3, kind="random").left() == 0  # 8 steps are 4 steps, too
+    with pytest.raises(
+        UserError, match=r"made with other settings \(optim.weight_decay.*sweep.dir"
+    ):
+        source(LR, short, "optim.weight_decay=0.7", trials=3, kind="random")
+
+
+def test_trials_outside_narrower_ranges_do_not_count():
+    play(source(LR, trials=4))
+    it = source("sweep.params={optim.lr: {low: 1e-6, high: 2e-6, log: true}}", trials=4)
+    assert it.left() == 4
+
+
+def test_another_seed_is_another_search():
+    def folder(*words):
+        return plan(["task=text", "sweep.search=random", LR, *words]).folder
+
+    assert folder("seed=2") != folder("seed=3") != folder()
+    assert folder("seed=2") == folder("seed=2", "sweep.trials=9")
+    grid = ["task=text", "optim.lr=1e-3,2e-3"]  # whose jobs name their seed
+    assert plan([*grid, "seed=2"]).folder == plan([*grid, "seed=3"]).folder
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_lists_are_tried_to_the_last_combination(kind):
+    words = (
+        "sweep.params={model.n_layer: [1, 2, 3, 4, 5, 6], task.batch_size: [1, 2, 4, 8, 16, 32]}"
+    )
+    it = source(words, trials=36, kind=kind)
+    assert len(set(play(it))) == 36
+    assert not it.exhausted
+    it = source(words, trials=37, kind=kind)
+    assert it.take(1) == []
+    assert it.exhausted == "every combination that sweep.params allows was tried"
