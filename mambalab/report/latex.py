@@ -51,7 +51,7 @@ def table(comparison: Comparison) -> str:
         comparison: the best group first.
     """
     name = escape(comparison.metric.name)
-    several = len(comparison.groups) > 1
+    several = len(comparison.groups) > 1 and not comparison.is_ranked
     tested = any(group.test for group in comparison.groups)
     header = ["group", "$n$", f"best {name}"]
     header += [escape(comparison.metric.of_test)] if tested else []

@@ -6,12 +6,14 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import mambalab
 from mambalab.compare import pictures, search, select
 from mambalab.compare.files import write
 from mambalab.compare.markdown import markdown
 from mambalab.compare.results import RANKED
 from mambalab.compare.text import terminal
 from mambalab.plots.colours import BLACK
+from mambalab.report import latex, subject
 from tests.records.example_runs import make_run
 
 RATES = [1.2345678901234567e-4 * 1.5**i for i in range(12)]
@@ -133,3 +135,16 @@ def test_the_best_is_a_file_beside_the_comparison(found, tmp_path, monkeypatch):
     assert (tmp_path / "best.txt").read_text().splitlines()[-1].endswith("seed=1,2,3")
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["search"]["train"] == found.search.train
+
+
+def test_a_report_and_python_know_a_search_too(folder):
+    subject_ = subject.of_folders([folder])
+    assert subject_.comparison is not None
+    text = latex.table(subject_.comparison)
+    for comparison in (subject_.comparison, mambalab.compare(folder).found):
+        assert comparison.is_ranked
+        assert comparison.search is not None
+        assert comparison.search.best.name == "job7"
+    assert "too few seeds" not in text
+    assert "ifference" not in text
+    assert "by rank" not in text
