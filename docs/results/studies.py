@@ -71,7 +71,7 @@ STUDIES = [
     *(
         Study(
             f"shakespeare/search/{model}_90s",
-            f"Dropout and batch of {model} in 90 seconds, on the tuning tenth",
+            f"Dropout, batch and rate of {model} in 90 seconds, on the tuning tenth",
             f"mambalab train -m experiment=shakespeare/cpu_90s task.tune=true model={model} "
             "dropout.p=0,0.05,0.1",
         )
