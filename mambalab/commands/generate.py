@@ -190,14 +190,15 @@ def given_prompts(settings: GenerateSettings) -> list[str]:
         return [settings.prompt]
     path = Path(settings.prompt_file).expanduser()
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
         raise UserError(f"prompt_file={path} is a folder: name a text file") from None
     except OSError as error:
         raise UserError(f"prompt_file={path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"prompt_file={path}: not UTF-8 at byte {error.start}") from error
-    found = [line for line in text.splitlines() if line.strip()] if settings.each_line else [text]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # as texts to learn from are read
+    found = [line for line in text.split("\n") if line.strip()] if settings.each_line else [text]
     if not found or not found[0]:
         raise UserError(f"prompt_file={path}: it is empty")
     return found

@@ -199,11 +199,16 @@ def _walk(folder: Path, key: str) -> Iterator[tuple[str, Path, os.stat_result]]:
                 continue
             name = f"{below}{entry.name}"
             if stat.S_ISDIR(facts.st_mode):
-                if depth < _MAX_DEPTH:
+                if depth < _MAX_DEPTH and not _is_store(entry):
                     folders.append((f"{name}/", Path(entry.path), depth + 1))
             else:
                 yield name, Path(entry.path), facts
         queue += reversed(folders)  # the first of several links to a folder is its place
+
+
+def _is_store(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is a table's rows as `task=classify` and `task=pairs` keep them."""
+    return entry.name.endswith(".store") and any(Path(entry.path).glob("*/index.npz"))
 
 
 def _rows(path: Path, key: str, column: str | None) -> tuple[list[str], str]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambalab.data.text_sources import END
 from mambalab.errors import UserError, shown
 from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect import hidden
@@ -22,7 +23,7 @@ from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
 from mambalab.tasks.text import TextTask
-from mambalab.tokenization.tokenizer import Tokenizer, load_from_run
+from mambalab.tokenization.tokenizer import FileTokenizer, Tokenizer, load_from_run
 
 MAX_STEPS = 4_000  # steps that a page can show, of each text of a pair
 MAX_ATTENTION_STEPS = 1_024  # the same with attention, whose maps grow with the square
@@ -175,11 +176,21 @@ def _piece(
                 part = texts.get("val", text[int(len(text) * (1 - task.settings.val_fraction)) :])
                 start = part.find("\n\n", 0, _PIECE_CHARACTERS) + 2  # a paragraph's beginning
                 start = start if start > 1 and len(part) - start >= length else 0
-                return part[start : start + length], "a piece of the validation split"
-    known = _known(_NEUTRAL_TEXT, tokenizer)[:length]
+                piece = part[start : start + length]
+                if task.has_ends() and isinstance(tokenizer, FileTokenizer):
+                    piece = piece.replace(END, tokenizer.end() or END)  # as it was learnt
+                return _fitting(piece, tokenizer, length), "a piece of the validation split"
+    known = _fitting(_known(_NEUTRAL_TEXT, tokenizer)[:length], tokenizer, length)
     if not known:
         raise UserError("the run's data are not where it found them: give it a text (text=...)")
     return known, "ours: the run's data are not where it found them"
+
+
+def _fitting(text: str, tokenizer: Tokenizer, most: int) -> str:
+    """The beginning of a text that has at most so many tokens; some have several a character."""
+    while text and (count := len(tokenizer.encode(text))) > most:
+        text = text[: len(text) * most // count]
+    return text
 
 
 def _known(text: str, tokenizer: Tokenizer) -> str:

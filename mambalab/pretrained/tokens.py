@@ -69,7 +69,7 @@ def choose(
         path = find(NEOX, data_dir, key)
         LOG.info("%s has no %s: taking that of %s, %s", folder, FILE, NEOX, path)
     ends = listed(folder) or ends
-    found = FileTokenizer(path, eos_id, ends)
+    found = FileTokenizer(path, eos_id, ends, opened=True)
     if found.vocab_size > rows:
         raise UserError(
             f"{path} has {found.vocab_size:,} tokens, the model in {folder} has {rows:,} rows for "

@@ -67,7 +67,7 @@ class ClassifyTask(StoredTextTask):
             return
         store = self._parts["train"][0]
         if name == CHARACTERS:
-            self.reader = Characters(Vocabulary.from_text(*_Texts(store, np.arange(len(store)))))
+            self.reader = Characters(Vocabulary.from_texts(_Texts(store, np.arange(len(store)))))
         elif byte_pairs.is_made(name):
             self.reader = byte_pairs.make(name, _Texts(store, np.sort(self._learnt_from)))
         else:

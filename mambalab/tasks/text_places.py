@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mambalab.data import text_hub, text_sources
 from mambalab.data.help_topics import help_topics
-from mambalab.data.text_sources import TextSource, digest, has_documents
+from mambalab.data.text_sources import END, TextSource, digest, has_documents
 from mambalab.errors import UserError
 from mambalab.settings.task import TextSettings
 
@@ -71,14 +71,33 @@ def add_own_splits(
         if place is None:
             continue
         source, split = _read(settings, place, f"task.{key}"), key.removesuffix("_path")
-        if source.text == text:
-            LOG.warning("task.%s is the text that trains: %s shows no more", key, split)
+        for other, learnt in texts.items():
+            if told := _shared(source.text, learnt, has_ends(settings)):
+                what = "trains" if other == "train" else f"is the {other} split"
+                LOG.warning("%s of task.%s also %s: %s shows no more", told, key, what, split)
         texts[split] = source.text
         digests.append(list(source.digests))
         found = found | {key: source.path}
     if len(texts) > 1:
         found = found | {"sha256": digest(digests), "splits": ", ".join(texts)}
     return texts, found
+
+
+def _shared(text: str, other: str, several: bool) -> str | None:
+    """Say what of a text stands in another one, word for word; None if nothing does.
+
+    Args:
+        text: that is looked for.
+        other: where.
+        several: whether both may be documents, each with a character behind it.
+    """
+    if not several:
+        return "the text" if text.strip() and text.strip() in other else None
+    documents = {one for one in text.split(END) if one.strip()}
+    found = len(documents & set(other.split(END)))
+    if not found:
+        return None
+    return "the text" if found == len(documents) else f"{found:,} of the {len(documents):,} texts"
 
 
 def read_hub(settings: TextSettings, data_dir: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -125,6 +125,8 @@ class FileTokenizer:
         ends: tokens that end a text, besides those that the files beside it name.
         content: of the file, if it is known; nothing is read then, nor beside it.
         eos: the token that ends a text, by its name, with `content`.
+        opened: whether prompts begin with what the tokenizer puts before every text: as published
+            checkpoints learnt them. Texts to learn from have nothing around them.
 
     Attributes:
         path: as given.
@@ -151,10 +153,11 @@ class FileTokenizer:
         *,
         content: dict[str, Any] | None = None,
         eos: str | None = None,
+        opened: bool = False,
     ) -> None:
         from tokenizers import Tokenizer
 
-        self.path = path
+        self.path, self.opened = path, opened
         if content is None:
             self.content = hub.read_json(path, None if path.name == FILE else FILE)
         else:
@@ -212,12 +215,20 @@ class FileTokenizer:
         return len(self.decode([token]).encode("utf-8", "surrogatepass"))
 
     def encode(self, text: str) -> list[int]:
-        """Tokenize a prompt, with what the tokenizer puts around every text.
+        """Tokenize a prompt, as a text to learn from, or with what opens it (`opened`).
+
+        What a tokenizer puts behind every text is left out: the prompt is to go on.
 
         Raises:
             UserError: a character that it has no token for.
         """
-        return self._encode(text, text, True)
+        plain = self._encode(text, text, False)
+        if not self.opened:
+            return plain
+        whole = self._encode(text, text, True)
+        n = len(plain)
+        at = next((i for i in range(len(whole) - n + 1) if whole[i : i + n] == plain), None)
+        return plain if at is None else [*whole[:at], *plain]
 
     def decode(self, ids: list[int]) -> str:
         """Join tokens to their text, special ones included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,15 @@ class Vocabulary:
     @classmethod
     def from_text(cls, *texts: str, end: str | None = None) -> Vocabulary:
         """The distinct characters of texts, sorted by code point; `end` ends a document."""
-        return cls("".join(sorted(set().union(*texts))), end)
+        return cls.from_texts(texts, end)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], end: str | None = None) -> Vocabulary:
+        """The same of many texts, of which one is held at a time."""
+        symbols: set[str] = set()
+        for text in texts:
+            symbols.update(text)
+        return cls("".join(sorted(symbols)), end)
 
     def __len__(self) -> int:
         return len(self.symbols)

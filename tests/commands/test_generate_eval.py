@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from mambalab.cli import main
+from mambalab.commands import generate
 from tests.lab import compose, one_line, only_run, summary, train
 
 
@@ -345,3 +347,13 @@ def test_a_full_window_is_announced_once(trained, capsys):
         assert main.main([*words, f"max_new_tokens={number}"]) == 0
         err = capsys.readouterr().err
         assert err.count("trained on 32 tokens at a time (task.seq_len)") == said
+
+
+def test_a_file_of_prompts_is_read_as_texts_are(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffone\r\ntwo\u2028still two\x85\f\r\n\r\nthree".encode())
+
+    whole = SimpleNamespace(prompt_file=str(path), each_line=False)
+    assert generate.given_prompts(whole) == ["one\ntwo\u2028still two\x85\f\n\nthree"]
+    every = SimpleNamespace(prompt_file=str(path), each_line=True)
+    assert generate.given_prompts(every) == ["one", "two\u2028still two\x85\f", "three"]

@@ -17,3 +17,15 @@ def test_words_are_shown_with_the_blank_before_them(tmp_path, kind):
     logits = torch.eye(tokenizer.vocab_size)[[2, 3, 1]][None]
     given.answer(logits, given.sequence)
     assert given.sequence.guesses == ["", " king", " is"]
+
+
+def test_a_piece_is_as_long_as_the_model_knows_in_tokens(tmp_path):
+    KINDS["byte-level"]().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = FileTokenizer(tmp_path / "tokenizer.json")
+    text = "\u043c\u0438\u0440 the king " * 40  # letters of two bytes
+    for most in (1, 7, 100):
+        piece = examples._fitting(text, tokenizer, most)
+        assert text.startswith(piece)
+        assert len(tokenizer.encode(piece)) <= most
+        assert len(tokenizer.encode(text[: 2 * len(piece) + 2])) > most / 2
+    assert examples._fitting("the king", tokenizer, 100) == "the king"

@@ -82,7 +82,7 @@ def test_own_texts_validate_and_test(make, caplog):
     assert found.keys() == {"test/loss", "test/bits_per_char", "test/bits_per_byte"}
     assert not caplog.text
     make(files, path="a.txt", val_path="a.txt")
-    assert "task.val_path is the text that trains" in caplog.text
+    assert "the text of task.val_path also trains: val shows no more" in caplog.text
 
 
 def test_tuning_leaves_own_texts_unseen(make):
@@ -194,3 +194,37 @@ def test_many_small_files_are_read(make, tmp_path):
     task = make({}, path="many")
     assert held(task, "train").startswith(f"0000{END}0001{END}")
     assert task.fingerprint()["files"] == "2,000"
+
+
+def test_texts_that_train_and_are_held_out_are_named(make, caplog):
+    files = {"d/a.txt": ASCII, "d/v.txt": "validates\n" * 3, "e/t.txt": "tests\n" * 5}
+    make(files, path="d", val_path="d/v.txt", test_path="d/v.txt")
+    said = [record.message for record in caplog.records]
+    assert "the text of task.val_path also trains: val shows no more" in said
+    assert "the text of task.test_path also trains: test shows no more" in said
+    assert "the text of task.test_path also is the val split: test shows no more" in said
+    caplog.clear()
+    make(files | {"e/v.txt": files["d/v.txt"]}, path=["d/a.txt", "d/v.txt"], val_path="e")
+    assert "1 of the 2 texts of task.val_path also trains" in caplog.text
+    caplog.clear()
+    make(
+        {"a.txt": ASCII + "validates\n" * 3, "v.txt": files["d/v.txt"]},
+        path="a.txt",
+        val_path="v.txt",
+    )
+    assert "the text of task.val_path also trains" in caplog.text
+    caplog.clear()
+    make(files, path="d/a.txt", val_path="d/v.txt", test_path="e/t.txt")
+    assert not caplog.text
+
+
+def test_what_classify_keeps_of_a_table_is_no_text(make, tmp_path):
+    files = {"d/a.txt": ASCII, "d/b.txt": WIDE}
+    plain = make(files, path="d").fingerprint()
+    store = tmp_path / "d/reviews.csv.store/1f"
+    store.mkdir(parents=True)
+    (store / "index.npz").touch()
+    (store / "rejected.txt").write_text("row 7: no label")
+    assert make(files, path="d").fingerprint() == plain
+    (store / "index.npz").unlink()  # a folder of somebody's with such a name
+    assert make(files, path="d").fingerprint() != plain

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
 from mambalab.errors import UserError
@@ -254,3 +254,25 @@ def test_the_new_line_a_text_begins_with(tmp_path):
     KINDS["llama"]().save(str(tmp_path / "tokenizer.json"))
     found = FileTokenizer(tmp_path / "tokenizer.json")
     assert found.decode([found.start_token()]) == "\n"
+
+
+def around(path, template, tokens):
+    """Let a tokenizer put tokens around every text."""
+    made = Tokenizer.from_file(str(path))
+    made.add_special_tokens(list(tokens))
+    pairs = [(token, made.token_to_id(token)) for token in tokens]
+    made.post_processor = processors.TemplateProcessing(single=template, special_tokens=pairs)
+    made.save(str(path))
+    return made
+
+
+@pytest.mark.parametrize("template", ["$A </s>", "<s> $A </s>", "<s> $A", "$A"])
+def test_a_prompt_is_read_as_what_was_learnt(pairs, template):
+    made = around(pairs, template, ["<s>", "</s>"])
+    text = "the fox"
+    learnt = FileTokenizer(pairs).read(text, np.int64).tolist()
+    assert FileTokenizer(pairs).encode(text) == learnt
+    opening = [made.token_to_id("<s>")] * template.startswith("<s>")
+    opened = FileTokenizer(pairs, opened=True)  # as published checkpoints are prompted
+    assert opened.encode(text) == [*opening, *learnt]
+    assert opened.read(text, np.int64).tolist() == learnt
