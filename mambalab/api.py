@@ -69,15 +69,15 @@ def train(settings: "str | Sequence[str] | Mapping[str, Any]" = ()) -> "Run":
     words = _words(settings)
     with console.show_log():
         composed = config.compose("train", words)
-        for path in config.replaced("train"):
-            console.LOG.warning("%s takes the place of mambalab's own", path)
+        config.tell_replaced("train")
         with command.carried_out(command.as_line(["train", *words])):
             resolved, summary = training.train(composed)
     # The user named these classes: what may train may be read back.
     targets = (composed.task._target_, composed.model._target_)
     own = {target.rpartition(".")[0] for target in targets if not is_ours(target)}
-    if isinstance(resolved, training.ResolvedRun) and summary.ended_by in _SIGNALS:
-        signal.raise_signal(signal.Signals[str(summary.ended_by)])
+    stopped = summary.ended_by if summary.ended_by in _SIGNALS else summary.unheard
+    if isinstance(resolved, training.ResolvedRun) and stopped is not None:
+        signal.raise_signal(signal.Signals[str(stopped)])
     return Run(resolved.folder.path, sorted({*composed.trust, *own}))
 
 

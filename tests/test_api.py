@@ -16,6 +16,7 @@ from mambalab import api, load, model_settings, models
 from mambalab.cli import main
 from mambalab.errors import UserError
 from mambalab.models import Mamba, MambaBlock
+from mambalab.tracking.recorder import Recorder
 from mambalab.train.loop import Trainer
 from tests.lab import only_run, train
 
@@ -239,3 +240,28 @@ def test_signals_save_the_run_and_then_mean_what_they_mean(classified, monkeypat
     thread.start()  # no signal handler can be installed there
     thread.join()
     assert (found[0].status, found[0].summary.resumed_from) == ("FINISHED", 1)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_after_the_last_step_is_not_lost(classified, monkeypatch):
+    finish = Recorder.finish
+
+    def stopped(self, *args):
+        signal.raise_signal(signal.SIGINT)
+        return finish(self, *args)
+
+    monkeypatch.setattr(Recorder, "finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        mambalab.train([*CLASSIFY, "seed=4"])
+    (run,) = mambalab.runs({"seed": 4}).itertuples()
+    assert run.status == "FINISHED"
+
+
+def test_metrics_of_a_folder_that_is_elsewhere_are_an_error(
+    classified, tmp_path_factory, monkeypatch
+):
+    run = mambalab.train([*CLASSIFY, "seed=1"])
+    assert len(run.metrics)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(UserError, match="is no run folder: it was moved, or the working directory"):
+        _ = run.metrics

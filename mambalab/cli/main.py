@@ -9,7 +9,6 @@ import os
 import sys
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 
 from mambalab import __version__
 from mambalab.cli.verbs import OTHER_WORDS, SHELLS, VERBS, Verb
@@ -31,9 +30,6 @@ verbs:
   mambalab --version
 
 to begin: mambalab train experiment=quickstart"""
-
-
-MAX_REPLACED = 3  # files of a user's that are named one by one
 
 
 class UsageError(UserError):
@@ -127,19 +123,6 @@ def dispatch(argv: list[str]) -> int:
     if verb == "completion":
         return completion(arguments)
     return run(VERBS[verb], arguments)
-
-
-def tell_replaced(files: list[Path]) -> None:
-    """Warn, in a line, of files of the user's that stand before mambalab's own."""
-    from mambalab.utils.console import LOG
-
-    if len(files) > MAX_REPLACED:
-        LOG.warning(
-            "%s and %d more files take the place of mambalab's own", files[0], len(files) - 1
-        )
-        return
-    for path in files:
-        LOG.warning("%s takes the place of mambalab's own", path)
 
 
 def _suit_training() -> None:
@@ -282,7 +265,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     packages.require(*verb.needs)
     _suit_training()
     with console.show_log(), memory.told_in_one_line():
-        tell_replaced(config.replaced(verb.name))
+        config.tell_replaced(verb.name)
         if plan is not None:
             plan.command = arguments.overrides
             return import_module("mambalab.sweep.run").run(plan)

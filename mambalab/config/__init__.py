@@ -13,7 +13,7 @@ from mambalab.config.identity import (
 from mambalab.config.labels import FIGURE, LABELS, with_labels_of
 from mambalab.config.schema import TrainConfig
 from mambalab.config.trust import check_modules, load_run_config, resolve_target
-from mambalab.config.user_conf import replaced
+from mambalab.config.user_conf import replaced, tell_replaced
 
 __all__ = [
     "FIGURE",
@@ -29,6 +29,7 @@ __all__ = [
     "resolve_target",
     "run_dir",
     "settings_hash",
+    "tell_replaced",
     "to_plain",
     "to_yaml",
     "typed",

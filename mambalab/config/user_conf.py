@@ -7,6 +7,7 @@ are sent, and no verb that reads runs takes anything from the environment becaus
 
 import contextlib
 import filecmp
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from mambalab.utils.reading import (
 
 TRAINING = ("train", "summary")  # verbs with the settings of training
 MAX_FILE_BYTES = 1_000_000
+MAX_NAMED = 3  # files that are named one by one
+LOG = logging.getLogger("mambalab")
 # Keys that count only where a person types them.
 _TYPED = {"trust": "a recorded run's code would be loaded", "uri": "runs would be sent there"}
 
@@ -139,6 +142,17 @@ def replaced(verb: str) -> list[Path]:
     if verb in TRAINING:
         names += [f"{group}/{name}.yaml" for group in paths.groups() for name in _options(group)]
     return [user / name for name in names if _differs(user / name, paths.package_conf() / name)]
+
+
+def tell_replaced(verb: str) -> None:
+    """Warn of files of `./conf` that take the place of mambalab's own; of many in one line."""
+    files = replaced(verb)
+    if len(files) > MAX_NAMED:
+        more = len(files) - 1
+        LOG.warning("%s and %d more files take the place of mambalab's own", files[0], more)
+        return
+    for path in files:
+        LOG.warning("%s takes the place of mambalab's own", path)
 
 
 def _differs(own: Path, ours: Path) -> bool:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambalab.data.text_sources import END
 from mambalab.errors import UserError, shown
 from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect import hidden
@@ -22,7 +21,7 @@ from mambalab.tasks.images import ImageTask
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tasks.stored import StoredTextTask
 from mambalab.tasks.synthetic import EVAL_SEED, AnswerTask
-from mambalab.tasks.text import TextTask
+from mambalab.tasks.text import END, TextTask
 from mambalab.tokenization.tokenizer import FileTokenizer, Tokenizer, load_from_run
 
 MAX_STEPS = 4_000  # steps that a page can show, of each text of a pair

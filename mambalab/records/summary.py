@@ -165,6 +165,7 @@ class RunSummary:
         pid: process id of the last session.
         born: when that process started, in clock ticks since boot; empty where that is unknown.
             It tells the process from a later one with the same id.
+        unheard: a signal that asked a run to stop which ended by itself meanwhile; not written.
         other: what no field can hold, by key; written back as it was.
         nulls: names of the fields that are None and written all the same, as `key: null`; other
             fields that are None are left out of the file.
@@ -214,6 +215,7 @@ class RunSummary:
     host: str | None = None
     pid: int | None = None
     born: str | None = None
+    unheard: str | None = None
     other: dict[str, Any] = field(default_factory=dict)
     nulls: set[str] = field(default_factory=set)
 
@@ -348,5 +350,5 @@ _TYPES = typing.get_type_hints(RunSummary)
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: _parser(_TYPES[f.name])
     for f in dataclasses.fields(RunSummary)
-    if f.name not in ("other", "nulls")
+    if f.name not in ("other", "nulls", "unheard")
 }

@@ -94,7 +94,10 @@ def _tracker(settings: config.TrainConfig, folder: RunFolder) -> str | None:
         shown = settings.output_dir if inside else folder.path
         return shlex.join(["tensorboard", "--logdir", str(shown)])
     if kind is TrackingKind.wandb:
-        return read_json(folder.path / WANDB, folder.path).get("uri") or sync_command(folder.path)
+        left = sync_command(folder.path)
+        if left and tracking.uri:
+            left = f"WANDB_BASE_URL={shlex.quote(hide_password(tracking.uri))} {left}"
+        return read_json(folder.path / WANDB, folder.path).get("uri") or left
     if kind is not TrackingKind.mlflow or not read_json(folder.mlflow, folder.path).get("run_id"):
         return None
     if tracking.uri is not None:

@@ -5,8 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mambalab.errors import UserError
 from mambalab.records import reader, run_folder
-from mambalab.records.reader import Best, RunRecord
+from mambalab.records.reader import Best, RunRecord, is_run
 from mambalab.records.run_folder import METRICS
 from mambalab.records.summary import RunSummary
 from mambalab.utils.frames import frame
@@ -73,8 +74,14 @@ class Run:
         records nothing.
 
         Raises:
-            UserError: metrics.jsonl is damaged.
+            UserError: metrics.jsonl is damaged, or the folder is not there (any more, or from the
+                working directory of now).
         """
+        if not is_run(self.folder):
+            raise UserError(
+                f"{self.folder.absolute()} is no run folder: it was moved, or the working "
+                "directory is another one now"
+            )
         steps: dict[int, dict[str, Any]] = {}
         for step, values in run_folder.read_rows(self.folder / METRICS)[0]:
             row = steps.setdefault(step, {"step": step})

@@ -127,9 +127,8 @@ def load_run(path: Path, *, device: str, trust: list[str], which: str = chosen.B
     """
     settings = config.typed(config.load_run_config(path, trust))
     spec = spec_of(path)
-    source = chosen.choose(path, which)
     place = runtime.choose_device(device)
-    weights, facts = chosen.load_judged(source, place)
+    source, weights, facts = chosen.read(path, which, place)
     check_sizes(settings, spec, weights, source.path)
     with place:
         model = build_model(settings, spec)

@@ -65,6 +65,7 @@ class TrainingRun:
         self.recorded = config.as_recorded(settings)
         self.folder = folder = resolved.folder
         self.device, self.precision = resolved.device, resolved.precision
+        runtime.forget_peak_memory(self.device)
         self.task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
         with console.meanwhile("reading the data"):
             user_code.prepare(self.task, self.device)
@@ -179,6 +180,7 @@ class TrainingRun:
                 if line is None:
                     raise
                 raise UserError(f"{line}; its traceback is in {self.folder.log}") from error
+        self.summary.unheard = self.signals.received
         return self.summary
 
     # -- before the loop ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from pathlib import Path
 
 from mambalab import config
@@ -63,7 +64,11 @@ def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunS
         resolved = resolve(settings)
         if isinstance(resolved, ResolvedRun) and launch.is_wanted(settings):
             launch.check(settings)
+            before = time.time()
             stopped = launch.run(settings)
+            anew = settings.resume is Resume.never
+            if stopped and anew and (resolved.folder.summary().started or 0.0) < before:
+                return resolved, _stopped_early(RunSummary(), stopped)  # the old run is still there
             resolved = resolve(dataclasses.replace(settings, resume=Resume.auto))
             return resolved, _as_stopped(resolved, stopped)
         return _train(resolved, ALONE)
@@ -72,8 +77,14 @@ def train(settings: config.TrainConfig) -> tuple[FinishedRun | ResolvedRun, RunS
 def _as_stopped(resolved: FinishedRun | ResolvedRun, stopped: str | None) -> RunSummary:
     """The summary of a run whose processes may have been stopped before they could write it."""
     summary = resolved.summary
-    if stopped is None or isinstance(resolved, FinishedRun) or summary.ended_by in EXIT_STATUS:
+    if stopped is None or summary.ended_by in EXIT_STATUS:
         return summary
+    if isinstance(resolved, FinishedRun):
+        return dataclasses.replace(summary, unheard=stopped)
+    return _stopped_early(summary, stopped)
+
+
+def _stopped_early(summary: RunSummary, stopped: str) -> RunSummary:
     reason = f"stopped by {stopped} before training began, or before it could be saved"
     return dataclasses.replace(
         summary, status=Status.KILLED, ended_by=EndedBy(stopped), reason=reason

@@ -41,6 +41,35 @@ class BestEvaluation:
         return {**named, f"{BEST}step": float(self.step)}
 
 
+def points(best: BestEvaluation, after: int) -> list[Any]:
+    """Make MLflow's points of an evaluation, later than `after` (Unix milliseconds).
+
+    They all have step 0, of which MLflow shows the latest, and of equally late ones the largest.
+    """
+    from mlflow.entities import Metric
+
+    stamp = max(best.stamp, after + 1)
+    return [Metric(key, value, stamp, 0) for key, value in best.as_metrics().items()]
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The best evaluation as a run in the store shows it, of all its latest metrics."""
+    return {name: value for name, value in metrics.items() if name.startswith(BEST)}
+
+
+def latest_stamp(client: Any, run_id: str, metrics: Mapping[str, float]) -> int:
+    """When the newest best evaluation in the store was, Unix milliseconds; 0 if there is none.
+
+    Args:
+        client: of MLflow.
+        run_id: of the run.
+        metrics: that it has there.
+    """
+    key = f"{BEST}step"
+    history = client.get_metric_history(run_id, key) if key in metrics else []
+    return max((m.timestamp for m in history), default=0)
+
+
 class BestSoFar:
     """Follows the best evaluation of a run while its metrics.jsonl is read.
 

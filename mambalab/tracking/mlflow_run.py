@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mambalab.records import run_folder
+from mambalab.tracking import mlflow_best
 from mambalab.tracking import mlflow_names as names
 from mambalab.tracking import mlflow_store as store
 from mambalab.tracking.description import DESCRIPTION, MAX_NAME_CHARS, RUN_NAME, cut, own_tags
-from mambalab.tracking.mlflow_best import BestEvaluation, BestSoFar, best_of_sweep
 from mambalab.tracking.mlflow_files import is_own, without_passwords
 from mambalab.tracking.mlflow_page import RunPage
 from mambalab.tracking.note import Note, ended_as, holds
@@ -68,12 +68,12 @@ class MlflowRun:
         self._seconds = 0.0
         self._has_parent = False
         self._old_names = False  # whether the store has metrics under their names in the file
-        self._best = BestSoFar(run_dir)
-        self._best_sent: BestEvaluation | None = None
+        self._best = mlflow_best.BestSoFar(run_dir)
+        self._best_sent: mlflow_best.BestEvaluation | None = None
+        self._best_shown, self._best_stamp = dict[str, float](), 0  # as the store has it
         self._page: RunPage | None = None
         self._page_is_current = False
-        # What the store held at the start and the file did not: a folder that came back from a
-        # backup comes by these points again.
+        # What the store held at the start and the file did not, as after a backup came back.
         self._ahead: dict[tuple[str, int], float | None] = {}
 
     @property
@@ -253,15 +253,13 @@ class MlflowRun:
 
     def _send_best(self) -> None:
         """Send the best evaluation, of a sweep its best job's, if it is another one now."""
-        from mlflow.entities import Metric
-
         best = self._best.found
         if self.is_sweep:
-            best = best_of_sweep(self.run_dir, self._stamp())
-        same = self._best_sent and best and best.as_metrics() == self._best_sent.as_metrics()
-        if best is not None and not same:
-            points = [Metric(key, v, best.stamp, 0) for key, v in best.as_metrics().items()]
-            self._client.log_batch(self._run_id, metrics=points)
+            best = mlflow_best.best_of_sweep(self.run_dir, self._stamp())
+        if best is not None and best.as_metrics() != self._best_shown:
+            found = mlflow_best.points(best, self._best_stamp)
+            self._client.log_batch(self._run_id, metrics=found)
+            self._best_shown, self._best_stamp = best.as_metrics(), found[0].timestamp
             self._page_is_current = False
         self._best_sent = best
 
@@ -282,6 +280,8 @@ class MlflowRun:
         """Ask the store for all its points of this run, by (key, step)."""
         known: dict[tuple[str, int], float | None] = {}
         metrics = self._client.get_run(self._run_id).data.metrics
+        self._best_shown = mlflow_best.shown(metrics)
+        self._best_stamp = mlflow_best.latest_stamp(self._client, self._run_id, metrics)
         self._old_names = names.kept_old(metrics)  # a curve in two parts would be worse
         for key in metrics:
             if (name := names.in_file(key)) is None:

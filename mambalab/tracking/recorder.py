@@ -109,7 +109,9 @@ def sync_command(run_dir: Path, settings: TrackingSettings, output_dir: Path) ->
     """Return what a person types to send a run to its tracker later."""
     words = ["mambalab", "sync", str(run_dir)]
     if settings.kind in (TrackingKind.wandb, TrackingKind.tensorboard):
-        return shlex.join([*words, f"to={settings.kind.name}"])
+        of_wandb = settings.kind is TrackingKind.wandb and settings.uri
+        server = [f"uri={hide_password(settings.uri)}"] if of_wandb and settings.uri else []
+        return shlex.join([*words, f"to={settings.kind.name}", *server])
     if (uri := settings.uri or mlflow_store.of_environment()) is not None:
         words.append(f"uri={hide_password(uri)}")
     elif str(output_dir) != "outputs":

@@ -129,7 +129,13 @@ class Sink(ABC):
         """Send a file of the run folder soon; the latest version if it comes again."""
         self._files.put(path)
 
-    def finish(self, status: str, hurried: Callable[[], object] = lambda: False) -> None:
+    def finish(
+        self,
+        status: str,
+        hurried: Callable[[], object] = lambda: False,
+        *,
+        waited_for: bool | None = None,
+    ) -> None:
         """Send what is left and the run's status; waits while that makes progress.
 
         A tracker that does not answer is given up after a few seconds; a message says so. A run
@@ -138,14 +144,16 @@ class Sink(ABC):
         Args:
             status: FINISHED, FAILED, or KILLED for a run that was asked to stop.
             hurried: whether somebody asks a run that ended otherwise to stop while this waits.
+            waited_for: whether somebody waits for the run to stop; None = for one that is KILLED.
         """
         self._end = (status, round(1000 * time.time()))
         patience = REMOTE_PATIENCE_SECONDS if self._is_remote else LOCAL_PATIENCE_SECONDS
         longest = MAX_FINISH_SECONDS
         asked, in_hurry = time.monotonic(), False
+        waiting = status == "KILLED" if waited_for is None else waited_for
         self._closing.set()
         while self._thread.is_alive():
-            if not in_hurry and (status == "KILLED" or hurried()):
+            if not in_hurry and (waiting or hurried()):
                 patience, longest = min(patience, STOP_PATIENCE_SECONDS), MAX_STOP_SECONDS
                 asked, in_hurry = time.monotonic(), True
             self._thread.join(0.1)

@@ -1,6 +1,7 @@
 """Sending a folder to a tracker after the fact; what that holds already is not sent again."""
 
 import logging
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,6 +81,17 @@ def _recorded(run_dir: Path) -> RunRecord:
     return record
 
 
+def _check_place(record: RunRecord, settings: TrackingSettings) -> None:
+    """Raise UserError if a run was meant for a server of wandb's that is not named now."""
+    meant = record.setting("tracking.uri")
+    of_wandb = record.setting("tracking.kind") == settings.kind.name == "wandb"
+    if of_wandb and meant and settings.uri is None:
+        raise UserError(
+            f"{record.path} was recorded for the server {meant}: add "
+            f"{shlex.quote(f'uri={meant}')}, or name another one"
+        )
+
+
 def send_to(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
     """Make wandb, or TensorBoard's event files, hold what a run folder holds.
 
@@ -97,6 +109,7 @@ def send_to(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
     """
     record = _recorded(run_dir)
     kind = settings.kind
+    _check_place(record, settings)
     if record.setting("tracking.kind") == kind.name and settings.experiment_name is None:
         name = record.setting("tracking.experiment_name")
         settings = replace(settings, experiment_name=str(name) if name else None)
@@ -114,7 +127,7 @@ def send_to(run_dir: Path, settings: TrackingSettings, output_dir: Path) -> str:
         )
         assert sink is not None, "these two have one"
         sink.start()
-        sink.finish(status)
+        sink.finish(status, waited_for=False)
         if sink.note.state != "complete":
             raise UserError(f"{run_dir}: {sink.place}: {sink.note.problem}")
     if kind is TrackingKind.tensorboard:

@@ -7,6 +7,7 @@ happened to an earlier session, and no point is there twice.
 import importlib
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -47,6 +48,9 @@ def check(settings: TrackingSettings) -> None:
                 f"thing; leave it out, or use tracking=mlflow"
             )
     require("tensorboard")
+
+
+_SAMPLE = re.compile(r"step-(\d+)")  # the stem of a sample that training wrote
 
 
 class TensorBoardSink(Sink):
@@ -167,7 +171,8 @@ class TensorBoardSink(Sink):
             if path in self._samples:
                 return
             self._samples.add(path)
-            tag, step = "samples", int(path.stem.rpartition("-")[2])
+            if (found := _SAMPLE.fullmatch(path.stem)) is not None:  # else somebody's own
+                tag, step = "samples", int(found[1])
         if path.suffix in _TEXTS:
             self._text(tag, "    " + data.decode("utf-8", "replace").replace("\n", "\n    "), step)
         elif data.startswith(_PNG):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from mambalab.errors import UserError
 from mambalab.train import checkpoint
-from mambalab.train.checkpoint import Checkpoint
+from mambalab.train.checkpoint import Checkpoint, DamagedError
 
 BEST = "best"
 KINDS = ("best", "step", "last")  # in the order in which they are taken, if several are of a step
+ATTEMPTS = 5  # at a checkpoint that a run in training replaces
 SHOWN_STEPS = 12  # of those that are there, in an error
 
 
@@ -55,6 +56,25 @@ def _listed(there: list[Checkpoint]) -> str:
     if len(steps) > SHOWN_STEPS:
         shown.insert(0, f"{len(steps) - SHOWN_STEPS} earlier ones")
     return ", ".join([*names, *shown])
+
+
+def read(
+    run_dir: Path, wanted: str, device: torch.device
+) -> tuple[Checkpoint, dict[str, Tensor], dict[str, Any]]:
+    """Find a checkpoint and read it, another one if the run that trains replaces it meanwhile.
+
+    Raises:
+        UserError: as `choose` and `load_judged`.
+    """
+    for _ in range(ATTEMPTS - 1):
+        source = choose(run_dir, wanted)
+        try:
+            return source, *load_judged(source, device)
+        except DamagedError:
+            if source.path.exists():
+                raise
+    source = choose(run_dir, wanted)
+    return source, *load_judged(source, device)
 
 
 def load_judged(

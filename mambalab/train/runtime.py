@@ -144,8 +144,16 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count the peak from here on, where that can be had: a process may train several runs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # Linux alone has it, and not every container
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the GPU's allocator, or resident in this process."""
+    """Most memory held since `forget_peak_memory`: of the GPU's allocator, or resident here."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")

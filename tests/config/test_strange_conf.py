@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from mambalab import config
-from mambalab.cli.main import main, tell_replaced
+from mambalab.cli.main import main
 from mambalab.config import paths, user_conf
 from mambalab.errors import UserError
 from mambalab.sweep.plan import plan
@@ -157,6 +157,6 @@ def test_a_clone_from_which_it_was_installed_replaces_nothing(workdir, capsys):
             file.write("# changed\n")
     assert len(config.replaced("train")) == 4
     with console.show_log():
-        tell_replaced(config.replaced("train"))
+        config.tell_replaced("train")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("and 3 more files take the place of mambalab's own")

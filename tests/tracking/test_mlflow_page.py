@@ -84,6 +84,17 @@ def test_the_best_evaluation_is_a_row_of_metrics(send, store, run_dir):
     assert points_in_store(store) == points_in_folder(run_dir)
 
 
+def test_a_better_evaluation_at_the_same_time_is_the_one_that_is_shown(send, store, run_dir):
+    send()
+    rows = [(50, 9.0, 0.6), (60, 1.0, 0.7)]  # times are known of rows of training alone
+    for step, loss, accuracy in rows:
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"step": {step}, "val/loss": {loss}, "val/accuracy": {accuracy}}}\n')
+        send()  # by a process of its own
+        shown = dict(query(store, "select key, value from latest_metrics where key like 'best/%'"))
+        assert shown == {"best/step": step, "best/val_loss": loss, "best/val_accuracy": accuracy}
+
+
 def test_without_a_summary_the_best_is_the_lowest_loss(tmp_path):
     it = BestSoFar(tmp_path)
     for row in ROWS:

@@ -3,13 +3,16 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mambalab.errors import UserError
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking import recorder as tracking
+from mambalab.tracking import sync
 from mambalab.tracking.recorder import Recorder
+from tests.records.example_runs import make_run
 
 PARAMS = {"task": {"name": "toy"}, "seed": 1}
 
@@ -229,3 +232,30 @@ def test_the_command_that_sends_a_run_later(tmp_path):
     assert command(None, tmp_path) == f"mambalab sync {run} output_dir={tmp_path}"
     secret = "http://me:secret@host:5000"
     assert command(secret, tmp_path) == f"mambalab sync {run} uri=http://host:5000"
+
+
+def test_a_run_that_was_meant_for_a_server_of_wandbs_is_not_sent_elsewhere(tmp_path):
+    run = make_run(tmp_path / "run", tracking={"kind": "wandb", "uri": "https://wandb.mine"})
+    meant = TrackingSettings(TrackingKind.wandb, "https://wandb.mine", None)
+    command = tracking.sync_command(run, meant, tmp_path)
+    assert command == f"mambalab sync {run} to=wandb uri=https://wandb.mine"
+    with pytest.raises(UserError, match=r"for the server https://wandb\.mine: add uri="):
+        sync.send_to(run, TrackingSettings(TrackingKind.wandb, None, None), tmp_path)
+
+
+def test_who_asks_to_send_a_stopped_run_waits_as_for_any(tmp_path, monkeypatch):
+    asked = []
+
+    class Fake:
+        def start(self):
+            pass
+
+        def finish(self, status, *, waited_for):
+            asked.append((status, waited_for))
+            self.note = SimpleNamespace(state="complete", uri="there", experiment="e")
+
+    monkeypatch.setattr(sync, "make_sink", lambda *_, **__: Fake())
+    monkeypatch.setattr(sync, "check", lambda *_, **__: None)
+    run = make_run(tmp_path / "run", summary={"status": "KILLED"})
+    sync.send_to(run, TrackingSettings(TrackingKind.wandb, None, None), tmp_path)
+    assert asked == [("KILLED", False)]

@@ -96,6 +96,7 @@ def test_event_files_hold_what_the_run_folder_holds(recorder, tmp_path, said):
     record(it, range(1, 31))
     files = {"samples/step-00000010.txt": b"To be\nor not", "plots/loss.png": PNG}
     files["samples/step-00000020.png"] = PNG
+    files |= {"samples/mine.png": PNG, "samples/notes.txt": b"my own"}
     for name, data in files.items():
         (run_dir / name).parent.mkdir(exist_ok=True)
         (run_dir / name).write_bytes(data)
@@ -109,6 +110,9 @@ def test_event_files_hold_what_the_run_folder_holds(recorder, tmp_path, said):
     assert (sample.step, sample.tensor_proto.string_val[0]) == (10, b"    To be\n    or not")
     (sheet,) = events.Images("samples")
     assert (sheet.step, sheet.encoded_image_string) == (20, PNG)
+    assert (
+        len(events.Images("samples/mine")) == len(events.Tensors("samples/notes/text_summary")) == 1
+    )
     (picture,) = events.Images("plots/loss")
     assert (picture.width, picture.height, picture.encoded_image_string) == (3, 2, PNG)
     assert {"run/text_summary", "summary/text_summary"} <= set(events.Tags()["tensors"])

@@ -1,4 +1,6 @@
 import contextlib
+import os
+import sys
 
 import torch
 
@@ -19,3 +21,13 @@ def test_the_precision_is_that_of_the_gpu_asked_for_not_of_the_current_one(monke
     second = torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: asked == [second])
     assert runtime.choose_precision(Precision.auto, second) is Precision.bf16
+
+
+def test_the_peak_is_that_of_the_run_not_of_the_process():
+    cpu = torch.device("cpu")
+    held = torch.ones(100_000_000)
+    before = runtime.peak_memory_bytes(cpu)
+    del held
+    runtime.forget_peak_memory(cpu)
+    if sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK):
+        assert runtime.peak_memory_bytes(cpu) < before - 300_000_000
