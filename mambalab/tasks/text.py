@@ -20,7 +20,7 @@ from mambalab.data.text_sources import END
 from mambalab.errors import UserError
 from mambalab.settings.task import TextSettings, Windows
 from mambalab.spec import ModelSpec
-from mambalab.tasks import text_places
+from mambalab.tasks import text_losses, text_places
 from mambalab.tasks.base import Task, evaluating
 from mambalab.tasks.sampling import draw, shuffled
 from mambalab.tasks.text_cut import MIN_WINDOW_TOKENS, TextCut
@@ -141,7 +141,7 @@ class TextTask(Task):
             if wide:
                 self._bytes[split] = _utf8_bytes(part) - self.tokenizer.bytes_of(int(ids[0]))
             self._data[split] = ids.to(device)
-        self._warn_of_unknown()
+        text_losses.warn(self.tokenizer, parts, self._data)
         self.spec = ModelSpec(vocab_size=self.tokenizer.vocab_size, seq_len=self.settings.seq_len)
 
     def _cut(self, texts: dict[str, str]) -> dict[str, str]:
@@ -317,22 +317,6 @@ class TextTask(Task):
             f"the {split} split of task {self.name} has {tokens:,} tokens, but task.seq_len="
             f"{self.settings.seq_len} needs one more than that: {remedy}"
         )
-
-    def _warn_of_unknown(self) -> None:
-        """Say so if tokens of the validation split stand for what the tokenizer does not know."""
-        if not isinstance(self.tokenizer, FileTokenizer):
-            return
-        if (unknown := self.tokenizer.unknown()) is None:
-            return
-        count = int((self._data["val"] == unknown).sum())
-        if count:
-            LOG.warning(
-                "%s knows no token for parts of this text: %s of the %s validation tokens stand "
-                "for anything unknown, so val/bits_per_char does not compare with other tokenizers",
-                self.tokenizer.path,
-                f"{count:,}",
-                f"{len(self._data['val']):,}",
-            )
 
 
 class ShakespeareTask(TextTask):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 from mambalab.errors import UserError
@@ -132,7 +132,26 @@ def test_unknown_parts_of_a_text_are_announced(make, tmp_path, pairs, caplog):
         assert caplog.messages == []
         make(str(path), text="the fox the dog " * 40)
     (line,) = caplog.messages
-    assert "words.json knows no token for parts of this text: 10 of the 40 validation" in line
+    assert "words.json knows no token for parts of this text: 10 of the 40 tokens of val" in line
+
+
+@pytest.mark.parametrize("lost", ["case", "letters", "breaks"])
+def test_a_tokenizer_that_loses_text_is_announced(make, tmp_path, caplog, lost):
+    path, text = tmp_path / "t.json", "The Fox sees\nthe fox\n" * 40
+    bpe(path)
+    made = Tokenizer.from_file(str(path))
+    if lost == "case":
+        made.normalizer = normalizers.Lowercase()
+    elif lost == "breaks":
+        made.normalizer = normalizers.Replace("\n", " ")
+    else:
+        made.normalizer = normalizers.Replace("x", "")
+    made.save(str(path))
+    with caplog.at_level(logging.WARNING, logger="mambalab"):
+        make(str(path), text=text)
+    (line,) = caplog.messages
+    assert "t.json loses parts of this text: case, white space or letters of val" in line
+    assert "val/bits_per_char does not compare" in line
 
 
 def test_a_text_too_short_in_tokens(make, pairs):
