@@ -46,7 +46,9 @@ def folder_of(place: str, data_dir: Path) -> Path:
     return (data_dir / FOLDER / place.removeprefix(PREFIX)).absolute()
 
 
-def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path]]:
+def find(
+    place: str, data_dir: Path, pattern: str | None, *, chooser: str | None = "task.files"
+) -> dict[str, list[Path]]:
     """Find or fetch the files of a data set; for `train`, `val` and `test` those it has, sorted.
 
     Files that are in `data_dir`/hub/OWNER/NAME already are used without asking the hub.
@@ -56,6 +58,7 @@ def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path
         data_dir: folder of the data sets.
         pattern: which files, compared with their names, or with their paths in the repository if it
             has a slash; None = all that can be read.
+        chooser: what the setting of the pattern is called; None = there is none.
 
     Raises:
         UserError: no such data set, it cannot be fetched, or which of its files are meant cannot be
@@ -71,12 +74,12 @@ def find(place: str, data_dir: Path, pattern: str | None) -> dict[str, list[Path
         with hub.explain_failure("task.path", place, "the files", folder, address):
             listing = hub.list_files(name, "dataset")
             here = _chosen(listing.files, pattern, address)
-            _by_split(here, address)  # what cannot be told apart is not fetched
+            _by_split(here, address, chooser)  # what cannot be told apart is not fetched
             folder.mkdir(parents=True, exist_ok=True)
             files.write_text(folder / _LISTING, json.dumps(sorted(listing.files)))
             for file in here:
                 listing.fetch(file, folder / file)
-    parts = _by_split(here, str(folder))
+    parts = _by_split(here, str(folder), chooser)
     return {split: [folder / name for name in names] for split, names in parts.items()}
 
 
@@ -114,7 +117,9 @@ def _chosen(names: Iterable[str], pattern: str | None, address: str | None) -> l
     return sorted(parquet or fitting)
 
 
-def _by_split(names: list[str], where: str) -> dict[str, list[str]]:
+def _by_split(
+    names: list[str], where: str, chooser: str | None = "task.files"
+) -> dict[str, list[str]]:
     """The files of each split, told by the words in their paths; all train if none says so.
 
     Raises:
@@ -125,13 +130,13 @@ def _by_split(names: list[str], where: str) -> dict[str, list[str]]:
         found.setdefault(_split_of(name), []).append(name)
     train = found.get("train") or found.get(None, [])
     if not train:
-        raise UserError(f"{where}: none of its files is for training; choose some with task.files")
+        raise UserError(f"{where}: none of its files is for training; {_advice(chooser, None)}")
     parts = sorted({_part(name) for name in train})
     if len(parts) > 1:
         shown = ", ".join(part or "(top)" for part in parts[:_MAX_NAMED])
         raise UserError(
-            f"{where} has several parts: {shown}{', ...' * (len(parts) > _MAX_NAMED)}; choose one "
-            f"with task.files, as in task.files='{parts[-1]}/*'"
+            f"{where} has several parts: {shown}{', ...' * (len(parts) > _MAX_NAMED)}; "
+            f"{_advice(chooser, parts[-1])}"
         )
     part = parts[0]
     chosen = {"train": train}
@@ -139,6 +144,15 @@ def _by_split(names: list[str], where: str) -> dict[str, list[str]]:
         if same := [name for name in found.get(split, []) if _part(name) == part]:
             chosen[split] = same
     return chosen
+
+
+def _advice(chooser: str | None, part: str | None) -> str:
+    """What to do where it cannot be told which files are meant."""
+    if chooser is None:
+        return "fetch the files that you mean, and name one with task.path=FILE"
+    if part is None:
+        return f"choose some with {chooser}"
+    return f"choose one with {chooser}, as in {chooser}='{part}/*'"
 
 
 def _split_of(name: str) -> str | None:

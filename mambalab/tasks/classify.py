@@ -25,6 +25,7 @@ from mambalab.tokenization.tokenizer import CHARACTERS, Characters, FileTokenize
 from mambalab.tokenization.vocabulary import Vocabulary
 
 LOG = logging.getLogger("mambalab")
+_MAX_STRANGE = 3  # labels that a message names
 _TEXTS_AT_A_TIME = 1024
 
 
@@ -114,14 +115,22 @@ class ClassifyTask(StoredTextTask):
             LOG.info("%s: texts in column %r, labels in column %r", path, layout.text, layout.label)
             stores[split] = open_store(path, layout, self.settings.max_bytes)
             self._warn_of_quotes(stores[split])
-            self._check_classes(stores[split])
         store = stores["train"]
-        for split, other in stores.items():
-            if list(other.classes) != list(store.classes):
-                raise UserError(
-                    f"{other.source}: its classes are not those of {store.source}, and so it "
-                    f"cannot be {split}; name the latter alone, with task.path"
+        self._check_classes(store)
+        for split, other in list(stores.items()):
+            if strange := sorted(set(other.classes) - set(store.classes)):
+                LOG.warning(
+                    "%s: left out as %s, for it has labels that do not train (%s): kept back, "
+                    "perhaps; others are held out of train",
+                    other.source,
+                    split,
+                    ", ".join(map(repr, strange[:_MAX_STRANGE])),
                 )
+                del stores[split]
+            elif absent := sorted(set(store.classes) - set(other.classes)):
+                shown = ", ".join(map(repr, absent[:_MAX_STRANGE]))
+                LOG.warning("%s: no row of %s has the label %s", other.source, split, shown)
+        self._numbers = {name: number for number, name in enumerate(store.classes)}
         rows = self._split(store, published=frozenset(stores) - {"train"})
         parts = {name: (store, part) for name, part in rows.items()}
         for split in sorted(stores.keys() - {"train"} & {*self.splits, "val"}):
@@ -140,11 +149,15 @@ class ClassifyTask(StoredTextTask):
         duplicates.warn(store.source, "texts", digests)
         return parts
 
+    def labels_of(self, store: PairStore) -> np.ndarray:
+        """As the base has it; a file of its own may lack some of the classes."""
+        return np.array([self._numbers[name] for name in store.classes])[store.labels]
+
     def _files(self, place: str) -> dict[str, Path]:
         """The file of each split that has one of its own; of a user's file only `train`."""
         if not text_hub.is_hub(place):
             return {"train": expanded(place)}
-        found = text_hub.find(place, self.data_dir, None)
+        found = text_hub.find(place, self.data_dir, None, chooser=None)
         for split, paths in found.items():
             if len(paths) > 1:
                 raise UserError(

@@ -55,7 +55,7 @@ class StoredTextTask(ClassificationTask):
         parts["train_sample"] = train, rows[: len(parts["val"][1])]
         self._parts = parts
         self.labels = {
-            name: torch.from_numpy(store.labels[rows].astype(np.int64)).to(device)
+            name: torch.from_numpy(self.labels_of(store)[rows].astype(np.int64)).to(device)
             for name, (store, rows) in parts.items()
         }
         self.classes = train.classes
@@ -150,6 +150,10 @@ class StoredTextTask(ClassificationTask):
                 f"{store.lines:,}",
                 rewrite_command(store.source),
             )
+
+    def labels_of(self, store: PairStore) -> np.ndarray:
+        """Numbers (n,) of the classes of a store's rows, by the classes that train."""
+        return store.labels
 
     def _check_classes(self, store: PairStore) -> None:
         """Refuse a single class; warn of classes that a single row has, probably by a slip."""

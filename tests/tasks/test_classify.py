@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,28 @@ def test_splits_that_a_data_set_of_the_hub_has_are_kept(tmp_path):
     assert whole.fingerprint()["sha256"] != task.fingerprint()["sha256"]
 
 
-def test_a_test_of_other_classes_is_refused(tmp_path):
-    hub_set(tmp_path, train=ROWS[:150], test=[("a text", "unheard of"), ("another", "common")])
-    with pytest.raises(UserError, match=r"its classes are not those of .*cannot be test"):
+def test_a_test_whose_answers_are_kept_back_is_left_out(tmp_path, caplog):
+    hidden = [(text, "-1") for text, _ in ROWS[150:]]
+    hub_set(tmp_path, train=ROWS[:150], test=hidden)
+    task = from_hub(tmp_path)
+    assert "left out as test, for it has labels that do not train ('-1')" in caplog.text
+    assert len(task.labels["test"]) == 30  # of the 150, by task.test_size
+    assert not set(texts(task, "test")) & {text[:50] for text, _ in hidden}
+    assert "test" not in from_hub(tmp_path, tune=True).labels
+
+
+def test_a_test_that_lacks_a_class_keeps_the_numbers_of_those_that_train(tmp_path, caplog):
+    classes = sorted({label for _, label in ROWS})
+    last = [row for row in ROWS[150:] if row[1] == classes[-1]]
+    hub_set(tmp_path, train=ROWS[:150], test=last)
+    task = from_hub(tmp_path)
+    assert task.labels["test"].tolist() == [len(classes) - 1] * len(last)
+    assert f"no row of test has the label '{classes[0]}'" in caplog.text
+
+
+def test_parts_of_a_data_set_are_told_with_what_can_be_done(tmp_path):
+    hub_set(tmp_path, train=ROWS[:150])
+    folder = tmp_path / "hub/someone/reviews"
+    shutil.copytree(folder / "data", folder / "more")
+    with pytest.raises(UserError, match=r"several parts: data, more; fetch .* name one with task"):
         from_hub(tmp_path)
