@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from mambalab.tasks.base import Task
 
 
 def build_task(
-    settings: config.TrainConfig, data_dir: str | None = None, vocabulary: Path | None = None
+    settings: config.TrainConfig,
+    data_dir: str | None = None,
+    vocabulary: Path | None = None,
+    ends: Sequence[int] = (),
 ) -> Task:
     """Build the task that the settings name; nothing is read yet.
 
@@ -26,6 +30,7 @@ def build_task(
         settings: of the run.
         data_dir: instead of the settings'.
         vocabulary: a tokenizer.json, instead of what task.tokenizer names.
+        ends: its tokens that end a text, besides those that the files beside it name.
 
     Raises:
         UserError: a user's class that is no task, or cannot be made as tasks are.
@@ -36,7 +41,7 @@ def build_task(
     )
     if vocabulary is not None:
         task = dataclasses.replace(task, tokenizer=str(vocabulary))
-    return _build(
+    built: Any = _build(
         "task",
         config.resolve_target(task._target_),
         Task,
@@ -45,6 +50,9 @@ def build_task(
         data_dir=Path(data_dir or settings.data_dir).expanduser(),
         data_fraction=settings.data_fraction,
     )
+    if ends:
+        built.end_tokens = tuple(ends)
+    return built
 
 
 def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:

@@ -45,14 +45,15 @@ class ResolvedStart:
             goes on from a checkpoint of its own.
         checkpoint: `path` and `sha256` of what the run started with, for its summary; None if its
             first weights were fresh.
-        assets: files for the run's folder that say which tokens end a text: the task knows only
-            those that stand beside the tokenizer.
+        ends: tokens that end a text.
+        assets: files for the run's folder that say so, for the sessions after this one.
     """
 
     settings: config.TrainConfig
     tokenizer: Path | None = None
     folder: Path | None = None
     checkpoint: dict[str, str] | None = None
+    ends: tuple[int, ...] = ()
     assets: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def fill(self, model: nn.Module) -> None:
@@ -103,8 +104,8 @@ def resolve_start(
     settings = _sized(settings, {**sizes, "vocab_size": found.rows})
     chosen = _tokenizer(settings, found_at, found)
     identity = {"path": str(found_at.absolute()), "sha256": load.fingerprint(found_at)}
-    ends = {name: text for name, text in chosen.assets().items() if name != FILE}
-    return ResolvedStart(settings, chosen.path, found_at, identity, ends)
+    beside = {name: text for name, text in chosen.assets().items() if name != FILE}
+    return ResolvedStart(settings, chosen.path, found_at, identity, chosen.eos_ids, beside)
 
 
 def check_unchanged(settings: config.TrainConfig, folder: RunFolder, summary: RunSummary) -> None:

@@ -78,7 +78,8 @@ def run(resolved: ResolvedRun, ranks: Ranks, device: torch.device) -> RunSummary
     """
     settings = resolved.settings
     resolved = replace(resolved, device=device)
-    task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
+    start = resolved.initial_weights
+    task: Any = build.build_task(settings, vocabulary=start.tokenizer, ends=start.ends)
     user_code.prepare(task, device)
     runtime.seed_everything(settings.seed)
     model = build.build_model(settings, task.spec).to(device)

@@ -66,7 +66,8 @@ class TrainingRun:
         self.folder = folder = resolved.folder
         self.device, self.precision = resolved.device, resolved.precision
         runtime.forget_peak_memory(self.device)
-        self.task: Any = build.build_task(settings, vocabulary=resolved.initial_weights.tokenizer)
+        start = resolved.initial_weights
+        self.task: Any = build.build_task(settings, vocabulary=start.tokenizer, ends=start.ends)
         with console.meanwhile("reading the data"):
             user_code.prepare(self.task, self.device)
         limits.steps(

@@ -70,9 +70,13 @@ class TextTask(Task):
     they compare runs with different tokenizers.
 
     Subclass and override `read` to bring a text from elsewhere.
+
+    Attributes:
+        end_tokens: of `tokenizer`, that end a text, besides those that the files beside it name.
     """
 
     settings: TextSettings
+    end_tokens: tuple[int, ...] = ()
     splits = ("train", "val", "train_sample")
     shares = True
     loss_unit = "nats per character"
@@ -168,7 +172,7 @@ class TextTask(Task):
             return Characters(Vocabulary.from_text(*texts.values(), end=end))
         if byte_pairs.is_made(name):
             return byte_pairs.make(name, [texts["train"][: self._learnt_from]], end)
-        return FileTokenizer(find(name, self.data_dir, "task.tokenizer"))
+        return FileTokenizer(find(name, self.data_dir, "task.tokenizer"), ends=self.end_tokens)
 
     @property
     def items_per_batch(self) -> int:

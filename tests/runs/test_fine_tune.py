@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mambalab import config, load
+from mambalab import config, evaluate, load
 from mambalab.cli import main
 from mambalab.pretrained.layout import Layout
 from mambalab.runs import training as commands
@@ -318,3 +318,21 @@ def test_inspect_reads_such_a_run(checkpoint, capsys, tokens):
     capsys.readouterr()
     assert main.main(["eval", "run=run"]) == 1
     assert one_line(capsys).endswith("bring them back, or point data_dir or path to them")
+
+
+def test_the_end_of_a_document_is_one_token_in_every_session(checkpoint):
+    folder = checkpoint(layout=Layout.hf)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**described, "eos_token_id": 7}))
+    (folder / "tokenizer_config.json").unlink(missing_ok=True)  # so the checkpoint alone names it
+    Path("d").mkdir()
+    for number in range(30):
+        (Path("d") / f"{number:02}.txt").write_text(OTHER[300 * number : 300 * (number + 1)])
+    assert tune("task.path=d", "run_dir=run") == 0
+    (*_, last) = [row for row in rows(Path("run")) if "val/loss" in row]
+    found = evaluate("run", checkpoint="last")["val/loss"]
+    assert found == pytest.approx(last["val/loss"], rel=1e-6)
+    assert tune("task.path=d", "run_dir=run", "trainer.max_steps=18") == 0
+    (*_, more) = [row for row in rows(Path("run")) if "val/loss" in row]
+    found = evaluate("run", checkpoint="last")["val/loss"]
+    assert found == pytest.approx(more["val/loss"], rel=1e-6)
