@@ -19,7 +19,7 @@ version_of() { # of the first that runs
 
 if [ "$1" = --check ]; then
   have=$(version_of "$2/bin/python")
-  "$2/bin/python" -c 'import mambalab' 2>/dev/null ||
+  "$2/bin/python" -P -c 'from importlib.metadata import version; version("mambalab"); version("torch")' 2>/dev/null ||
     fail "$2 does not work any more (its Python was replaced, or the folder was moved): make clean"
   want=${3:+$(version_of "$3" "python$3")}
   [ -z "$want" ] || [ "$want" = "$have" ] || fail "$2 has Python $have, not $want: make clean"

@@ -75,9 +75,11 @@ def train(settings: "str | Sequence[str] | Mapping[str, Any]" = ()) -> "Run":
     # The user named these classes: what may train may be read back.
     targets = (composed.task._target_, composed.model._target_)
     own = {target.rpartition(".")[0] for target in targets if not is_ours(target)}
-    stopped = summary.ended_by if summary.ended_by in _SIGNALS else summary.unheard
-    if isinstance(resolved, training.ResolvedRun) and stopped is not None:
-        signal.raise_signal(signal.Signals[str(stopped)])
+    stopped = summary.unheard  # of a run that was found finished there is none
+    if isinstance(resolved, training.ResolvedRun) and summary.ended_by in _SIGNALS:
+        stopped = str(summary.ended_by)
+    if stopped is not None:
+        signal.raise_signal(signal.Signals[stopped])
     return Run(resolved.folder.path, sorted({*composed.trust, *own}))
 
 

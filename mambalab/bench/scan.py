@@ -52,17 +52,17 @@ def _fault(scan: peers.Scan, device: torch.device, dtype: torch.dtype) -> str | 
     """What is wrong with an implementation's output, gradients or repeatability; None if right."""
     inputs = _inputs((2, 65, 32), device, dtype)
     grad_y = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
-    exact = [x.double().cpu() for x in inputs]
+    exact = [x.cpu().double() for x in inputs]
 
     def oracle(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         return selective_scan_reference(u, delta, A, B, C, D)[0]
 
-    expected = [oracle(*exact), *_both(oracle, exact, grad_y.double())()]
+    expected = [oracle(*exact), *_both(oracle, exact, grad_y.cpu().double())()]
     run = _both(scan, inputs, grad_y.to(device, dtype))
     actual = [scan(*inputs), *run()]
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     for name, one, other in zip(_NAMES, actual, expected, strict=True):
-        error = float((one.double().cpu() - other).norm() / other.norm())
+        error = float((one.cpu().double() - other).norm() / other.norm())
         if not error <= tolerance:
             return f"{name} is off by {error:.1e}"
     if scan is _ours and not all(torch.equal(x, z) for x, z in zip(actual[1:], run(), strict=True)):

@@ -12,6 +12,8 @@ def clock(device: torch.device) -> float:
     """Seconds now, once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from mambalab.cli.verbs import Verb
 from mambalab.config import paths
-from mambalab.config.axes import LAUNCHER, SWEEP
+from mambalab.config.axes import LAUNCHER, SWEEP, axes
 from mambalab.config.compose import Composed, compose_parts
 from mambalab.config.descriptions import about, listed
 from mambalab.config.messages import choices, strip_optional
@@ -19,16 +19,23 @@ from mambalab.config.schema import Option, TrainConfig, task_settings, walk
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, SweepSettings
 
 
-def verb_help(verb: Verb, overrides: list[str]) -> str:
+def verb_help(verb: Verb, overrides: list[str], multirun: bool = False) -> str:
     """The help of a verb, as its settings are after `overrides`.
+
+    Args:
+        verb: the verb.
+        overrides: as on the command line.
+        multirun: whether they may list values (`-m`); of several the first counts.
 
     Raises:
         UserError: the overrides are wrong.
     """
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
-    multirun = any(o.startswith(("hydra/launcher", LAUNCHER, SWEEP)) for o in overrides)
+    multirun |= any(o.startswith(("hydra/launcher", LAUNCHER, SWEEP)) for o in overrides)
     cls = verb.settings_class()
     prepared = prepare(verb.name, overrides, multirun, cls)
+    if multirun:
+        prepared = [words[0] for words in axes(prepared).values()]
     found = compose_parts(verb.name, prepared, cls, checked=False)
     chosen = found.choices
     lines = [f"mambalab {verb.name}: {verb.summary}", ""]

@@ -235,7 +235,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
         if arguments.help:
             from mambalab.cli.help import verb_help
 
-            print(verb_help(verb, arguments.overrides))
+            print(verb_help(verb, arguments.overrides, arguments.multirun))
             return 0
         cls = verb.settings_class()
         words = arguments.words

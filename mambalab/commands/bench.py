@@ -43,7 +43,7 @@ class BenchSettings:
         "sequence lengths (generate: contexts) of the picture; null = the usual", ge=1
     )
     batches: list[int] | None = option("generate: sequences at once; null = 1, 8, 32", ge=1)
-    seconds: float = option("least time to spend on each contender and shape", gt=0)
+    seconds: float = option("time to spend on each contender and shape; at most 200 calls", gt=0)
     yardstick: str | None = option("scan on a CPU: a C++ file to compare with (fwd and bwd)")
     tune: bool = option(
         "scan: find how the backward is best cut on this NVIDIA GPU, and write that to "

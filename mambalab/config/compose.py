@@ -139,6 +139,7 @@ def compose_parts(
         sweep = _plain(raw.pop("sweep", {})) if training else {}
     for params in declared.values():
         sweep["params"] = _with_params(sweep.get("params"), params)
+    model = resolvers.chosen_model.set(choices.get("model"))
     try:
         config = _merged(settings, _resolved(raw))
         found = check_typed(config) if checked else None
@@ -163,6 +164,8 @@ def compose_parts(
         raise UserError(f"{error}{more or origins.hint(verb, chosen)}") from error
     except UserError as error:
         raise type(error)(str(error) + origins.hint(verb, chosen)) from error
+    finally:
+        resolvers.chosen_model.reset(model)
 
 
 def _declared(prepared: list[str]) -> dict[str, dict[str, Any]]:

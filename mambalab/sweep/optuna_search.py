@@ -77,13 +77,14 @@ class SearchSource:
         warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
         self._ranges = {key: distribution(values) for key, values in plan.ranges.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = open_study(plan.folder, self._ranges, maximize, self._counts)
+        self._study = open_study(plan.folder, self._ranges, maximize, self._limits(), self._counts)
+        self._check_settings()
         self._running: dict[str, Trial] = {}
         self._read: dict[str, int] = {}  # bytes of each running job's metrics.jsonl
         self._looked = 0.0
         self.tried: dict[str, dict[str, Any]] = {}
         self._again = self._unfinished()
-        self._done = sum(has_ended(t) and self._inside(t.params) for t in self.trials())
+        self._done = len(self._ended_inside())
         self._failed = 0
         self.exhausted = ""
         self.total = self.left()
@@ -242,25 +243,45 @@ class SearchSource:
                 again.append(trial.params)
         return [params for params in again if self._makes_sense(params)]
 
-    def _counts(self, trial: FrozenTrial) -> bool:
-        """Tell whether a trial's run is as long as this command asks; one whose folder is gone is.
+    def _limits(self) -> str:
+        """How far this command trains a trial; what is searched of it is among the values."""
+        trainer = self.plan.first.trainer
+        names = ("max_steps", "max_epochs", "max_minutes")
+        return ",".join(
+            f"{n}={getattr(trainer, n)}" for n in names if f"trainer.{n}" not in self._ranges
+        )
 
-        Raises:
-            UserError: the run was made with other settings.
+    def _counts(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial's run is as long as this command asks, or its folder is gone."""
+        run_dir = self.plan.folder / self.plan.name_of(trial.params)
+        if trial.state is TrialState.PRUNED or not is_run(run_dir):
+            return True
+        settings = self.plan.first
+        if any(key.startswith("trainer.max_") for key in self._ranges):
+            settings = config.typed(self.plan.job(trial.params).config)
+        return bool(resume.finished(settings, run_dir))
+
+    def _check_settings(self) -> None:
+        """Raise UserError if the runs in the folder were made with other settings.
+
+        One tells: every command has looked at one.
         """
-        if not self._inside(trial.params):
-            return True
-        if not is_run(self.plan.folder / self.plan.name_of(trial.params)):
-            return True
-        try:
-            job = self.plan.job(trial.params)
-        except UserError:
-            return True  # it makes no sense any more
-        settings = config.typed(job.config)
-        resume.check(settings, job.run_dir, setting="sweep.dir")
-        if trial.state is TrialState.PRUNED or not has_ended(trial):
-            return True
-        return bool(resume.finished(settings, job.run_dir))
+        for trial in self.trials():
+            if not self._inside(trial.params):
+                continue
+            there = is_run(self.plan.folder / self.plan.name_of(trial.params))
+            if there and self._makes_sense(trial.params):
+                job = self.plan.job(trial.params)
+                resume.check(config.typed(job.config), job.run_dir, setting="sweep.dir")
+                return
+
+    def _ended_inside(self) -> list[dict[str, Any]]:
+        """The values of the trials that have ended and are within the ranges, once each."""
+        found: list[dict[str, Any]] = []
+        for trial in self.trials():
+            if has_ended(trial) and self._inside(trial.params) and trial.params not in found:
+                found.append(trial.params)
+        return found
 
     def _inside(self, params: dict[str, Any]) -> bool:
         """Tell whether values are within the ranges of this command, which may have changed."""

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,16 @@ def fits(params: dict[str, Any], ranges: dict[str, BaseDistribution]) -> bool:
 
 def combinations(ranges: dict[str, BaseDistribution]) -> list[dict[str, Any]] | None:
     """List all combinations of values; None if they are too many, or cannot be listed."""
-    values: list[list[Any]] = []
+    values: list[Sequence[Any]] = []
     for kind in ranges.values():
         if isinstance(kind, CategoricalDistribution):
-            values.append(list(kind.choices))
+            values.append(kind.choices)
         elif isinstance(kind, IntDistribution):
-            values.append(list(range(kind.low, kind.high + 1, kind.step)))
+            values.append(range(kind.low, kind.high + 1, kind.step))
         else:
             return None
-        if math.prod(map(len, values)) > MAX_COMBINATIONS:
-            return None
+    if math.prod(map(len, values)) > MAX_COMBINATIONS:
+        return None
     return [dict(zip(ranges, one, strict=True)) for one in itertools.product(*values)]
 
 
@@ -73,25 +73,30 @@ def open_study(
     folder: Path,
     ranges: dict[str, BaseDistribution],
     maximize: bool,
+    limits: str,
     counts: Callable[[FrozenTrial], bool],
 ) -> optuna.Study:
-    """Open the study of these ranges in the sweep's file.
+    """Open the study of these ranges and limits in the sweep's file.
 
     A study of Optuna's cannot change its lists of values, nor a linear range into a logarithmic
     one, nor the value of a trial that is trained further. So a command that does one of these
-    begins another study in the same file, with the trials of the others that are within its ranges
-    and for which `counts` holds.
+    begins another study in the same file, with the trials of the others that are within its
+    ranges, the newest first; those for which `counts` does not hold come without a result, to be
+    trained on.
+
+    Args:
+        folder: of the sweep.
+        ranges: by dotted name.
+        maximize: whether more of the metric is better.
+        limits: how far a trial is trained, as a text.
+        counts: whether a trial with a result was trained so far.
     """
     path = folder / STUDY
     direction = "maximize" if maximize else "minimize"
     try:
         storage = JournalStorage(JournalFileBackend(str(_mended(path))))
         known = optuna.get_all_study_names(storage)
-        name = _study_name(ranges)
-        while name in known and not all(
-            map(counts, optuna.load_study(study_name=name, storage=storage).trials)
-        ):
-            name += "+"  # trials of this one were shorter than is asked for now
+        name = _study_name(ranges, limits)
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -100,9 +105,15 @@ def open_study(
             load_if_exists=True,
         )
         if name not in known:
-            for other in (optuna.load_study(study_name=n, storage=storage) for n in known):
+            others = [optuna.load_study(study_name=n, storage=storage) for n in known]
+            taken: list[dict[str, Any]] = []
+            for other in sorted(others, key=lambda study: study._study_id, reverse=True):
                 _check_direction(path, other, direction)
-                study.add_trials(_taken_over(filter(counts, other.trials), ranges))
+                found = [
+                    t for t in _taken_over(other.trials, ranges, counts) if t.params not in taken
+                ]
+                study.add_trials(found)
+                taken += [trial.params for trial in found]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be used ({error}): give another sweep.dir") from error
     _check_direction(path, study, direction)
@@ -125,18 +136,21 @@ def _mended(path: Path) -> Path:
     return path
 
 
-def _study_name(ranges: dict[str, BaseDistribution]) -> str:
-    fixed = {
+def _study_name(ranges: dict[str, BaseDistribution], limits: str) -> str:
+    fixed: dict[str, Any] = {
         key: kind.choices
         if isinstance(kind, CategoricalDistribution)
         else (type(kind).__name__, getattr(kind, "log", False))
         for key, kind in sorted(ranges.items())
     }
+    fixed["limits"] = limits
     return f"sweep-{hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:8]}"
 
 
 def _taken_over(
-    trials: Iterable[FrozenTrial], ranges: dict[str, BaseDistribution]
+    trials: Iterable[FrozenTrial],
+    ranges: dict[str, BaseDistribution],
+    counts: Callable[[FrozenTrial], bool],
 ) -> list[FrozenTrial]:
     found = []
     for trial in trials:
@@ -145,5 +159,11 @@ def _taken_over(
         whole = trial.state.is_finished() and trial.params.keys() == ranges.keys()
         if whole and fits(trial.params, ranges):
             trial.distributions = ranges
+            if has_ended(trial) and not counts(trial):
+                trial.state, trial.values = TrialState.FAIL, None
+                trial.intermediate_values = {}
+                trial.user_attrs = {
+                    k: v for k, v in trial.user_attrs.items() if k != WITHOUT_RESULT
+                }
             found.append(trial)
     return found

@@ -105,6 +105,7 @@ def plan(overrides: list[str]) -> Plan:
     if "run_dir" in choices:
         raise UserError("run_dir: a sweep names the folders of its jobs; give sweep.dir=FOLDER")
     first = compose_parts("train", [words[0] for words in choices.values()], checked=False)
+    _check_experiments(choices, first)
     plain = _with_flat_params(first.sweep)
     given = set(plain["params"]) if isinstance(plain.get("params"), dict) else set()
     settings = merge_onto(SweepSettings, _without_fixed(plain, choices), prefix=SWEEP)
@@ -137,6 +138,19 @@ def plan(overrides: list[str]) -> Plan:
     config = typed(jobs[0].config)
     return Plan(folder, settings, launcher, launcher_name, jobs, skipped, list(fixed.values()),
                 order, config)  # fmt: skip
+
+
+def _check_experiments(choices: dict[str, list[str]], first: Composed) -> None:
+    """Raise UserError if several experiments are listed that declare different sweeps."""
+    words = choices.get("experiment", [])
+    others = [word for key, (word, *_) in choices.items() if key != "experiment"]
+    for word in words[1:]:
+        found = compose_parts("train", [*others, word], checked=False)
+        if (found.sweep, found.launcher) != (first.sweep, first.launcher):
+            raise UserError(
+                f"{words[0]} and {word} declare different sweeps (sweep.* or hydra/launcher): give "
+                "each a command of its own"
+            )
 
 
 def _grid(

@@ -29,6 +29,8 @@ from mambalab.utils.process import python_path
 SAVE_SECONDS = 60.0  # SLURM's warning comes 90 seconds before the end
 POLL_SECONDS = 2.0  # between looks at one job: the files are on a network, perhaps
 REQUEUED_SECONDS = 5.0  # between questions whether a job that was stopped is in the queue again
+MAX_ARRAY = 1000  # jobs of an array: SLURM's default allows one more
+_UNKNOWN_JOB = "invalid job id"  # what squeue says of a job that it has forgotten
 QUEUE_SECONDS = 30.0  # between questions to squeue where sacct knows nothing
 GENTLE = {"CANCELLED", "PREEMPTED"}  # what is no fault of a job
 FATES = GENTLE | {"TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "DEADLINE", "BOOT_FAIL"}
@@ -269,7 +271,8 @@ class ClusterLauncher:
     def room(self) -> int:
         """Count the jobs that may be handed on now."""
         if self.slots is None:
-            return 1000 if self.limit is None else max(0, self.limit - self.running)
+            free = MAX_ARRAY if self.limit is None else max(0, self.limit - self.running)
+            return min(MAX_ARRAY, free)
         return int(self.slots.has_room())
 
     def watch(self, seconds: int) -> None:
@@ -353,6 +356,8 @@ def queued(cluster_id: str, form: str, *options: str) -> str | None:
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    if found.returncode and _UNKNOWN_JOB not in found.stderr.lower():
+        return None  # the controller does not answer: nothing is known
     return found.stdout.strip()
 
 
@@ -382,8 +387,8 @@ def _parameters(settings: SubmititSettings, sweep: SweepFolder) -> dict[str, Any
     for name in ("partition", "account", "qos", "constraint"):
         if (value := getattr(settings, name)) is not None:
             found[f"slurm_{name}"] = value
-    if settings.n_jobs > 0:
-        found["slurm_array_parallelism"] = settings.n_jobs
+    # Without a number submitit lets 256 run at once.
+    found["slurm_array_parallelism"] = settings.n_jobs if settings.n_jobs > 0 else MAX_ARRAY
     # From SLURM 22.05 on srun does not take it over from sbatch, and may bind a job to one core.
     found["slurm_setup"] = ['export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"', *setup]
     found["slurm_additional_parameters"] = settings.additional_parameters

@@ -15,6 +15,7 @@ from mambalab.errors import UserError
 from mambalab.settings.task import TextSettings
 
 LOG = logging.getLogger("mambalab")
+ALL = "the whole text is"
 
 
 def may_have_test(settings: TextSettings) -> bool:
@@ -73,8 +74,9 @@ def add_own_splits(
         source, split = _read(settings, place, f"task.{key}"), key.removesuffix("_path")
         for other, learnt in texts.items():
             if told := _shared(source.text, learnt, has_ends(settings)):
-                what = "trains" if other == "train" else f"is the {other} split"
-                LOG.warning("%s of task.%s also %s: %s shows no more", told, key, what, split)
+                what = "what trains" if other == "train" else f"the {other} split"
+                end = f": {split} shows no more" if told == ALL else ""
+                LOG.warning("task.%s: %s also in %s%s", key, told, what, end)
         texts[split] = source.text
         digests.append(list(source.digests))
         found = found | {key: source.path}
@@ -84,7 +86,7 @@ def add_own_splits(
 
 
 def _shared(text: str, other: str, several: bool) -> str | None:
-    """Say what of a text stands in another one, word for word; None if nothing does.
+    """Say what of a text stands in another one, word for word, and "is" or "are"; None if nothing.
 
     Args:
         text: that is looked for.
@@ -92,12 +94,14 @@ def _shared(text: str, other: str, several: bool) -> str | None:
         several: whether both may be documents, each with a character behind it.
     """
     if not several:
-        return "the text" if text.strip() and text.strip() in other else None
+        return ALL if text.strip() and text.strip() in other else None
     documents = {one for one in text.split(END) if one.strip()}
     found = len(documents & set(other.split(END)))
     if not found:
         return None
-    return "the text" if found == len(documents) else f"{found:,} of the {len(documents):,} texts"
+    if found == len(documents):
+        return ALL
+    return f"{found:,} of the {len(documents):,} texts {'is' if found == 1 else 'are'}"
 
 
 def read_hub(settings: TextSettings, data_dir: Path) -> tuple[dict[str, str], dict[str, str]]:

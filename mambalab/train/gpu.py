@@ -8,18 +8,24 @@ import torch
 
 from mambalab.errors import first_line
 
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver: on Linux, in WSL2
+_DRIVERS = ("/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")  # NVIDIA's, on Linux and in WSL2
 
 
 @functools.cache
-def unused() -> str | None:
+def unused(index: int = 0) -> str | None:
     """Say why torch does not use the NVIDIA GPU that is there, in one line.
+
+    Args:
+        index: which of several.
 
     Returns:
         None if it can be used, or there is none.
     """
     if torch.cuda.is_available():
-        return _without_code(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+        if index >= torch.cuda.device_count():
+            return None
+        found = torch.cuda.get_device_capability(index)
+        return _without_code(found, torch.cuda.get_arch_list())
     if not any(map(os.path.exists, _DRIVERS)):
         return None
     if torch.version.hip is None and torch.version.cuda is None:
@@ -41,6 +47,7 @@ def _without_code(capability: tuple[int, int], architectures: Sequence[str]) -> 
     """
     if not architectures:
         return None
+    newest = (0, 0)
     for name in architectures:
         kind, _, digits = name.rstrip("abcdefgh").partition("_")
         if kind not in ("sm", "compute") or not digits.isdigit():
@@ -49,8 +56,10 @@ def _without_code(capability: tuple[int, int], architectures: Sequence[str]) -> 
         fits = made_for[0] == capability[0] if kind == "sm" else True
         if fits and made_for <= capability:
             return None
+        newest = max(newest, made_for)
+    age = "a newer" if capability > newest else "an older"
     found = ".".join(map(str, capability))
     return (
         f"torch {torch.__version__} has no code for a GPU of compute capability {found} "
-        f"({', '.join(architectures)}): install a build of torch for an older CUDA"
+        f"({', '.join(architectures)}): install a build of torch for {age} CUDA"
     )

@@ -69,7 +69,7 @@ def choose_device(requested: str) -> torch.device:
             raise UserError(
                 f"device={requested}: this machine has {torch.cuda.device_count()} GPU(s)"
             )
-        if (why := gpu.unused()) is not None:
+        if (why := gpu.unused(device.index or 0)) is not None:
             raise UserError(f"device={requested}: {why}; or use device=cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: torch finds no Metal GPU; use device=cpu")

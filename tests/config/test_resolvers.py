@@ -25,7 +25,7 @@ def tuned(workdir):
         (["model=transformer"], 4e-3),
         (["model=hybrid"], 2e-3),
         (["model=transformer", "optim.lr=0.5"], 0.5),
-        (["model=transformer", "model.name=mine"], 2e-3),
+        (["model=transformer", "model.name=mine"], 4e-3),  # a name is for people
     ],
 )
 def test_each_model_has_its_own(tuned, words, lr):
@@ -41,5 +41,5 @@ def test_a_sweep_over_models_gives_each_its_own(tuned):
 
 def test_a_model_without_a_value_is_named(tuned):
     tuned("mamba:8e-3")
-    with pytest.raises(UserError, match=r"optim.lr: .*no value for model.name=hybrid; add it"):
+    with pytest.raises(UserError, match=r"optim.lr: .*no value for model=hybrid; add it"):
         compose("train", ["experiment=tuned", "model=hybrid"])

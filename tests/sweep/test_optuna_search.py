@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from mambalab import config
 from mambalab.errors import UserError
 from mambalab.records import run_folder
-from mambalab.sweep import optuna_search
+from mambalab.sweep import optuna_search, optuna_study
 from mambalab.sweep.folder import Entry
 from mambalab.sweep.optuna_search import SearchSource
 from mambalab.sweep.plan import plan
@@ -312,3 +312,33 @@ def test_lists_are_tried_to_the_last_combination(kind):
     it = source(words, trials=37, kind=kind)
     assert it.take(1) == []
     assert it.exhausted == "every combination that sweep.params allows was tried"
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_with_more_steps_every_trial_is_trained_on_before_others_begin(kind):
+    def again(steps, trials=13):
+        return source(LR, f"trainer.max_steps={steps}", trials=trials, kind=kind)
+
+    names = trained(again(4), 4, count=5)
+    (stopped,) = again(4).take(1)  # and the sweep is killed
+    names += trained(again(4), 4)
+    assert stopped.name in names
+    assert set(trained(again(8), 8)) == set(names)
+    more = again(8, trials=16)
+    assert more.left() == 3
+    assert len(set(trained(more, 8)) - set(names)) == 3
+
+
+def test_lists_that_grow_twice_count_each_combination_once():
+    for most in (4, 6, 8):
+        words = f"sweep.params={{model.n_layer: {list(range(1, most + 1))}}}"
+        names = play(source(words, trials=most, kind="random"))
+        assert len(names) == (4 if most == 4 else 2)
+    assert source(words, trials=8, kind="random").left() == 0
+
+
+def test_a_range_of_many_whole_numbers_is_not_listed():
+    many = optuna_study.distribution({"low": 0, "high": 10**9})
+    few = optuna_study.distribution([1, 2])
+    assert optuna_study.combinations({"seed": many, "model.n_layer": few}) is None
+    assert len(optuna_study.combinations({"model.n_layer": few}) or ()) == 2

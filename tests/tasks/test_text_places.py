@@ -82,7 +82,7 @@ def test_own_texts_validate_and_test(make, caplog):
     assert found.keys() == {"test/loss", "test/bits_per_char", "test/bits_per_byte"}
     assert not caplog.text
     make(files, path="a.txt", val_path="a.txt")
-    assert "the text of task.val_path also trains: val shows no more" in caplog.text
+    assert "task.val_path: the whole text is also in what trains: val shows no more" in caplog.text
 
 
 def test_tuning_leaves_own_texts_unseen(make):
@@ -200,19 +200,20 @@ def test_texts_that_train_and_are_held_out_are_named(make, caplog):
     files = {"d/a.txt": ASCII, "d/v.txt": "validates\n" * 3, "e/t.txt": "tests\n" * 5}
     make(files, path="d", val_path="d/v.txt", test_path="d/v.txt")
     said = [record.message for record in caplog.records]
-    assert "the text of task.val_path also trains: val shows no more" in said
-    assert "the text of task.test_path also trains: test shows no more" in said
-    assert "the text of task.test_path also is the val split: test shows no more" in said
+    assert "task.val_path: the whole text is also in what trains: val shows no more" in said
+    assert "task.test_path: the whole text is also in what trains: test shows no more" in said
+    assert "task.test_path: the whole text is also in the val split: test shows no more" in said
     caplog.clear()
     make(files | {"e/v.txt": files["d/v.txt"]}, path=["d/a.txt", "d/v.txt"], val_path="e")
-    assert "1 of the 2 texts of task.val_path also trains" in caplog.text
+    assert "task.val_path: 1 of the 2 texts is also in what trains" in caplog.text
+    assert "shows no more" not in caplog.text
     caplog.clear()
     make(
         {"a.txt": ASCII + "validates\n" * 3, "v.txt": files["d/v.txt"]},
         path="a.txt",
         val_path="v.txt",
     )
-    assert "the text of task.val_path also trains" in caplog.text
+    assert "task.val_path: the whole text is also in what trains" in caplog.text
     caplog.clear()
     make(files, path="d/a.txt", val_path="d/v.txt", test_path="e/t.txt")
     assert not caplog.text

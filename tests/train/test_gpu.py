@@ -53,6 +53,7 @@ def test_a_gpu_for_which_torch_has_no_code_is_not_used(machine, capability, code
     assert runtime.choose_device("auto").type == ("cuda" if runs else "cpu")
     assert ("no code for a GPU of compute capability" in caplog.text) == (not runs)
     if not runs:
+        assert ("a newer CUDA" in caplog.text) == (capability == (10, 0))
         with pytest.raises(UserError, match=r"device=cuda: torch .* has no code .*device=cpu"):
             runtime.choose_device("cuda")
 
