@@ -22,7 +22,7 @@ from mambalab.records.summary import EndedBy
 from mambalab.settings.model import ModelSettings
 from mambalab.settings.rules import CHECKPOINT, Rule
 from mambalab.settings.train import Precision
-from mambalab.utils import command, console, memory, openmp
+from mambalab.utils import command, console, cores, memory, openmp
 from mambalab.utils.frames import frame
 from mambalab.utils.mapping import flatten
 
@@ -61,6 +61,7 @@ def train(settings: "str | Sequence[str] | Mapping[str, Any]" = ()) -> "Run":
         KeyboardInterrupt: Ctrl-C; the run is saved.
     """
     if "torch" not in sys.modules:
+        cores.limit_threads()
         openmp.limit_openmp_spin()
     from mambalab.runs import training
     from mambalab.runs.build import is_ours

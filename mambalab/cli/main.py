@@ -13,7 +13,7 @@ from importlib import import_module
 from mambalab import __version__
 from mambalab.cli.verbs import OTHER_WORDS, SHELLS, VERBS, Verb
 from mambalab.errors import UserError
-from mambalab.utils import allocator, command, openmp, streams, torchrun
+from mambalab.utils import allocator, command, cores, openmp, streams, torchrun
 from mambalab.utils.secrets import hide_password
 from mambalab.utils.text import printable
 
@@ -127,6 +127,7 @@ def dispatch(argv: list[str]) -> int:
 
 def _suit_training() -> None:
     """Set up threads and memory of this process for long computations; before torch is imported."""
+    cores.limit_threads()
     openmp.limit_openmp_spin()
     allocator.keep_freed_memory()
 

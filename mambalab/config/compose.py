@@ -4,6 +4,7 @@ Hydra only composes the YAML files; the result is then merged onto the typed sch
 unknown keys and wrong types, and every value is checked. Nothing is created on disk.
 """
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +291,14 @@ def check_typed(cfg: DictConfig, prefix: str = "") -> Any:
     return settings
 
 
+def _at_home(plain: dict[Any, Any]) -> dict[Any, Any]:
+    """Take `~` in the folders of a YAML file for the home folder, as on the command line."""
+    for key in ("output_dir", "run_dir"):
+        if isinstance(value := plain.get(key), str) and value.startswith("~/"):
+            plain[key] = os.path.expanduser(value)
+    return plain
+
+
 def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
     """Plain values on the schema of a settings class: typed, closed to new keys, not checked."""
     replace: dict[str, type] = {}
@@ -302,7 +311,7 @@ def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
         schema[key] = OmegaConf.structured(other)
     types = {o.key: o.type for o in walk(cls, replace)}
     try:
-        cfg = OmegaConf.merge(schema, _escaped(plain))
+        cfg = OmegaConf.merge(schema, _at_home(_escaped(plain)))
     except ConfigKeyError as error:
         known = dict.fromkeys([*types, *(key.split(".")[0] for key in types)])
         raise unknown_key(

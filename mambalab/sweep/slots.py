@@ -6,7 +6,6 @@ is no `utils.locks.locked`: it may be shared, and the job inherits its descripto
 """
 
 import fcntl
-import math
 import os
 import stat
 import subprocess
@@ -15,25 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mambalab.errors import UserError
+from mambalab.utils import cores
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period, or max
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-
-
-def cores() -> int:
-    """Count the cores that this process may use: in a container, fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = map(int, CPU_QUOTA.read_text().split())
-        return max(1, min(count, math.ceil(quota / period)))
-    except (OSError, ValueError):  # no container, or "max"
-        return count
 
 
 def gpus() -> dict[str, str]:
@@ -149,10 +137,10 @@ class Slots:
         elif n_jobs != -1:
             count = n_jobs
         elif noted_threads:
-            return cls(max(1, cores() // noted_threads), noted_threads)
+            return cls(max(1, cores.allowed() // noted_threads), noted_threads)
         else:
-            count = min(max(1, cores() // devices), jobs or cores())
-        return cls(count, max(1, cores() // count), cards, jobs_per_gpu, devices)
+            count = min(max(1, cores.allowed() // devices), jobs or cores.allowed())
+        return cls(count, max(1, cores.allowed() // count), cards, jobs_per_gpu, devices)
 
     def has_room(self) -> bool:
         """Tell whether `take` will give a place, which nobody else can have until then."""

@@ -76,3 +76,13 @@ def test_narrow_terminals(monkeypatch):
 def test_mistakes_are_found_here_too():
     with pytest.raises(UserError, match="did you mean shakespeare"):
         verb_help(TRAIN, ["task=shakespear"])
+
+
+def test_help_of_a_sweep_is_of_its_first_job():
+    words = ["seed=7,8", "model=transformer,mamba", "sweep.params={optim.lr: [1e-3, 2e-3]}"]
+    text = verb_help(TRAIN, words, multirun=True)
+    assert "transformer*" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("  seed ")]
+    assert line.split()[1] == "7"
+    with pytest.raises(UserError, match="several values are a sweep"):
+        verb_help(TRAIN, ["seed=7,8"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mambalab.config import resolvers
 from mambalab.config.compose import compose
 from mambalab.errors import UserError
 from mambalab.sweep.plan import plan
@@ -43,3 +44,14 @@ def test_a_model_without_a_value_is_named(tuned):
     tuned("mamba:8e-3")
     with pytest.raises(UserError, match=r"optim.lr: .*no value for model=hybrid; add it"):
         compose("train", ["experiment=tuned", "model=hybrid"])
+
+
+def test_a_model_that_nobody_tuned_is_told(tuned, caplog):
+    resolvers._tell_other.cache_clear()
+    tuned("mamba:8e-3,other:2e-3")
+    with caplog.at_level("INFO", logger="mambalab"):
+        for model in ("mamba", "transformer_equal_depth", "hybrid", "hybrid"):
+            compose("train", ["experiment=tuned", f"model={model}"])
+    assert caplog.messages == [
+        "this experiment has no values for model=hybrid, which takes those of `other`"
+    ]

@@ -45,7 +45,7 @@ for file in state-*; do echo "${file#state-}|$(cat $file)|here"; done
 """,
     "squeue": r"""
 for word in "$@"; do case $word in --jobs=*) job=${word#--jobs=};; esac; done
-grep -q -e RUNNING -e PENDING state-$job 2>/dev/null && echo $job
+grep -q -e RUNNING -e PENDING state-$job 2>/dev/null && echo $job || true
 """,
     "scancel": r"""
 grep -q RUNNING state-$1 || exit 0

@@ -264,3 +264,16 @@ def test_what_changes_nothing_in_one_model_is_left_out():
     found = plan(["task=digits", "model=mamba,transformer", "model.bidirectional=true"])
     assert [job.name for job in found.jobs] == ["model=mamba,seed=1"]
     assert "has no Mamba layer" in found.not_applicable["model=transformer,seed=1"]
+
+
+def test_experiments_with_sweeps_of_their_own_are_refused(write):
+    head = "# @package _global_\n"
+    write("conf/experiment/a.yaml", f"{head}sweep: {{params: {{seed: [1, 2]}}}}\n")
+    write("conf/experiment/b.yaml", f"{head}sweep: {{params: {{optim.lr: [0.1, 0.2]}}}}\n")
+    write("conf/experiment/c.yaml", f"{head}optim: {{lr: 0.5}}\n")
+    write("conf/experiment/d.yaml", f"{head}optim: {{lr: 0.7}}\n")
+    with pytest.raises(UserError, match="experiment=a and experiment=b declare different sweeps"):
+        plan(["experiment=a,b"])
+    with pytest.raises(UserError, match="declare different sweeps"):
+        plan(["experiment=c,b"])
+    assert [job.config.optim.lr for job in plan(["experiment=c,d"]).jobs] == [0.5, 0.7]

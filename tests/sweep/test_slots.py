@@ -8,6 +8,7 @@ import pytest
 from mambalab.errors import UserError
 from mambalab.sweep import slots
 from mambalab.sweep.slots import Slot, Slots
+from mambalab.utils import cores
 
 TWO = {"0": "GPU-a", "1": "GPU-b"}
 
@@ -15,7 +16,7 @@ TWO = {"0": "GPU-a", "1": "GPU-b"}
 @pytest.fixture(autouse=True)
 def machine(monkeypatch, tmp_path):
     """Eight cores, no GPU, leases in a folder of the test."""
-    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(cores, "allowed", lambda: 8)
     monkeypatch.setattr(slots, "gpus", dict)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     for name in slots.THREAD_VARIABLES:
@@ -173,18 +174,6 @@ def test_no_nvidia_smi_no_gpus(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert slots.gpus() == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [("max 100000", 4), ("150000 100000", 2), ("50000 100000", 1), ("", 4)]
-)
-def test_a_container_may_have_fewer_cores(monkeypatch, tmp_path, text, count):
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(slots, "CPU_QUOTA", tmp_path / "cpu.max")
-    assert slots.cores() == 4
-    (tmp_path / "cpu.max").write_text(text)
-    assert slots.cores() == count
 
 
 def test_jobs_of_several_gpus_get_as_many(monkeypatch):

@@ -236,3 +236,20 @@ def test_a_job_that_an_earlier_version_left_in_the_queue_is_read():
     job = pickle.loads(written.replace(here, earlier))
     assert type(job) is submitit_launcher.NodeJob
     assert job.environment == {"X": "1"}
+
+
+@pytest.mark.parametrize(
+    ("script", "there"),
+    [
+        ("echo 123", True),
+        ("true", False),  # it is not there
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+        ("echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", True),
+    ],
+)
+def test_a_controller_that_does_not_answer_has_lost_no_job(tmp_path, monkeypatch, script, there):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\n{script}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert submitit_launcher.in_queue("123") == there

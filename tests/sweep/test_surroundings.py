@@ -160,7 +160,7 @@ def test_what_a_job_leaves_behind_is_ended_with_it(lab, monkeypatch):
 
 
 def test_few_jobs_have_all_cores(monkeypatch):
-    monkeypatch.setattr(slots, "cores", lambda: 64)
+    monkeypatch.setattr(slots.cores, "allowed", lambda: 64)
     monkeypatch.setattr(slots, "gpus", dict)
     found = Slots.plan(-1, 1, "auto", None, 3)
     assert (found.count, found.threads) == (3, 21)
