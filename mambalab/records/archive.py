@@ -182,7 +182,7 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items() if not _is_broken(v)}
     if isinstance(value, list | tuple):
-        return [None if _is_broken(v) else _finite(v) for v in value]
+        return type(value)(None if _is_broken(v) else _finite(v) for v in value)
     return value
 
 

@@ -26,6 +26,7 @@ from mambalab.tasks.text import TextTask
 from mambalab.tracking.recorder import Recorder
 from mambalab.train import checkpoint, chosen, runtime
 from mambalab.train.callbacks import Callback, Result
+from mambalab.train.checks import numbers
 from mambalab.train.progress import StoppedError, watching
 from mambalab.train.ranks import ALONE, Ranks, shared
 from mambalab.utils import console
@@ -297,7 +298,8 @@ def test_together(
     watched = watching(task, "testing", stop_requested)
     arithmetic = runtime.autocast(resolved.device, resolved.precision)
     with ranks.stopping_together(), watched, shared(task, ranks), arithmetic:
-        found = current(task, "evaluate_detailed", "examine")(model, "test")
+        metrics, tables = current(task, "evaluate_detailed", "examine")(model, "test")
+        found = numbers(metrics), tables
     return found  # noqa: RET504 - the block may end by an exception that it swallows
 
 

@@ -10,6 +10,7 @@ from mambalab.runs import data_place, load, user_code
 from mambalab.runs.load import LoadedRun
 from mambalab.tasks.base import Table, Task
 from mambalab.train import chosen, runtime
+from mambalab.train.checks import numbers
 from mambalab.train.progress import watching
 from mambalab.utils.renamed import current
 
@@ -73,7 +74,7 @@ def evaluate(
             metrics = stateful_task.evaluate(loaded.model, split, stateful=True)
             return Evaluated(loaded, metrics, [])
         metrics, tables = current(task, "evaluate_detailed", "examine")(loaded.model, split)
-    return Evaluated(loaded, metrics, tables)
+    return Evaluated(loaded, numbers(metrics), tables)
 
 
 def _check_split(task: Task, split: str) -> None:

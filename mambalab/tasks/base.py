@@ -28,7 +28,6 @@ trained, resumed, tracked and evaluated like the built-in tasks; your own option
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -277,7 +276,7 @@ class Task(ABC):
         """
         self._check_split(split)
         with evaluating(model):
-            return _numbers(self.measure(model, split))
+            return self.measure(model, split)
 
     def evaluate_detailed(
         self, model: nn.Module, split: str
@@ -291,8 +290,7 @@ class Task(ABC):
         """
         self._check_split(split)
         with evaluating(model):
-            metrics, tables = current(self, "measure_detailed", "measure_in_detail")(model, split)
-            return _numbers(metrics), tables
+            return current(self, "measure_detailed", "measure_in_detail")(model, split)
 
     def measure_detailed(
         self, model: nn.Module, split: str
@@ -305,13 +303,6 @@ class Task(ABC):
             raise UserError(
                 f"task {self.name} has no split {split!r}; it has: {', '.join(self.splits)}"
             )
-
-
-def _numbers(metrics: Any) -> Any:
-    """Metrics with NaN for None, which is how a task of a user's own may say that it has none."""
-    if not isinstance(metrics, dict):
-        return metrics  # told elsewhere
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 _MEASURES = {"measure", "measure_detailed", "measure_in_detail", "evaluate", "evaluate_detailed"}

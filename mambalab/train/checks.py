@@ -24,8 +24,9 @@ def check_loss(loss: Any) -> None:
         )
 
 
-def check_metrics(metrics: Any, chosen_by: str) -> None:
-    """Raise UserError unless `metrics` are numbers by name, `chosen_by` among them.
+def check_metrics(metrics: Any, chosen_by: str) -> dict[str, float]:
+    """Return `metrics` with NaN for None; UserError unless they are numbers by name, `chosen_by`
+    among them.
 
     Args:
         metrics: what the task measured on the validation split.
@@ -50,6 +51,12 @@ def check_metrics(metrics: Any, chosen_by: str) -> None:
         )
     if metrics[chosen_by] is None:
         raise UserError(f"the task's measure returns None for {chosen_by}, not a number")
+    return numbers(metrics)
+
+
+def numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Copy metrics with NaN for None, by which a user's own task may say that it has none."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def describe_changes(before: dict[str, str], now: dict[str, str]) -> str:

@@ -264,8 +264,7 @@ class Trainer:
 
     def _judge(self) -> None:
         state = self.state
-        metrics = self._measure()
-        check_metrics(metrics, self.task.metric)
+        metrics = check_metrics(self._measure(), self.task.metric)
         self.recorder.flush()  # the folder is still there: nothing is written beside it
         self.model.train()
         before = state.ranking()

@@ -21,7 +21,7 @@ from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.digits import DigitsTask
 from mambalab.tasks.synthetic import InductionHeadsTask
 from mambalab.tasks.text import TextTask
-from mambalab.train import runtime
+from mambalab.train import gpu, runtime
 from mambalab.utils import console, torchrun
 from tests.lab import TINY, one_line, only_run, rows, summary, train
 
@@ -104,6 +104,7 @@ def test_gpus_are_counted(monkeypatch):
     settings = config.compose("train", ["task=text", "trainer.devices=4"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(gpu, "unused", lambda index=0: None)
     with pytest.raises(UserError, match=r"trainer.devices=4: this machine has 2 GPU\(s\)"):
         launch.check(settings)
     one = dataclasses.replace(settings, device="cuda:1")
@@ -114,6 +115,7 @@ def test_gpus_are_counted(monkeypatch):
 def test_each_process_has_its_own_gpu(monkeypatch, as_follower):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(gpu, "unused", lambda index=0: None)
     assert runtime.choose_device("auto") == torch.device("cuda:1")
     assert runtime.choose_device("cuda") == torch.device("cuda:1")
     assert runtime.choose_device("cpu") == torch.device("cpu")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -34,7 +36,9 @@ def test_a_loss_that_cannot_be_trained_on(loss, why):
 def test_metrics_that_choose_nothing(metrics, why):
     with pytest.raises(UserError, match=why):
         check_metrics(metrics, "val/loss")
-    check_metrics({"val/loss": 1.5, "val/ok": True, "val/none": None}, "val/loss")
+    found = check_metrics({"val/loss": 1.5, "val/ok": True, "val/none": None}, "val/loss")
+    assert (found["val/loss"], found["val/ok"]) == (1.5, True)
+    assert math.isnan(found["val/none"])
 
 
 def test_what_changed_about_data_is_said():
