@@ -37,8 +37,9 @@ def _row(folder: str, title: str) -> list[str]:
         result = groups.get(model)
         value = result and (result.test or result.best)
         cells.append(_value(value, found.metric.name) if result else "not measured")
-    seeds = max(len(result.seeds) for result in found.groups)
-    return [title, *cells, "one seed" if seeds == 1 else f"{seeds} seeds"]
+    counts = sorted({len(result.seeds) for result in groups.values()})
+    seeds = " to ".join(str(count) for count in {counts[0]: None, counts[-1]: None})
+    return [title, *cells, "one seed" if counts == [1] else f"{seeds} seeds"]
 
 
 def _old_rows() -> list[list[str]]:
