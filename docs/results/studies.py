@@ -113,6 +113,17 @@ STUDIES = [
         f"mambalab train -m experiment=cifar10/cpu {MODELS} {SEEDS}",
         baseline="model=transformer",
     ),
+    *(
+        Study(
+            f"cifar10/search/{model}_30",
+            f"Rate of {model} on CIFAR-10, an eighth of half an hour, on the tuning tenth",
+            f"mambalab train -m experiment=cifar10/cpu_30 task.tune=true model={model} "
+            "trainer.max_minutes=null trainer.max_steps=3000 optim.lr=1.5e-3,3e-3,6e-3",
+            note="one seed each, on one core each; the run that is reported is about eight times "
+            "as long",
+        )
+        for model in ("mamba", "transformer")
+    ),
     Study(
         "cifar10/models_30",
         "Mamba and the Transformer on CIFAR-10, half an hour each",
