@@ -8,11 +8,11 @@ from docs.results import lengths as against_length
 from docs.results import speed
 from docs.results.old import load, minutes, percent, run, table
 from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed, signed, ssm_effect
-from docs.results.studies import Study, comparison, group, shown, study, times
+from docs.results.studies import Study, comparison, group, shown, study, too_often
 from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
 from mambalab.compare.statistics import estimate, paired
 from mambalab.compare.text import interval
-from mambalab.compare.verdicts import ALPHA, MIN_SEEDS, failures_decide, verdict
+from mambalab.compare.verdicts import MIN_SEEDS, failures_decide, verdict
 
 SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
 UNDECIDED, OTHER_SETTING, NO_FIGURE = "undecided", "other setting", "no figure claimed"
@@ -175,9 +175,8 @@ def _contrast(found: Comparison, test: Contrast, looks: int) -> tuple[str, str]:
         word = SMALLER
     else:
         word = SUPPORTED
-    if looks > 1 and pair.p is not None and pair.p >= ALPHA / looks:
-        text += f"; p = {pair.p:.3f}, judged {times(looks)}, so {ALPHA / looks:.3f} is asked"
-        word = UNDECIDED
+    if told := too_often(pair.p, looks):
+        return f"{text}; {told}", UNDECIDED
     return text, word
 
 

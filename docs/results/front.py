@@ -38,7 +38,7 @@ def _row(folder: str, title: str) -> list[str]:
         value = result and (result.test or result.best)
         cells.append(_value(value, found.metric.name) if result else "not measured")
     counts = sorted({len(result.seeds) for result in groups.values()})
-    seeds = " to ".join(str(count) for count in {counts[0]: None, counts[-1]: None})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return [title, *cells, "one seed" if counts == [1] else f"{seeds} seeds"]
 
 

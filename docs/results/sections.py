@@ -36,12 +36,7 @@ def facts(of: Study) -> str:
     records = archive.read(EXPERIMENTS / of.folder)
     devices = sorted({record.summary.device or "unknown device" for record in records})
     revisions = {
-        revision
-        for record in records
-        for revision in [
-            record.summary.git_revision,
-            *filter(None, (record.summary.earlier_revisions or "").split(", ")),
-        ]
+        revision for record in records for revision in record.summary.revisions() or [None]
     }
     commits = sorted(map(_commit, revisions))
     steps = sorted({record.step or 0 for record in records})

@@ -276,22 +276,21 @@ def comparison(of: Study) -> Comparison:
     return replace(found, groups=[at_looks(result, of.looks) for result in found.groups])
 
 
-def times(number: int) -> str:
-    """Write how often."""
-    return "twice" if number == 2 else f"{number} times"
+def too_often(p: float | None, looks: int) -> str | None:
+    """Say that a p-value does not stand so many looks at a result; None if it does."""
+    if looks == 1 or p is None or p < ALPHA / looks:
+        return None
+    times = "twice" if looks == 2 else f"{looks} times"
+    return f"p = {p:.3f}, judged {times}, so {ALPHA / looks:.3f} is asked"
 
 
 def at_looks(result: GroupResult, looks: int) -> GroupResult:
     """Take back a verdict that does not stand the number of times that the result was judged."""
     pair = result.difference
-    if looks == 1 or pair is None or pair.p_holm is None or result.verdict not in (BETTER, WORSE):
+    if pair is None or result.verdict not in (BETTER, WORSE):
         return result
-    if pair.p_holm < ALPHA / looks:
-        return result
-    word = (
-        f"undecided: p = {pair.p_holm:.3f}, judged {times(looks)}, so {ALPHA / looks:.3f} is asked"
-    )
-    return replace(result, verdict=word)
+    told = too_often(pair.p_holm, looks)
+    return replace(result, verdict=f"undecided: {told}") if told else result
 
 
 def group(found: Comparison, word: str | None) -> GroupResult:

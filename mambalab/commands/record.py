@@ -71,7 +71,7 @@ def run(settings: RecordSettings) -> int:
     left = {"pruned by their search": pruned, select.ASIDE: [run.path for run in unread]}
     for why, paths in left.items():
         if paths:
-            console.result(f"note: {why}, and not recorded: {printable(_some(paths))}")
+            console.result(f"note: {why}, and not recorded: {_some(paths)}")
     for line in _gaps(records):
         console.result(f"note: {printable(line)}")
     shown = shlex.quote(str(folder))

@@ -42,7 +42,7 @@ def obstacle(record: RunRecord, *, allow_changes: bool = False) -> str | None:
         return "does not say which commit it was made with (run it from a git checkout)"
     if revision.endswith(_CHANGED):
         return f"was made with uncommitted changes to {revision.removesuffix(_CHANGED)[:12]}"
-    for earlier in (record.summary.earlier_revisions or "").split(", "):
+    for earlier in record.summary.revisions():
         if earlier.endswith(_CHANGED):
             return f"was begun with uncommitted changes to {earlier.removesuffix(_CHANGED)[:12]}"
     return None

@@ -269,14 +269,18 @@ class RunSummary:
         """Return a copy in which what `newer` says takes the place of what this one says."""
         return type(self).from_json({**self.to_json(), **newer.to_json()})
 
+    def revisions(self) -> list[str]:
+        """The commits of all sessions, the oldest first, each once; those outside git left out."""
+        every = [*(self.earlier_revisions or "").split(", "), self.git_revision]
+        return list(dict.fromkeys(revision for revision in every if revision))
+
     def follow(self, previous: "RunSummary") -> None:
         """Take over from the sessions before when the run began and which code they ran."""
         self.started = previous.started
         if previous.started is None:
             self.started = round(time.time(), 3)
             return
-        before = [*(previous.earlier_revisions or "").split(", "), previous.git_revision]
-        others = dict.fromkeys(r for r in before if r and r != self.git_revision)
+        others = [one for one in previous.revisions() if one != self.git_revision]
         self.earlier_revisions = ", ".join(others) or None
 
     def sign(self) -> None:
