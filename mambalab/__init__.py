@@ -16,6 +16,12 @@ if sys.platform == "win32":  # no fcntl, no SIGHUP, no process groups
         "mambalab: error: Windows itself is not supported: install WSL2 "
         "(in PowerShell: wsl --install), and mambalab inside it"
     )
+if sys.version_info < (3, 11):  # noqa: UP036 - run in a clone, where no installer has looked
+    raise SystemExit(
+        "mambalab: error: Python 3.11 or newer is needed, and {} is {}.{}".format(
+            sys.executable, *sys.version_info[:2]
+        )
+    )
 
 TYPE_CHECKING = False  # type checkers take it for typing's, which would be slow to import
 if TYPE_CHECKING:

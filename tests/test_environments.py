@@ -56,3 +56,35 @@ def test_windows_is_told_of_wsl_in_one_line(how):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "WSL2" in done.stderr
+
+
+def one_line(*arguments: str) -> str:
+    """What a Python that ends with status 1 says in its only line."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("version", [(3, 8, 20), (3, 10, 13)])
+def test_a_python_that_is_too_old_is_told_in_one_line(version):
+    said = one_line("-c", f"import sys; sys.version_info = {version}; import mambalab")
+    assert "Python 3.11 or newer is needed" in said
+    assert "is {}.{}".format(*version) in said
+
+
+def test_a_clone_without_its_packages_says_which_python_runs():
+    said = one_line("-S", "-m", "mambalab", "train")  # -S: nothing that was installed is found
+    assert "omegaconf is not installed" in said
+    assert f"--editable {ROOT}" in said
+    assert "its environment" in said
+
+
+def test_the_package_that_reads_versions_may_itself_be_missing():
+    code = "import sys; sys.modules['packaging'] = None; sys.argv[1:] = ['train', 'task=digits']; "
+    said = one_line("-c", code + "from mambalab.cli.main import main; sys.exit(main())")
+    assert "packaging is not installed" in said
+    assert "packaging" in said.rpartition("install")[2]

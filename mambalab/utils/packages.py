@@ -1,6 +1,7 @@
 """Packages that not everybody has, that are too old, or that cannot be loaded just now."""
 
 import importlib.util
+import re
 import shlex
 import shutil
 import sys
@@ -139,6 +140,12 @@ def told(error: ImportError) -> str | None:
     installed = metadata.packages_distributions()
     if (name := _to_blame(error, installed)) is None:
         return None
+    if _declared() is None:
+        folder = shlex.quote(str(Path(__file__).resolve().parents[2]))
+        return (
+            f"{name} is {why_not_imported(error)}, nor was mambalab itself installed for this "
+            f"Python: use the one of its environment, or {pip_install(f'--editable {folder}')}"
+        )
     flags = "--upgrade" + " --force-reinstall" * (not isinstance(error, ModuleNotFoundError))
     mend = pip_install(f"{flags} {_project(name, installed)}")
     return f"{name} is {why_not_imported(error)}: {mend}"
@@ -160,8 +167,23 @@ def _to_blame(error: ImportError, installed: Mapping[str, list[str]]) -> str | N
         blamed = asking
     if not blamed or blamed == "mambalab":
         return None
-    declared = {_plain(requirement.name) for requirement in requirements()}
-    return None if ours and _plain(_project(blamed, installed)) not in declared else blamed
+    declared = _declared()
+    known = declared is None or _plain(_project(blamed, installed)) in declared
+    return blamed if known or not ours else None
+
+
+def _declared() -> set[str] | None:
+    """Names of the packages that everybody needs, read without a package that may be missing.
+
+    Returns:
+        None where mambalab runs from a folder and was never installed.
+    """
+    try:
+        lines = metadata.requires("mambalab") or []
+    except metadata.PackageNotFoundError:
+        return None
+    names = (re.match(r"[\w.-]+", line) for line in lines if "extra ==" not in line)
+    return {_plain(name.group()) for name in names if name is not None}
 
 
 def _asking(error: ImportError) -> str:
