@@ -135,6 +135,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line asks, `out=FILE.json` writes the record; returns the status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & {*words}:
+        print(__doc__.rstrip())
+        return 0
     out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
     for path in map(Path, out):
         if why := f"{path} is a folder" if path.is_dir() else obstacle(path.absolute().parent):
@@ -149,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.result(line)
     for path in out:
         try:
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             print(f"error: out={path}: {first_line(error)}", file=sys.stderr)

@@ -39,7 +39,7 @@ def test_a_picture_comes_back_from_the_sheet():
 
 def test_the_command_says_what_it_measured(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(pixels._KNOWN, "digits", Grey)
-    words = ["task.size=2", "task.levels=2", "task.test_size=3", f"out={tmp_path}/codecs.json"]
+    words = ["task.size=2", "task.levels=2", "task.test_size=3", f"out={tmp_path}/new/codecs.json"]
     assert codecs.main(words) == 1
     assert "error: task.test_size: that is for a folder" in capsys.readouterr().err
     assert codecs.main([words[0], words[1], words[3]]) == 0
@@ -47,4 +47,9 @@ def test_the_command_says_what_it_measured(capsys, tmp_path, monkeypatch):
     assert lines[0].startswith("pixels of digits, 2 x 2, 2 levels; images: 3")
     assert lines[1].startswith("PNG")
     assert lines[2].startswith("WebP, lossless")
-    assert '"pictures": 10' in (tmp_path / "codecs.json").read_text()
+    assert '"pictures": 10' in (tmp_path / "new/codecs.json").read_text()
+
+
+def test_help_is_its_own_description(capsys):
+    assert codecs.main(["--help"]) == 0
+    assert "task.levels=16" in capsys.readouterr().out
