@@ -7,9 +7,11 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command line does, before torch
 os.environ["HF_HOME"] = str(Path(__file__).parent / "no-cache-of-the-hub")  # nor a token
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("MAMBALAB_PATIENCE", "20")  # waits end by the event, on a busy machine too
 for name in ("HF_TOKEN", "HF_HUB_CACHE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +23,11 @@ from mambalab.spec import ModelSpec
 from tests.data.file_server import FileServer
 from tests.lab import TEXT
 from tests.tracking import stores
+
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 SETTINGS = ModelSettings(
     name="test",

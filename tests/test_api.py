@@ -17,6 +17,7 @@ from mambalab.cli import main
 from mambalab.errors import UserError
 from mambalab.models import Mamba, MambaBlock
 from mambalab.tracking.recorder import Recorder
+from mambalab.train import listening
 from mambalab.train.loop import Trainer
 from tests.lab import only_run, train
 
@@ -221,6 +222,7 @@ def interruptible():
 @pytest.mark.usefixtures("interruptible")
 def test_signals_save_the_run_and_then_mean_what_they_mean(classified, monkeypatch):
     step = Trainer._train_step
+    monkeypatch.setattr(listening, "GRACE_SECONDS", 3600.0)  # a first step may take long
 
     def stopped(self, *args):
         signal.raise_signal(signal.SIGINT)

@@ -27,10 +27,11 @@ from mambalab.settings.rules import FOLDER, option
 from mambalab.tracking import mlflow_address, mlflow_store
 from mambalab.tracking.note import Note
 from mambalab.tracking.store_failure import failure_of
+from mambalab.utils.patience import patient
 from mambalab.utils.secrets import hide_password
 
 HOST = "127.0.0.1"
-MAX_START_SECONDS = 120.0  # usually 7
+MAX_START_SECONDS = patient(120.0)  # usually 7
 MAX_STOP_SECONDS = 10.0
 
 

@@ -16,13 +16,14 @@ from mambalab.sweep.folder import Entry, StopRequest, SweepFolder
 from mambalab.sweep.plan import Job
 from mambalab.sweep.processes import Handle, Launcher
 from mambalab.train.signals import StopSignals
+from mambalab.utils.patience import patient
 from mambalab.utils.text import number
 
 POLL_SECONDS = 0.2
 NEWS_SECONDS = 60.0  # between lines that say how far the running jobs are
 MAX_NEWS_LINES = 8  # jobs that are named then; a cluster runs hundreds
 # From the request to stop to the kill; a person who pressed Ctrl-C can press it again.
-GRACE_SECONDS = {"SIGHUP": 6.0, "SIGTERM": 6.0, "SIGINT": 60.0}
+GRACE_SECONDS = {"SIGHUP": patient(6.0), "SIGTERM": patient(6.0), "SIGINT": patient(60.0)}
 
 
 class JobSource(Protocol):

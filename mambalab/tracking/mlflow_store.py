@@ -26,6 +26,7 @@ from mambalab.tracking.mlflow_names import BORN, PID, STATUS, tag
 from mambalab.utils import packages, process
 from mambalab.utils.files import replacing
 from mambalab.utils.locks import locked
+from mambalab.utils.patience import patient
 from mambalab.utils.secrets import hide_password
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # By default a server that does not answer blocks for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{patient(10):.0f}")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 

@@ -15,15 +15,20 @@ from pathlib import Path
 from mambalab.tracking.note import Note
 from mambalab.tracking.store_failure import NO_ANSWER, TOO_SLOW, StoreFailure, failure_of
 from mambalab.utils import process
+from mambalab.utils.patience import patient
 
 PERIOD_SECONDS = 1.0  # between batches
 PAUSE_SECONDS = (5.0, 15.0, 60.0)  # between attempts to reach a tracker that failed
 LAST_ATTEMPTS, LAST_PAUSE_SECONDS = 3, 0.5  # at the end: a server may just have come back
-REMOTE_PATIENCE_SECONDS = 5.0  # without any progress, after which `finish` gives up a server,
-LOCAL_PATIENCE_SECONDS = 30.0  # or what is on this machine, which may have to be created first
-MAX_FINISH_SECONDS = 60.0
-STOP_PATIENCE_SECONDS = 5.0  # as the two above when somebody waits for the run to stop,
-MAX_STOP_SECONDS = 8.0  # and the whole time then: a container is killed after ten seconds
+# Without any progress, after which `finish` gives up a server,
+REMOTE_PATIENCE_SECONDS = patient(5.0)
+# or what is on this machine, which may have to be created first.
+LOCAL_PATIENCE_SECONDS = patient(30.0)
+MAX_FINISH_SECONDS = patient(60.0)
+# As the two above when somebody waits for the run to stop,
+STOP_PATIENCE_SECONDS = patient(5.0)
+# and the whole time then: a container is killed after ten seconds.
+MAX_STOP_SECONDS = patient(8.0)
 
 
 class _GivenUpError(Exception):

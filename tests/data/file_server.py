@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -15,7 +14,7 @@ class FileServer:
         status: an HTTP status to answer with instead.
         ranges: whether it can continue a file.
         stall: stop sending after this many bytes, until the server is closed.
-        slow: seconds to wait before each quarter of the body.
+        gate: bodies are sent once it is set, as it is at first.
         requests: the Range header of each request so far.
         tokens: the Authorization header of each.
     """
@@ -27,7 +26,8 @@ class FileServer:
         self.status = 200
         self.ranges = True
         self.stall: int | None = None
-        self.slow = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
         self.requests: list[str | None] = []
         self.tokens: list[str | None] = []
         self.closing = threading.Event()
@@ -75,11 +75,12 @@ class FileServer:
             if self.stall is not None and first >= self.stall:
                 self.closing.wait()
                 return
-            time.sleep(self.slow)
+            self.gate.wait()
             request.wfile.write(body[first : min(first + step, end)])
 
     def close(self) -> None:
         self.closing.set()
+        self.gate.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()

@@ -14,6 +14,7 @@ from mambalab.data import pair_convert, pair_rows, pair_store
 from mambalab.data.pair_rows import LRA, PAIRS
 from mambalab.data.pair_store import count_rows, open_store
 from mambalab.errors import UserError
+from tests.overheard import overhear
 
 OPEN = (
     "import sys; from pathlib import Path; from mambalab.data.pair_store import open_store;"
@@ -280,8 +281,9 @@ def test_a_file_that_changes_while_it_is_read_is_refused(place, monkeypatch):
 
 
 SLOW = (
-    "import time; from mambalab.data import pair_store; real = pair_store.convert\n"
-    "def slow(*arguments):\n    real(*arguments); print('half', flush=True); time.sleep({})\n"
+    "import sys; from mambalab.data import pair_store; real = pair_store.convert\n"
+    "def slow(*arguments):\n"
+    "    real(*arguments); print('half', flush=True); sys.stdin.readline()\n"
     "pair_store.convert = slow\n"
 ) + OPEN
 
@@ -289,10 +291,11 @@ SLOW = (
 def test_a_killed_conversion_leaves_nothing_that_counts(place):
     rows = random_rows(50)
     path = place(as_tsv(rows))
-    command = [sys.executable, "-c", SLOW.format(60), str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", SLOW, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdout as said:
+    with process.stdin, process.stdout as said:
         assert said.readline() == b"half\n"
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -305,13 +308,16 @@ def test_a_killed_conversion_leaves_nothing_that_counts(place):
 
 def test_processes_that_start_together_convert_once(place):
     path = place(as_tsv(random_rows(50)))
-    command = [sys.executable, "-c", SLOW.format(1), str(path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "".join(out for out, _ in said).count("half") == 1
-    assert "".join(err for _, err in said).count("another process is converting") == 1
+    command = [sys.executable, "-c", SLOW, str(path)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
+    told = "another process is converting"
+    said = overhear(processes, told, lambda: [p.stdin.close() for p in processes])
+    assert [process.wait(300) for process in processes] == [0, 0], said
+    assert "".join(p.stdout.read() for p in processes).count("half") == 1
+    assert "".join(said).count(told) == 1
+    for process in processes:
+        process.stdout.close()
     (name,) = os.listdir(path.with_name(path.name + ".store"))
     assert name.startswith("pairs-100-")
 

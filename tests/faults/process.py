@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-LIMIT_SECONDS = 90.0  # of one run; a tiny one takes a second or two on a quiet machine
+LIMIT_SECONDS = 600.0  # of one run; a tiny one takes a second or two on a quiet machine
 
 Before = Callable[[], object]
 """What a child does first: it sets a limit, or a trap."""

@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(
-    name: str, promise: str, *, tries: int = TRIES, limit: float = 240.0
+    name: str, promise: str, *, tries: int = TRIES, limit: float = 1800.0
 ) -> Callable[[Play], Play]:
     """Register a function as a kind of fault."""
 

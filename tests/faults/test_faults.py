@@ -29,7 +29,7 @@ def broken(tmp_path_factory) -> dict[str, str]:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3600,
     )
     assert (folder / "out.json").exists(), result.stdout + result.stderr
     record = json.loads((folder / "out.json").read_text())

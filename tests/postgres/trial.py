@@ -19,7 +19,7 @@ from tests.postgres.cluster import Cluster, free_port
 from tests.tracking.stores import points_in_folder
 
 HOST = "127.0.0.1"
-MAX_WAIT_SECONDS = 120.0
+MAX_WAIT_SECONDS = 600.0
 
 
 @dataclass

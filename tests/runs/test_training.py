@@ -12,6 +12,8 @@ import torch
 
 from mambalab.tracking.mlflow_names import in_file
 from tests.lab import TEXT, TINY, one_line, only_run, rows, summary, train
+from tests.sweep.processes import wait_until
+from tests.tracking.stores import points_in_store
 
 
 @pytest.mark.parametrize("model", ["mamba", "transformer"])
@@ -95,7 +97,7 @@ def test_the_same_seed_gives_the_same_numbers(folder):
     assert rows(folder / "c") != rows(folder / "a")
 
 
-def interrupted(folder: Path, action: str, *options: str) -> subprocess.CompletedProcess:
+def begun(folder: Path, action: str, *options: str) -> subprocess.Popen:
     """Train in another process that does `action` to itself after its 7th step."""
     code = (
         "import os, signal, sys\n"
@@ -109,21 +111,30 @@ def interrupted(folder: Path, action: str, *options: str) -> subprocess.Complete
         "Trainer._train_step = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, "train", *TINY, *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = [sys.executable, "-c", code, "train", *TINY, *options]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(words, cwd=folder, stdout=quiet, stderr=subprocess.PIPE, text=True)
+
+
+def interrupted(folder: Path, action: str, *options: str) -> subprocess.CompletedProcess:
+    """Train so to the end."""
+    process = begun(folder, action, *options)
+    try:
+        _, said = process.communicate(timeout=3600)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stderr=said)
 
 
 def test_killed_and_resumed_equals_never_killed_in_folder_and_mlflow(folder):
     options = ("model=mamba", "dropout=ssm", "run_dir=whole", "tracking=mlflow")
     train(*options)
     cut = ("model=mamba", "dropout=ssm", "run_dir=cut", "tracking=mlflow")
-    action = "import time; time.sleep(2.5); os.kill(os.getpid(), signal.SIGKILL)"
-    assert interrupted(folder, action, *cut).returncode == -signal.SIGKILL
+    child = begun(folder, "import time; time.sleep(3600)", *cut)
+    wait_until(lambda: in_mlflow(folder, "cut") or child.poll() is not None)
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
     assert summary(folder / "cut")["status"] == "RUNNING"
     assert train(*cut) == 0
     assert rows(folder / "cut") == rows(folder / "whole")
@@ -132,6 +143,13 @@ def test_killed_and_resumed_equals_never_killed_in_folder_and_mlflow(folder):
     assert resumed["last"] == whole["last"]
     for name in ("whole", "cut"):
         assert mlflow_points(folder, name) == folder_points(folder / name)
+
+
+def in_mlflow(folder: Path, name: str) -> bool:
+    """Whether MLflow has points of a run."""
+    note, store = folder / name / "mlflow_run.json", folder / "outputs/mlflow.db"
+    run_id = json.loads(note.read_text())["run_id"] if note.exists() else None
+    return bool(run_id and points_in_store(store, run_id))
 
 
 def folder_points(run_dir: Path) -> list[tuple[str, int, float]]:

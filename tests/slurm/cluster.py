@@ -133,7 +133,7 @@ class Slurm:
     def ask(self, *words: str) -> str:
         """What one of SLURM's commands prints; the empty string if it fails."""
         done = subprocess.run(
-            words, env=self.environment(), capture_output=True, text=True, timeout=60
+            words, env=self.environment(), capture_output=True, text=True, timeout=300
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -195,7 +195,7 @@ def slurm() -> Iterator[Slurm]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(ready: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+def wait_until(ready: Callable[[], object], what: str, seconds: float = 300.0) -> None:
     """Poll until `ready()`; fails after some time."""
     until = time.monotonic() + seconds
     while not ready():

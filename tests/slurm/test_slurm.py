@@ -89,7 +89,7 @@ def test_a_job_that_slurm_queues_again_has_not_ended(slurm, workdir, monkeypatch
 
     monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(submitit_launcher, "REQUEUED_SECONDS", 0.0)
-    number = submit("echo began; sleep 100", "--requeue")
+    number = submit("echo began; sleep 3600", "--requeue")
     owner = launcher(workdir)
     watched = SubmittedJob(job(owner.sweep, "a"), Sent(number), owner, None)
     answer = owner.sweep.answer_file("a")

@@ -235,7 +235,7 @@ def sbatch(lab: Lab) -> Found:
     (lab.folder / "run.sh").write_text(reduced(recipe(), words))
     done = subprocess.run(
         ["sbatch", "--parsable", "--output=run.out", "run.sh"],
-        cwd=lab.folder, env=lab.environment, capture_output=True, text=True, timeout=60,
+        cwd=lab.folder, env=lab.environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     job, log = done.stdout.strip(), lab.folder / "run.out"

@@ -87,7 +87,7 @@ def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=300,
+        timeout=3600,
     )
 
 

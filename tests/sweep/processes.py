@@ -48,8 +48,8 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(ready: Callable[[], object], seconds: float = 300.0) -> None:
-    """Poll until `ready()`; fails after five minutes, which a busy machine may need."""
+def wait_until(ready: Callable[[], object], seconds: float = 900.0) -> None:
+    """Poll until `ready()`; fails after what a very busy machine may need."""
     until = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < until, "it never came to that"

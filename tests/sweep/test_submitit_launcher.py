@@ -72,7 +72,7 @@ def test_a_second_command_finds_the_jobs_of_a_killed_one(lab, tools, begin, acco
     wait_until(lambda: {j["status"] for j in jobs(lab).values()} == {"RUNNING"})
     assert second.poll() is None
     (lab / "trouble/hold").unlink()
-    output, _ = second.communicate(timeout=300)
+    output, _ = second.communicate(timeout=3600)
     assert second.returncode == 0, output
     assert "start   seed=2  (job 1_1)" in output
     assert "sacct" not in output
@@ -84,7 +84,7 @@ def test_a_stopped_sweep_cancels_its_jobs_which_save(lab, tools, begin):
     parent = begin("seed=1,2", *SLURM, *LONG)
     wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
     parent.send_signal(signal.SIGTERM)
-    output, _ = parent.communicate(timeout=300)
+    output, _ = parent.communicate(timeout=3600)
     assert parent.returncode == 143, output
     assert set(states(tools).values()) == {"CANCELLED by 0"}
     wait_until(lambda: not processes_of(lab))
@@ -103,7 +103,7 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(lab, tools, begin):
     wait_until(lambda: any("going on from step" in p.read_text() for p in log.glob("*/logs/*")))
     assert parent.poll() is None
     parent.send_signal(signal.SIGINT)
-    output, _ = parent.communicate(timeout=300)
+    output, _ = parent.communicate(timeout=3600)
     assert parent.returncode == 130, output
     assert output.count("start ") == 1
     wait_until(lambda: not processes_of(lab))

@@ -57,7 +57,7 @@ def test_stopping_a_sweep_leaves_no_process_and_resumable_jobs(lab, begin, numbe
     parent = begin("seed=1,2,3", *TWO, "tracking=jsonl", *LONG)
     wait_until(lambda: len(list(lab.glob("waiting/*"))) == 2)
     parent.send_signal(number)
-    output, _ = parent.communicate(timeout=300)
+    output, _ = parent.communicate(timeout=3600)
     wait_until(lambda: not processes_of(lab))
     assert parent.returncode == status, output
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
@@ -145,7 +145,7 @@ def test_a_stopped_submitit_sweep_leaves_no_process(lab, begin, number, status):
         os.killpg(parent.pid, number)
     else:
         parent.kill()
-    assert parent.wait(300) == status
+    assert parent.wait(3600) == status
     wait_until(lambda: not processes_of(lab))
     summaries = [json.loads(p.read_text()) for p in lab.glob("outputs/sweeps/*/*/summary.json")]
     assert [s["status"] for s in summaries] == ["KILLED"] * 2

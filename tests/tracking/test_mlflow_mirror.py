@@ -180,14 +180,19 @@ def test_a_run_that_was_stopped_as_it_began_is_taken_up_by_the_next(recorder, st
 
 
 CHILD = """
-import sys, time
+import sqlite3, sys, time
 from pathlib import Path
 from mambalab.tracking import mlflow_mirror, sink
 from mambalab.settings.train import TrackingKind, TrackingSettings
 from mambalab.tracking.recorder import Recorder
 sink.PERIOD_SECONDS = 0.05
-mlflow_mirror.MlflowMirror._tick = lambda self: time.sleep(0.5)  # time to be killed in the middle
 folder = Path(sys.argv[1])
+def wait_to_be_killed(self):
+    store = sqlite3.connect(folder / "mlflow.db", timeout=300)
+    if store.execute("select 1 from metrics where key like '%loss' limit 1").fetchone():
+        time.sleep(3600)
+    store.close()
+mlflow_mirror.MlflowMirror._tick = wait_to_be_killed  # after the first batch
 it = Recorder(folder / "toy" / "run", TrackingSettings(TrackingKind.mlflow, None, None),
               output_dir=folder)
 it.start(params={"task": {"name": "toy"}}, tags={}, resume=True)
@@ -262,7 +267,7 @@ def test_finish_does_not_wait_for_a_server_that_hangs(recorder, tmp_path, said, 
         listener.listen()
         it = recorder(uri=f"http://127.0.0.1:{listener.getsockname()[1]}")
         it.metrics(1, {"train/loss": 3.0})
-        listener.settimeout(60)
+        listener.settimeout(300)
         connection, _ = listener.accept()  # the thread asks, and will not hear an answer
         it.finish("FINISHED")
         connection.close()
@@ -279,7 +284,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
     it = recorder()
     it.metrics(1, {"train/loss": 3.0})
     wait_for(lambda: points_in_store(store))
-    with closing(sqlite3.connect(store, isolation_level=None)) as other:
+    with closing(sqlite3.connect(store, 300, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         it.metrics(2, {"train/loss": 2.0})
         began = time.monotonic()

@@ -43,7 +43,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setattr(sink, "PERIOD_SECONDS", 0.05)
     for name in ("STOP_PATIENCE_SECONDS", "MAX_STOP_SECONDS"):  # wandb is imported, too
-        monkeypatch.setattr(sink, name, 60.0)
+        monkeypatch.setattr(sink, name, 3600.0)
     yield
     wandb.teardown()
 

@@ -59,7 +59,7 @@ def test_it_is_heard_at_every_layer_forwards_and_backwards(model, monkeypatch):
         with pytest.raises(StoppedError, match="SIGTERM"):
             passes(model, Asked(after))
     model.zero_grad()
-    monkeypatch.setattr(listening, "GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(listening, "GRACE_SECONDS", 3600.0)
     again, _ = passes(model, Asked(0))  # what is short ends whole
     assert all(torch.equal(a, b) for a, b in zip(gradients, again, strict=True))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

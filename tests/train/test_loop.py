@@ -15,6 +15,7 @@ from mambalab.train import limits as limits_module
 from mambalab.train.callbacks import Callback
 from mambalab.train.nonfinite import NonFiniteError
 from mambalab.train.progress import StoppedError
+from mambalab.train.state import Clock
 from tests.train.toy import LIMITS, MUON, OPTIM, ToyTask, model, trainer
 
 
@@ -236,7 +237,8 @@ def test_a_task_without_end_has_no_epochs(tmp_path):
     assert limits_module.epochs(3, settings, None) is None
 
 
-def test_max_minutes_ends_the_run_and_the_schedule_follows(tmp_path):
+def test_max_minutes_ends_the_run_and_the_schedule_follows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Clock, "elapsed", lambda self: 0.01 * self.steps)
     run, _ = trainer(tmp_path, max_steps=None, max_minutes=0.01, log_every=1)
     rates = []
     run.recorder.metrics = lambda step, values: rates.append(values.get("train/lr"))

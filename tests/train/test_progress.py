@@ -29,12 +29,14 @@ def test_a_loss_that_was_not_logged_yet_is_not_shown():
 def test_a_first_step_that_takes_long_is_told_where_there_is_no_bar(monkeypatch, caplog):
     caplog.set_level("INFO", logger="mambalab")
     monkeypatch.setattr(console, "SILENT_SECONDS", 0.01)
+    for name in ("BAR_SECONDS", "PLAIN_SECONDS"):
+        monkeypatch.setattr(progress, name, 3600.0)
     told = threading.Event()
     monkeypatch.setattr(console.LOG, "filters", [lambda record: told.set() or True])
     for stream, said in ((Terminal(), False), (io.StringIO(), True)):
         live = Progress(stream=stream)
         live.wait_for_step()
-        assert told.wait(10 if said else 0.05) is said
+        assert told.wait(300 if said else 0.05) is said
         assert not live.is_due()
         live.close()
 

@@ -1,6 +1,7 @@
 """What a checkpoint keeps of a run besides its weights."""
 
 import io
+import time
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ def trained(net: torch.nn.Module) -> TrainState:
 
 
 def test_a_state_comes_back_from_a_file_that_holds_nothing_executable():
+    began = time.monotonic()
     state = trained(model())
     file = io.BytesIO()
     torch.save(state.state_dict(), file)
@@ -46,7 +48,7 @@ def test_a_state_comes_back_from_a_file_that_holds_nothing_executable():
     names = ("step", "position", "loss_sum", "loss_count", "latest_loss", "best", "last")
     for name in (*names, "evaluated_step", "evaluations_since_best"):
         assert getattr(again, name) == getattr(state, name), name
-    assert 60.0 <= again.clock.used < 61.0
+    assert 60.0 <= again.clock.used <= 60.0 + time.monotonic() - began
     assert again.clock.timed_steps == 0
     old, new = state.optimizer.state_dict(), again.optimizer.state_dict()
     assert old["param_groups"] == new["param_groups"]

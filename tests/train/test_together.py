@@ -52,7 +52,11 @@ def folder(tmp_path_factory) -> Path:
         subprocess.Popen(command, env=environment(rank, port), stdout=pipe, stderr=pipe, text=True)
         for rank in range(2)
     ]
-    told = [process.communicate(timeout=300)[1] for process in both]
+    try:
+        told = [process.communicate(timeout=3600)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0], "\n".join(told)
     return path
 

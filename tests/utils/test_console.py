@@ -73,6 +73,7 @@ def test_a_terminal_gets_a_line_in_its_width_and_a_log_all_of_it(monkeypatch, tm
 
 
 def test_what_takes_long_is_said_and_what_does_not_is_not(monkeypatch, capsys):
+    monkeypatch.setattr(console, "SILENT_SECONDS", 3600.0)
     with console.show_log():
         LOG.info("a message")
         with console.meanwhile("being quick"):

@@ -41,8 +41,10 @@ def test_who_may_not_wait_is_refused_until_the_holder_dies(tmp_path, holder):
     assert lock.exists()
 
 
-def test_who_waits_says_so_once_and_gets_the_lock_of_a_killed_process(tmp_path, holder, caplog):
-    threading.Timer(0.5, holder.kill).start()
+def test_who_waits_says_so_once_and_gets_the_lock_of_a_killed_process(
+    tmp_path, holder, caplog, monkeypatch
+):
+    monkeypatch.setattr(locks.LOG, "filters", [lambda record: holder.kill() or True])
     with caplog.at_level(logging.INFO), locked_folder(tmp_path / "held", "holding"):
         pass
     assert caplog.messages == ["another process is holding; waiting for it"]

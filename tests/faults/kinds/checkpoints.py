@@ -24,7 +24,7 @@ def newest_and_before(scene: Scene) -> tuple[Path, Path]:
 def _newest(scene: Scene, how: str) -> None:
     newest, before = newest_and_before(scene)
     damage.damage(newest / scene.rng.choice(FILES), how, scene.rng)
-    result = scene.heard(scene.call(limit=60))
+    result = scene.heard(scene.call())
     scene.expect(result, 0, "with the newest checkpoint damaged")
     step = int(before.name[-8:])
     promise(result.says(newest.name), f"not a word about the damaged {newest.name}")
@@ -40,7 +40,7 @@ def _all(scene: Scene, how: str) -> None:
     name = scene.rng.choice(FILES)
     for folder in (scene.run_dir / "checkpoints").glob("last-*"):
         damage.damage(folder / name, how, scene.rng)
-    scene.refused(scene.call(limit=60), "checkpoint")
+    scene.refused(scene.call(), "checkpoint")
     promise("resume=never" in scene.message, "the way out is not named")
     scene.expect(scene.call("resume=never"), 0, "resume=never, as the message says")
     scene.equals(mlflow=False)
@@ -70,7 +70,7 @@ def not_a_folder(scene: Scene) -> None:
     newest, _ = newest_and_before(scene)
     shutil.rmtree(newest)
     damage.put(newest, scene.rng.choice(("file", "FIFO", "broken link", "link loop")))
-    result = scene.heard(scene.call(limit=60))
+    result = scene.heard(scene.call())
     scene.expect(result, 0, "with something else in the place of a checkpoint")
     scene.equals(swept=False)
 
@@ -83,7 +83,7 @@ def best(scene: Scene) -> None:
     if folder is not None:
         name = scene.rng.choice(("model.safetensors", "manifest.json"))
         damage.damage(folder / name, scene.rng.choice(damage.WAYS), scene.rng)
-    result = scene.heard(scene.call(limit=60))
+    result = scene.heard(scene.call())
     if result.status == 0:
         facts, calm = oracle.facts(scene.run_dir), scene.calm.facts
         promise(facts.points == calm.points, "metrics differ")
@@ -104,7 +104,7 @@ def foreign(scene: Scene) -> None:
         shutil.copytree(scene.folder / "other" / "checkpoints", mine / "checkpoints")
     else:
         os.rename(scene.folder / "other" / "checkpoints", mine / "checkpoints")
-    scene.refused(scene.call(limit=60), "another run", "other run")
+    scene.refused(scene.call(), "another run", "other run")
 
 
 @kind("checkpoint cannot be read", "one line, status 1; no advice that deletes; then it resumes")

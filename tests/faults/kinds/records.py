@@ -28,7 +28,7 @@ def _metrics_lost(scene: Scene, how: str) -> None:
         path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
     else:
         damage.damage(path, how, scene.rng)
-    result = scene.heard(scene.call(limit=60))
+    result = scene.heard(scene.call())
     if result.status:
         scene.refused(result, "metrics.jsonl")
         return
@@ -56,7 +56,7 @@ def metrics_no_file(scene: Scene) -> None:
     path = scene.run_dir / "metrics.jsonl"
     path.unlink()
     damage.put(path, scene.rng.choice(("folder", "FIFO", "link loop", "broken link")))
-    result = scene.heard(scene.call(limit=40))
+    result = scene.heard(scene.call())
     scene.refused(result, "metrics.jsonl", "cannot write in", "link")
 
 
@@ -103,7 +103,7 @@ def _small_file(scene: Scene, name: str) -> None:
     path = scene.run_dir / name
     how = scene.rng.choice(damage.WAYS)
     damage.damage(path, how, scene.rng)
-    result = scene.heard(scene.call(limit=40))
+    result = scene.heard(scene.call())
     if result.status:
         scene.refused(result, name, "not a run", "not empty")
         if name == "config.yaml":  # nothing can say what it held
@@ -112,7 +112,7 @@ def _small_file(scene: Scene, name: str) -> None:
             scene.equals(mlflow=False)
             return
         damage.clear(path)  # the usual advice, and what people do
-        result = scene.call(limit=40)
+        result = scene.call()
         if result.status and result.says("resume=never"):
             scene.expect(scene.call("resume=never"), 0, "resume=never, as advised")
             scene.equals(mlflow=False)
@@ -139,11 +139,11 @@ def finished_summary(scene: Scene) -> None:
     scene.expect(scene.call(), 0, "the run")
     path = scene.run_dir / "summary.json"
     damage.damage(path, scene.rng.choice(("empty", "zero-filled", "truncated", "gone")), scene.rng)
-    result = scene.heard(scene.call(limit=40))
+    result = scene.heard(scene.call())
     if result.status:
         scene.refused(result, "summary.json")
         path.unlink(missing_ok=True)
-        scene.expect(scene.call(limit=40), 0, "summary.json deleted as advised")
+        scene.expect(scene.call(), 0, "summary.json deleted as advised")
     oracle.facts(scene.run_dir).check(scene.calm.facts)
 
 

@@ -1,5 +1,6 @@
 """A run is asked to stop, or is paused."""
 
+import re
 import signal
 
 from tests.faults.process import Child, Result
@@ -59,10 +60,13 @@ def hang_up(scene: Scene) -> None:
 
 @kind("SIGHUP while training", "the run saves and stops as with SIGTERM, status 129")
 def hang_up_while_training(scene: Scene) -> None:
-    """The terminal is closed after a checkpoint: the steps since then must not be lost."""
+    """The terminal is closed after a checkpoint: no step since then may be lost."""
     result = scene.heard(scene.stop_after(10, by=signal.SIGHUP))
     scene.expect(result, 129, "after SIGHUP while it trains")
-    promise(scene.checkpoint().name > "last-00000010", "SIGHUP did not save a checkpoint")
+    done = re.search(r"stopped by SIGHUP after step (\d+)", result.output)
+    promise(done is not None, "it does not say at which step it stopped")
+    assert done is not None
+    promise(scene.checkpoint().name == f"last-{int(done[1]):08d}", "SIGHUP did not save that step")
     scene.completes()
 
 

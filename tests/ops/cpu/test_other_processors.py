@@ -26,7 +26,7 @@ def program(*words, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
