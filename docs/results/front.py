@@ -1,9 +1,8 @@
 """The README's short table: the studies that are recorded, older records of the other tasks."""
 
 from docs.results import searches, shakespeare
-from docs.results.old import OLDER, percent, picture, plus_minus, run, table
+from docs.results.old import OLDER, percent, picture, run, table, value_of
 from docs.results.studies import by_model, comparison, study
-from mambalab.compare.statistics import Estimate
 
 ROWS = {  # study: what its row is called
     "shakespeare/models": "Shakespeare, 90 seconds: validation loss per character",
@@ -20,15 +19,6 @@ OPENING = "shakespeare/models"
 SSM_DROPOUT = "shakespeare/ssm_dropout"
 
 
-def _value(best: Estimate | None, metric: str) -> str:
-    if best is None:
-        return "-"
-    if "accuracy" not in metric:
-        return plus_minus(best.mean, best.low, best.high)
-    ends = [None if end is None else 100 * end for end in (best.low, best.high)]
-    return f"{plus_minus(100 * best.mean, *ends, digits=2)} %"
-
-
 def _row(folder: str, title: str) -> list[str]:
     found = comparison(study(folder))
     groups = by_model(found)
@@ -36,7 +26,7 @@ def _row(folder: str, title: str) -> list[str]:
     for model in searches.MODELS:
         result = groups.get(model)
         value = result and (result.test or result.best)
-        cells.append(_value(value, found.metric.name) if result else "not measured")
+        cells.append(value_of(value, found.metric.name) if result else "not measured")
     counts = sorted({len(result.seeds) for result in groups.values()})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return [title, *cells, "one seed" if counts == [1] else f"{seeds} seeds"]

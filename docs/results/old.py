@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mambalab.compare.statistics import Estimate
 from mambalab.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +124,13 @@ def baseline_option() -> str:
 def picture(up: str, path: Path, text: str) -> str:
     """Write a picture in Markdown, as its page finds it."""
     return f"![{text}]({up}{path.relative_to(ROOT).as_posix()})"
+
+
+def value_of(best: Estimate | None, metric: str) -> str:
+    """A mean with its interval in the unit of its metric: accuracies in percent."""
+    if best is None:
+        return "-"
+    if "accuracy" not in metric:
+        return plus_minus(best.mean, best.low, best.high)
+    ends = [None if end is None else 100 * end for end in (best.low, best.high)]
+    return f"{plus_minus(100 * best.mean, *ends, digits=2)} %"

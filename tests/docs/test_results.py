@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from docs.results import claims, old, pages, pictures, sections, studies, written
-from docs.results.claims import Contrast, Level, TurnsUp
+from docs.results import claims, judging, old, pages, pictures, sections, studies, written
+from docs.results.judging import Contrast, Level, TurnsUp
 from docs.results.studies import Study
 from mambalab.compare import select
 from mambalab.errors import UserError
@@ -153,7 +153,7 @@ def test_a_claim_without_a_record_is_not_measured():
 def test_a_level_is_judged_by_the_interval(tmp_path, best, value, word, own):
     found = compared(make_group(tmp_path / "g", best))
     of = Study("toy", "", "mambalab runs", source_setting=own)
-    told = claims.judged(found, Level(value), of).verdict
+    told = judging.judged(found, Level(value), of).verdict
     assert told == (word if own or word == "too few seeds" else f"other setting: {word}")
 
 
@@ -177,7 +177,7 @@ def test_a_contrast_is_judged_seed_by_seed(tmp_path, mamba, transformer, failed,
         lost = make_run(tmp_path / "f", seed=seed, model__name="mamba", summary=summary)
         groups.append([read_run(lost)])
     of = Study("toy", "", "mambalab runs", source_setting=True)
-    told = claims.judged(compared(*groups), Contrast("model=mamba", "model=transformer"), of)
+    told = judging.judged(compared(*groups), Contrast("model=mamba", "model=transformer"), of)
     assert told.verdict == word
 
 
@@ -201,7 +201,7 @@ def test_a_contrast_is_judged_by_its_size_and_by_how_often_it_was_looked_at(
     assert found.groups[1].difference is not None or found.groups[0].difference is not None
     of = Study("toy", "", "mambalab runs", source_setting=True, looks=looks)
     test = Contrast("model=mamba", "model=transformer", by=by)
-    assert claims.judged(found, test, of).verdict == word
+    assert judging.judged(found, test, of).verdict == word
 
 
 def test_a_verdict_that_does_not_stand_a_second_look_is_taken_back(recorded, tmp_path):
@@ -222,13 +222,13 @@ def test_a_verdict_that_does_not_stand_a_second_look_is_taken_back(recorded, tmp
 def test_over_fitting_is_judged_by_the_turn(tmp_path, rise, word):
     found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.43], rise=rise))
     of = Study("toy", "", "mambalab runs", source_setting=True)
-    assert claims.judged(found, TurnsUp(), of).verdict == word
+    assert judging.judged(found, TurnsUp(), of).verdict == word
 
 
 def test_a_claim_whose_group_is_not_in_the_record_is_an_error(tmp_path):
     found = compared(make_group(tmp_path / "g", [1.40, 1.41, 1.42]))
     with pytest.raises(UserError, match="no group has model=hybrid"):
-        claims.judged(found, Level(1.0, "model=hybrid"), Study("toy", "", "mambalab runs"))
+        judging.judged(found, Level(1.0, "model=hybrid"), Study("toy", "", "mambalab runs"))
 
 
 def test_bits_of_the_recorded_models_stand_beside_those_of_the_codecs(
