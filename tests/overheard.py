@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 def overhear(
     processes: Sequence[subprocess.Popen], phrase: str, then: Callable[[], object]
 ) -> list[str]:
-    """Read the standard errors of processes to their ends.
+    """Read the standard errors of processes to their ends; none of them is left running.
 
     Args:
         processes: with standard error as a pipe of text.
         phrase: words of a line.
-        then: is called when the first process says them, or after five minutes in which none did.
+        then: is called when the first process says them, or after a quarter of an hour.
 
     Returns:
         All that each of them said there.
     """
     said: list[list[str]] = [[] for _ in processes]
-    heard = threading.Lock()
+    heard, over = threading.Lock(), threading.Event()
 
     def listen(index: int) -> None:
         stream = processes[index].stderr
@@ -28,14 +28,24 @@ def overhear(
             for line in stream:
                 said[index].append(line)
                 if phrase in line and heard.acquire(blocking=False):
-                    then()
+                    over.set()
+        over.set()
 
-    ears = [threading.Thread(target=listen, args=(index,)) for index in range(len(processes))]
-    for ear in ears:
-        ear.start()
-    for ear in ears:
-        ear.join(300)
-        if ear.is_alive() and heard.acquire(blocking=False):
-            then()
-        ear.join()
+    ears = [
+        threading.Thread(target=listen, args=(index,), daemon=True)
+        for index in range(len(processes))
+    ]
+    try:
+        for ear in ears:
+            ear.start()
+        over.wait(900)
+        then()
+        for ear in ears:
+            ear.join(3600)
+            assert not ear.is_alive(), f"it does not end: {said}"
+        for process in processes:
+            process.wait(3600)
+    finally:
+        for process in processes:
+            process.kill()
     return ["".join(lines) for lines in said]

@@ -11,6 +11,7 @@ import pytest
 
 from mambalab import config
 from mambalab.config.schema import TrainConfig
+from mambalab.utils import packages
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -80,10 +81,12 @@ def test_a_clone_without_its_packages_says_which_python_runs():
     said = one_line("-S", "-m", "mambalab", "train")  # -S: nothing that was installed is found
     assert "omegaconf is not installed" in said
     assert f"--editable {ROOT}" in said
-    assert "its environment" in said
+    assert f"{sys.executable}: run the Python of the environment" in said
 
 
 def test_the_package_that_reads_versions_may_itself_be_missing():
+    if packages.requirements() == []:
+        pytest.skip("mambalab is not installed here")
     code = "import sys; sys.modules['packaging'] = None; sys.argv[1:] = ['train', 'task=digits']; "
     said = one_line("-c", code + "from mambalab.cli.main import main; sys.exit(main())")
     assert "packaging is not installed" in said

@@ -22,7 +22,8 @@ class Claim:
         said: what is claimed.
         study: folder of the study that tests it; None if no training does.
         test: how a record of the study decides; None if no figure is claimed.
-        older: what an older record says, shown while the study has none.
+        older: what an older record, a benchmark or a study of another setting says, shown while
+            the study has no record.
     """
 
     source: str
@@ -33,7 +34,7 @@ class Claim:
 
 
 def measured(claim: Claim) -> Measured:
-    """What is known on a claim: of its study, else of an older record, else nothing."""
+    """What is known on a claim: of its study, else of what comes nearest, else nothing."""
     of = study(claim.study) if claim.study else None
     if of is not None and of.recorded:
         return judged(comparison(of), claim.test, of)

@@ -16,6 +16,7 @@ from docs.results.judging import (
     Contrast,
     Measured,
     judged,
+    machines,
     seeds_and_time,
 )
 from docs.results.old import load, minutes, percent, run, value_of
@@ -45,24 +46,26 @@ def _beside(folder: str, setting: str) -> Measured:
     found = comparison(of)
     metric = found.metric.name
     text = "; ".join(
-        f"{g.label or 'model=mamba'} {value_of(g.test or g.best, metric)}, {seeds_and_time(g)}"
+        f"{g.label or 'model=mamba'} "
+        + (f"test {value_of(g.test, metric)}" if g.test else value_of(g.best, metric))
+        + f", {seeds_and_time(g)}"
         for g in found.groups
     )
-    return Measured(f"{setting}: {text}", OTHER_SETTING, shown(of.command))
+    return Measured(f"{setting}: {text}; {machines(found)}", OTHER_SETTING, shown(of.command))
 
 
 def sequential() -> Measured:
     """MNIST pixel by pixel, one round through the images."""
     of = study("mnist/models_784")
     if of.recorded:
-        return _beside(of.folder, "one round through the images, test accuracy")
+        return _beside(of.folder, "one round through the images")
     return Measured("-", NOT_MEASURED, shown(study("mnist/sequential").command))
 
 
 def cifar() -> Measured:
     """CIFAR-10 for half an hour, else the older record of ten minutes."""
     if study("cifar10/models_30").recorded:
-        return _beside("cifar10/models_30", "half an hour on two cores, JPEG copies, test accuracy")
+        return _beside("cifar10/models_30", "the steps of half an hour on two quiet cores")
     return _pair(
         "cifar10",
         "transformer_cpu_lr1e-3",

@@ -67,7 +67,7 @@ def readme(up: str) -> str:
     head = ["task", *(f"`{model}`" for model in searches.MODELS), "runs"]
     return (
         "Two CPU cores, bf16; means with 95 % intervals. Every model has settings of its own, from "
-        "searches of its own, and trains as long as the others "
+        "searches or trials of its own, and trains as long as the others "
         "([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as many "
         "layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
         f"*Older*: {OLDER}.\n\n{table(head, [*rows, *_old_rows()])}\n\n"

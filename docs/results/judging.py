@@ -83,9 +83,14 @@ def judged(found: Comparison, test: Test | None, of: Study) -> Measured:
         text, word = _level(found, test)
     if not of.source_setting and word in (SUPPORTED, SMALLER, UNDECIDED, NOT_SUPPORTED):
         word = f"{OTHER_SETTING}: {word}"
-    devices = {r.summary.device for g in found.groups for r in g.group.records}
-    machine = ", ".join(sorted(device for device in devices if device))
+    machine = machines(found)
     return Measured(f"{text}; {machine}" if machine else text, word, shown(of.command))
+
+
+def machines(found: Comparison) -> str:
+    """The machines that the runs of a study were made on."""
+    devices = {r.summary.device for g in found.groups for r in g.group.records}
+    return ", ".join(sorted(device for device in devices if device))
 
 
 def seeds_and_time(result: GroupResult) -> str:

@@ -1,6 +1,6 @@
 """Bits a dimension of PNG and lossless WebP, to set beside those of a model of `task=pixels`:
 
-    python -m mambalab.bench.codecs task.data=mnist task.levels=16
+    python -m mambalab.bench.codecs task.data=mnist task.levels=16 out=codecs.json
 
 The pictures are those of the test split, as quantised. Their levels are encoded (0 to levels - 1,
 not stretched to 255), each picture in a file of its own, and all side by side in one: small
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line asks, `out=FILE.json` writes the record; returns the status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & {*words}:
-        print(__doc__.rstrip())
+        print((__doc__ or "").rstrip())
         return 0
     out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
     for path in map(Path, out):

@@ -9,6 +9,7 @@ built elsewhere and appears whole. MLflow itself is imported by the functions th
 import atexit
 import importlib.util
 import logging
+import math
 import os
 import shutil
 import sqlite3
@@ -167,7 +168,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # By default a server that does not answer blocks for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{patient(10):.0f}")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{math.ceil(patient(10))}")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 

@@ -140,11 +140,12 @@ def told(error: ImportError) -> str | None:
     installed = metadata.packages_distributions()
     if (name := _to_blame(error, installed)) is None:
         return None
-    if _declared() is None:
+    if _declared() is None and isinstance(error, ModuleNotFoundError) and _is_ours(error):
         folder = shlex.quote(str(Path(__file__).resolve().parents[2]))
         return (
-            f"{name} is {why_not_imported(error)}, nor was mambalab itself installed for this "
-            f"Python: use the one of its environment, or {pip_install(f'--editable {folder}')}"
+            f"{name} is {why_not_imported(error)}, nor was mambalab itself installed for "
+            f"{sys.executable}: run the Python of the environment that has it, or "
+            f"{pip_install(f'--editable {folder}')}"
         )
     flags = "--upgrade" + " --force-reinstall" * (not isinstance(error, ModuleNotFoundError))
     mend = pip_install(f"{flags} {_project(name, installed)}")
@@ -157,8 +158,7 @@ def _to_blame(error: ImportError, installed: Mapping[str, list[str]]) -> str | N
     Returns:
         The name to import it by; None if it is mambalab itself, or code of the user's.
     """
-    asking = _asking(error)
-    ours = asking == "mambalab"
+    asking, ours = _asking(error), _is_ours(error)
     if not ours and asking not in installed:
         return None
     if ours or isinstance(error, ModuleNotFoundError):
@@ -173,7 +173,9 @@ def _to_blame(error: ImportError, installed: Mapping[str, list[str]]) -> str | N
 
 
 def _declared() -> set[str] | None:
-    """Names of the packages that everybody needs, read without a package that may be missing.
+    """Names of the packages that are declared, read without a package that may be missing.
+
+    Those of extras are left out; markers of systems are not read.
 
     Returns:
         None where mambalab runs from a folder and was never installed.
@@ -184,6 +186,11 @@ def _declared() -> set[str] | None:
         return None
     names = (re.match(r"[\w.-]+", line) for line in lines if "extra ==" not in line)
     return {_plain(name.group()) for name in names if name is not None}
+
+
+def _is_ours(error: ImportError) -> bool:
+    """Whether the import that failed stands in mambalab's own code."""
+    return _asking(error) == "mambalab"
 
 
 def _asking(error: ImportError) -> str:

@@ -131,9 +131,11 @@ def test_killed_and_resumed_equals_never_killed_in_folder_and_mlflow(folder):
     train(*options)
     cut = ("model=mamba", "dropout=ssm", "run_dir=cut", "tracking=mlflow")
     child = begun(folder, "import time; time.sleep(3600)", *cut)
-    wait_until(lambda: in_mlflow(folder, "cut") or child.poll() is not None)
-    child.kill()
-    child.communicate()
+    try:
+        wait_until(lambda: in_mlflow(folder, "cut") or child.poll() is not None)
+    finally:
+        child.kill()
+        child.communicate()
     assert child.returncode == -signal.SIGKILL
     assert summary(folder / "cut")["status"] == "RUNNING"
     assert train(*cut) == 0

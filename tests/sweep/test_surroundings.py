@@ -79,7 +79,7 @@ def test_a_reader_that_has_gone_stops_nothing(lab, stream):
     assert {j["status"] for j in jobs(lab).values()} == {"FINISHED"}
 
 
-def test_a_server_that_never_answers_is_named_once_and_slows_nothing(lab):
+def test_a_server_that_never_answers_is_named_once(lab):
     with socket.socket() as hole:
         hole.bind(("127.0.0.1", 0))
         hole.listen(50)  # it takes the connection and says no word
@@ -92,7 +92,7 @@ def test_a_server_that_never_answers_is_named_once_and_slows_nothing(lab):
             words, cwd=lab, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         (told,) = overhear([done], "does not answer", (lab / "trouble/hold").unlink)
-    assert done.wait(3600) == 0, told
+    assert done.returncode == 0, told
     said = [line for line in told.splitlines() if "does not answer" in line]
     assert len(said) == 1, told
     assert f"MLflow at {uri}: it does not answer" in said[0]
@@ -146,10 +146,12 @@ def test_a_gpu_stays_leased_while_its_job_lives(lab, monkeypatch):
         ours.give_back(slot)  # as if the sweep had been killed
     handle._slot = None
     theirs = Slots(1, 1, {"0": "GPU-a"})
-    assert not theirs.has_room()
-    handle.kill()
-    handle._process.wait(3600)
-    handle._process.stdin.close()
+    try:
+        assert not theirs.has_room()
+    finally:
+        handle.kill()
+        handle._process.wait(3600)
+        handle._process.stdin.close()
     assert theirs.has_room()
 
 

@@ -58,17 +58,17 @@ def locked_for_seconds(scene: Scene) -> None:
     mended(scene)
 
 
-@kind("store locked for good", GOES_ON + "; within 60 s", limit=300)
+@kind("store locked for good", GOES_ON + "; within 60 s")
 def locked_for_good(scene: Scene) -> None:
     """Another program holds the store until after the run's end."""
     with locked(scene.store):
-        result = scene.heard(scene.call(limit=100))
+        result = scene.heard(scene.call())
     scene.expect(result, 0, "with a locked store")
     promise(result.seconds < 60, f"took {result.seconds:.0f} s to end beside a locked store")
     mended(scene)
 
 
-@kind("store locked, SIGTERM", "status 143 within 10 s; then as if undisturbed", limit=300)
+@kind("store locked, SIGTERM", "status 143 within 10 s; then as if undisturbed")
 def locked_and_stopped(scene: Scene) -> None:
     """The run is asked to stop while the store is locked."""
     with locked(scene.store):
@@ -112,7 +112,7 @@ def _lost(scene: Scene, way: str) -> None:
         for path in extra:
             path.unlink(missing_ok=True)
         scene.store.write_bytes(data[:cut] if way == "cut" else scene.rng.randbytes(9000))
-    result = scene.heard(scene.call(limit=100))
+    result = scene.heard(scene.call())
     if way in ("cut", "garbage"):
         if result.status:
             scene.refused(result, "store", "mlflow.db")
@@ -120,16 +120,16 @@ def _lost(scene: Scene, way: str) -> None:
             path.unlink(missing_ok=True)
         shutil.copyfile(scene.template, scene.store)
         if result.status:
-            result = scene.call(limit=100)
+            result = scene.call()
     scene.expect(result, 0, f"with the store {way}")
     mended(scene)
 
 
 for _way in ("deleted", "cut", "garbage", "artifacts gone"):
-    kind(f"store {_way}", GOES_ON, limit=300)(lambda scene, way=_way: _lost(scene, way))
+    kind(f"store {_way}", GOES_ON)(lambda scene, way=_way: _lost(scene, way))
 
 
-@kind("store deleted while running", GOES_ON, limit=300)
+@kind("store deleted while running", GOES_ON)
 def deleted_while_running(scene: Scene) -> None:
     """Somebody deletes the store at a random moment."""
     child = scene.start()

@@ -136,7 +136,7 @@ def record(scene: Scene) -> None:
     path = scene.folder / "out" / "sweep" / "sweep.json"
     if path.exists():
         damage.damage(path, scene.rng.choice(damage.WAYS), scene.rng)
-    result = scene.heard(start(scene).wait(40))
+    result = scene.heard(start(scene).wait())
     if result.status:
         scene.refused(result, "sweep.json")
         damage.clear(path)
@@ -161,7 +161,7 @@ def journal(scene: Scene) -> None:
     how = scene.rng.choice(("none", *damage.WAYS))
     if how != "none" and path.exists():
         damage.damage(path, how, scene.rng)
-    result = scene.heard(_search(scene).wait(60))
+    result = scene.heard(_search(scene).wait())
     if result.status:
         scene.refused(result, "study.log", "sweep.dir", "sweep.json")
         promise(how != "none", "a search that was killed does not go on")
