@@ -63,14 +63,8 @@ def sequential() -> Measured:
 
 
 def cifar() -> Measured:
-    """CIFAR-10 for half an hour, else the older record of ten minutes."""
-    if study("cifar10/models_30").recorded:
-        return _beside("cifar10/models_30", "the steps of half an hour on two quiet cores")
-    return _pair(
-        "cifar10",
-        "transformer_cpu_lr1e-3",
-        "at a third of Mamba's rate, slowed down by other work beside it",
-    )
+    """CIFAR-10 for half an hour."""
+    return _beside("cifar10/models_30", "the steps of half an hour on two quiet cores")
 
 
 def copying() -> Measured:

@@ -17,7 +17,6 @@ TASKS = [
     ("cifar10/cpu", "10 minutes each", "mamba_cpu", "transformer_cpu", False),
     ("cifar10/cpu", "the same, `dropout=ssm`", "mamba_ssm_cpu", None, False),
     ("cifar10/cpu", "the same, `optim.lr=1e-3`", None, "transformer_cpu_lr1e-3", False),
-    ("cifar10/cpu_30", "30 minutes", "mamba_cpu_30", None, False),
     ("digits/cpu", "360 test images", "mamba_cpu", "transformer_cpu", True),
     ("induction_heads/cpu", "trained at 256 steps", "mamba_cpu", None, True),
     ("selective_copying/cpu", "256 steps", "mamba_cpu", "transformer_cpu", True),
