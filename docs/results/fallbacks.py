@@ -55,10 +55,10 @@ def _beside(folder: str, setting: str) -> Measured:
 
 
 def sequential() -> Measured:
-    """MNIST pixel by pixel, one round through the images."""
+    """MNIST pixel by pixel, three rounds through the images."""
     of = study("mnist/models_784")
     if of.recorded:
-        return _beside(of.folder, "one round through the images")
+        return _beside(of.folder, "three rounds through the images")
     return Measured("-", NOT_MEASURED, shown(study("mnist/sequential").command))
 
 
