@@ -84,7 +84,7 @@ CLAIMS = [
     ),
     Claim(JULIA, "learns retrieval of the Long Range Arena", "retrieval/lra"),
     Claim(
-        "published",
+        "published (LSSL, S4)",
         "sequential MNIST: 99.5 %",
         "mnist/sequential",
         Level(0.995),

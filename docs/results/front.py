@@ -2,7 +2,8 @@
 
 from docs.results import searches, shakespeare
 from docs.results.old import OLDER, percent, picture, run, table, value_of
-from docs.results.studies import by_model, comparison, study
+from docs.results.studies import by_model, by_test, comparison, study
+from mambalab.compare.results import BETTER, TOO_FEW, WORSE, Comparison
 
 ROWS = {  # study: what its row is called
     "shakespeare/models": "Shakespeare, 90 seconds: validation loss per character",
@@ -26,7 +27,16 @@ def _row(folder: str, title: str) -> list[str]:
         cells.append(value_of(value, found.metric.name) if result else "not measured")
     counts = sorted({len(result.seeds) for result in groups.values()})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    return [title, *cells, "one seed" if counts == [1] else f"{seeds} seeds"]
+    told = "one seed" if counts == [1] else f"{seeds} seeds"
+    return [title, *cells, f"{told}: {_verdict(found)}"]
+
+
+def _verdict(found: Comparison) -> str:
+    """What the values that are shown say of Mamba beside the baseline, which is `transformer`."""
+    mamba = by_model(found)["mamba"]
+    tested = [word for group, _, word in by_test(found) if group is mamba]
+    word = tested[0] if tested else mamba.verdict
+    return {BETTER: "Mamba better", WORSE: "Mamba worse", TOO_FEW: "no verdict"}.get(word, word)
 
 
 def _induction_heads() -> list[str]:
@@ -54,11 +64,12 @@ def readme(up: str) -> str:
     """The short table of the README."""
     del up
     rows = [_row(folder, title) for folder, title in ROWS.items() if study(folder).recorded]
-    head = ["task", *(f"`{model}`" for model in searches.MODELS), "runs"]
+    models = [f"`{model}`" for model in searches.MODELS]
+    head = ["task", *models, "runs: Mamba beside `transformer`"]
     return (
-        "Two CPU cores, bf16; means with 95 % intervals. Every model has settings of its own, from "
-        "searches or trials of its own, and trains as long as the others "
-        "([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as many "
+        "CPU, bf16; means with 95 % intervals over seeds. Every model has settings of its own, "
+        "from searches or trials of its own, and as many steps as two quiet cores take in that "
+        "time ([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as many "
         "layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
         f"*Older*: {OLDER}.\n\n{table(head, [*rows, _induction_heads()])}\n\n"
         f"**Does SSM dropout help?** {_ssm_dropout()}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from docs.results import searches
 from docs.results.old import EXPERIMENTS, picture, table
-from docs.results.studies import STUDIES, Study, comparison, shown
+from docs.results.studies import STUDIES, Study, by_test, comparison, shown
 from mambalab.compare.comparability import seed_of
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate, estimate
@@ -147,6 +147,15 @@ def at_equal_tokens(found: Comparison) -> str | None:
     )
 
 
+def by_test_split(found: Comparison) -> list[str]:
+    """Say how the groups differ on the test split, where there is one."""
+    told = [
+        f"{group.label} {interval(pair.estimate, sign='+')}, {word}"
+        for group, pair, word in by_test(found)
+    ]
+    return [f"by the test split, seed by seed: {'; '.join(told)}"] if told else []
+
+
 def interrupted(found: Comparison) -> str | None:
     """Say which runs were stopped and went on later; None if none was."""
     told = [
@@ -178,6 +187,7 @@ def section(of: Study, up: str) -> str:
         *([of.note] if of.note else []),
         *([tokens] if tokens else []),
         *([stopped] if stopped else []),
+        *by_test_split(found),
         *found.dropout,
         *found.warnings,
         *(f"left out: {one.reason}" for one in found.left_out),
