@@ -69,8 +69,8 @@ def readme(up: str) -> str:
     return (
         "CPU, bf16; means with 95 % intervals over seeds. Every model has settings of its own, "
         "from searches or trials of its own, and as many steps as two quiet cores take in that "
-        "time ([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as many "
-        "layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
+        "time ([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as "
+        "many layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
         f"*Older*: {OLDER}.\n\n{table(head, [*rows, _induction_heads()])}\n\n"
         f"**Does SSM dropout help?** {_ssm_dropout()}"
     )
