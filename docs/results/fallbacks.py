@@ -58,7 +58,7 @@ def sequential() -> Measured:
     """MNIST pixel by pixel, three rounds through the images."""
     of = study("mnist/models_784")
     if of.recorded:
-        return _beside(of.folder, "three rounds through the images")
+        return _beside(of.folder, "almost three rounds through the images")
     return Measured("-", NOT_MEASURED, shown(study("mnist/sequential").command))
 
 

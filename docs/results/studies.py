@@ -273,7 +273,7 @@ STUDIES = [
     ),
     Study(
         "mnist/models_784",
-        "Mamba on MNIST pixel by pixel, 784 steps, three rounds through the images",
+        "Mamba on MNIST pixel by pixel, 784 steps, almost three rounds through the images",
         "mambalab train experiment=mnist/cpu_784",
     ),
     Study(

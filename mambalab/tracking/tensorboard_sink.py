@@ -4,6 +4,9 @@ Each session writes them anew from metrics.jsonl, which takes a second: so they 
 happened to an earlier session, and no point is there twice.
 """
 
+# An extra, which not everybody has.
+# pyright: reportMissingImports=false
+
 import importlib
 import math
 import os

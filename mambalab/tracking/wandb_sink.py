@@ -4,6 +4,9 @@ A row of metrics.jsonl is a row of the run's history there, with its number in t
 own step. A resumed run asks wandb how many rows it has, and goes on after these.
 """
 
+# An extra, which not everybody has.
+# pyright: reportMissingImports=false
+
 import glob
 import html
 import os
