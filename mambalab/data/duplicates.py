@@ -31,7 +31,8 @@ def warn(source: object, what: str, splits: dict[str, np.ndarray]) -> None:
     """
     for first, second in combinations(splits, 2):
         shared = np.intersect1d(splits[first], splits[second])
-        count = int(np.isin(splits[second], shared).sum())
+        # By sorting: its table of integers has no room for 64 bits without sign in NumPy 2.0.
+        count = int(np.isin(splits[second], shared, kind="sort").sum())
         if count:
             LOG.warning(
                 "%s: %s of %s %s in %s are copies of one in %s; results there say less",

@@ -34,15 +34,18 @@ def oracle(x, weight, grad_y):
 
     x, weight, grad_y = x.double(), weight.double(), grad_y.double()
     minuend = grad_y * norm(torch.ones_like(x), weight) / (x.square().mean(-1, True) + 1e-5).sqrt()
-    return [*results(norm, x, weight, grad_y), minuend]
+    summands = (grad_y * norm(x, torch.ones_like(weight))).abs().flatten(0, -2).sum(0)
+    return [*results(norm, x, weight, grad_y), minuend, summands]
 
 
 def close(found, expected, tolerances):
     """The gradient of x is a difference that may cancel (in one channel, all but for eps): its
     error is measured against what is subtracted, which the other part of the sum is as large as.
+    That of the weight is a sum over the rows, which may cancel too (of two rows of one channel, up
+    to rounding): its error is measured against the sum of what is added, signs left out.
     """
-    for one, other, tolerance in zip(found, expected[:3], tolerances, strict=True):
-        size = expected[3] if other is expected[1] else other
+    sizes = expected[0], *expected[3:]
+    for one, other, size, tolerance in zip(found, expected[:3], sizes, tolerances, strict=True):
         assert one.shape == other.shape
         assert (one.double() - other).norm() <= tolerance * size.norm() + 1e-12
 
