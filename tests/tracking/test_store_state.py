@@ -69,7 +69,7 @@ def test_a_moved_store_that_is_locked_is_left_to_mlflow(moved, tmp_path, monkeyp
     ("version", "words"),
     [
         (None, ("older MLflow", "mlflow db upgrade sqlite:////")),
-        ("ffffffffffff", ("newer MLflow", "pip install --upgrade mlflow", "ffffffffffff")),
+        ("ffffffffffff", ("newer MLflow", "--upgrade mlflow", "ffffffffffff")),
     ],
 )
 def test_tables_of_another_version_are_one_whole_line(store, tmp_path, version, words):
