@@ -119,7 +119,7 @@ class AttentionState:
         In the second case (b, 1, 1, 1, 1) int64.
         """
         if len(set(self.filled)) <= 1:
-            return max(self.filled, default=0)
+            return self.filled[0] if self.filled else 0
         return torch.tensor(self.filled, device=self.key.device).view(-1, 1, 1, 1, 1)
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -136,7 +136,8 @@ class AttentionState:
             ValueError: more positions than the cache has.
         """
         length = key.shape[2]
-        stop = max(self.filled, default=0) + length
+        # torch 2.11 compiles no max(..., default=0).
+        stop = (max(self.filled) if self.filled else 0) + length
         if stop > self.key.shape[2]:
             raise ValueError(f"the key-value cache holds {self.key.shape[2]} positions, not {stop}")
         start, mask = self.positions(), None
