@@ -13,13 +13,13 @@ def overhear(
     Args:
         processes: with standard error as a pipe of text.
         phrase: words of a line.
-        then: is called when the first process says them, or after a quarter of an hour.
+        then: is called when one of them says them, or ends, or after a quarter of an hour.
 
     Returns:
         All that each of them said there.
     """
     said: list[list[str]] = [[] for _ in processes]
-    heard, over = threading.Lock(), threading.Event()
+    heard = threading.Event()
 
     def listen(index: int) -> None:
         stream = processes[index].stderr
@@ -27,9 +27,9 @@ def overhear(
         with stream:
             for line in stream:
                 said[index].append(line)
-                if phrase in line and heard.acquire(blocking=False):
-                    over.set()
-        over.set()
+                if phrase in line:
+                    heard.set()
+        heard.set()
 
     ears = [
         threading.Thread(target=listen, args=(index,), daemon=True)
@@ -38,7 +38,7 @@ def overhear(
     try:
         for ear in ears:
             ear.start()
-        over.wait(900)
+        heard.wait(900)
         then()
         for ear in ears:
             ear.join(3600)

@@ -20,15 +20,12 @@ from mambalab.utils.patience import patient
 PERIOD_SECONDS = 1.0  # between batches
 PAUSE_SECONDS = (5.0, 15.0, 60.0)  # between attempts to reach a tracker that failed
 LAST_ATTEMPTS, LAST_PAUSE_SECONDS = 3, 0.5  # at the end: a server may just have come back
-# Without any progress, after which `finish` gives up a server,
-REMOTE_PATIENCE_SECONDS = patient(5.0)
-# or what is on this machine, which may have to be created first.
-LOCAL_PATIENCE_SECONDS = patient(30.0)
+# `finish` gives up after so long without progress: a server, or what is on this machine, which may
+# have to be created first; and after so long in all.
+REMOTE_PATIENCE_SECONDS, LOCAL_PATIENCE_SECONDS = patient(5.0), patient(30.0)
 MAX_FINISH_SECONDS = patient(60.0)
-# As the two above when somebody waits for the run to stop,
-STOP_PATIENCE_SECONDS = patient(5.0)
-# and the whole time then: a container is killed after ten seconds.
-MAX_STOP_SECONDS = patient(8.0)
+# The same when somebody waits for the run to stop: a container is killed after ten seconds.
+STOP_PATIENCE_SECONDS, MAX_STOP_SECONDS = patient(5.0), patient(8.0)
 
 
 class _GivenUpError(Exception):
