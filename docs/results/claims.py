@@ -109,7 +109,7 @@ CLAIMS = [
         "generates 5 times as many tokens/s as a Transformer of its size (GPU)",
         older=fallbacks.generation,
     ),
-    Claim(PAPER, "time grows linearly with the length", older=fallbacks.flat),
+    Claim(PAPER, "time grows linearly with the length", older=fallbacks.linear),
     Claim(
         NANOGPT, "tiny Shakespeare on a CPU in 3 minutes: 1.88", "sources/nanogpt_cpu", Level(1.88)
     ),

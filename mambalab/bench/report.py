@@ -1,6 +1,7 @@
 """Results of a benchmark: as a table, as JSON, and as a picture on logarithmic axes."""
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, with a marker each: told apart with any colour vision.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
 _STYLES += (("#56B4E9", "P"),)
+_LEAST_RANGE = 10.0  # of the values of a panel: less would draw noise as a shape
 
 
 @dataclass
@@ -124,6 +126,11 @@ def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str, acr
         axes.plot(lengths, values, color=colour, marker=marker, linewidth=1.5, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    heights = [value for points in curves.values() for _, value in points]
+    low, high = min(heights), max(heights)
+    if high < _LEAST_RANGE * low:
+        middle = math.sqrt(low * high)
+        axes.set_ylim(middle / math.sqrt(_LEAST_RANGE), middle * math.sqrt(_LEAST_RANGE))
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,8 +1,10 @@
 import json
 import math
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from mambalab.tracking import mlflow_store
 from mambalab.tracking.description import labels_of, params_of, without_labels
@@ -98,7 +100,13 @@ def test_a_batch_whose_fate_is_unknown_is_neither_lost_nor_doubled(
     assert it.note.points == 1800
 
 
-def test_sending_the_same_points_again_makes_the_same_rows(mirror, run_dir, store):
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a number is missing"])
+def test_sending_the_same_points_again_makes_the_same_rows(mirror, run_dir, store, whole):
+    if whole:
+        rows = (run_dir / "metrics.jsonl").read_text()
+        (run_dir / "metrics.jsonl").write_text(rows.replace("null", "1.5"))
+    elif Version(metadata.version("mlflow")) < Version("3.16"):
+        pytest.skip("MLflow takes no NaN twice before 3.16; the mirror asks for what is stored")
     it = mirror()
     it.send()
     it._stored = dict  # as if the store had not said what it holds
