@@ -54,8 +54,10 @@ class StepProfiler:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if self.device.type == "cuda":
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
-            self._profile = torch.profiler.profile(activities=activities)
-            self._profile.start()
+            # acc_events: else torch 2.11 warns at the start that a second cycle would clear events
+            profile = torch.profiler.profile(activities=activities, acc_events=True)
+            profile.start()
+            self._profile = profile
 
     def after_step(self, step: int) -> None:
         """Note a step that was done, and write the trace after the last.

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mambalab.ops.triton import conv as triton_conv
 from mambalab.ops.triton import scan_backward, scan_forward, scan_segments, sums
 from mambalab.ops.triton.plans import Plan
 
+TRITON = metadata.version("triton").rpartition(".")[0]
 SWITCHES = ("HAS_D", "HAS_Z", "HAS_BIAS", "HAS_START", "HAS_CARRY", "HAS_STATE", "HAS_INITIAL")
 SWITCHES += ("SOFTPLUS", "SILU", "KEEP", "FINAL", "OUTPUT", "EVEN_D", "REVERSE", "HAND_ON")
 SWITCHES += ("FIRST", "SECOND")
@@ -47,7 +49,8 @@ def test_kernels_agree_with_the_oracle_in_the_interpreter():
 def test_the_forward_keeps_within_its_instructions_on_hopper():
     report = sm90.report_forward()
     assert report.spilled == (0, 0)
-    assert 5 < report.instructions <= 11
+    # Older compilers widen bfloat16 after spreading it over the lanes: more shifts, the same sums.
+    assert 5 < report.instructions <= {"3.6": 15, "3.7": 13}.get(TRITON, 11)
     assert report.special >= 1, "an exponential for each state: the loops were not found"
 
 
@@ -62,7 +65,7 @@ def test_a_narrow_backward_leaves_room_for_three_warps_on_hopper():
     report = sm90.report_backward(plan=Plan(16, 3, 168))
     assert report.spilled == (0, 0)
     assert report.resident() == 3
-    assert 15 < report.instructions <= 52
+    assert 15 < report.instructions <= {"3.6": 54}.get(TRITON, 52)
 
 
 def test_many_states_are_not_spilled_on_older_gpus():
