@@ -71,6 +71,7 @@ class _Door(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
         if name in _SHARED and isinstance(value, ModuleType):
             value.__class__ = _CallablePackage
+            vars(value).pop("__doc__", None)  # Python 3.14 would take it for the property
         super().__setattr__(name, value)
 
 

@@ -6,6 +6,9 @@ import sys
 
 def program() -> None:
     """Run the program and end the process with its exit status."""
+    from mambalab.utils import streams
+
+    streams.open_closed()  # before anything else is imported, which may open files
     from mambalab.cli.main import main
     from mambalab.utils import process
 

@@ -67,7 +67,7 @@ def lenient(*, results_matter: bool = True) -> Iterator[None]:
     Raises:
         BrokenOutputError: standard output did not take all that was printed.
     """
-    _open_closed()
+    open_closed()
     codecs.register_error("mambalab", _alike)
     for stream in (sys.stdout, sys.stderr):
         if callable(reconfigure := getattr(stream, "reconfigure", None)):
@@ -90,12 +90,14 @@ def lenient(*, results_matter: bool = True) -> Iterator[None]:
         raise BrokenOutputError(results.error.errno, results.error.strerror)
 
 
-def _open_closed() -> None:
+def open_closed() -> None:
     """Let the null device stand in for standard streams that are closed.
 
-    Otherwise the next file that is opened would get their numbers, and their output.
+    Otherwise the next file that is opened would get their numbers, and their output. One that has
+    been opened already, as libffi opens itself, keeps the number.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        taken = number
         try:
             os.fstat(number)
         except OSError:
@@ -104,8 +106,11 @@ def _open_closed() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)
+        else:
+            if getattr(sys, name) is None:
+                taken = os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+            setattr(sys, name, os.fdopen(taken, mode, encoding="utf-8", closefd=False))
 
 
 def _drop(stream: _Watched) -> None:

@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_behind(folder, capsys, model):
 def test_the_same_command_again_reports_and_changes_nothing(folder, capsys):
     train()
     before = {p: p.stat().st_mtime_ns for p in only_run(folder).rglob("*") if p.is_file()}
+    before = {p: at for p, at in before.items() if p.name != ".lock"}  # filelock before 4.2.6
     capsys.readouterr()
     assert train() == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before

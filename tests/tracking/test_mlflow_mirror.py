@@ -284,7 +284,7 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_locked_store(
     it = recorder()
     it.metrics(1, {"train/loss": 3.0})
     wait_for(lambda: points_in_store(store))
-    with closing(sqlite3.connect(store, 300, isolation_level=None)) as other:
+    with closing(sqlite3.connect(store, timeout=300, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         it.metrics(2, {"train/loss": 2.0})
         it.stop_requested = lambda: status == "FINISHED"  # while it waits: it had ended already

@@ -103,6 +103,19 @@ def test_no_file_gets_the_number_of_a_closed_stream():
     assert subprocess.run(command, env=env, timeout=300).returncode == 1
 
 
+def test_a_file_that_has_the_number_of_a_closed_stream_keeps_it():
+    code = (
+        "from mambalab.utils import streams; import os\n"
+        "first = os.open(os.devnull, os.O_RDONLY)\n"
+        "with streams.lenient():\n"
+        "    print('lost', flush=True)\n"
+        "os._exit(0 if first == 1 and os.fstat(1).st_rdev and not os.get_inheritable(1) else 1)"
+    )
+    command = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=env, timeout=300).returncode == 0
+
+
 def test_a_terminal_that_is_not_utf8():
     done = shell("nonsenseé", PYTHONIOENCODING="ascii", PYTHONUTF8="1")
     assert done.returncode == 2
