@@ -153,16 +153,6 @@ def tracking(up: str) -> str:
     )
 
 
-def times_faster(length: int) -> dict[str, float]:
-    """How many times as fast as each Transformer Mamba trains at a length."""
-    return {
-        row["contender"]: row["Mamba x"]
-        for row in record(f"train-{EPYC}")["rows"]
-        if row["contender"] in ("transformer", "transformer_equal_depth")
-        and row["batch x length"].endswith(f" {length}")
-    }
-
-
 BLOCKS = {
     "machines": machines,
     "scan": scan,

@@ -202,7 +202,7 @@ STUDIES = [
             f"mambalab train -m experiment=diffusion/{pictures} model=mamba,transformer{seeds}",
             baseline="model=transformer",
             metric="val/bits_per_dim",
-            note="bits of diffusion are an upper bound",
+            note=f"bits of diffusion are an upper bound; {ONE_CORE_EACH}",
         )
         for pictures, title, seeds in WRITTEN
     ),

@@ -60,7 +60,8 @@ def bits(up: str) -> str:
         return "Not measured yet."
     return (
         "Bits a dimension (a pixel) on the test split, less is better; the models of a column "
-        "trained for equal times.\n\n" + table(["", *PICTURES.values()], [*rows, *_codec_rows()])
+        "trained for as many steps as two quiet cores take in equal times.\n\n"
+        + table(["", *PICTURES.values()], [*rows, *_codec_rows()])
     )
 
 

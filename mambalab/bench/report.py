@@ -128,7 +128,7 @@ def _draw(axes: Any, curves: dict[str, list[tuple[int, float]]], label: str, acr
     axes.set_yscale("log")
     heights = [value for points in curves.values() for _, value in points]
     low, high = min(heights), max(heights)
-    if high < _LEAST_RANGE * low:
+    if 1.2 * high < _LEAST_RANGE * low:  # markers have room at the ends
         middle = math.sqrt(low * high)
         axes.set_ylim(middle / math.sqrt(_LEAST_RANGE), middle * math.sqrt(_LEAST_RANGE))
     axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))

@@ -96,21 +96,25 @@ def open_closed() -> None:
     Otherwise the next file that is opened would get their numbers, and their output. One that has
     been opened already, as libffi opens itself, keeps the number.
     """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        taken = number
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            os.set_inheritable(number, True)
-        else:
-            if getattr(sys, name) is None:
-                taken = os.open(os.devnull, os.O_RDWR)
+    filled = [number for number in range(3) if _fill(number)]
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(taken, mode, encoding="utf-8", closefd=False))
+            null = number if number in filled else os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", closefd=False))
+
+
+def _fill(number: int) -> bool:
+    """Open the null device under a number that nothing has, for children too."""
+    try:
+        os.fstat(number)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+        os.set_inheritable(number, True)
+        return True
+    return False
 
 
 def _drop(stream: _Watched) -> None:

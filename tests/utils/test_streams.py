@@ -103,15 +103,19 @@ def test_no_file_gets_the_number_of_a_closed_stream():
     assert subprocess.run(command, env=env, timeout=300).returncode == 1
 
 
-def test_a_file_that_has_the_number_of_a_closed_stream_keeps_it():
+@pytest.mark.parametrize(("closed", "kept"), [(">&-", 1), ("<&- >&-", 0)])
+def test_a_file_that_has_the_number_of_a_closed_stream_keeps_it(closed, kept):
     code = (
         "from mambalab.utils import streams; import os\n"
-        "first = os.open(os.devnull, os.O_RDONLY)\n"
+        "first = os.open('.', os.O_RDONLY)\n"
+        "whose = os.fstat(first).st_ino\n"
         "with streams.lenient():\n"
         "    print('lost', flush=True)\n"
-        "os._exit(0 if first == 1 and os.fstat(1).st_rdev and not os.get_inheritable(1) else 1)"
+        "others = [n for n in range(3) if n != first]\n"
+        f"right = first == {kept} and os.fstat(first).st_ino == whose\n"
+        "os._exit(0 if right and all(map(os.get_inheritable, others)) else 1)"
     )
-    command = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code]
+    command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=env, timeout=300).returncode == 0
 

@@ -63,7 +63,7 @@ def test_the_backward_keeps_within_its_instructions_on_hopper():
 
 def test_a_narrow_backward_leaves_room_for_three_warps_on_hopper():
     report = sm90.report_backward(plan=Plan(16, 3, 168))
-    assert report.spilled <= {"3.9": (8, 2)}.get(TRITON, (0, 0))  # a word, outside of the loops
+    assert report.spilled in {(0, 0), {"3.9": (8, 2)}.get(TRITON)}  # a word, outside of the loops
     assert report.resident() == 3
     assert 15 < report.instructions <= {"3.6": 54}.get(TRITON, 52)
 
