@@ -185,6 +185,14 @@ STUDIES = [
         "Over-fitting against width and dropout",
         "mambalab train -m experiment=shakespeare/width",
     ),
+    Study(
+        "pixels/digits/search",
+        "Rates and dropout of small digits pixel by pixel, on the tuning tenth",
+        "mambalab train -m experiment=pixels/digits task.tune=true model=mamba,transformer "
+        "optim.lr=1e-3,3e-3 dropout.p=0.1,0.2,0.4",
+        metric="val/bits_per_dim",
+        note="p = 0.1 was tried after the others, and is the least that was",
+    ),
     *(
         Study(
             f"pixels/{pictures}",
