@@ -1,5 +1,6 @@
 # Two commands are enough: `make run` and `make test`. Each makes .venv on first use.
-# PYTHON=python3.12 (or 3.12) chooses the Python that makes .venv; venv.sh finds one otherwise.
+# PYTHON=python3.12 (or 3.12) chooses the Python that makes .venv; venv.sh finds one otherwise, of
+# Python 3.11 to 3.14.
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -28,14 +29,14 @@ test: install
 # Environments of their own, by uv: docs/environments.md says what was tried. PYTHON=3.12, PRE=1
 # (pre-releases, too), ARGS= for pytest.
 test-lowest: WITH = $(or $(PYTHON),3.11)
-test-lowest: HOW = --resolution lowest-direct
+test-lowest: HOW = --upgrade --resolution lowest-direct
 test-newest: WITH = $(or $(PYTHON),3.14)
 test-newest: HOW = --upgrade $(if $(PRE),--prerelease allow)
 test-lowest test-newest: test-%:
 	@command -v uv >/dev/null || \
 	  { echo "mambalab: make $@ needs uv: install it (pip install uv), then make again"; exit 1; }
 	uv venv --allow-existing --python $(WITH) $(VENV)-$*
-	uv pip install --python $(VENV)-$*/bin/python $(HOW) --editable '.[dev]'
+	uv pip install --python $(VENV)-$*/bin/python $(HOW) --editable '.[dev,wandb,tensorboard]'
 	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install

@@ -27,6 +27,14 @@ if [ "$1" = --check ]; then
 fi
 
 folder=$1 asked=$2
+
+have=$(version_of "$folder/bin/python")
+if [ -n "$have" ]; then # a second Python in it would make a mixture
+  want=${asked:+$(version_of "$asked" "python$asked")}
+  [ -z "$want" ] || [ "$want" = "$have" ] || fail "$folder has Python $have, not $want: make clean"
+  "$folder/bin/python" -c 'import pip' 2>/dev/null && exit 0
+fi
+
 if [ -n "$asked" ]; then
   set -- "$asked" "python$asked"
 else

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mambalab import config
+from mambalab.commands import doctor
 from mambalab.config.schema import TrainConfig
 from mambalab.utils import packages
 
@@ -25,8 +26,14 @@ def test_every_place_names_the_same_pythons():
     script = (ROOT / "venv.sh").read_text(encoding="utf-8")
     assert f"OLDEST={oldest} NEWEST={newest}\n" in script
     assert all(f"python3.{minor}" in script for minor in minors)
-    for page in ("README.md", "docs/getting-started.md"):
+    for page in ("README.md", "docs/getting-started.md", "Makefile"):
         assert f"Python 3.{oldest} to 3.{newest}" in (ROOT / page).read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    assert ", ".join(f"3.{minor}" for minor in minors[:-1]) + f" and 3.{newest}. " in page
+    assert f"3.{beyond} has to wait" in page
+    assert (3, newest) == doctor.NEWEST_PYTHON
+    ((_, _, line),) = doctor._python(doctor.DoctorSettings("outputs", "data", "cpu"))
+    assert line.endswith(f"(3.{oldest} to 3.{newest} will do)")
 
 
 def test_hydra_builds_no_parser_of_arguments(monkeypatch):

@@ -1,4 +1,4 @@
-"""Private names of libraries that mambalab uses: all of them, each still there, meaning the same.
+"""Private names of libraries that `mambalab/` uses: all of them, still there, meaning the same.
 
 A release may drop one without notice. `USES` is the only list: a use that it lacks fails, and so
 does a name on it that nobody uses. A test a name says first what broke when a library moves on.
@@ -20,6 +20,8 @@ USES = {
     "mlflow: _get_alembic_config": {"tracking/store_state.py"},
     "optuna: _contains": {"sweep/optuna_study.py"},
     "optuna: _study_id": {"compare/search.py", "sweep/optuna_study.py"},
+    "submitit: _delay_s": {"sweep/submitit_launcher.py"},
+    "submitit: _executor": {"sweep/submitit_launcher.py"},
     "submitit: _make_command": {"sweep/submitit_launcher.py"},
     "tarfile: _proc_member": {"data/lra_archive.py"},
     "torch: _C": {"models/state.py", "ops/dispatch.py"},
@@ -52,6 +54,13 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
 
 
+def is_kept(node: ast.AST) -> bool:
+    """Whether an object of ours gets an attribute: one of another object may be a library's."""
+    if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+        return False
+    return getattr(node.value, "id", "") in ("self", "cls")
+
+
 def names_of_ours(trees) -> set[str]:
     """Every private name that is given somewhere in mambalab."""
     found = set()
@@ -59,8 +68,10 @@ def names_of_ours(trees) -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 found.add(node.name)
-            elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif is_kept(node):
+                found.add(node.attr)
     return found - OWN
 
 
@@ -203,7 +214,15 @@ def attention():
 def watcher():
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    return SlurmInfoWatcher()._make_command() is None  # without a job nothing is asked
+    watcher = SlurmInfoWatcher(delay_s=7)
+    return watcher._make_command() is None and watcher._delay_s == 7  # without a job
+
+
+def executor():
+    import submitit
+
+    auto = submitit.AutoExecutor("unused", cluster="local")
+    return issubclass(auto._executor.job_class, submitit.Job)
 
 
 def header():
@@ -213,7 +232,7 @@ def header():
 
 
 CHECKS = (
-    *(watcher, header),
+    *(watcher, executor, header),
     *(hydra_internal, mlflow_store, contains, study_id, hooks, graph_task, forward_level),
     *(dispatch, functorch, fake_tensors, storage, lerp, pytree, attention),
 )

@@ -10,6 +10,7 @@ PYTHON = """#!/bin/sh
 case $2 in
   *version_info*) echo {version} {platform} ;;
   *ensurepip*) exit {status} ;;
+  *pip*) exit 0 ;;
   venv) echo {name} -m venv "$3" ;;
 esac
 """
@@ -134,6 +135,29 @@ def test_a_path_with_a_space_is_one_word(tmp_path):
     assert run(tmp_path, str(tmp_path / "my tools" / "python3")).stdout == (
         "python3 -m venv my env\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "said"),
+    [
+        ("3.12", (), ""),
+        ("3.12", ("",), ""),
+        ("3.12", ("3.12",), ""),
+        (
+            "3.12",
+            ("3.11",),
+            "my env has Python 3.12, not 3.11: make clean, then make again",
+        ),
+        ("3.12", ("3.13",), ""),  # not here: `--check` compares no more, either
+    ],
+)
+def test_an_environment_of_another_python_is_not_made_over(tmp_path, there, words, said):
+    programs(tmp_path, python3="3.11", python3_11="3.11", python3_12="3.12")
+    (tmp_path / "my env/bin").mkdir(parents=True)
+    programs(tmp_path / "my env/bin", python=there)
+    done = run(tmp_path, *words, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", said and f"mambalab: {said}\n")
+    assert done.returncode == bool(said)
 
 
 CHECK = ("--check", "my env")

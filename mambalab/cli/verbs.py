@@ -74,6 +74,7 @@ class Verb:
 
 
 _MODEL = ("torch", "triton", "numba", "numpy", "safetensors", "tokenizers")
+_DATA = ("pyarrow", "pillow", "huggingface_hub", "filelock")
 _PICTURES = ("matplotlib", "numpy", "scipy")
 
 _RECORDS = (
@@ -94,7 +95,7 @@ _RECORDS = (
         "options to the groups or replaces them by name, and may name classes of your own as "
         "_target_: my_module.MyTask.",
         multirun=True,
-        needs=(*_MODEL, "matplotlib", "filelock", "tqdm"),
+        needs=(*_MODEL, *_DATA, "matplotlib", "tqdm"),
     ),
     Verb(
         "runs",
@@ -161,7 +162,7 @@ _RECORDS = (
         usage="[RUN] [KEY=VALUE ...] [--cfg job]",
         positional=("run",),
         examples=("eval", "eval outputs/text/mamba/ssm-0f3a9c21-s1 split=val"),
-        needs=_MODEL,
+        needs=(*_MODEL, *_DATA),
     ),
     Verb(
         "generate",
@@ -174,7 +175,7 @@ _RECORDS = (
             "generate pretrained=state-spaces/mamba-130m-hf prompt=Mamba",
             "generate latest temperature=0.5 top_k=20 max_new_tokens=1000",
         ),
-        needs=_MODEL,
+        needs=(*_MODEL, *_DATA),
     ),
     Verb(
         "inspect",
@@ -187,7 +188,7 @@ _RECORDS = (
             'inspect pretrained=exported text="ROMEO:"',
             "inspect outputs/mnist/mamba/standard-0f3a9c21-s1 index=7",
         ),
-        needs=(*_MODEL, "matplotlib"),
+        needs=(*_MODEL, *_DATA, "matplotlib"),
     ),
     Verb(
         "export",
@@ -214,7 +215,7 @@ _RECORDS = (
         note="Nothing is computed and no run is made; the task's data are read, and fetched if "
         "absent, where a vocabulary or classes depend on them. With RUN its own settings count.",
         positional=("run",),
-        needs=_MODEL,
+        needs=(*_MODEL, *_DATA),
     ),
     Verb(
         "data",
@@ -224,7 +225,7 @@ _RECORDS = (
         examples=("data list", "data fetch shakespeare"),
         positional=("action", "name"),
         words="words",
-        needs=("numpy", "pyarrow", "huggingface_hub"),
+        needs=("numpy", *_DATA),
     ),
     Verb(
         "experiments",
@@ -254,7 +255,7 @@ _RECORDS = (
             "bench data tasks=[mnist]",
         ),
         positional=("what",),
-        needs=(*_MODEL, "matplotlib"),
+        needs=(*_MODEL, *_DATA, "matplotlib"),
     ),
     Verb(
         "sync",

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ MODULES = (
 )
 DISPENSABLE = {"mlflow": "or use tracking=jsonl"}
 EXTRAS = ("slurm", "wandb", "tensorboard")
+NEWEST_PYTHON = (3, 14)  # as in pyproject.toml
 
 Finding = tuple[str, str, str]
 """Mark (`ok`, `--` for something optional that is absent, `!!`), what was checked, the result."""
@@ -72,12 +74,15 @@ def _findings(settings: DoctorSettings) -> Iterator[Finding]:
 
 
 def _python(_settings: DoctorSettings) -> Iterator[Finding]:
-    from mambalab.utils.packages import pythons
-
     found = f"{platform.python_version()} on {platform.platform(terse=True)}"
-    needed = pythons()
-    fits = needed is None or needed.contains(platform.python_version(), prereleases=True)
-    yield ("ok", "python", found) if fits else ("!!", "python", f"{found}; mambalab needs {needed}")
+    if sys.version_info[:2] <= NEWEST_PYTHON:  # one that is too old imports nothing
+        yield "ok", "python", f"{found} (3.11 to 3.14 will do)"
+    else:
+        yield (
+            "!!",
+            "python",
+            f"{found}; take 3.11 to 3.14: pyarrow has no wheels for newer",
+        )
 
 
 def _packages(_settings: DoctorSettings) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from mambalab.records.run_folder import SWEEP
 from mambalab.records.summary import Status
 from mambalab.utils.command import as_line
 from mambalab.utils.files import read_json
+from mambalab.utils.packages import require
 
 STUDY = "study.log"
 MAX_STUDY_BYTES = 300_000_000  # 10,000 trials are some 30 million
@@ -105,9 +106,14 @@ class Search:
 
 
 def read(folder: Path) -> Searched | None:
-    """Read what a sweep's folder tells of its search; None if it is none, or says nothing."""
+    """Read what a sweep's folder tells of its search; None if it is none, or says nothing.
+
+    Raises:
+        UserError: the Optuna that is installed is too old.
+    """
     if not (folder / STUDY).is_file():
         return None
+    require("optuna")
     try:
         if (folder / STUDY).stat().st_size > MAX_STUDY_BYTES:
             return None

@@ -253,7 +253,7 @@ class ClusterLauncher:
         folder = sweep.path / ".submitit"
         cluster = "slurm" if isinstance(settings, SlurmSettings) else "local"
         try:
-            self._executor = submitit.AutoExecutor(
+            self._auto = submitit.AutoExecutor(
                 folder, cluster=cluster, **{f"{cluster}_max_num_timeout": settings.max_num_timeout}
             )
         except RuntimeError as error:  # no srun on this machine
@@ -261,8 +261,8 @@ class ClusterLauncher:
                 f"hydra/launcher=submitit_slurm: {first_line(error)}; start it where "
                 "SLURM's commands are, or use hydra/launcher=local"
             ) from error
-        self._executor.update_parameters(**_parameters(settings, sweep))
-        self._job_class: Any = self._executor._executor.job_class  # AutoExecutor's own is empty
+        self._auto.update_parameters(**_parameters(settings, sweep))
+        self._job_class: Any = self._auto._executor.job_class  # AutoExecutor's own is empty
         logging.getLogger("submitit").setLevel(logging.ERROR)  # a line for each failing sacct
         if slots is None:
             self._job_class.watcher = _watcher()
@@ -298,10 +298,10 @@ class ClusterLauncher:
             new.append((job, NodeJob(order.absolute(), log, environment, sweep), slot))
         try:
             if len(new) > 1:
-                with self._executor.batch():
-                    sent_jobs = [self._executor.submit(work) for _, work, _ in new]
+                with self._auto.batch():
+                    sent_jobs = [self._auto.submit(work) for _, work, _ in new]
             else:
-                sent_jobs = [self._executor.submit(work) for _, work, _ in new]
+                sent_jobs = [self._auto.submit(work) for _, work, _ in new]
         except Exception as error:  # submitit's FailedJobError, and what sbatch makes of it
             for _, _, slot in new:
                 if slot is not None and self.slots is not None:
@@ -322,7 +322,7 @@ class ClusterLauncher:
         number = self._known.pop(job.name, None)
         if number is None:
             return None
-        sent = self._job_class(folder=self._executor.folder, job_id=number)
+        sent = self._job_class(folder=self._auto.folder, job_id=number)
         if sent.done(force_check=True):
             return None
         return sent if sent.state != "UNKNOWN" or in_queue(number) else None

@@ -15,7 +15,6 @@ from mambalab.utils.memory import shortage
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
 
 _PROJECT = {"hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
 """Names on the package index, where they differ from the name to import."""
@@ -81,27 +80,23 @@ def requirements(extra: str = "") -> list["Requirement"]:
     return [r for r in declared if r not in everybody and applies(r, extra)]
 
 
-def pythons() -> "SpecifierSet | None":
-    """The versions of Python that mambalab declares; None where it was never installed."""
-    from packaging.specifiers import SpecifierSet
-
-    try:
-        declared = metadata.metadata("mambalab")["Requires-Python"]
-    except metadata.PackageNotFoundError:
-        return None
-    return SpecifierSet(declared) if declared else None
-
-
 def obstacle(requirement: "Requirement") -> str | None:
     """What is wrong with a package's version and the command that mends it; None if nothing is.
 
     Whether it is there at all is for its import to say.
     """
+    from packaging.version import InvalidVersion, Version
+
     name, needed = requirement.name, str(requirement.specifier)
     try:
-        version = metadata.version(name)
+        version = (metadata.metadata(name) or {}).get("Version", "")
+        Version(version)
     except metadata.PackageNotFoundError:
         return None
+    except InvalidVersion:  # an installation that was interrupted leaves such a record
+        return f"{name} is installed, and the record of its version is damaged: " + pip_install(
+            f"--force-reinstall --no-deps '{name}{needed}'"
+        )
     if requirement.specifier.contains(version, prereleases=True):
         return None
     index = f" {_CPU_INDEX}" if name == "torch" and version.endswith("+cpu") else ""

@@ -180,7 +180,8 @@ def test_wandb_that_fails_or_hangs_costs_one_line_and_nothing_else(
     monkeypatch.setattr(sink, "LAST_PAUSE_SECONDS", 0.01)
     it = recorder()
     record(it, range(1, 31))
-    while not begun:
+    until = time.monotonic() + 300
+    while not begun and time.monotonic() < until:
         time.sleep(0.01)
     it.finish("FINISHED")
     ended.append(True)

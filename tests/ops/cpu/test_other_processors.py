@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba.core import codegen
 
 from mambalab.ops import selective_scan
-from tests.ops.cases import assert_close, results, scan_case
+from tests.ops import test_causal_conv1d as conv
+from tests.ops import test_rms_norm as norm
+from tests.ops.cases import assert_close, results
 from tests.ops.cpu import steps
+from tests.ops.cpu.every_kernel import CASES
 from tests.ops.cpu.other_processors import TRIPLES
 
 ROOT = Path(__file__).parents[3]
@@ -58,17 +62,8 @@ def test_every_kernel_compiles_for_arm():
         assert set(kernel["flushes"].values()) == ({2} if flushes else {0}), kernel  # on, and back
 
 
-PROGRAM = """
-import sys, torch
-from mambalab.ops.cpu import llvm
-from tests.ops.cases import cast, results, scan_case
-from tests.ops.cpu.steps import decoded
-from tests.ops.cpu.test_runtime import scan
-
-assert llvm.LANES == 8
-scanned = results(scan, cast(scan_case(2, 19, 20, 5), torch.float32))
-torch.save({"scan": scanned, "steps": decoded()}, sys.argv[1])
-"""
+OLDEST = "+sse2"  # no AVX, no AVX2, no AVX-512, no fused multiply-add
+USUAL = "+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2,+f16c,+fma"  # of most desktops: no AVX-512
 
 
 def reference(**tensors):
@@ -77,13 +72,25 @@ def reference(**tensors):
     )
 
 
+@pytest.mark.parametrize(("name", "features"), [("x86-64", OLDEST), ("haswell", USUAL)])
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another processor")
-def test_the_scan_and_decoding_are_right_without_wide_vectors(tmp_path):
-    """Code for the first x86-64 processors: no AVX, no AVX2, no AVX-512, no fused multiply-add."""
-    oldest = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2", "NUMBA_OPT": "0"}
-    program("-c", PROGRAM, str(tmp_path / "results"), **oldest)
+def test_every_kernel_is_right_without_wide_vectors(name, features, tmp_path):
+    lacks = set(features.split(",")) - set(codegen.get_host_cpu_features().split(","))
+    if lacks:
+        pytest.skip(f"this processor has no {', '.join(sorted(lacks))}")
+    of = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_OPT": "0"}
+    program("-m", "tests.ops.cpu.every_kernel", str(tmp_path / "results"), **of)
     found = torch.load(tmp_path / "results", weights_only=True)
-    assert_close(found["scan"], results(reference, scan_case(2, 19, 20, 5)), 1e-5)
+    assert found["lanes"] == 8
+    assert_close(found["scan"], results(reference, CASES["scan"]), 1e-5)
+    for case in (c for c in CASES if c.startswith("conv")):
+        dtype = CASES[case]["x"].dtype
+        assert_close(found[case], conv.oracle(CASES[case]), conv.TOLERANCE[dtype])
+    for case in (c for c in CASES if c.startswith("norm")):
+        bound = norm.TOLERANCE[CASES[case][0].dtype]
+        norm.close(found[case], norm.oracle(*CASES[case]), [bound, bound, 2e-6])
+    for one, other in found["dropped"].values():
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     exact = steps.model()(steps.TOKENS)[:, -1]
     scale = exact.abs().max().item()
     torch.testing.assert_close(found["steps"], steps.decoded(), atol=2e-3 * scale, rtol=0)
