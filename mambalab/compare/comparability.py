@@ -160,7 +160,11 @@ def warnings(groups: Sequence[Group]) -> list[str]:
             "choose settings; these are no values to report"
         )
     if bounds := [record for record in everything if is_bound(record)]:
-        whose = "" if len(bounds) == len(everything) else "; those of the other runs are exact"
+        whose = (
+            ""
+            if len(bounds) == len(everything)
+            else "; those of the other runs are exact, and a bound above one is no verdict"
+        )
         lines.append(
             "losses of task=diffusion, in whatever unit, are upper bounds on the negative log "
             f"likelihood, estimated with random masks: exact values are no higher{whose}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mambalab.compare.comparability import seed_of
+from mambalab.compare.comparability import is_bound, seed_of
 from mambalab.compare.groups import Group
 from mambalab.compare.measures import Measured, Metric
 from mambalab.compare.search import Search
@@ -76,6 +76,11 @@ class GroupResult:
     def seeds(self) -> list[int | str]:
         """Seeds of its runs."""
         return [run.seed for run in self.runs]
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its losses are upper bounds, not the negative log likelihood itself."""
+        return any(map(is_bound, self.group.records))
 
     @property
     def failed_seeds(self) -> list[int | str]:

@@ -33,7 +33,7 @@ def add(
     for result, pair, p in zip(others, pairs, adjusted, strict=True):
         pair = pair and replace(pair, p_holm=p)
         word = verdict(pair, metric, withheld=result.label in withheld)
-        if failures_decide(word, result, base):
+        if failures_decide(word, result, base) or bound_decides(word, result, base):
             word = WITHHELD
         judged[result.label] = replace(result, difference=pair, verdict=word)
     return [judged[result.label] for result in results]
@@ -67,6 +67,15 @@ def failures_decide(word: str, ours: GroupResult, theirs: GroupResult) -> bool:
     """
     lost, kept = set(ours.failed_seeds), set(theirs.failed_seeds)
     return (word == BETTER and bool(lost - kept)) or (word == WORSE and bool(kept - lost))
+
+
+def bound_decides(word: str, ours: GroupResult, theirs: GroupResult) -> bool:
+    """Tell whether a verdict takes an upper bound for the likelihood beside an exact one.
+
+    A bound below an exact value proves a better likelihood; one above it proves nothing.
+    """
+    above = {WORSE: (ours, theirs), BETTER: (theirs, ours)}.get(word)
+    return above is not None and above[0].is_bound and not above[1].is_bound
 
 
 def failures(results: Sequence[GroupResult]) -> list[str]:

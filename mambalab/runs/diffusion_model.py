@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mambalab.errors import UserError
@@ -87,10 +88,14 @@ class LoadedDenoiser:
         shown: int | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> Filled:
-        """Fill in the gaps (`spec.mask`) of sequences (n, l); arguments as of `infilling.fill`."""
+        """Fill in the gaps (`spec.mask`) of sequences (n, l); arguments as of `infilling.fill`.
+
+        A shorter sequence is read with gaps behind it that stay: the model learnt from whole
+        windows, and what it tells of a place with others hidden is right whatever they hold.
+        """
         with runtime.autocast(self.device, self.precision):
             return fill(
-                self.model,
+                self._read,
                 sequences.to(self.device),
                 mask=self.spec.mask,
                 steps=self.steps,
@@ -102,6 +107,12 @@ class LoadedDenoiser:
                 shown=shown,
                 on_step=on_step,
             )
+
+    def _read(self, sequences: Tensor) -> Tensor:
+        """Logits (n, l, v) for sequences (n, l), read as long as those of the training."""
+        length = sequences.shape[1]
+        whole = F.pad(sequences, (0, self.spec.seq_len - length), value=self.spec.mask)
+        return self.model(whole)[:, :length]
 
     def with_gaps(self, labels: Tensor, values: Tensor, gaps: Tensor) -> Tensor:
         """Sequences (n, 1 + l) int64 of pictures with gaps.

@@ -94,7 +94,7 @@ def write_pictures(
             written.
     """
     tokens = source.tokens
-    labels = labels_asked(tokens, label, count)
+    labels = labels_asked(tokens, label, count, image)
     values = torch.zeros(1, tokens.values, dtype=torch.int64)
     gaps = torch.ones(tokens.values, dtype=torch.bool)
     before = np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)

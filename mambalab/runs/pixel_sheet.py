@@ -91,13 +91,21 @@ def labels_in_turn(classes: tuple[str, ...], count: int) -> torch.Tensor:
     return torch.arange(count) % max(1, len(classes))
 
 
-def labels_asked(tokens: PixelTokens, label: str | None, count: int) -> torch.Tensor:
+def labels_asked(
+    tokens: PixelTokens, label: str | None, count: int, image: str | None = None
+) -> torch.Tensor:
     """Labels (count,) int64 of pictures of the class `label`; None = each class in turn.
+
+    Says so where these are to complete the picture in the file `image`, which has a class.
 
     Raises:
         UserError: no such class.
     """
     if label is None:
+        if image is not None and tokens.classes:
+            told = tokens.classes[:count]
+            names = ", ".join(told[:10]) + " ..." * (len(told) > 10)
+            LOG.warning("%s is completed as %s in turn: class=... names one", image, names)
         return labels_in_turn(tokens.classes, count)
     return torch.full((count,), tokens.label(label))
 
@@ -150,7 +158,7 @@ def write_sheet(
             cannot be written.
     """
     tokens = source.tokens
-    labels = labels_asked(tokens, label, count)
+    labels = labels_asked(tokens, label, count, image)
     given, before = None, np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
     if image is not None:
         whole = tokens_of(image, tokens)
@@ -199,7 +207,7 @@ def form_of(image: str) -> tuple[int, int]:
 
 
 def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> torch.Tensor:
-    """Tokens (1, values) of an image file, read as those of a folder were that it learnt from.
+    """Tokens (1, values) of an image file, read as those were that the model learnt from.
 
     Raises:
         UserError: it cannot be read.
@@ -208,8 +216,9 @@ def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> tor
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{key}={path} {what}: name a file with a picture")
-    pixels = torch.empty(1, 3, tokens.height, tokens.height, dtype=torch.uint8)
-    reader = ImageReader(tokens.height, tokens.background, tokens.deep_bits)
+    side = tokens.read_side or tokens.height
+    pixels = torch.empty(1, 3, side, side, dtype=torch.uint8)
+    reader = ImageReader(side, tokens.background, tokens.deep_bits)
     reader.read(str(path), pixels[0])
     reader.finish()
     return tokens.quantise(tokens.fitted(pixels))

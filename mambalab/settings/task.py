@@ -345,6 +345,11 @@ class ListOpsSettings(ClassificationSettings):
                 f"task.min_words={self.min_words}, task.max_words={self.max_words}: no length "
                 "is more than the one and less than the other"
             )
+        if self.max_words <= 4 and self.min_words > 0:
+            raise UserError(
+                f"task.min_words={self.min_words}, task.max_words={self.max_words}: an expression "
+                "is one digit, or has four words and more"
+            )
         longest = 1
         for _ in range(self.max_depth - 1):
             longest = min(2 + self.max_args * longest, self.max_words)
@@ -353,6 +358,13 @@ class ListOpsSettings(ClassificationSettings):
                 f"task.max_depth={self.max_depth}, task.max_args={self.max_args}: expressions have "
                 f"at most {longest:,} words, but must have more than "
                 f"task.min_words={self.min_words}"
+            )
+        digits_alone = self.max_words <= 4 or self.max_depth == 1
+        if digits_alone and self.train_size + self.val_size + self.test_size > 10:
+            raise UserError(
+                f"task.max_words={self.max_words}, task.max_depth={self.max_depth}: there are ten "
+                "such expressions, a digit each, but task.train_size, task.val_size and "
+                "task.test_size ask for more"
             )
 
 

@@ -100,6 +100,8 @@ class PixelModelTask(Task):
         if isinstance(source, ImageFolderTask):
             level = grey_level(self.settings.background)
             self.tokens = replace(self.tokens, background=level, deep_bits=source.deep_bits)
+        elif height > self.tokens.height:
+            self.tokens = replace(self.tokens, read_side=height)
         fitted = {split: self.tokens.fitted(found) for split, found in source.pixels.items()}
         self.levels = {split: self.tokens.quantise(found) for split, found in fitted.items()}
         self.labels = source.labels

@@ -19,7 +19,7 @@ PIXELS = "pixels.json"
 """File of a run folder: the fields of `PixelTokens`."""
 
 _GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green and blue (ITU-R BT.601)
-_USUAL = {"background": 255, "deep_bits": 0}
+_USUAL = {"background": 255, "deep_bits": 0, "read_side": 0}
 _MAX_SIDE = 4096  # pixels of a side that a file may ask for
 
 
@@ -39,6 +39,8 @@ class PixelTokens:
         background: grey level, 0 to 255, on which transparent pictures lay.
         deep_bits: bits of the largest value of the pictures that had more than 8 bits; 0 if none
             had.
+        read_side: pixels of a side to which a picture of a file is brought before it is made
+            smaller as those of the training were; 0 = `height` at once.
     """
 
     levels: int
@@ -48,6 +50,7 @@ class PixelTokens:
     classes: tuple[str, ...] = ()
     background: int = 255
     deep_bits: int = 0
+    read_side: int = 0
 
     @property
     def values(self) -> int:

@@ -89,7 +89,8 @@ def obstacle(requirement: "Requirement") -> str | None:
 
     name, needed = requirement.name, str(requirement.specifier)
     try:
-        version = (metadata.metadata(name) or {}).get("Version", "")
+        found = metadata.metadata(name)
+        version = found["Version"] if found and "Version" in found else ""
         Version(version)
     except metadata.PackageNotFoundError:
         return None

@@ -142,6 +142,10 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
         assert np.array_equal(found[0], shown.numpy())
         assert np.array_equal(found[1:, :kept], np.stack(3 * [shown.numpy()[:kept]]))
         assert not np.array_equal(found[1, kept:], found[2, kept:])
+    said = capsys.readouterr().err
+    assert said.count("prompt.png is completed as a, b, c in turn: class=... names one") == 2
+    assert main.main([*words, "class=b"]) == 0
+    assert "in turn" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,30 @@ def test_more_is_better_where_the_runs_say_so(tmp_path):
     assert switched.groups[0].best.mean == 1.0
 
 
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ([1.60, 1.62, 1.61], "no verdict"),  # above the exact values: the order is not known
+        ([1.40, 1.42, 1.41], "better"),  # below: the likelihood is better still
+    ],
+)
+@pytest.mark.parametrize("baseline", ["pixels", "diffusion"])
+def test_a_bound_above_an_exact_value_is_no_verdict(tmp_path, bounds, verdict, baseline):
+    values = {"diffusion.DiffusionTask": bounds, "pixels.PixelModelTask": [1.50, 1.52, 1.511]}
+    records = []
+    for target, best in values.items():
+        name = target.partition(".")[0]
+        task = {"task__name": name, "task___target_": f"mambalab.tasks.{target}"}
+        records += make_group(tmp_path / name, best, **task)
+    found = compare(records, ignore=ignore, baseline=f"task={baseline}", pairs="auto")
+    (judged,) = [group for group in found.groups if group.difference is not None]
+    if baseline == "diffusion" and verdict == "better":
+        verdict = "worse"
+    assert judged.verdict == verdict
+    (contrast,) = found.contrasts
+    assert (contrast.verdict == "no verdict") == (verdict == "no verdict")
+
+
 def test_a_goal_that_every_group_reaches_on_average(tmp_path):
     records = [
         *make_group(tmp_path / "a", [1.50, 1.52, 1.58]),

@@ -1,14 +1,18 @@
 """What a run of `task=diffusion` makes as it trains: it can be stopped, and broken weights pass."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from mambalab.generation.sampling import Sampling
 from mambalab.models.heads import Denoiser
 from mambalab.records.run_folder import RunFolder
+from mambalab.runs.diffusion_model import LoadedDenoiser
 from mambalab.runs.diffusion_samples import sample_of
 from mambalab.settings.train import Precision
+from mambalab.spec import ModelSpec
 from mambalab.tasks import pixels
 from mambalab.tasks.diffusion import DiffusionTask
 from mambalab.tasks.text import ShakespeareTask
@@ -58,6 +62,25 @@ def test_a_sample_is_the_same_again_and_training_goes_on(sample):
     assert contents[0] == contents[1]
     if sent[0].suffix == ".txt":
         assert len(contents[0].decode()) == 9 + 1
+
+
+def test_a_short_text_is_read_as_long_as_those_of_the_training(build_settings):
+    torch.manual_seed(0)
+    spec = ModelSpec(vocab_size=6, seq_len=12, masked=True)
+    model = Denoiser(build_settings(pattern="A", n_layer=1, d_model=8), NO_DROPOUT, spec).eval()
+    text: Any = None
+    writer = LoadedDenoiser(model, spec, text, torch.device("cpu"), Precision.fp32, "a model")
+    short = torch.tensor([[3, 5, 0, 5, 1, 5, 2]])
+    whole = torch.cat((short, torch.full((1, 5), 5)), dim=1)
+    with torch.no_grad():
+        assert torch.equal(writer._read(short), model(whole)[:, :7])
+        assert not torch.allclose(model(whole)[:, :7], model(short), atol=1e-3)
+    for sequences in (short, whole):
+        writer.plan(None, int((sequences == 5).sum()))
+        filled = writer.fill(sequences, rules=Sampling(allowed=5), seed=1).tokens
+        assert filled.shape == sequences.shape
+        assert filled.max() < 5
+        assert torch.equal(filled[:, :7:2], short[:, ::2])
 
 
 def test_a_signal_ends_it_and_no_numbers_are_no_sample(sample, caplog):

@@ -181,6 +181,9 @@ def test_missing_published_files_are_named(make, tmp_path):
         ({"max_depth": 1}, "at most 1 words, but must have more than task.min_words=5"),
         ({"max_depth": 2, "max_args": 3}, "at most 5 words"),
         ({"max_args": 1}, "task.max_args=1"),
+        ({"min_words": 1, "max_words": 4}, "an expression is one digit, or has four words"),
+        ({"min_words": 0, "max_words": 4, "train_size": 9}, "there are ten such expressions"),
+        ({"min_words": 0, "max_depth": 1, "train_size": 9}, "there are ten such expressions"),
     ],
 )
 def test_lengths_that_cannot_be_are_refused_at_once(changes, message):

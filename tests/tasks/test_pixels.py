@@ -102,6 +102,28 @@ def test_levels_are_those_of_the_pictures(make):
     assert make(size=2).spec.seq_len == 4
 
 
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("kind", [Grey, Colour])
+def test_a_picture_of_a_file_is_read_as_those_of_the_data_set(kind, size, monkeypatch, tmp_path):
+    class Square(kind):
+        def read(self):
+            data = super().read()
+            for part in (data.train, data.test):
+                part.pixels = part.pixels[..., :4]
+            return data
+
+    monkeypatch.setitem(module._KNOWN, "digits" if kind is Grey else "cifar10", Square)
+    data, colour = ("digits", False) if kind is Grey else ("cifar10", True)
+    task = build(PixelModelTask, PICTURES, levels=16, size=size, data=data, colour=colour)
+    source = task._source()
+    source.prepare()
+    for number, picture in enumerate(source.pixels["test"][:3]):
+        image = picture.permute(1, 2, 0).numpy()
+        Image.fromarray(image if colour else image[..., 0]).save(tmp_path / "a.png")
+        found = tokens_of(str(tmp_path / "a.png"), task.tokens)
+        assert torch.equal(found[0], task.levels["test"][number])
+
+
 def test_tuning_and_fractions_are_those_of_the_images(make):
     tuned = make(tune=True)
     assert tuned.tunes
