@@ -215,6 +215,13 @@ STUDIES = [
         for pictures, title, seeds in WRITTEN
     ),
     Study(
+        "diffusion/text",
+        "Tiny Shakespeare filled in by diffusion, 128 characters at a time",
+        "mambalab train experiment=diffusion/text",
+        metric="val/bits_per_char",
+        note=f"bits of diffusion are an upper bound; {ONE_CORE_EACH}",
+    ),
+    Study(
         "listops/models",
         "Mamba and both Transformers on short ListOps",
         f"mambalab train -m experiment=listops/cpu {MODELS}",

@@ -15,6 +15,10 @@ SHEETS = {  # picture below `experiments/`: what it shows
     "diffusion/mnist/samples.png": "36 digits that Mamba filled in by diffusion",
     "diffusion/mnist/strip.png": "a digit as diffusion fills it in, from nothing to the whole",
 }
+TEXTS = {  # file below `experiments/`: what it shows
+    "diffusion/text/stages.txt": "A line with gaps as diffusion fills them in: steps, and what "
+    "stands there then",
+}
 
 
 def _models(order: str, pictures: str) -> dict[str, GroupResult]:
@@ -66,9 +70,13 @@ def bits(up: str) -> str:
 
 
 def sheets(up: str) -> str:
-    """Pictures that recorded models wrote."""
+    """Pictures and texts that recorded models made."""
     there = {EXPERIMENTS / name: told for name, told in SHEETS.items()}
     shown = [picture(up, path, told) for path, told in there.items() if path.is_file()]
+    for name, told in TEXTS.items():
+        if (path := EXPERIMENTS / name).is_file():
+            text = path.read_text(encoding="utf-8").rstrip("\n")
+            shown.append(f"{told} (`experiments/{name}`):\n\n```text\n{text}\n```")
     return "\n\n".join(shown) or "No samples are kept yet."
 
 
