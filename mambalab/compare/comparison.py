@@ -111,7 +111,7 @@ def compare(
     )
     results.sort(key=lambda r: -r.best.mean if judged.maximize else r.best.mean)
     return Comparison(
-        task=printable(str(base.setting("task.name") or "-")),
+        task=printable(_tasks(groups, base)),
         metric=judged,
         bootstrap=bootstrap,
         goal=goal,
@@ -131,6 +131,12 @@ def compare(
         left_out=dropped,
         search=search,
     )
+
+
+def _tasks(groups: Sequence[Group], base: Group) -> str:
+    """Name the task; of two that measure the same, that of the baseline comes first."""
+    every = dict.fromkeys(str(group.setting("task.name") or "-") for group in (base, *groups))
+    return " and ".join(every)
 
 
 def _measured(records: Sequence[RunRecord]) -> list[str]:

@@ -200,7 +200,8 @@ def _curves_apart(
 def _name(group: GroupResult, comparison: Comparison) -> str:
     several_groups = len(comparison.groups) > 1
     baseline = " (baseline)" if group.verdict == BASELINE and several_groups else ""
-    return drawable(reader_label(group.group)) + baseline
+    bound = " (upper bound)" if group.is_bound and several_groups else ""
+    return drawable(reader_label(group.group)) + bound + baseline
 
 
 def reader_label(group: Group) -> str:

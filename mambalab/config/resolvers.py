@@ -45,7 +45,7 @@ def _by_model(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
 
 @functools.cache
 def _tell_other(name: str) -> None:
-    LOG.info("this experiment has no values for model=%s, which takes those of `other`", name)
+    LOG.info("model=%s takes the values that this experiment has for other models (`other`)", name)
 
 
 def register() -> None:

@@ -1,5 +1,7 @@
 """Heads: models that map the backbone's features to the outputs of a task."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,7 +63,8 @@ class LanguageModel(nn.Module):
 class Denoiser(nn.Module):
     """Model of hidden tokens: each position's own token, predicted from the whole sequence.
 
-    Attention layers see all positions; Mamba layers read the sequence from both ends.
+    Attention layers see all positions; Mamba layers read the sequence from both ends, and without
+    any `d_ff=auto` matches such a one.
 
     Args:
         settings: the backbone; `tie_embeddings` shares the embedding with the output projection.
@@ -80,6 +83,8 @@ class Denoiser(nn.Module):
                 f"model={settings.name} reads one way only; use model.bidirectional=true, or a "
                 "model with attention"
             )
+        if "M" not in settings.layers():  # FFNs as wide as beside the Mamba that can do this task
+            settings = replace(settings, bidirectional=True)
         self.backbone = Backbone(settings, dropout, spec, causal=False)
         self.lm_head = nn.Linear(settings.d_model, spec.vocab_size, bias=False)
         if settings.tie_embeddings:

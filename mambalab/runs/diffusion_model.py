@@ -74,7 +74,7 @@ class LoadedDenoiser:
         None means one for each gap, `STEPS` at most. Says so if there are fewer than asked for.
         """
         if asked is not None and asked > gaps:
-            LOG.warning("steps=%s: one for each position to fill in is the most, %s", asked, gaps)
+            LOG.warning("steps=%s is taken as %s, one for each position to fill in", asked, gaps)
         self.steps = min(STEPS if asked is None else asked, gaps)
 
     def fill(

@@ -1,5 +1,6 @@
 """Fills in pictures for `mambalab generate`: a sheet, and the stages on the way."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ from mambalab.runs.pixel_sheet import (
     form_of,
     known_values,
     labels_asked,
+    tell_turns,
     tokens_of,
 )
 from mambalab.tokenization.pixels import PixelTokens
 
+LOG = logging.getLogger("mambalab")
 STRIP = 9  # stages in a row of a strip
 MOVING = 65  # stages of an animation, at most
 MAX_SHOWN = 36  # pictures whose stages are shown
@@ -94,7 +97,7 @@ def write_pictures(
             written.
     """
     tokens = source.tokens
-    labels = labels_asked(tokens, label, count, image)
+    labels = labels_asked(tokens, label, count)
     values = torch.zeros(1, tokens.values, dtype=torch.int64)
     gaps = torch.ones(tokens.values, dtype=torch.bool)
     before = np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
@@ -106,6 +109,7 @@ def write_pictures(
         else:
             gaps = _white(mask_image, image, tokens)
     files.check()
+    tell_turns(tokens, label, count, image)
     source.plan(steps, int(gaps.sum()))
     began = time.perf_counter()
     found = source.fill(
@@ -118,9 +122,9 @@ def write_pictures(
     )
     seconds = time.perf_counter() - began
     in_turn = columns(tokens.classes) if label is None and image is None else None
-    pictures = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
+    made = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
     try:
-        sheet.write(files.out, sheet.grid(pictures, in_turn))
+        sheet.write(files.out, sheet.grid(made, in_turn))
         if found.stages is not None:
             _write_stages(found, files, tokens, source.spec.mask, in_turn)
     except OSError as error:
@@ -130,7 +134,9 @@ def write_pictures(
             f"cannot write {name}: {error.strerror}; name another with {keys}"
         ) from error
     written = count * int(gaps.sum()) / seconds
-    return f"made {count:,} pictures in {found.steps:,} steps, {written:,.0f} values a second"
+    pictures = f"{count:,} picture{'s'[: count != 1]}"
+    taken = f"{found.steps:,} step{'s'[: found.steps != 1]}"
+    return f"made {pictures} in {taken}, {written:,.0f} values a second"
 
 
 def _white(mask: str, image: str, tokens: PixelTokens) -> Tensor:
@@ -155,6 +161,8 @@ def _white(mask: str, image: str, tokens: PixelTokens) -> Tensor:
             f"mask_image={mask}: no pixel of it is white, so there is nothing to fill in; paint "
             "white what the model is to make"
         )
+    if hidden.all():
+        LOG.warning("mask_image=%s has no black pixel: nothing of %s is given", mask, image)
     return hidden.repeat_interleave(tokens.channels)
 
 

@@ -91,23 +91,25 @@ def labels_in_turn(classes: tuple[str, ...], count: int) -> torch.Tensor:
     return torch.arange(count) % max(1, len(classes))
 
 
-def labels_asked(
-    tokens: PixelTokens, label: str | None, count: int, image: str | None = None
-) -> torch.Tensor:
+def labels_asked(tokens: PixelTokens, label: str | None, count: int) -> torch.Tensor:
     """Labels (count,) int64 of pictures of the class `label`; None = each class in turn.
-
-    Says so where these are to complete the picture in the file `image`, which has a class.
 
     Raises:
         UserError: no such class.
     """
     if label is None:
-        if image is not None and tokens.classes:
-            told = tokens.classes[:count]
-            names = ", ".join(told[:10]) + " ..." * (len(told) > 10)
-            LOG.warning("%s is completed as %s in turn: class=... names one", image, names)
         return labels_in_turn(tokens.classes, count)
     return torch.full((count,), tokens.label(label))
+
+
+def tell_turns(tokens: PixelTokens, label: str | None, count: int, image: str | None) -> None:
+    """Say as which classes a picture is completed for which nobody named one."""
+    if image is None or label is not None or not tokens.classes:
+        return
+    told = tokens.classes[:count]
+    names = ", ".join(told[:10]) + " ..." * (len(told) > 10)
+    which = f"class {names}" if len(told) == 1 else f"each class in turn ({names})"
+    LOG.warning("%s is completed as %s: class=... names another", image, which)
 
 
 def known_values(tokens: PixelTokens, rows: int | None, name: str) -> int:
@@ -158,13 +160,14 @@ def write_sheet(
             cannot be written.
     """
     tokens = source.tokens
-    labels = labels_asked(tokens, label, count, image)
+    labels = labels_asked(tokens, label, count)
     given, before = None, np.empty((0, tokens.height, tokens.width, tokens.channels), np.uint8)
     if image is not None:
         whole = tokens_of(image, tokens)
         given = whole[:, : known_values(tokens, rows, source.name)].expand(count, -1)
         before = tokens.pictures(whole).numpy()
     check_place(out)
+    tell_turns(tokens, label, count, image)
     began = time.perf_counter()
     found = source.pictures(labels, given, rules=rules, seed=seed, batch=batch).numpy()
     seconds = time.perf_counter() - began
@@ -174,7 +177,7 @@ def write_sheet(
         sheet.write(out, sheet.grid(np.concatenate((before, found)), in_turn))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; name another with out=") from error
-    return f"wrote {count:,} pictures, {written / seconds:,.0f} values a second"
+    return f"wrote {count:,} picture{'s'[: count != 1]}, {written / seconds:,.0f} values a second"
 
 
 def check_place(out: Path, key: str = "out", ending: str = ".png") -> None:

@@ -172,7 +172,7 @@ _OF_PICTURES = ("out", "class_name", "prompt_image", "rows")
 
 def _refuse(given: list[str], name: str, what: str) -> None:
     if given:
-        other = "pictures (task=pixels)" if what == "texts" else "texts"
+        other = "pictures" if what == "texts" else "texts"
         raise UserError(f"{given[0]}: {name} writes {what}, and this is for {other}; leave it out")
 
 

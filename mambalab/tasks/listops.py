@@ -109,6 +109,10 @@ class ListOpsTask(StoredTextTask):
     def _published(self) -> dict[str, tuple[PairStore, np.ndarray]]:
         folder = Path(os.path.expanduser(self.settings.path or "")).absolute()
         names = list(FILES.values())
+        if folder.is_file():
+            raise UserError(
+                f"task.path={self.settings.path} is a file: name the folder with {', '.join(names)}"
+            )
         if missing := [name for name in names if not (folder / name).exists()]:
             raise UserError(
                 f"task.path={self.settings.path}: there is no {folder / missing[0]}; task=listops "

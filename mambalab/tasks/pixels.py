@@ -135,6 +135,11 @@ class PixelModelTask(Task):
             "data_fraction": self.data_fraction,
         }
         if (folder := settings.folder()) is not None:
+            if Path(os.path.expanduser(folder)).is_file():
+                raise UserError(
+                    f"task.data={folder} is a file: name a folder with a sub-folder of pictures "
+                    "for each class"
+                )
             if not Path(os.path.expanduser(folder)).is_dir():
                 text = ["text"] * isinstance(settings, DiffusionSettings)
                 known = ", ".join([*_KNOWN, *text])

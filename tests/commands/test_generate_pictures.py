@@ -143,9 +143,11 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
         assert np.array_equal(found[1:, :kept], np.stack(3 * [shown.numpy()[:kept]]))
         assert not np.array_equal(found[1, kept:], found[2, kept:])
     said = capsys.readouterr().err
-    assert said.count("prompt.png is completed as a, b, c in turn: class=... names one") == 2
+    assert said.count("prompt.png is completed as each class in turn (a, b, c): class=...") == 2
+    assert main.main(words) == 0
+    assert "prompt.png is completed as class a: class=..." in capsys.readouterr().err
     assert main.main([*words, "class=b"]) == 0
-    assert "in turn" not in capsys.readouterr().err
+    assert "completed" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_a_run_on_texts_refuses_what_is_for_pictures(folder, capsys):
     capsys.readouterr()
     for words in ("out=a.png", "class=3", "prompt_image=a.png"):
         assert main.main(["generate", words]) == 1
-        expected = rf"{words}: .* writes texts, and this is for pictures \(task=pixels\); leave it"
+        expected = rf"{words}: .* writes texts, and this is for pictures; leave it"
         assert re.search(expected, one_line(capsys))
     assert main.main(["generate", "pretrained=some", "out=a.png"]) == 2
     assert "out=a.png: pretrained=some writes texts" in one_line(capsys)

@@ -2,6 +2,7 @@ import pytest
 import scipy.stats
 
 from mambalab.compare.comparison import compare
+from mambalab.compare.pictures import _name
 from mambalab.compare.results import LeftOut
 from mambalab.errors import UserError
 from mambalab.records.reader import read_run
@@ -91,6 +92,10 @@ def test_a_bound_above_an_exact_value_is_no_verdict(tmp_path, bounds, verdict, b
         task = {"task__name": name, "task___target_": f"mambalab.tasks.{target}"}
         records += make_group(tmp_path / name, best, **task)
     found = compare(records, ignore=ignore, baseline=f"task={baseline}", pairs="auto")
+    other = {"pixels": "diffusion", "diffusion": "pixels"}[baseline]
+    assert found.task == f"{baseline} and {other}"
+    drawn = {_name(group, found).removesuffix(" (baseline)") for group in found.groups}
+    assert drawn == {"task pixels", "task diffusion (upper bound)"}
     (judged,) = [group for group in found.groups if group.difference is not None]
     if baseline == "diffusion" and verdict == "better":
         verdict = "worse"

@@ -53,5 +53,5 @@ def test_a_model_that_nobody_tuned_is_told(tuned, caplog):
         for model in ("mamba", "transformer_equal_depth", "hybrid", "hybrid"):
             compose("train", ["experiment=tuned", f"model={model}"])
     assert caplog.messages == [
-        "this experiment has no values for model=hybrid, which takes those of `other`"
+        "model=hybrid takes the values that this experiment has for other models (`other`)"
     ]

@@ -170,6 +170,15 @@ def test_one_way_is_not_enough_to_fill_in():
     build(HIDDEN, pattern="MA")  # whose attention sees everything
 
 
+@pytest.mark.parametrize("pattern", ["A", "SF"])
+def test_a_denoiser_without_mamba_is_as_large_as_one_that_reads_both_ways(pattern):
+    options = {"d_model": 64, "n_layer": 2}
+    mamba = build(HIDDEN, pattern="M", bidirectional=True, **options)
+    other = build(HIDDEN, pattern=pattern, **options)
+    counts = [sum(p.numel() for p in m.parameters()) for m in (mamba, other)]
+    assert abs(counts[1] / counts[0] - 1) < 0.03
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_parameters_are_counted_right_and_matched(bidirectional):
     settings = dataclasses.replace(SETTINGS, d_model=128, bidirectional=bidirectional)
