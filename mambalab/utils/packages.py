@@ -94,7 +94,7 @@ def obstacle(requirement: "Requirement") -> str | None:
         Version(version)
     except metadata.PackageNotFoundError:
         return None
-    except InvalidVersion:  # an installation that was interrupted leaves such a record
+    except (InvalidVersion, FileNotFoundError):  # left by an installation that was interrupted
         return f"{name} is installed, and the record of its version is damaged: " + pip_install(
             f"--force-reinstall --no-deps '{name}{needed}'"
         )

@@ -1,6 +1,7 @@
 """Packages that are too old or broken cost one line that names what mends it."""
 
 import importlib
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -73,7 +74,15 @@ def test_a_search_is_not_compared_with_an_optuna_that_is_too_old(too_old, tmp_pa
 
 
 @pytest.mark.parametrize("record", [None, "Name: numpy\n", "Name: numpy\nVersion: unknown\n"])
-def test_a_record_that_an_interrupted_installation_left_is_told(record, tmp_path, monkeypatch):
+@pytest.mark.parametrize("backport", [False, True])  # reads the records once it is imported
+def test_a_record_that_an_interrupted_installation_left_is_told(
+    record, backport, tmp_path, monkeypatch
+):
+    if backport:
+        pytest.importorskip("importlib_metadata")
+    else:
+        finders = [one for one in sys.meta_path if "importlib_metadata" not in type(one).__module__]
+        monkeypatch.setattr(sys, "meta_path", finders)
     broken = tmp_path / "numpy-2.4.6.dist-info"
     broken.mkdir()
     if record is not None:
