@@ -27,7 +27,7 @@ def half_clear(mode: str) -> tuple[Image.Image, dict]:
     if mode == "RGBA":
         return Image.fromarray(np.stack([black, black, black, alpha], -1)), {}
     if mode == "LA":
-        return Image.fromarray(np.stack([black, alpha], -1), "LA"), {}
+        return Image.merge("LA", (Image.fromarray(black), Image.fromarray(alpha))), {}
     if mode == "PA":
         image = Image.fromarray(black).convert("P")
         image.putalpha(Image.fromarray(alpha))
