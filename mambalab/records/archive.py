@@ -159,14 +159,15 @@ def pack(record: RunRecord) -> dict[str, Any]:
 
     Metrics of training are averaged since the evaluation before; time and learning rate are the
     last of it. Where runs and data lay on the machine is left out: in the settings, in the command,
-    and of the data's path all but its last part.
+    and of the data's paths all but their last parts.
     """
     summary = record.summary.to_json()
     kept = {key: value for key, value in summary.items() if key not in _NOT_KEPT}
     if command := kept.get("command"):
         kept["command"] = _without_places(command)
-    if path := (kept.get("data") or {}).get("path"):
-        kept["data"] = kept["data"] | {"path": Path(path).name}
+    data = kept.get("data") or {}
+    if places := {key: Path(data[key]).name for key in ("path", "store") if data.get(key)}:
+        kept["data"] = data | places
     known = set(RunSummary().to_json()) | set(vars(RunSummary()))
     found = {
         "name": record.path.name,

@@ -42,14 +42,14 @@ def test_a_record_compares_as_the_folders_do(runs, tmp_path):
 def test_a_record_does_not_tell_where_things_lay(tmp_path):
     told = {
         "command": "mambalab train -m output_dir=/home/me/out 'task.path=a b.txt' seed=1,2",
-        "data": {"sha256": "ab", "path": "/home/me/data/input.txt"},
+        "data": {"sha256": "ab", "path": "/home/me/data/input.txt", "store": "/a/b"},
     }
     places = {"data_dir": "/home/me/data", "output_dir": "/home/me/out", "run_dir": "/home/me/r"}
     run = make_run(tmp_path / "r", summary=told, **places)
     packed = archive.pack(read_run(run))
     assert "/home/me" not in json.dumps(packed)
     assert packed["summary"]["command"] == "mambalab train -m 'task.path=a b.txt' seed=1,2"
-    assert packed["summary"]["data"] == {"sha256": "ab", "path": "input.txt"}
+    assert packed["summary"]["data"] == {"sha256": "ab", "path": "input.txt", "store": "b"}
     assert packed["config"]["seed"] == 1
 
 
