@@ -17,12 +17,16 @@ version_of() { # of the first that runs
   done
 }
 
+refuse_another() { # FOLDER, the version that it has, the Python that is asked for
+  want=${3:+$(version_of "$3" "python$3")}
+  [ -z "$want" ] || [ "$want" = "$2" ] || fail "$1 has Python $2, not $want: make clean"
+}
+
 if [ "$1" = --check ]; then
   have=$(version_of "$2/bin/python")
   "$2/bin/python" -P -c 'from importlib.metadata import version; version("mambalab"); version("torch")' 2>/dev/null ||
     fail "$2 does not work any more (its Python was replaced, or the folder was moved): make clean"
-  want=${3:+$(version_of "$3" "python$3")}
-  [ -z "$want" ] || [ "$want" = "$have" ] || fail "$2 has Python $have, not $want: make clean"
+  refuse_another "$2" "$have" "$3"
   exit 0
 fi
 
@@ -30,8 +34,7 @@ folder=$1 asked=$2
 
 have=$(version_of "$folder/bin/python")
 if [ -n "$have" ]; then # a second Python in it would make a mixture
-  want=${asked:+$(version_of "$asked" "python$asked")}
-  [ -z "$want" ] || [ "$want" = "$have" ] || fail "$folder has Python $have, not $want: make clean"
+  refuse_another "$folder" "$have" "$asked"
   "$folder/bin/python" -c 'import pip' 2>/dev/null && exit 0
 fi
 

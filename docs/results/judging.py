@@ -6,7 +6,7 @@ from docs.results.studies import Study, group, shown, too_often
 from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
 from mambalab.compare.statistics import paired
 from mambalab.compare.text import interval
-from mambalab.compare.verdicts import MIN_SEEDS, bound_decides, failures_decide, verdict
+from mambalab.compare.verdicts import MIN_SEEDS, verdict, why_withheld
 
 SUPPORTED, NOT_SUPPORTED, NOT_MEASURED = "supported", "not supported", "not measured"
 UNDECIDED, OTHER_SETTING, NO_FIGURE = "undecided", "other setting", "no figure claimed"
@@ -134,10 +134,8 @@ def _contrast(found: Comparison, test: Contrast, looks: int) -> tuple[str, str]:
     text += f"; difference {interval(pair.estimate, sign='+')}"
     planned = replace(pair, p_holm=pair.p)  # one comparison, chosen beforehand
     word = verdict(planned, found.metric, withheld=False)
-    if failures_decide(word, ours, theirs):
-        return f"{text}; failed runs decide", WITHHELD
-    if bound_decides(word, ours, theirs):
-        return f"{text}; a bound above an exact value", WITHHELD
+    if why := why_withheld(word, ours, theirs):
+        return f"{text}; {why}", WITHHELD
     if word != BETTER:
         return text, NOT_SUPPORTED
     ends = pair.estimate.low, pair.estimate.high

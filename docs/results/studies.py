@@ -200,6 +200,7 @@ STUDIES = [
             f"mambalab train -m experiment=pixels/{pictures} {MODELS}{seeds}",
             baseline="model=transformer",
             metric="val/bits_per_dim",
+            note=ONE_CORE_EACH,
         )
         for pictures, title, seeds in WRITTEN
     ),
@@ -221,17 +222,15 @@ STUDIES = [
         metric="val/bits_per_char",
         note=f"bits of diffusion are an upper bound; {ONE_CORE_EACH}",
     ),
-    Study(
-        "listops/models",
-        "Mamba and both Transformers on short ListOps",
-        f"mambalab train -m experiment=listops/cpu {MODELS}",
-        baseline="model=transformer",
-    ),
-    Study(
-        "lra_image/models",
-        "Mamba and the Transformer on grey CIFAR-10, pixel by pixel",
-        "mambalab train -m experiment=lra_image/cpu model=mamba,transformer",
-        baseline="model=transformer",
+    *(
+        Study(
+            f"{task}/models",
+            f"Mamba and the Transformer on {what}",
+            f"mambalab train -m experiment={task}/cpu model=mamba,transformer",
+            baseline="model=transformer",
+            note=ONE_CORE_EACH,
+        )
+        for task, what in (("listops", "short ListOps"), ("lra_image", "CIFAR-10 in grey pixels"))
     ),
     Study(
         "sources/small_bench_cifar10",

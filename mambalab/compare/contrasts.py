@@ -9,7 +9,7 @@ from mambalab.compare.groups import ABSENT, Group
 from mambalab.compare.measures import Metric
 from mambalab.compare.results import BETTER, WITHHELD, WORSE, Contrast, GroupResult
 from mambalab.compare.statistics import holm, paired
-from mambalab.compare.verdicts import bound_decides, failures_decide, verdict
+from mambalab.compare.verdicts import verdict, why_withheld
 from mambalab.errors import UserError
 from mambalab.utils.text import printable
 
@@ -130,9 +130,7 @@ def _single(
     )
     gain = difference.estimate.mean if difference else 0.0
     word = BETTER if (gain > 0) == metric.maximize else WORSE  # if it comes out significant
-    if failures_decide(word, other, base) or bound_decides(word, other, base):
-        return replace(found, verdict=WITHHELD)
-    return found
+    return replace(found, verdict=WITHHELD) if why_withheld(word, other, base) else found
 
 
 def _averages(pairs: Sequence[Pair], found: Sequence[Contrast]) -> list[Contrast]:

@@ -33,7 +33,7 @@ def add(
     for result, pair, p in zip(others, pairs, adjusted, strict=True):
         pair = pair and replace(pair, p_holm=p)
         word = verdict(pair, metric, withheld=result.label in withheld)
-        if failures_decide(word, result, base) or bound_decides(word, result, base):
+        if why_withheld(word, result, base):
             word = WITHHELD
         judged[result.label] = replace(result, difference=pair, verdict=word)
     return [judged[result.label] for result in results]
@@ -59,23 +59,22 @@ def verdict(pair: Difference | None, metric: Metric, *, withheld: bool) -> str:
     return BETTER if (pair.estimate.mean > 0) == metric.maximize else WORSE
 
 
-def failures_decide(word: str, ours: GroupResult, theirs: GroupResult) -> bool:
-    """Tell whether a verdict rests on runs that failed being left out.
+def why_withheld(word: str, ours: GroupResult, theirs: GroupResult) -> str | None:
+    """Say why a verdict of better or worse is not to be given; None if it may be.
 
     A failed run counts as the worst: a group is not better by the seeds that survived, nor worse
-    than survivors.
+    than survivors. And an upper bound of a likelihood that lies below an exact one proves a better
+    model, but one above it proves nothing.
     """
-    lost, kept = set(ours.failed_seeds), set(theirs.failed_seeds)
-    return (word == BETTER and bool(lost - kept)) or (word == WORSE and bool(kept - lost))
-
-
-def bound_decides(word: str, ours: GroupResult, theirs: GroupResult) -> bool:
-    """Tell whether a verdict takes an upper bound for the likelihood beside an exact one.
-
-    A bound below an exact value proves a better likelihood; one above it proves nothing.
-    """
-    above = {WORSE: (ours, theirs), BETTER: (theirs, ours)}.get(word)
-    return above is not None and above[0].is_bound and not above[1].is_bound
+    pair = {BETTER: (ours, theirs), WORSE: (theirs, ours)}.get(word)
+    if pair is None:
+        return None
+    ahead, behind = pair
+    if set(ahead.failed_seeds) - set(behind.failed_seeds):
+        return "failed runs decide"
+    if behind.is_bound and not ahead.is_bound:
+        return "a bound above an exact value"
+    return None
 
 
 def failures(results: Sequence[GroupResult]) -> list[str]:

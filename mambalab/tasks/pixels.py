@@ -135,12 +135,13 @@ class PixelModelTask(Task):
             "data_fraction": self.data_fraction,
         }
         if (folder := settings.folder()) is not None:
-            if Path(os.path.expanduser(folder)).is_file():
+            place = Path(os.path.expanduser(folder))
+            if place.is_file():
                 raise UserError(
                     f"task.data={folder} is a file: name a folder with a sub-folder of pictures "
                     "for each class"
                 )
-            if not Path(os.path.expanduser(folder)).is_dir():
+            if not place.is_dir():
                 text = ["text"] * isinstance(settings, DiffusionSettings)
                 known = ", ".join([*_KNOWN, *text])
                 raise UserError(

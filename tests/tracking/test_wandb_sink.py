@@ -183,6 +183,7 @@ def test_wandb_that_fails_or_hangs_costs_one_line_and_nothing_else(
     until = time.monotonic() + 300
     while not begun and time.monotonic() < until:
         time.sleep(0.01)
+    assert begun
     it.finish("FINISHED")
     ended.append(True)
     run_dir = tmp_path / "toy" / "run"
