@@ -4,6 +4,7 @@ import importlib
 import sys
 import tomllib
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,9 @@ def test_a_record_that_an_interrupted_installation_left_is_told(
     else:
         finders = [one for one in sys.meta_path if "importlib_metadata" not in type(one).__module__]
         monkeypatch.setattr(sys, "meta_path", finders)
+        # Once imported, by MLflow for one, the backport takes the standard reader out.
+        reader = metadata.MetadataPathFinder.find_distributions
+        monkeypatch.setattr(PathFinder, "find_distributions", reader, raising=False)
     broken = tmp_path / "numpy-2.4.6.dist-info"
     broken.mkdir()
     if record is not None:
