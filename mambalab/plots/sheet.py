@@ -14,6 +14,8 @@ GAP = 4  # pixels between two pictures
 APART = 16  # pixels between two grids
 _BETWEEN = 128  # grey level there: dark and light pictures both end visibly
 _SIDE = 64  # pixels of a side that a picture has at least on a sheet
+_LETTERS = 13  # pixels of height of a caption's letters
+_NARROWEST = 300  # pixels of width that a caption may have at least
 
 
 def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -54,9 +56,42 @@ def stacked(grids: Sequence[np.ndarray]) -> np.ndarray:
     for one in grids:
         if parts:
             parts.append(np.full((APART, width, one.shape[2]), _BETWEEN, dtype=np.uint8))
-        more = ((0, 0), (0, width - one.shape[1]), (0, 0))
-        parts.append(np.pad(one, more, constant_values=_BETWEEN))
+        parts.append(_widened(one, width))
     return np.concatenate(parts)
+
+
+def captioned(sheet: np.ndarray, caption: str) -> np.ndarray:
+    """Write black words below a sheet (rows, columns, 1 or 3), its pixels stay where they are.
+
+    A sheet that is narrow is made wider, to the right.
+    """
+    from PIL import Image, ImageDraw, ImageFont, features
+
+    size = _LETTERS if features.check_module("freetype2") else None  # else one size alone is there
+    font = ImageFont.load_default(size)
+    limit = max(sheet.shape[1], _NARROWEST) - 2 * GAP
+    lines = [""]
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= limit or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    text = "\n".join(lines)
+    _, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
+        (0, 0), text, font
+    )
+    width = max(sheet.shape[1], math.ceil(right) + 2 * GAP)
+    below = Image.new("L", (width, math.ceil(bottom - top) + 2 * GAP), _BETWEEN)
+    ImageDraw.Draw(below).multiline_text((GAP, GAP - top), text, fill=0, font=font)
+    words = np.asarray(below)[..., None].repeat(sheet.shape[2], axis=2)
+    return np.concatenate((_widened(sheet, width), words))
+
+
+def _widened(sheet: np.ndarray, width: int) -> np.ndarray:
+    """Add the colour between pictures at the right of a sheet."""
+    more = ((0, 0), (0, width - sheet.shape[1]), (0, 0))
+    return np.pad(sheet, more, constant_values=_BETWEEN)
 
 
 def write(path: Path, sheet: np.ndarray) -> Path:

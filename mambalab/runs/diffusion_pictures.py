@@ -15,6 +15,7 @@ from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.diffusion_model import LoadedDenoiser
 from mambalab.runs.pixel_sheet import (
+    GIVEN_FIRST,
     check_place,
     columns,
     form_of,
@@ -122,9 +123,10 @@ def write_pictures(
     )
     seconds = time.perf_counter() - began
     in_turn = columns(tokens.classes) if label is None and image is None else None
-    made = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
+    every = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
+    made = sheet.grid(every, in_turn)
     try:
-        sheet.write(files.out, sheet.grid(made, in_turn))
+        sheet.write(files.out, made if image is None else sheet.captioned(made, GIVEN_FIRST))
         if found.stages is not None:
             _write_stages(found, files, tokens, source.spec.mask, in_turn)
     except OSError as error:
@@ -176,7 +178,10 @@ def _write_stages(
         last = len(every) - 1
         chosen = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})
         strip = np.stack([every[number] for number in chosen], axis=1)
-        sheet.write(files.frames, sheet.grid(strip.reshape(-1, *strip.shape[2:]), len(chosen)))
+        rows = sheet.grid(strip.reshape(-1, *strip.shape[2:]), len(chosen))
+        steps = ", ".join(str(found.at[number]) for number in chosen)
+        caption = f"a row is a picture after {steps} steps; blue is not filled in yet"
+        sheet.write(files.frames, sheet.captioned(rows, caption))
     if files.animation is not None:
         times = [*[_MS_EACH] * (len(every) - 1), _MS_LAST]
         sheet.write_moving(files.animation, [sheet.grid(one, in_turn) for one in every], times)

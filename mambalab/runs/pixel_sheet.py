@@ -24,6 +24,10 @@ from mambalab.utils.files import obstacle
 LOG = logging.getLogger("mambalab")
 PICTURES = 36  # that are written from nothing
 COMPLETIONS = 8  # whose upper half is given
+_FREE = "pictures that the model made from nothing"
+_OF_CLASSES = ", a column a class"
+_COMPLETED = "above: pictures held out; below: the same, the lower half made by the model"
+GIVEN_FIRST = "first the given picture, then what the model made of it"
 MAX_CLASS_COLUMNS = 16  # up to so many classes, a column of the sheet is a class
 
 
@@ -70,7 +74,9 @@ class PixelSheet(Sample):
         true = tokens.pictures(levels).numpy()
         completed = self._written(task.labels["val"][:COMPLETIONS].cpu(), levels[:, :half])
         below = sheet.grid(np.concatenate((true, completed)), len(true))
-        return sheet.stacked([sheet.grid(free, columns(tokens.classes)), below])
+        in_turn = columns(tokens.classes)
+        above = sheet.captioned(sheet.grid(free, in_turn), _FREE + _OF_CLASSES * bool(in_turn))
+        return sheet.stacked([above, sheet.captioned(below, _COMPLETED)])
 
     def _written(self, labels: torch.Tensor, given: torch.Tensor | None = None) -> np.ndarray:
         found = self.writer.pictures(
@@ -173,8 +179,9 @@ def write_sheet(
     seconds = time.perf_counter() - began
     in_turn = columns(tokens.classes) if label is None and image is None else None
     written = count * (tokens.values - (0 if given is None else given.shape[1]))
+    found = sheet.grid(np.concatenate((before, found)), in_turn)
     try:
-        sheet.write(out, sheet.grid(np.concatenate((before, found)), in_turn))
+        sheet.write(out, found if image is None else sheet.captioned(found, GIVEN_FIRST))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; name another with out=") from error
     return f"wrote {count:,} picture{'s'[: count != 1]}, {written / seconds:,.0f} values a second"

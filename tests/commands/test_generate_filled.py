@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from mambalab.cli import main
-from mambalab.plots.sheet import GAP
+from mambalab.plots.sheet import GAP, captioned
+from mambalab.runs import pixel_sheet
 from mambalab.tasks import pixels
 from mambalab.tasks.text import ShakespeareTask
 from mambalab.tokenization.pixels import PixelTokens
-from tests.commands.test_generate_pictures import STEP, Digits, pictures
+from tests.commands.test_generate_pictures import STEP, Digits, lower, pictures
 from tests.lab import TEXT, one_line, rows, summary, train
 
 SMALL = [
@@ -77,7 +78,7 @@ def test_training_measures_and_draws(place):
     assert sheets[0].read_bytes() != sheets[1].read_bytes()
     # Below 36 pictures: eight of the validation split, and the same with new lower halves.
     side = 4 * STEP + GAP
-    below = np.asarray(Image.open(sheets[1]))[-2 * side :, GAP : GAP + 4 * STEP]
+    below = lower(np.asarray(Image.open(sheets[1])))[:, GAP : GAP + 4 * STEP]
     true, completed = (below[at : at + 4 * STEP : STEP, ::STEP].astype(int) for at in (0, side))
     assert np.array_equal(true[:2], completed[:2])
     assert not np.array_equal(true[2:], completed[2:])
@@ -115,7 +116,8 @@ def test_pictures_are_made_and_completed(place, capsys):
     for word, kept in known.items():
         more = [word] if word else []
         assert generate("run=pictures", "prompt_image=prompt.png", "num_samples=3", *more) == 0
-        found = pictures(place / "pictures" / "generated.png", 4, columns=2)
+        file = place / "pictures" / "generated.png"
+        found = pictures(file, 4, columns=2, caption=pixel_sheet.GIVEN_FIRST)
         assert np.array_equal(found[0], shown)  # the prompt comes first
         for one in found[1:]:
             assert np.array_equal(one[kept], shown[kept])
@@ -126,9 +128,12 @@ def test_stages_are_shown(place, capsys):
     words = ["run=pictures", "num_samples=2", "out=s.png", "frames=f.png", "animation=m.png"]
     assert generate(*words, "steps=4", "order=confidence") == 0
     assert capsys.readouterr().out == "s.png\nf.png\nm.png\n"
-    strip = np.asarray(Image.open("f.png"))
     side = 4 * STEP + GAP
-    assert strip.shape == (2 * side + GAP, 5 * side + GAP, 3)  # gaps, and after each of four steps
+    strip = np.empty((2 * side + GAP, 5 * side + GAP, 3))  # gaps, and after each of four steps
+    words = "a row is a picture after 0, 1, 2, 3, 4 steps; blue is not filled in yet"
+    found = np.asarray(Image.open("f.png"))
+    assert np.array_equal(found[len(strip) :], captioned(strip, words)[len(strip) :])
+    strip = found[: len(strip)]
     hidden = (strip[GAP::STEP, GAP::STEP] == HIDDEN).all(-1)
     counts = [
         int((strip[:, x : x + 4 * STEP] == HIDDEN).all(-1).sum()) // STEP**2

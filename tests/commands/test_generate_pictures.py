@@ -11,7 +11,8 @@ from PIL import Image
 
 from mambalab import config
 from mambalab.cli import main
-from mambalab.plots.sheet import GAP
+from mambalab.plots.sheet import GAP, captioned
+from mambalab.runs import pixel_sheet
 from mambalab.tasks import pixels as module
 from mambalab.tokenization.pixels import PixelTokens
 from tests.lab import one_line, only_run, rows, summary, train
@@ -56,13 +57,21 @@ def run(trained, monkeypatch):
     return only_run(trained)
 
 
-def pictures(path, count: int, columns: int) -> np.ndarray:
+def pictures(path, count: int, columns: int, caption: str = "") -> np.ndarray:
     """The grey pictures (count, 4, 4) of a sheet, cut out again."""
     sheet = np.asarray(Image.open(path))
     side = 4 * STEP + GAP
-    assert sheet.shape == (-(-count // columns) * side + GAP, min(columns, count) * side + GAP)
+    grid = np.empty((-(-count // columns) * side + GAP, min(columns, count) * side + GAP, 1))
+    assert sheet.shape == (captioned(grid, caption) if caption else grid).shape[:2]
     places = [(GAP + n // columns * side, GAP + n % columns * side) for n in range(count)]
     return np.stack([sheet[y : y + 4 * STEP : STEP, x : x + 4 * STEP : STEP] for y, x in places])
+
+
+def lower(sheet: np.ndarray) -> np.ndarray:
+    """The eight pictures and their completions of a sheet that training draws."""
+    grid = np.empty((2 * (4 * STEP + GAP), 8 * (4 * STEP + GAP) + GAP, 1))
+    caption = len(captioned(grid, pixel_sheet._COMPLETED)) - len(grid)
+    return sheet[-len(grid) - caption : -caption]
 
 
 def test_training_measures_and_draws(run):
@@ -86,7 +95,7 @@ def test_training_measures_and_draws(run):
     true = task.tokens.pictures(task.levels["val"][:8])[..., 0].numpy()
     sheet = np.asarray(Image.open(sheets[1]))
     side = 4 * STEP + GAP
-    below = sheet[-2 * side :]
+    below = lower(sheet)
     found = np.stack(
         [
             below[row * side : row * side + 4 * STEP : STEP, GAP + n * side :][:, : 4 * STEP : STEP]
@@ -138,7 +147,8 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
     shown = tokens.pictures(tokens.quantise(torch.from_numpy(values)[None, None]))[0, ..., 0]
     for more, kept in ([], 2), (["rows=3"], 3):
         assert main.main([*words, "num_samples=3", *more]) == 0
-        found = pictures(tmp_path / "a.png", 4, columns=2)  # the prompt comes first
+        # The prompt comes first.
+        found = pictures(tmp_path / "a.png", 4, columns=2, caption=pixel_sheet.GIVEN_FIRST)
         assert np.array_equal(found[0], shown.numpy())
         assert np.array_equal(found[1:, :kept], np.stack(3 * [shown.numpy()[:kept]]))
         assert not np.array_equal(found[1, kept:], found[2, kept:])

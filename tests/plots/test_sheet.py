@@ -1,5 +1,6 @@
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, features
 
 from mambalab.plots import sheet
 from mambalab.plots.sheet import APART, GAP
@@ -53,3 +54,21 @@ def test_grids_below_each_other_and_their_file(tmp_path):
     grey = sheet.write(tmp_path / "grey.png", wide[..., :1])
     assert np.asarray(Image.open(grey)).shape == wide.shape[:2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grey.png", "samples"]
+
+
+@pytest.mark.parametrize("freetype", [True, False])  # Pillow can be built without
+@pytest.mark.parametrize(("count", "channels"), [(1, 3), (12, 1)])
+def test_captions_stand_below_and_move_no_pixel(count, channels, freetype, monkeypatch):
+    if not freetype:
+        monkeypatch.setattr(features, "check_module", lambda feature: feature != "freetype2")
+    grid = sheet.grid(numbered(count, 28, 28, channels), columns=12)
+    short = sheet.captioned(grid, "a row")
+    found = sheet.captioned(grid, "first the given picture, then what the model made of it " * 4)
+    assert np.array_equal(found[: len(grid), : grid.shape[1]], grid)
+    assert (found[: len(grid), grid.shape[1] :] == 128).all()
+    assert found.shape[1] <= max(300, grid.shape[1])
+    assert len(found) > len(short) > len(grid)
+    words = found[len(grid) :, ..., 0]
+    assert words.min() < 40  # letters, none of them cut off at an edge
+    for edge in (words[:2], words[-2:], words[:, :2], words[:, -2:]):
+        assert (edge == 128).all()
