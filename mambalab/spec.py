@@ -24,6 +24,8 @@ class ModelSpec:
         rows, columns: of the grid of patches that the steps are, read row by row; 0 for steps
             that are no patches.
         masked: True if hidden tokens are predicted from both sides.
+        fixed: True if no sequence is longer than `seq_len` where the next token is predicted, so
+            that a vector can be learnt for each place.
     """
 
     vocab_size: int
@@ -34,6 +36,7 @@ class ModelSpec:
     rows: int = 0
     columns: int = 0
     masked: bool = False
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         assert (self.vocab_size > 0) != (self.input_dim > 0), "tokens or vectors, not both"

@@ -144,7 +144,7 @@ class _Fused:
         from mambalab.ops.cpu.step import Steps  # needs numba
 
         norm_f = model.backbone.norm_f
-        self.embedding = model.backbone.embedding
+        self.backbone = model.backbone
         self.caches = [layer for layer in state.layers if isinstance(layer, AttentionState)]
         self.state, self.memory = state, _tensors(state)
         angles: dict[object, tuple[Tensor, Tensor]] = {}
@@ -165,12 +165,15 @@ class _Fused:
         """Map tokens (b,) int64 to logits (b, v) float32; update the state.
 
         Raises:
-            ValueError: no more positions are free in a cache.
+            ValueError: no more positions are free in a cache, or have been learnt.
             RuntimeError: the state has other tensors than when this decoder was made.
         """
         if any(a is not b for a, b in zip(_tensors(self.state), self.memory, strict=True)):
             raise RuntimeError("the state got new tensors: make a new decoder of it (`stepper`)")
-        logits = self.steps(self.embedding(tokens).float(), [c.filled for c in self.caches])
+        hidden = self.backbone.embedding(tokens).float()
+        if self.backbone.positions is not None:
+            hidden = hidden + self.backbone.next_positions(1, self.state).squeeze(-2)
+        logits = self.steps(hidden, [c.filled for c in self.caches])
         for cache in self.caches:
             cache.filled = [filled + 1 for filled in cache.filled]
         return logits

@@ -112,10 +112,11 @@ def recorded(
 ) -> Decoder | None:
     """Return a decoder by CUDA graph of a model in evaluation mode, bound to a state, or None.
 
-    There is one on an NVIDIA GPU for language models of this package with Mamba layers only, as
-    they were built. It is recorded once for each batch size and compared with the model; where that
-    fails it is said once, and the model runs launch by launch. It uses the weights as they are now:
-    make a new one after they were replaced (changes in place are seen). Nothing is differentiated.
+    There is one on an NVIDIA GPU for language models of this package with Mamba layers only and
+    without learned positions, as they were built. It is recorded once for each batch size and
+    compared with the model; where that fails it is said once, and the model runs launch by launch.
+    It uses the weights as they are now: make a new one after they were replaced (changes in place
+    are seen). Nothing is differentiated.
 
     Args:
         model, state: the model, and the state to go on from.
@@ -126,8 +127,8 @@ def recorded(
         return None
     layers = list(model.backbone.layers)
     blocks = [layer for layer in layers if isinstance(layer, MambaBlock)]
-    if len(blocks) < len(layers) or not as_built(model):
-        return None
+    if len(blocks) < len(layers) or not as_built(model) or state.read is not None:
+        return None  # a graph would repeat one place for ever
     device = model.lm_head.weight.device
     if capture is None:
         if device.type != "cuda":

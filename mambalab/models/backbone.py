@@ -202,7 +202,8 @@ class Backbone(nn.Module):
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """State of all layers at the start of sequences of at most `max_len` tokens."""
         layers: list[Any] = list(self.layers)
-        return ModelState([layer.initial_state(batch_size, max_len) for layer in layers])
+        states = [layer.initial_state(batch_size, max_len) for layer in layers]
+        return ModelState(states, None if self.positions is None else [0] * batch_size)
 
     def forward(
         self, inputs: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
@@ -217,12 +218,33 @@ class Backbone(nn.Module):
         hidden = self.embedding(inputs)
         hidden = hidden.to(compute_dtype(hidden.dtype))  # half under autocast, or as its weights
         if self.positions is not None:
-            hidden = hidden + self.positions[: hidden.shape[1]]
+            hidden = hidden + self.next_positions(hidden.shape[1], state)
         hidden = self.dropout(hidden)
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
             hidden = layer(hidden, layer_state, lengths)
         return self.norm_f(hidden)
+
+    def next_positions(self, length: int, state: ModelState | None) -> Tensor:
+        """Look up the learned positions of the next steps, which `state` then counts as read.
+
+        Returns:
+            (length, d_model), or (b, length, d_model) if sequences have read unequally much.
+
+        Raises:
+            ValueError: more steps than there are positions.
+        """
+        assert self.positions is not None, "with model.position_embedding only"
+        starts = state.read if state is not None and state.read else [0]
+        first, last, count = min(starts), max(starts) + length, len(self.positions)
+        if last > count:
+            raise ValueError(f"the model has learnt {count} positions, not {last}")
+        if state is not None and state.read:
+            state.read = [start + length for start in starts]
+        if first + length == last:
+            return self.positions[first:last]
+        steps = torch.arange(length, device=self.positions.device)
+        return self.positions[torch.tensor(starts, device=steps.device)[:, None] + steps]
 
 
 def _has_patch_norm(settings: ModelSettings, spec: ModelSpec) -> bool:

@@ -23,10 +23,12 @@ class LanguageModel(nn.Module):
 
     Attributes:
         context_limit: length of the training sequences, beyond which attention with rotary
-            positions degrades; None for models of Mamba layers only, which have no limit.
+            positions degrades, and learned positions end; None for models of Mamba layers only
+            without these, which have no limit.
 
     Raises:
-        UserError: bidirectional (it would see what it has to predict) or learned positions.
+        UserError: bidirectional (it would see what it has to predict), or learned positions where
+            sequences can be of any length.
     """
 
     def __init__(self, settings: ModelSettings, dropout: DropoutSettings, spec: ModelSpec) -> None:
@@ -36,16 +38,18 @@ class LanguageModel(nn.Module):
                 "model.bidirectional=true: this task predicts each token from those before it; "
                 "use model.bidirectional=false"
             )
-        if settings.position_embedding:
+        if settings.position_embedding and not spec.fixed:
             raise UserError(
-                "model.position_embedding=true: learned positions are for classification; "
-                "attention has rotary positions here, Mamba needs none"
+                "model.position_embedding=true: learned positions are for sequences of one length "
+                "(pictures, classification); texts go on without end, and attention has rotary "
+                "positions here, Mamba needs none"
             )
         self.backbone = Backbone(settings, dropout, spec)
         self.lm_head = nn.Linear(settings.d_model, spec.vocab_size, bias=False)
         if settings.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
-        self.context_limit = spec.seq_len if settings.attends() else None
+        limited = settings.attends() or settings.position_embedding
+        self.context_limit = spec.seq_len if limited else None
 
     def initial_state(self, batch_size: int, max_len: int) -> ModelState:
         """State at the start of `batch_size` sequences of at most `max_len` tokens."""

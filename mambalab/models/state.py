@@ -188,26 +188,38 @@ LayerState = MambaState | AttentionState | EmptyState
 
 @dataclass
 class ModelState:
-    """State of a model: one state a layer, in order; updated by the forward pass."""
+    """State of a model, updated by the forward pass.
+
+    Attributes:
+        layers: one state a layer, in order.
+        read: steps that each sequence has read, (b,) numbers; None in a model without learned
+            positions, which need not know.
+    """
 
     layers: list[LayerState]
+    read: list[int] | None = None
 
     def detach(self) -> "ModelState":
         """Copy the state out of the graph: what comes after does not train what came before.
 
         Between two pieces of a sequence it makes truncated back-propagation through time.
         """
-        return ModelState([layer.detach() for layer in self.layers])
+        read = None if self.read is None else list(self.read)
+        return ModelState([layer.detach() for layer in self.layers], read)
 
     def put(self, row: int, other: "ModelState", source: int = 0) -> None:
         """Replace the state of sequence `row` by that of `source` in another batch."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.put(row, theirs, source)  # pyright: ignore[reportArgumentType]
+        if self.read is not None and other.read is not None:
+            self.read[row] = other.read[source]
 
     def rewind(self, row: int, length: int) -> None:
         """Drop what sequence `row` has beyond its first `length` positions, in every cache."""
         for layer in self.layers:
             layer.rewind(row, length)
+        if self.read is not None:
+            self.read[row] = min(self.read[row], length)
 
     def bytes(self) -> int:
         """Memory of all states, in bytes."""

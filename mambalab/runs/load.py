@@ -22,7 +22,7 @@ from mambalab.train import checkpoint, chosen, runtime
 from mambalab.utils.files import read_json, write_json
 
 LOG = logging.getLogger("mambalab")
-_FACTS = ("pair", "masked")  # fields of `ModelSpec` that are no sizes
+_FACTS = ("pair", "masked", "fixed")  # fields of `ModelSpec` that are no sizes
 
 
 def own_tokenizer(run_dir: Path, settings: config.TrainConfig) -> Path | None:

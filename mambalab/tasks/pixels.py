@@ -109,7 +109,7 @@ class PixelModelTask(Task):
         self._fingerprint["sha256"] = hashlib.sha256(content.encode()).hexdigest()
         if (folder := self.settings.folder()) is not None:
             self._fingerprint["data"] = os.path.abspath(os.path.expanduser(folder))
-        self.spec = ModelSpec(self.tokens.vocab_size, self.tokens.values)
+        self.spec = ModelSpec(self.tokens.vocab_size, self.tokens.values, fixed=True)
 
     def _source(self) -> ImageTask:
         """The task that reads these pictures as classes.
@@ -193,7 +193,7 @@ class PixelModelTask(Task):
         else:
             side = self.settings.size or _FOLDER_SIDE
             tokens = self._tokens(3, side, side, [])
-        return ModelSpec(tokens.vocab_size, tokens.values)
+        return ModelSpec(tokens.vocab_size, tokens.values, fixed=True)
 
     @property
     def units_per_batch(self) -> int:

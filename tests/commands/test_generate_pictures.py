@@ -11,8 +11,9 @@ from PIL import Image
 
 from mambalab import config
 from mambalab.cli import main
+from mambalab.generation.sampling import Sampling
 from mambalab.plots.sheet import GAP, captioned
-from mambalab.runs import pixel_sheet
+from mambalab.runs import pixel_model, pixel_sheet
 from mambalab.tasks import pixels as module
 from mambalab.tokenization.pixels import PixelTokens
 from tests.lab import one_line, only_run, rows, summary, train
@@ -137,6 +138,30 @@ def test_generate_writes_a_sheet(run, capsys, tmp_path):
     greedy = pictures(run / "generated.png", 2, columns=3)
     assert main.main(["generate", "temperature=0", "num_samples=2", "seed=9"]) == 0
     assert np.array_equal(pictures(run / "generated.png", 2, columns=3), greedy)
+
+
+def test_models_with_learned_positions_write_too(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(module._KNOWN, "digits", Digits)
+    words = ["train", *RUN, "trainer.max_steps=2", "model.position_embedding=true"]
+    assert main.main(words) == 0
+    run = only_run(tmp_path)
+    assert len(list(run.glob("samples/*.png"))) == 1
+    source = pixel_model.load(run, device="cpu", precision="fp32", trust=[], which="best")
+    assert source.model.backbone.positions.shape == (16, 8)
+    labels = torch.tensor([0, 1, 2])
+    found = source.pictures(labels, rules=Sampling(temperature=0.0, allowed=17), seed=1)
+    written = source.tokens.first(labels)[:, None]
+    with torch.inference_mode():  # every value from the whole picture so far, without a state
+        for _ in range(16):
+            best = source.model(written)[:, -1, :17].argmax(-1)
+            written = torch.cat((written, best[:, None]), 1)
+    assert np.array_equal(found.numpy(), source.tokens.pictures(written[:, 1:]).numpy())
+    assert main.main(["generate", "num_samples=3", "out=a.png"]) == 0
+    assert main.main(["eval", "split=test"]) == 0
+    (run / "spec.json").unlink()  # made again from a checkpoint
+    assert main.main(["generate", "num_samples=3", "out=b.png"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_generate_completes_a_picture(run, capsys, tmp_path):

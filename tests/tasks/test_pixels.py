@@ -34,11 +34,13 @@ def unprepared(**changes) -> PixelModelTask:
     return PixelModelTask(chosen, seed=0, data_dir=Path("nowhere"), data_fraction=1.0)
 
 
-@pytest.mark.parametrize("pattern", ["M", "SF"])
-def test_the_probabilities_of_all_pictures_sum_to_1(build_settings, pattern):
+@pytest.mark.parametrize(("pattern", "placed"), [("M", False), ("M", True), ("SF", False)])
+def test_the_probabilities_of_all_pictures_sum_to_1(build_settings, pattern, placed):
     torch.manual_seed(3)
-    settings = build_settings(pattern=pattern, d_model=8, n_layer=len(pattern), d_state=2)
-    spec = ModelSpec(vocab_size=3, seq_len=16)
+    settings = build_settings(
+        pattern=pattern, d_model=8, n_layer=len(pattern), d_state=2, position_embedding=placed
+    )
+    spec = ModelSpec(vocab_size=3, seq_len=16, fixed=True)
     model = LanguageModel(settings, NO_DROPOUT, spec).eval()
     nn.init.normal_(model.lm_head.weight)  # far from equal probabilities
     task = unprepared()
@@ -56,7 +58,7 @@ def test_the_probabilities_of_all_pictures_sum_to_1(build_settings, pattern):
 @pytest.mark.parametrize("classes", [False, True])
 def test_every_value_is_measured_once_and_in_the_right_unit(make, classes):
     task = make(classes=classes, levels=5)
-    assert task.spec == ModelSpec(5 + (3 if classes else 1), 24)
+    assert task.spec == ModelSpec(5 + (3 if classes else 1), 24, fixed=True)
     model = Fixed(5, task.spec.vocab_size)
     for split in ("train", "val", "test", "train_sample"):
         levels = task.levels[split].long()
@@ -250,9 +252,9 @@ def test_the_shape_is_known_before_the_data():
     def known(**changes):
         return unprepared(**changes).known_spec()
 
-    assert known() == ModelSpec(18, 64)
-    assert known(classes=True) == ModelSpec(27, 64)
-    assert known(data="cifar10", colour=True, levels=256) == ModelSpec(257, 3072)
-    assert known(data="mnist", size=14, levels=2) == ModelSpec(3, 196)
-    assert known(data="some/folder") == ModelSpec(18, 1024)
+    assert known() == ModelSpec(18, 64, fixed=True)
+    assert known(classes=True) == ModelSpec(27, 64, fixed=True)
+    assert known(data="cifar10", colour=True, levels=256) == ModelSpec(257, 3072, fixed=True)
+    assert known(data="mnist", size=14, levels=2) == ModelSpec(3, 196, fixed=True)
+    assert known(data="some/folder") == ModelSpec(18, 1024, fixed=True)
     assert known(data="some/folder", classes=True) is None

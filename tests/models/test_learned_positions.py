@@ -1,0 +1,129 @@
+"""Learned positions of language models: what is read in pieces is read as at once."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mambalab.generation.cpu_decode import fused
+from mambalab.generation.decoding import generate, stepper
+from mambalab.generation.graph_decode import recorded
+from mambalab.generation.sampling import Sampling
+from mambalab.models.heads import LanguageModel
+from mambalab.spec import ModelSpec
+from tests.conftest import NO_DROPOUT, SETTINGS, SPEC
+
+FIXED = dataclasses.replace(SPEC, fixed=True)
+PATTERNS = ["M", "A", "MA", "SF"]
+
+
+def build(pattern: str, spec: ModelSpec = FIXED) -> LanguageModel:
+    """A model whose positions change much, in evaluation mode."""
+    torch.manual_seed(3)
+    settings = dataclasses.replace(SETTINGS, pattern=pattern, n_layer=2, position_embedding=True)
+    model = LanguageModel(settings, NO_DROPOUT, spec).eval()
+    with torch.no_grad():
+        model.backbone.embedding.weight.normal_()
+        model.backbone.positions.normal_()
+    return model
+
+
+@pytest.fixture
+def tokens():
+    torch.manual_seed(5)
+    return torch.randint(17, (3, 24))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [5, 1, 11, 7]])
+def test_pieces_are_read_as_at_once(pattern, pieces, tokens):
+    model = build(pattern).double()
+    whole, state = model(tokens), model.initial_state(3, 24)
+    found = torch.cat([model(piece, state) for piece in tokens.split(pieces, 1)], 1)
+    torch.testing.assert_close(found, whole, atol=1e-9, rtol=1e-9)
+    assert state.read == [24, 24, 24]
+    shifted = model(tokens[:, 1:])  # positions do matter
+    assert (shifted[:, 3] - whole[:, 4]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("decoder", [stepper, fused, None])
+@pytest.mark.parametrize("bf16", [False, True])
+@torch.inference_mode()
+def test_sequences_that_have_read_unequally_much_go_on_together(pattern, decoder, bf16, tokens):
+    model, state = build(pattern), None
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        state = model.initial_state(3, 24)
+        for row, length in enumerate((3, 9, 1)):
+            alone = model.initial_state(1, 24)
+            model(tokens[row : row + 1, :length], alone)
+            state.put(row, alone)
+        assert state.read == [3, 9, 1]
+        step = decoder(model, state, 3) if decoder else None
+        for count in range(4):
+            ahead = torch.stack([tokens[row, n + count] for row, n in enumerate((3, 9, 1))])
+            logits = step(ahead) if step else model.last_logits(ahead[:, None], state)
+            for row, length in enumerate((3, 9, 1)):
+                until = tokens[row : row + 1, : length + count + 1]
+                expected = model(until)[0, -1]
+                close = {"atol": 0.15, "rtol": 0.05} if bf16 else {"atol": 2e-4, "rtol": 2e-4}
+                torch.testing.assert_close(logits[row].float(), expected.float(), **close)
+        assert state.read == [7, 13, 5]
+        state.rewind(1, 10)
+        assert state.read == [7, 10, 5]
+        kept = state.detach()
+        model.last_logits(ahead[:, None], state)
+        assert kept.read == [7, 10, 5]
+        assert state.read == [8, 11, 6]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_generation_equals_reading_everything_again(pattern, tokens):
+    model = build(pattern)
+    prompts = [tokens[0, :1], tokens[1, :7], tokens[2, :4]]
+    found = torch.stack(
+        list(generate(model, prompts, max_new_tokens=17, rules=Sampling(temperature=0.0))), 1
+    )
+    for prompt, written in zip(prompts, found, strict=True):
+        with torch.inference_mode():
+            for n in range(17):
+                logits = model(torch.cat((prompt, written[:n]))[None])[0, -1]
+                best = logits.topk(2).values
+                assert logits[written[n]] > best[0] - 1e-3  # rounding may turn a tie
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_no_more_steps_than_positions(pattern, tokens):
+    model = build(pattern)
+    assert model.context_limit == 24
+    with pytest.raises(ValueError, match="learnt 24 positions, not 25"):
+        model(torch.cat((tokens, tokens[:, :1]), 1))
+    with torch.inference_mode():
+        state = model.initial_state(3, 30)
+        model(tokens, state)
+        step = fused(model, state, 3)
+        for read in (step, lambda one: model(one[:, None], state)):
+            with pytest.raises(ValueError, match="learnt 24 positions, not 25"):
+                read(tokens[:, 0])
+
+
+@torch.no_grad()
+def test_no_graph_repeats_one_position():
+    model = build("M")
+    assert recorded(model, model.initial_state(2, 24), 2, lambda step: step) is None
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo reads it
+def test_compiled_pieces_have_their_positions(tokens):
+    torch.compiler.reset()
+    model = build("MA")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    state = model.initial_state(3, 24)
+    found = torch.cat([compiled(piece, state) for piece in tokens[:, :10].split(5, 1)], 1)
+    torch.testing.assert_close(found, model(tokens[:, :10]), atol=1e-4, rtol=1e-4)
+    grads = torch.autograd.grad(found.square().sum(), [model.backbone.positions])[0]
+    expected = model(tokens[:, :10]).square().sum()
+    (wanted,) = torch.autograd.grad(expected, [model.backbone.positions])
+    torch.testing.assert_close(grads, wanted, atol=1e-3, rtol=1e-3)
+    assert wanted[:10].any(1).all()
+    assert not wanted[10:].any()
