@@ -1,6 +1,7 @@
 """Every ready-made experiment runs: a few steps of a small model on its own data and settings."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from mambalab import config
 from mambalab.bench import lra_corpus
 from mambalab.cli import main
-from mambalab.config import TrainConfig, paths
+from mambalab.config import paths
 from mambalab.config.compose import compose_parts
 from mambalab.config.overrides import prepare
 from mambalab.data.catalog import CATALOG
@@ -17,7 +18,7 @@ from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.runs import build, training
 from mambalab.spec import ModelSpec
-from mambalab.sweep.plan import plan
+from mambalab.sweep.plan import Plan, plan
 from mambalab.tasks import lra_image
 from mambalab.tasks.images import ImageData
 from tests.tasks.toys import made
@@ -68,15 +69,16 @@ SWEEPS = [
 ]
 
 
-def first_of(name: str, *overrides: str) -> TrainConfig:
-    """The settings of an experiment, of its first job if it is a sweep."""
-    return plan([f"experiment={name}", *overrides]).first
+@cache
+def planned(name: str) -> Plan:
+    """An experiment with all of its jobs, which for the large sweeps takes seconds."""
+    return plan([f"experiment={name}"])
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_an_experiment_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task = first_of(name).task.name
+    task = planned(name).first.task.name
     data = CATALOG["shakespeare" if name == "diffusion/text" else task]
     data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
     if task == "retrieval":
@@ -88,7 +90,7 @@ def test_an_experiment_runs(name, tmp_path, monkeypatch):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
     options = [*SHORT, *FEW.get(name, FEW.get(task, []))]
     if name in SWEEPS:  # every job is planned, one is run: the others differ in a value or two
-        assert training.run(first_of(name, *options)) == 0
+        assert training.run(plan([f"experiment={name}", *options]).first) == 0
     else:
         assert main.main(["train", f"experiment={name}", *options]) == 0
     (summary,) = tmp_path.glob("outputs/*/*/*/summary.json")
@@ -99,7 +101,7 @@ def test_an_experiment_runs(name, tmp_path, monkeypatch):
 def test_a_sweep_says_so(name):
     with pytest.raises(UserError, match=f"write mambalab train -m experiment={name}$"):
         config.compose("train", [f"experiment={name}"])
-    found = plan([f"experiment={name}"])
+    found = planned(name)
     if found.ranges:  # a search: its jobs are drawn one after the other
         assert not found.jobs
         assert found.settings.trials >= 9
