@@ -1,8 +1,10 @@
 """Blocks on models that write pictures: bits a dimension beside PNG and WebP, sheets of samples."""
 
+from itertools import product
+
 from docs.results import searches
 from docs.results.old import EXPERIMENTS, load, picture, table
-from docs.results.studies import by_model, comparison, study
+from docs.results.studies import comparison, study
 from mambalab.compare.results import GroupResult
 from mambalab.compare.text import interval
 
@@ -21,10 +23,14 @@ TEXTS = {  # file below `experiments/`: what it shows
 }
 
 
-def _models(order: str, pictures: str) -> dict[str, GroupResult]:
-    """The models of a study by name; empty if it has no record."""
+def _models(order: str, pictures: str) -> dict[tuple[str, bool], GroupResult]:
+    """The groups of a study by model and whether positions are learnt; empty without a record."""
     of = study(f"{order}/{pictures}")
-    return by_model(comparison(of)) if of.recorded else {}
+    best: dict[tuple[str, bool], GroupResult] = {}
+    for result in comparison(of).groups if of.recorded else []:  # the best first
+        name, placed = map(result.group.setting, ("model.name", "model.position_embedding"))
+        best.setdefault((str(name), bool(placed)), result)
+    return best
 
 
 def _cell(result: GroupResult | None) -> str:
@@ -56,10 +62,11 @@ def bits(up: str) -> str:
     rows = []
     for order, told in ORDERS.items():
         columns = [_models(order, pictures) for pictures in PICTURES]
-        for model in searches.MODELS:
-            if any(model in column for column in columns):
-                cells = [_cell(column.get(model)) for column in columns]
-                rows.append([f"`{model}`, {told}", *cells])
+        for model, placed in product(searches.MODELS, (False, True)):
+            if any((model, placed) in column for column in columns):
+                cells = [_cell(column.get((model, placed))) for column in columns]
+                places = ", learned positions" * placed
+                rows.append([f"`{model}`{places}, {told}", *cells])
     if not rows:
         return "Not measured yet."
     return (
