@@ -176,6 +176,7 @@ class _Fused:
         logits = self.steps(hidden, [c.filled for c in self.caches])
         for cache in self.caches:
             cache.filled = [filled + 1 for filled in cache.filled]
+        self.state.advance(1)
         return logits
 
 

@@ -127,7 +127,9 @@ def recorded(
         return None
     layers = list(model.backbone.layers)
     blocks = [layer for layer in layers if isinstance(layer, MambaBlock)]
-    if len(blocks) < len(layers) or not as_built(model) or state.read is not None:
+    if len(blocks) < len(layers) or not as_built(model):
+        return None
+    if model.backbone.positions is not None:
         return None  # a graph would repeat one place for ever
     device = model.lm_head.weight.device
     if capture is None:

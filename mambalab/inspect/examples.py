@@ -85,14 +85,12 @@ def check_length(given: InspectInput, limit: int | None, attention: bool) -> Non
         most *= 2
     if length > most:
         raise UserError(f"{length:,} steps are more than inspect shows: at most {most:,}")
-    if not attention:
-        return
     if limit is not None and length > limit:
         raise UserError(
             f"the text has {length:,} tokens, but this model was trained on {limit:,}: "
             "give a shorter one"
         )
-    if length > MAX_ATTENTION_STEPS:
+    if attention and length > MAX_ATTENTION_STEPS:
         raise UserError(
             f"{length:,} steps are more than inspect shows of attention: "
             f"at most {MAX_ATTENTION_STEPS:,}"

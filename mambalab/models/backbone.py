@@ -12,7 +12,7 @@ from mambalab.models.attention import Attention, d_ff, gated_d_ff
 from mambalab.models.dropout import NO_DROPOUT, Dropout, SSMDropout
 from mambalab.models.layers import FeedForward, PatchEmbedding, RMSNorm, SwiGLU
 from mambalab.models.mamba import Mamba
-from mambalab.models.state import EmptyState, LayerState, ModelState
+from mambalab.models.state import EmptyState, LayerState, ModelState, check_once
 from mambalab.ops.reference import compute_dtype
 from mambalab.settings.model import DropoutSettings, ModelSettings
 from mambalab.spec import ModelSpec
@@ -223,24 +223,28 @@ class Backbone(nn.Module):
         states = state.layers if state else [None] * len(self.layers)
         for layer, layer_state in zip(self.layers, states, strict=True):
             hidden = layer(hidden, layer_state, lengths)
+        if state is not None:
+            state.advance(hidden.shape[1])
         return self.norm_f(hidden)
 
     def next_positions(self, length: int, state: ModelState | None) -> Tensor:
-        """Look up the learned positions of the next steps, which `state` then counts as read.
+        """Look up the learned positions of the steps that come next.
 
         Returns:
             (length, d_model), or (b, length, d_model) if sequences have read unequally much.
 
         Raises:
-            ValueError: more steps than there are positions.
+            ValueError: more steps than there are positions, or `state` does not count steps.
+            RuntimeError: as `check_once`.
         """
         assert self.positions is not None, "with model.position_embedding only"
-        starts = state.read if state is not None and state.read else [0]
+        starts = [0]
+        if state is not None:
+            check_once(state)
+            starts = state.counts() or starts  # none in a batch of none
         first, last, count = min(starts), max(starts) + length, len(self.positions)
         if last > count:
             raise ValueError(f"the model has learnt {count} positions, not {last}")
-        if state is not None and state.read:
-            state.read = [start + length for start in starts]
         if first + length == last:
             return self.positions[first:last]
         steps = torch.arange(length, device=self.positions.device)

@@ -49,7 +49,7 @@ def _backward_pass() -> int:
     return autograd._current_graph_task_id()
 
 
-def check_once(state: "MambaState | AttentionState") -> None:
+def check_once(state: "MambaState | AttentionState | ModelState") -> None:
     """Raise if a layer that activation checkpointing runs again would go on from its own result.
 
     Within a backward pass a layer runs for the second time: a state from outside of it has been
@@ -194,10 +194,12 @@ class ModelState:
         layers: one state a layer, in order.
         read: steps that each sequence has read, (b,) numbers; None in a model without learned
             positions, which need not know.
+        made_in: the backward pass in which it was made, -1 outside of any.
     """
 
     layers: list[LayerState]
     read: list[int] | None = None
+    made_in: int = field(default_factory=_backward_pass, init=False, repr=False, compare=False)
 
     def detach(self) -> "ModelState":
         """Copy the state out of the graph: what comes after does not train what came before.
@@ -211,8 +213,22 @@ class ModelState:
         """Replace the state of sequence `row` by that of `source` in another batch."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.put(row, theirs, source)  # pyright: ignore[reportArgumentType]
-        if self.read is not None and other.read is not None:
-            self.read[row] = other.read[source]
+        if self.read is not None:
+            self.read[row] = other.counts()[source]
+
+    def counts(self) -> list[int]:
+        """Steps that each sequence has read; raises ValueError if the state does not say."""
+        if self.read is None:
+            raise ValueError(
+                "the state does not say how much was read, which a model with learned positions "
+                "needs: make it with initial_state, or as ModelState(layers, read)"
+            )
+        return self.read
+
+    def advance(self, length: int) -> None:
+        """Count `length` more steps of every sequence as read."""
+        if self.read is not None:
+            self.read = [read + length for read in self.read]
 
     def rewind(self, row: int, length: int) -> None:
         """Drop what sequence `row` has beyond its first `length` positions, in every cache."""

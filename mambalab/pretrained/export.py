@@ -32,6 +32,8 @@ def obstacle(model: Any, settings: ModelSettings, layout: Layout) -> str | None:
     if others := set(settings.layers()) - {"M"}:
         kind = "attention" if settings.attends() else f"{min(others)}"
         return f"has {kind} layers (pattern {settings.pattern}); only Mamba layers can"
+    if settings.position_embedding:
+        return "has learned positions, which neither layout knows"
     if layout is Layout.original and settings.norm_eps != NORM_EPS:
         return (
             f"has norm_eps={settings.norm_eps:g}, and the original layout knows only "

@@ -39,7 +39,7 @@ _ORIGINAL_DEFAULTS = {"pad_vocab_size_multiple": 8, "tie_embeddings": True}
 _ORIGINAL_SSM_DEFAULTS = {"d_state": 16, "d_conv": 4, "expand": 2}
 # What `ModelSettings` asks for and the formats do not have. None of it changes what a trained model
 # of Mamba layers computes: dt_* are for initialisation (the values are mamba_ssm's), the rest is
-# for attention layers and classifiers.
+# for attention layers, classifiers and, of positions, models that `export.obstacle` refuses.
 _WITHOUT_EFFECT: dict[str, Any] = {
     "dt_min": 0.001,
     "dt_max": 0.1,

@@ -90,6 +90,6 @@ def _check_stateful(task: Any, loaded: LoadedRun) -> None:
         raise UserError("stateful=true: this task has no text to carry a state through")
     if getattr(loaded.model, "context_limit", None) is not None:
         raise UserError(
-            "stateful=true: only Mamba carries a state through a whole split; attention would "
-            "have to look back at all of it"
+            "stateful=true: only Mamba without learned positions carries a state through a whole "
+            "split; attention would have to look back at all of it, and positions end"
         )

@@ -269,7 +269,8 @@ class _Rows:
             seen |= {id(p) for p in new}
             shape = tuple(part.shape) if isinstance(part, Tensor) else self._shapes.get(name)
             count = sum(p.numel() for p in new)
-            found.append(Layer(name, type(part).__name__, shape, count, self._flops.get(name, 0)))
+            kind = "Parameter" if isinstance(part, Tensor) else type(part).__name__
+            found.append(Layer(name, kind, shape, count, self._flops.get(name, 0)))
         return found
 
 

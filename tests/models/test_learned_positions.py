@@ -1,15 +1,22 @@
 """Learned positions of language models: what is read in pieces is read as at once."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from mambalab.errors import UserError
 from mambalab.generation.cpu_decode import fused
 from mambalab.generation.decoding import generate, stepper
 from mambalab.generation.graph_decode import recorded
 from mambalab.generation.sampling import Sampling
+from mambalab.inspect import examples
 from mambalab.models.heads import LanguageModel
+from mambalab.models.state import ModelState
+from mambalab.pretrained import export
+from mambalab.pretrained.layout import Layout
 from mambalab.spec import ModelSpec
 from tests.conftest import NO_DROPOUT, SETTINGS, SPEC
 
@@ -107,10 +114,69 @@ def test_no_more_steps_than_positions(pattern, tokens):
                 read(tokens[:, 0])
 
 
+@pytest.mark.parametrize("pattern", ["A", "MA"])
+@torch.inference_mode()
+def test_a_call_that_fails_counts_nothing(pattern, tokens):
+    model = build(pattern)
+    state = model.initial_state(3, 4)
+    model(tokens[:, :4], state)
+    step = fused(model, state, 3)
+    for read in (step, lambda one: model(one[:, None], state)):
+        with pytest.raises(ValueError, match="cache holds 4 positions"):
+            read(tokens[:, 4])
+        assert state.read == [4, 4, 4]
+
+
+def test_a_state_that_does_not_count_is_refused(tokens):
+    model, counted = build("M"), build("M").initial_state(3, 24)
+    state = ModelState(counted.layers)
+    for wrong in (lambda: model(tokens, state), lambda: counted.put(0, state)):
+        with pytest.raises(
+            ValueError, match=r"with initial_state, or as ModelState\(layers, read\)"
+        ):
+            wrong()
+    with torch.inference_mode():
+        model(tokens[:, :5], counted)
+        again = ModelState(counted.layers, [5, 5, 5])
+        torch.testing.assert_close(model(tokens[:, 5:9], again), model(tokens[:, :9])[:, 5:])
+
+
+@pytest.mark.parametrize("pattern", ["M", "A", "F"])
+@pytest.mark.parametrize("length", [8, 20])
+def test_a_pass_that_is_run_again_does_not_count_twice(pattern, length, tokens):
+    model = build(pattern)
+    state = model.initial_state(3, 24)
+    found = checkpoint(lambda part: model(part, state), tokens[:, :length], use_reentrant=False)
+    with pytest.raises(RuntimeError, match="activation checkpointing runs a layer again"):
+        found.sum().backward()
+
+    def whole(part):
+        return model(part, model.initial_state(3, 24))
+
+    checkpoint(whole, tokens, use_reentrant=False).square().sum().backward()
+    grad = model.backbone.positions.grad
+    model.zero_grad()
+    model(tokens).square().sum().backward()
+    torch.testing.assert_close(grad, model.backbone.positions.grad, atol=1e-3, rtol=1e-3)
+
+
 @torch.no_grad()
 def test_no_graph_repeats_one_position():
     model = build("M")
-    assert recorded(model, model.initial_state(2, 24), 2, lambda step: step) is None
+    state = model.initial_state(2, 24)
+    for one in (state, ModelState(state.layers)):
+        assert recorded(model, one, 2, lambda step: step) is None
+
+
+def test_what_knows_no_positions_says_so(tokens):
+    settings = dataclasses.replace(SETTINGS, position_embedding=True)
+    for layout in Layout:
+        why = export.obstacle(build("M"), settings, layout)
+        assert why == "has learned positions, which neither layout knows"
+    given = SimpleNamespace(sequence=SimpleNamespace(labels=["a"] * 25, second=None))
+    examples.check_length(given, None, attention=False)
+    with pytest.raises(UserError, match="has 25 tokens, but this model was trained on 24"):
+        examples.check_length(given, 24, attention=False)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo reads it
