@@ -14,8 +14,9 @@ CODECS = {"png": "PNG", "webp": "WebP, lossless"}
 SHEETS = {  # picture below `experiments/`: what it shows
     "pixels/mnist/samples.png": "36 digits that Mamba wrote pixel by pixel",
     "pixels/mnist/completions.png": "eight digits completed from their upper half by Mamba",
-    "diffusion/mnist/samples.png": "36 digits that Mamba filled in by diffusion",
-    "diffusion/mnist/strip.png": "a digit as diffusion fills it in, from nothing to the whole",
+    "diffusion/mnist/samples.png": "36 digits that Mamba filled in by diffusion, in 392 steps at "
+    "temperature 0.8",
+    "diffusion/mnist/strip.png": "four digits as diffusion fills them in, from nothing on",
 }
 TEXTS = {  # file below `experiments/`: what it shows
     "diffusion/text/stages.txt": "A line with gaps as diffusion fills them in: steps, and what "
