@@ -56,6 +56,8 @@ class Graph:
             device = model.lm_head.weight.device
             self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
             self.state = model.initial_state(batch, 1)
+            if self.state.read is not None:
+                self.state.places = torch.zeros_like(self.tokens)
             self.logits = torch.empty(0)
             self._owner: Callable[[], ModelState | None] = lambda: None
             self._step()
@@ -72,11 +74,16 @@ class Graph:
                 raise RuntimeError("the recorded step gives other logits than the model")
 
     def __call__(self, state: ModelState, tokens: Tensor) -> Tensor:
-        """Map tokens (b,) to logits (b, v); update `state`, which then lies in the graph."""
+        """Map tokens (b,) to logits (b, v); update `state`, which then lies in the graph.
+
+        Raises:
+            ValueError: no more positions have been learnt, or `state` does not count steps.
+        """
         with torch.no_grad():
             self._take(state)
             self.tokens.copy_(tokens)
             self._replay()
+            state.advance(1)
             return self.logits.clone()
 
     def free(self) -> bool:
@@ -95,6 +102,11 @@ class Graph:
 
     def _take(self, state: ModelState) -> None:
         """Move a state into the graph's memory, where it is not there already."""
+        if self.state.places is not None:
+            model = self._model()
+            assert model is not None, "a graph does not outlive its model"
+            model.backbone.check_positions(max(state.counts()) + 1)
+            self.state.places.copy_(torch.tensor(state.counts()))
         pairs = zip(self._layers(state), self._layers(self.state), strict=True)
         for theirs, mine in pairs:
             if theirs.conv is not mine.conv:
@@ -112,11 +124,10 @@ def recorded(
 ) -> Decoder | None:
     """Return a decoder by CUDA graph of a model in evaluation mode, bound to a state, or None.
 
-    There is one on an NVIDIA GPU for language models of this package with Mamba layers only and
-    without learned positions, as they were built. It is recorded once for each batch size and
-    compared with the model; where that fails it is said once, and the model runs launch by launch.
-    It uses the weights as they are now: make a new one after they were replaced (changes in place
-    are seen). Nothing is differentiated.
+    There is one on an NVIDIA GPU for language models of this package with Mamba layers only, as
+    they were built. It is recorded once for each batch size and compared with the model; where that
+    fails it is said once, and the model runs launch by launch. It uses the weights as they are now:
+    make a new one after they were replaced (changes in place are seen). Nothing is differentiated.
 
     Args:
         model, state: the model, and the state to go on from.
@@ -129,8 +140,6 @@ def recorded(
     blocks = [layer for layer in layers if isinstance(layer, MambaBlock)]
     if len(blocks) < len(layers) or not as_built(model):
         return None
-    if model.backbone.positions is not None:
-        return None  # a graph would repeat one place for ever
     device = model.lm_head.weight.device
     if capture is None:
         if device.type != "cuda":

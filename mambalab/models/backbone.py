@@ -238,17 +238,21 @@ class Backbone(nn.Module):
             RuntimeError: as `check_once`.
         """
         assert self.positions is not None, "with model.position_embedding only"
-        starts = [0]
+        starts, places = [0], None
         if state is not None:
             check_once(state)
-            starts = state.counts() or starts  # none in a batch of none
-        first, last, count = min(starts), max(starts) + length, len(self.positions)
-        if last > count:
-            raise ValueError(f"the model has learnt {count} positions, not {last}")
-        if first + length == last:
-            return self.positions[first:last]
-        steps = torch.arange(length, device=self.positions.device)
-        return self.positions[torch.tensor(starts, device=steps.device)[:, None] + steps]
+            starts, places = state.counts() or starts, state.places  # none in a batch of none
+        if places is None:
+            self.check_positions(max(starts) + length)
+            if min(starts) == max(starts):
+                return self.positions[starts[0] : starts[0] + length]
+            places = torch.tensor(starts, device=self.positions.device)
+        return self.positions[places[:, None] + torch.arange(length, device=places.device)]
+
+    def check_positions(self, last: int) -> None:
+        """Raise ValueError if learned positions end before a sequence has `last` steps."""
+        if self.positions is not None and last > len(self.positions):
+            raise ValueError(f"the model has learnt {len(self.positions)} positions, not {last}")
 
 
 def _has_patch_norm(settings: ModelSettings, spec: ModelSpec) -> bool:

@@ -194,11 +194,14 @@ class ModelState:
         layers: one state a layer, in order.
         read: steps that each sequence has read, (b,) numbers; None in a model without learned
             positions, which need not know.
+        places: (b,) int64, what stands for `read` in a step that is recorded: memory that stays
+            where it is, on the model's device, filled before the step is repeated.
         made_in: the backward pass in which it was made, -1 outside of any.
     """
 
     layers: list[LayerState]
     read: list[int] | None = None
+    places: Tensor | None = None
     made_in: int = field(default_factory=_backward_pass, init=False, repr=False, compare=False)
 
     def detach(self) -> "ModelState":

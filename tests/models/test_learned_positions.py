@@ -161,11 +161,25 @@ def test_a_pass_that_is_run_again_does_not_count_twice(pattern, length, tokens):
 
 
 @torch.no_grad()
-def test_no_graph_repeats_one_position():
+def test_a_recorded_step_goes_on_through_the_positions(tokens):
     model = build("M")
-    state = model.initial_state(2, 24)
-    for one in (state, ModelState(state.layers)):
-        assert recorded(model, one, 2, lambda step: step) is None
+    states = [model.initial_state(3, 24) for _ in range(2)]
+    for row, length in enumerate((3, 9, 1)):
+        alone = model.initial_state(1, 24)
+        model(tokens[row : row + 1, :length], alone)
+        for state in states:
+            state.put(row, alone)
+    state, other = states
+    step = recorded(model, state, 3, lambda step: step)
+    for count in range(15):
+        expected = model.last_logits(tokens[:, count, None], other)
+        assert torch.equal(step(tokens[:, count]), expected)
+        assert state.read == other.read == [4 + count, 10 + count, 2 + count]
+    with pytest.raises(ValueError, match="learnt 24 positions, not 25"):
+        step(tokens[:, 0])
+    again = recorded(model, ModelState(state.layers), 3, lambda step: step)
+    with pytest.raises(ValueError, match="does not say how much was read"):
+        again(tokens[:, 0])
 
 
 def test_what_knows_no_positions_says_so(tokens):
@@ -193,3 +207,16 @@ def test_compiled_pieces_have_their_positions(tokens):
     torch.testing.assert_close(grads, wanted, atol=1e-3, rtol=1e-3)
     assert wanted[:10].any(1).all()
     assert not wanted[10:].any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU")
+@torch.no_grad()
+def test_a_captured_graph_goes_on_through_the_positions(tokens):
+    model, tokens = build("M").cuda(), tokens.cuda()
+    state, other = model.initial_state(3, 24), model.initial_state(3, 24)
+    step = recorded(model, state, 3)
+    assert step is not None
+    for count in range(24):
+        expected = model.last_logits(tokens[:, count, None], other)
+        torch.testing.assert_close(step(tokens[:, count]), expected, atol=1e-3, rtol=1e-3)
