@@ -200,7 +200,7 @@ STUDIES = [
             f"mambalab train -m experiment=pixels/{pictures} {MODELS}{seeds}",
             baseline="model=transformer",
             metric="val/bits_per_dim",
-            note=ONE_CORE_EACH,
+            note=f"{ONE_CORE_EACH}; runs without learned positions are older than the preset's",
         )
         for pictures, title, seeds in WRITTEN
     ),

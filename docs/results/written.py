@@ -12,8 +12,8 @@ ORDERS = {"pixels": "pixel by pixel", "diffusion": "diffusion, an upper bound"}
 PICTURES = {"digits": "digits, 8 x 8 in 17 levels", "mnist": "MNIST, 28 x 28 in 16 levels"}
 CODECS = {"png": "PNG", "webp": "WebP, lossless"}
 SHEETS = {  # picture below `experiments/`: what it shows
-    "pixels/mnist/samples.png": "36 digits that Mamba wrote pixel by pixel",
-    "pixels/mnist/completions.png": "eight digits completed from their upper half by Mamba",
+    "pixels/mnist/samples.png": "36 digits that Mamba wrote pixel by pixel, with learned "
+    "positions, and eight that it completed from their upper half",
     "diffusion/mnist/samples.png": "36 digits that Mamba filled in by diffusion, in 392 steps at "
     "temperature 0.8",
     "diffusion/mnist/strip.png": "four digits as diffusion fills them in, from nothing on",
