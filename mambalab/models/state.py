@@ -214,10 +214,10 @@ class ModelState:
 
     def put(self, row: int, other: "ModelState", source: int = 0) -> None:
         """Replace the state of sequence `row` by that of `source` in another batch."""
+        if self.read is not None:  # first: a state that does not count changes nothing
+            self.read[row] = other.counts()[source]
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.put(row, theirs, source)  # pyright: ignore[reportArgumentType]
-        if self.read is not None:
-            self.read[row] = other.counts()[source]
 
     def counts(self) -> list[int]:
         """Steps that each sequence has read; raises ValueError if the state does not say."""
