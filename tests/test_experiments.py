@@ -1,6 +1,7 @@
 """Every ready-made experiment runs: a few steps of a small model on its own data and settings."""
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,14 +13,14 @@ from mambalab.bench import lra_corpus
 from mambalab.cli import main
 from mambalab.config import paths
 from mambalab.config.compose import compose_parts
-from mambalab.config.overrides import prepare
+from mambalab.config.overrides import assignment, prepare
 from mambalab.data.catalog import CATALOG
 from mambalab.errors import UserError
 from mambalab.models.heads import count_parameters
 from mambalab.runs import build, training
 from mambalab.spec import ModelSpec
 from mambalab.sweep.plan import Plan, plan
-from mambalab.tasks import lra_image
+from mambalab.tasks import cifar10, lra_image
 from mambalab.tasks.images import ImageData
 from tests.tasks.toys import made
 
@@ -62,17 +63,32 @@ FEW = {  # what makes an evaluation short
 }
 
 
-SWEEPS = [
-    name
-    for name in EXPERIMENTS
-    if compose_parts("train", prepare("train", [f"experiment={name}"])).sweep["params"]
-]
+# Where twenty images are enough: all 60,000 are read by cifar10/cpu, and pixel by pixel would take
+# minutes.
+FEW_IMAGES = {"lra_image": lra_image, "cifar10/cpu_30": cifar10, "cifar10/gpu": cifar10}
+
+
+def is_sweep(name: str) -> bool:
+    """Whether an experiment, or one that it builds on, lists values: as the text of its file has
+    it, for a composition of each would take every process of the tests seconds."""
+    text = (paths.package_conf() / f"experiment/{name}.yaml").read_text()
+    bases = re.findall(r"^ *- /experiment/([\w/]+)", text, re.MULTILINE)
+    return "\n  params:" in text or any(map(is_sweep, bases))
+
+
+SWEEPS = [name for name in EXPERIMENTS if is_sweep(name)]
 
 
 @cache
 def planned(name: str) -> Plan:
     """An experiment with all of its jobs, which for the large sweeps takes seconds."""
     return plan([f"experiment={name}"])
+
+
+def first_of(name: str) -> list[str]:
+    """The overrides that make the first of its jobs of a sweep."""
+    params = compose_parts("train", prepare("train", [f"experiment={name}"])).sweep["params"]
+    return [assignment(key, values[0], paths.groups()) for key, values in params.items() if values]
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -83,14 +99,16 @@ def test_an_experiment_runs(name, tmp_path, monkeypatch):
     data_dir = Path(os.environ.get("MAMBALAB_DATA_DIR", "data"))
     if task == "retrieval":
         lra_corpus.write(tmp_path / "corpus", train=12, eval=6, test=6, size=300, seed=1)
-    elif task == "lra_image":  # all 60,000 images, pixel by pixel, would take minutes
+    elif module := FEW_IMAGES.get(name, FEW_IMAGES.get(task)):
         few = ImageData(list("abc"), made(20, 3, 32, 32), made(4, 3, 32, 32), {"path": "made"})
-        monkeypatch.setattr(lra_image, "read_cifar10", lambda folder, name: few)
+        monkeypatch.setattr(module, "read_cifar10", lambda *where: few)
     elif data.missing(data_dir):
         pytest.skip(f"no {data.title}: set MAMBALAB_DATA_DIR to a folder that holds it")
     options = [*SHORT, *FEW.get(name, FEW.get(task, []))]
-    if name in SWEEPS:  # every job is planned, one is run: the others differ in a value or two
-        assert training.run(plan([f"experiment={name}", *options]).first) == 0
+    if name in FEW_IMAGES:
+        options.append("task.val_size=4")
+    if name in SWEEPS:  # the first of its jobs: the others differ in a value or two
+        assert training.run(plan([f"experiment={name}", *options, *first_of(name)]).first) == 0
     else:
         assert main.main(["train", f"experiment={name}", *options]) == 0
     (summary,) = tmp_path.glob("outputs/*/*/*/summary.json")

@@ -7,19 +7,12 @@ unknown keys and wrong types, and every value is checked. Nothing is created on 
 import os
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from mambalab.config import grammar, origins, paths, resolvers, unused, user_conf
-from mambalab.config.axes import SWEEP
+from mambalab.config import origins, resolvers, unused
 from mambalab.config.identity import DECIDED
 from mambalab.config.messages import (
     MissingValueError,
@@ -29,13 +22,12 @@ from mambalab.config.messages import (
     wrong_type,
 )
 from mambalab.config.overrides import escape, prepare
+from mambalab.config.raw import Reader, experiments, given, lacks_package, read
 from mambalab.config.schema import TrainConfig, complete, task_settings, walk
 from mambalab.errors import UserError, first_line
 from mambalab.settings.rules import check
-from mambalab.utils import packages
 
 resolvers.register()
-PARAMS = f"{SWEEP}params"
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,12 @@ def compose(verb: str, overrides: list[str], settings: type = TrainConfig) -> An
 
 
 def compose_parts(
-    verb: str, prepared: list[str], settings: type = TrainConfig, *, checked: bool = True
+    verb: str,
+    prepared: list[str],
+    settings: type = TrainConfig,
+    *,
+    checked: bool = True,
+    reader: Reader | None = None,
 ) -> Composed:
     """Compose a verb's YAML with overrides, and keep what is not the run itself, too.
 
@@ -87,70 +84,25 @@ def compose_parts(
         prepared: from `mambalab.config.overrides.prepare`.
         settings: its settings class.
         checked: False leaves values unchecked, for `--help`.
+        reader: of this verb, for many compositions that differ little; None reads all files.
 
     Raises:
         UserError: as `compose`.
     """
-    try:
-        import hydra
-        import yaml
-        from hydra.errors import HydraException
-    except Exception:  # old releases fail in ways of their own on new Pythons
-        packages.require("hydra-core", "omegaconf", "pyyaml")
-        raise
-
-    user_conf.register()
-    declared = _declared(prepared) if issubclass(settings, TrainConfig) else {}
-    try:
-        with hydra.initialize_config_dir(
-            str(paths.package_conf()), job_name="mambalab", version_base="1.3"
-        ):
-            composing = [word for word in prepared if word not in declared]
-            raw = hydra.compose(verb, overrides=composing, return_hydra_config=True)
-    except yaml.MarkedYAMLError as error:
-        raise UserError(_yaml_problem(error)) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{paths.folders()[0]}: a file there is not UTF-8") from error
-    except RecursionError as error:
-        where = paths.folders()[0]
-        raise UserError(f"{where}: a file there names itself in its defaults list") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        if lacking := origins.without_package(_experiments(prepared)):
-            raise UserError(_lacks_package(lacking)) from error
-        raise UserError(_problem(error) + origins.hint(verb, {})) from error
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if (where := paths.user_conf()) is None:
-            raise
-        raise UserError(  # Hydra takes the form of a file for granted
-            f"{where}: a file there has no form that a configuration can have: "
-            f"{' '.join(str(error).split()) or type(error).__name__}"
-        ) from error
-    words = [word.lstrip("+").partition("=") for word in prepared]
-    given = {key: value for key, _, value in words}
-    user_conf.check_reach(verb, _unresolved(raw), set(given))
-    chosen = {str(k): v for k, v in _plain(raw.hydra.runtime.choices).items()}
-    training = issubclass(settings, TrainConfig)
-    groups = paths.groups() if training else {}
-    choices = {str(group): str(chosen[group]) for group in chosen if group in groups}
-    if (launcher := choices.get(paths.LAUNCHER_GROUP)) in paths.OLD_LAUNCHERS:
-        choices[paths.LAUNCHER_GROUP] = paths.OLD_LAUNCHERS[launcher]
-    launcher_values = _plain(raw.hydra.launcher)
-    with open_dict(raw):
-        del raw["hydra"]
-        sweep = _plain(raw.pop("sweep", {})) if training else {}
-    for params in declared.values():
-        sweep["params"] = _with_params(sweep.get("params"), params)
+    raw = reader.read(prepared) if reader else read(verb, prepared)
+    words = given(prepared)
+    choices = raw.choices
     model = resolvers.chosen_model.set(choices.get("model"))
     try:
-        config = _merged(settings, _resolved(raw))
+        config = _merged(settings, _resolved(raw.values))
         found = check_typed(config) if checked else None
         if isinstance(found, TrainConfig):
-            _check_sizes(found, given)
-            unused.check(given, found)
-        return Composed(config, found, choices, sweep, launcher_values)
+            _check_sizes(found, words)
+            unused.check(words, found)
+        return Composed(config, found, choices, raw.sweep, raw.launcher)
     except UnknownKeyError as error:
         group = error.key.partition(".")[0]
-        names = _experiments(prepared) or [choices.get("experiment", "")]
+        names = experiments(prepared) or [choices.get("experiment", "")]
         if group in choices and (experiment := origins.experiment_of(error.key, names)):
             option = f"{group}={choices[group]}"
             raise UserError(
@@ -158,88 +110,27 @@ def compose_parts(
                 f"experiment for {option}, or leave {option} out"
             ) from error
         if group == "experiment" and (lacking := origins.without_package(names)):
-            raise UserError(_lacks_package(lacking)) from error
-        raise UserError(str(error) + origins.hint(verb, chosen)) from error
+            raise UserError(lacks_package(lacking)) from error
+        raise UserError(str(error) + origins.hint(verb, raw.chosen)) from error
     except MissingValueError as error:
         more = origins.base_hint(error.key.partition(".")[0], choices)
-        raise UserError(f"{error}{more or origins.hint(verb, chosen)}") from error
+        raise UserError(f"{error}{more or origins.hint(verb, raw.chosen)}") from error
     except UserError as error:
-        raise type(error)(str(error) + origins.hint(verb, chosen)) from error
+        raise type(error)(str(error) + origins.hint(verb, raw.chosen)) from error
     finally:
         resolvers.chosen_model.reset(model)
 
 
-def _declared(prepared: list[str]) -> dict[str, dict[str, Any]]:
-    """The overrides that declare what a sweep varies, each with what it declares.
-
-    They are kept from Hydra, which cannot put a list where an experiment has a range.
-    """
-    found = {}
-    for word in prepared:
-        name, _, _ = word.lstrip("+").partition("=")
-        if name != PARAMS and not name.startswith(f"{PARAMS}."):
-            continue
-        value = grammar.parse(word).value()
-        if name != PARAMS:
-            found[word] = {name.removeprefix(f"{PARAMS}."): value}
-        elif isinstance(value, dict):
-            found[word] = value
-    return found
-
-
-def _with_params(params: Any, more: dict[str, Any]) -> dict[str, Any]:
-    """`params` of a sweep with `more`: a list or a range takes the place of what was there, keys
-    of a range that are not given again stay."""
-    found = dict(params) if isinstance(params, dict) else {}
-    for key, value in more.items():
-        old = found.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            found[key] = {**old, **value}
-        else:
-            found[key] = value
-    return found
-
-
-def _experiments(prepared: list[str]) -> list[str]:
-    """The experiments that the overrides choose."""
-    given = [word[11:] for word in prepared if word.startswith("experiment=")]
-    return [name.strip("'\" ") for name in given[-1].strip("[]").split(",")] if given else []
-
-
-def _lacks_package(file: Path) -> str:
-    """What to add to an experiment whose keys are not those of the run."""
-    return (
-        f"{file} lacks its first line, # @package _global_, without which its keys are not those "
-        "of the run"
-    )
-
-
-def _check_sizes(settings: TrainConfig, given: dict[str, str]) -> None:
+def _check_sizes(settings: TrainConfig, words: dict[str, str]) -> None:
     """Raise UserError if somebody gives what `model.pretrained` decides."""
     if settings.model.pretrained is None:
         return
-    for key, value in given.items():
+    for key, value in words.items():
         if key.removeprefix("model.") in DECIDED and key.startswith("model."):
             raise UserError(
                 f"{key}={value}: the checkpoint model.pretrained={settings.model.pretrained} "
                 "decides this; leave it out"
             )
-
-
-def _plain(node: Any) -> dict[str, Any]:
-    """A node as plain values, interpolations resolved; {} for what is no mapping."""
-    try:
-        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {first_line(error)}") from error
-    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
-
-
-def _unresolved(raw: DictConfig) -> dict[Any, Any]:
-    """The composed YAML as plain values, `${` as it is."""
-    plain = OmegaConf.to_container(raw, resolve=False)
-    assert isinstance(plain, dict)
-    return plain
 
 
 def _resolved(raw: DictConfig) -> dict[Any, Any]:
@@ -309,15 +200,16 @@ def _merged(cls: type, plain: dict[Any, Any], prefix: str = "") -> DictConfig:
     schema = OmegaConf.structured(cls)
     for key, other in replace.items():
         schema[key] = OmegaConf.structured(other)
-    types = {o.key: o.type for o in walk(cls, replace)}
     try:
         cfg = OmegaConf.merge(schema, _at_home(_escaped(plain)))
     except ConfigKeyError as error:
+        types = {o.key: o.type for o in walk(cls, replace)}
         known = dict.fromkeys([*types, *(key.split(".")[0] for key in types)])
         raise unknown_key(
             prefix + (error.full_key or str(error.key)), [prefix + k for k in known]
         ) from error
     except (ValidationError, OmegaConfBaseException) as error:
+        types = {o.key: o.type for o in walk(cls, replace)}
         key = error.full_key or ""
         kind = types.get(key)
         if key.endswith("]"):  # an entry of a list
@@ -353,20 +245,3 @@ def _select(plain: Any, key: str) -> Any:
         elif isinstance(plain, list):
             plain = plain[int(part)]
     return plain
-
-
-def _problem(error: Exception) -> str:
-    """What Hydra could not compose; the reason is often one error further down."""
-    cause = error.__cause__
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return str(unknown_key(cause.full_key, []))
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {first_line(cause)}"
-    return first_line(error)
-
-
-def _yaml_problem(error: Any) -> str:
-    """File, line and reason of a syntax error in YAML."""
-    mark = error.problem_mark
-    where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
-    return f"{where}not YAML: {error.problem}"

@@ -8,7 +8,7 @@ are sent, and no verb that reads runs takes anything from the environment becaus
 import contextlib
 import filecmp
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _check_file(path: Path, folder: Path) -> None:
             raise UserError(f"{path}: hydra.searchpath: put the files into {folder} instead")
 
 
-def check_reach(verb: str, raw: dict[Any, Any], typed: set[str]) -> None:
+def check_reach(verb: str, raw: dict[Any, Any], typed: Collection[str]) -> None:
     """Check that `./conf` sets nothing that only the command line may set.
 
     Args:
@@ -111,7 +111,7 @@ def check_reach(verb: str, raw: dict[Any, Any], typed: set[str]) -> None:
                 f"{key} in {user} does not count ({_TYPED[key]}): "
                 f"take it out there, and type {key}=... if you mean it"
             )
-        if verb in TRAINING or not any("${" in text for text in _texts(value)):
+        if verb in TRAINING or not any("${" in text for text in texts(value)):
             continue
         if own is None:
             own = read_yaml(paths.package_conf() / f"{verb}.yaml")
@@ -122,12 +122,13 @@ def check_reach(verb: str, raw: dict[Any, Any], typed: set[str]) -> None:
             )
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """All texts of plain values, however deep."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+            yield from texts(inner)
 
 
 def replaced(verb: str) -> list[Path]:

@@ -23,6 +23,7 @@ from mambalab.config.axes import LAUNCHER, SWEEP, axes, check_count
 from mambalab.config.compose import Composed, compose_parts, merge_onto, typed
 from mambalab.config.identity import may_change
 from mambalab.config.overrides import assignment, prepare
+from mambalab.config.raw import Reader
 from mambalab.config.schema import TrainConfig
 from mambalab.errors import NotApplicableError, UserError
 from mambalab.settings.sweep import LAUNCHERS, LauncherSettings, Search, SweepSettings
@@ -78,6 +79,7 @@ class Plan:
     first: TrainConfig
     ranges: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
+    _reader: Reader = field(default_factory=lambda: Reader("train"), repr=False, compare=False)
 
     def job(self, values: dict[str, Any]) -> Job:
         """Make the job of a search that has these values.
@@ -87,7 +89,8 @@ class Plan:
         """
         groups = paths.groups()
         words = [assignment(key, value, groups) for key, value in values.items()]
-        composed = compose_parts("train", [*prepare("train", words, multirun=True), *self.fixed])
+        prepared = [*prepare("train", words, multirun=True), *self.fixed]
+        composed = compose_parts("train", prepared, reader=self._reader)
         return _job(self.folder, self.name_of(values), composed.config)
 
     def name_of(self, values: dict[str, Any]) -> str:
@@ -159,6 +162,7 @@ def _grid(
     jobs: dict[str, Job] = {}
     skipped: dict[str, str] = {}
     refusal: NotApplicableError | None = None
+    reader, groups = Reader("train"), paths.groups()
     if (count := prod(map(len, choices.values()))) >= MANY_JOBS:
         LOG.info(f"checking {count:,} jobs before the first of them starts ...")
     for combination in product(*choices.values()):
@@ -167,7 +171,8 @@ def _grid(
         given = {k: words[k].partition("=")[2].strip("'\"") for k in order if k in words}
         name = _name(given)
         try:
-            config = compose_parts("train", [words[key] for key in typed_last]).config
+            prepared = [words[key] for key in typed_last]
+            config = compose_parts("train", prepared, reader=reader).config
         except NotApplicableError as error:
             skipped[name] = str(error)
             refusal = error
@@ -175,7 +180,7 @@ def _grid(
         except UserError as error:
             where = f" (in job {name})" if len(given) > 1 else ""
             raise UserError(f"{error}{where}") from error
-        name = _fit(_name({k: _value(config, k, given.get(k)) for k in order}))
+        name = _fit(_name({k: _value(config, k, given.get(k), groups) for k in order}))
         job = _job(folder, name, config)
         if name in jobs and jobs[name].config != job.config:
             name = _fit(name, tell_apart=json.dumps(given))
@@ -321,9 +326,8 @@ def _folder(
     return Path(first.config.output_dir, "sweeps", f"{_plain(label)[:MAX_NAME_CHARS]}-{digest}")
 
 
-def _value(config: DictConfig, key: str, given: str | None) -> str:
+def _value(config: DictConfig, key: str, given: str | None, groups: Collection[str]) -> str:
     """Write a job's value of a key as its name shows it: `0.001` however it was given."""
-    groups = paths.groups()
     if key in groups:
         return str(given)
     node: Any = config
