@@ -103,7 +103,8 @@ def _curves(of: Study) -> dict[str, Any]:
     name = found.metric.name
     curves = {g.label: [r.curves.get(name) for r in g.group.records] for g in found.groups}
     tokens = [record.summary.tokens_per_step for g in found.groups for record in g.group.records]
-    return {"folder": of.folder, "metric": name, "curves": curves, "tokens": tokens}
+    about = {"folder": of.folder, "metric": name, "baseline": found.baseline}
+    return {**about, "curves": curves, "tokens": tokens}
 
 
 def study_curves(data: dict[str, Any]) -> "Figure":

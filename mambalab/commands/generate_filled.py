@@ -80,7 +80,7 @@ def _fill_texts(settings: GenerateSettings, source: "LoadedDenoiser", rules: "Sa
         prompts = generate.given_prompts(settings)
     frames = None if settings.frames is None else Path(settings.frames).expanduser()
     if frames is not None:
-        pixel_sheet.check_place(frames, "frames", ".txt")
+        pixel_sheet.check_place(frames, "frames", ".txt", {"prompt_file": settings.prompt_file})
     found = diffusion_texts.texts(
         source,
         prompts,

@@ -219,7 +219,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "best_step": best.step if best else None,
         "test_accuracy": summary.test.metrics.get(TEST) if summary.test else None,
         "minutes": record.minutes,
-        "tokens_per_second": summary.tokens_per_second,
+        "tokens_per_second": summary.tokens_per_second or None,
         "parameters": summary.parameters,
         "device": summary.device,
         "command": summary.command,

@@ -124,6 +124,7 @@ def compare(
             *(notes.luck_of_the_best(results) if ranked else verdicts.too_few(results)),
             *verdicts.failures(results),
             *notes.no_end(results, judged),
+            *notes.lengthened(results),
             *notes.unequal_evaluations(results),
             *notes.still_improving(results, judged),
             *comparability.warnings(groups),

@@ -9,6 +9,8 @@ from mambalab.utils.text import short
 
 BASE = ("task.name", "model.name", "dropout.name")  # named in any list
 MAX_VALUE_CHARS = 30
+# Settings without which losses cannot be told apart: of other data, or in other units.
+OF_DATA = ("task.data", "task.path", "task.levels", "task.tokenizer")
 
 
 def differences(records: Sequence[RunRecord]) -> list[dict[str, str]]:
@@ -36,13 +38,17 @@ def differences(records: Sequence[RunRecord]) -> list[dict[str, str]]:
 
 
 def in_short(differing: Sequence[dict[str, str]]) -> list[str]:
-    """Write as few of the differences as tell the runs apart: `lr=0.01 n_layer=4`, a text each."""
+    """Write as few of the differences as tell the runs apart: `lr=0.01 n_layer=4`, a text each.
+
+    What decides which data a loss is of, is always said.
+    """
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, settings in enumerate(differing):
         alike.setdefault(tuple(settings), []).append(i)
     texts = [""] * len(differing)
     for keys, members in alike.items():
-        chosen = telling([differing[i] for i in members]) if keys else []
+        few = telling([differing[i] for i in members]) if keys else []
+        chosen = [key for key in keys if key in few or key in OF_DATA]
         leaves = [key.rpartition(".")[2] for key in chosen]
         for i in members:
             words = []

@@ -108,7 +108,7 @@ def measure(record: RunRecord, metric: Metric) -> Measured | None:
         parameters=_number(record.summary.parameters),
         steps=record.step,
         minutes=record.minutes,
-        tokens_per_second=_number(record.summary.tokens_per_second),
+        tokens_per_second=_number(record.summary.tokens_per_second or None),
         tokens_per_step=_number(record.summary.tokens_per_step),
     )
 

@@ -30,6 +30,18 @@ def no_end(results: Sequence[GroupResult], metric: Metric) -> list[str]:
     ]
 
 
+def lengthened(results: Sequence[GroupResult]) -> list[str]:
+    """Name the runs that were finished and then given more steps."""
+    return [
+        f"{r.label}, seed {short(str(record.setting('seed')), 20)}: finished at step "
+        f"{record.summary.lengthened_at:,} and given more steps, for which its learning rate rose "
+        "again: not a run that was so long from its beginning"
+        for r in results
+        for record in r.group.records
+        if record.summary.lengthened_at
+    ]
+
+
 def unequal_evaluations(results: Sequence[GroupResult]) -> list[str]:
     """Warn where groups were evaluated unequally often: the best of more looks is better."""
     counts = {result.label: result.evaluations for result in results}

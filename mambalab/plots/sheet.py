@@ -31,17 +31,24 @@ def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
         (rows, columns of pixels, 1 or 3) uint8, with a border of `GAP` pixels.
     """
     count, height, width, channels = pictures.shape
+    shape = size(count, height, width, columns)
     columns = columns or math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
     scale = scale_of(height, width)
     large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
     down, across = height * scale + GAP, width * scale + GAP
-    shape = (rows * down + GAP, min(columns, count) * across + GAP, channels)
-    found = np.full(shape, _BETWEEN, dtype=np.uint8)
+    found = np.full((*shape, channels), _BETWEEN, dtype=np.uint8)
     for number, picture in enumerate(large):
         y, x = GAP + number // columns * down, GAP + number % columns * across
         found[y : y + height * scale, x : x + width * scale] = picture
     return found
+
+
+def size(count: int, height: int, width: int, columns: int | None = None) -> tuple[int, int]:
+    """Rows and columns of pixels of the grid of `count` pictures; arguments as of `grid`."""
+    columns = columns or math.ceil(math.sqrt(count))
+    rows, scale = -(-count // columns), scale_of(height, width)
+    across = min(columns, count) * (width * scale + GAP)
+    return rows * (height * scale + GAP) + GAP, across + GAP
 
 
 def scale_of(height: int, width: int) -> int:

@@ -140,14 +140,16 @@ class RunSummary:
         started: Unix time in seconds at which the first session began.
         status: state of the run, as its last session left it.
         resumed_from: steps done when the last session began; None if it began the run.
+        lengthened_at: steps of a finished run when it was first given more of them and its learning
+            rate rose again; None if that never happened.
         ended_by: what ended the last session.
         reason: how it ended, one line for people.
         step: optimiser steps done.
         epochs: passes over the training data done; None where the task draws without end.
         best: the evaluation that did best on `metric`; None if there was none.
         last: metrics of the latest evaluation; empty if there was none.
-        tokens_per_second: training speed of the last session after warm-up, evaluations left out;
-            0 if it was too short to tell.
+        tokens_per_second: training speed after warm-up, evaluations left out, of the last session
+            on this device that was long enough to tell; 0 if none was.
         seconds: training time of all sessions, evaluations included.
         wall_seconds: time of all sessions from the building of task and model to the end of the
             final test, killed ones left out; None if an earlier session did not record it.
@@ -197,6 +199,7 @@ class RunSummary:
     started: float | None = None
     status: Status | None = None
     resumed_from: int | None = None
+    lengthened_at: int | None = None
     ended_by: EndedBy | None = None
     reason: str | None = None
     step: int | None = None
@@ -275,8 +278,13 @@ class RunSummary:
         return list(dict.fromkeys(revision for revision in every if revision))
 
     def follow(self, previous: "RunSummary") -> None:
-        """Take over from the sessions before when the run began and which code they ran."""
+        """Take over what is still true of the sessions before: when the run began, how fast it was
+        here, which code they ran.
+        """
         self.started = previous.started
+        self.lengthened_at = previous.lengthened_at if self.resumed_from is not None else None
+        if previous.device == self.device and previous.threads == self.threads:
+            self.tokens_per_second = previous.tokens_per_second
         if previous.started is None:
             self.started = round(time.time(), 3)
             return

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from mambalab.generation.infilling import Filled
 from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.diffusion_model import LoadedDenoiser
+from mambalab.runs.given_pictures import gaps_of, tokens_of
 from mambalab.runs.pixel_sheet import (
-    GIVEN_FIRST,
+    caption,
     check_place,
+    check_size,
     columns,
-    form_of,
     known_values,
     labels_asked,
+    progress,
     tell_turns,
-    tokens_of,
 )
 from mambalab.tokenization.pixels import PixelTokens
 
@@ -31,7 +33,10 @@ STRIP = 9  # stages in a row of a strip
 MOVING = 65  # stages of an animation, at most
 MAX_SHOWN = 36  # pictures whose stages are shown
 _HIDDEN = (70, 110, 190)  # colour of a hidden pixel; no grey has it
-_FORMS_DIFFER = 0.02  # of width times height, from which two pictures have another form
+_BLUE = {  # by the channels of a pixel
+    1: "blue is not filled in yet",
+    3: "of a blue pixel at least one of its three colours is not filled in yet",
+}
 _MS_EACH, _MS_LAST = 80, 2000  # that a stage of an animation is shown
 
 
@@ -49,17 +54,18 @@ class Files:
     frames: Path | None = None
     animation: Path | None = None
 
-    def check(self) -> None:
-        """Raise UserError for a file that is none, or for one named twice."""
+    def check(self, read: Mapping[str, str | None]) -> None:
+        """Raise UserError for a file that is none, for one named twice, or one of those that are
+        read, by their keys."""
         named = {"out": self.out, "frames": self.frames, "animation": self.animation}
         seen: dict[Path, str] = {}
         for key, path in named.items():
             if path is None:
                 continue
-            check_place(path, key)
-            if other := seen.get(path.absolute()):
+            check_place(path, key, read=read)
+            if other := seen.get(path.resolve()):
                 raise UserError(f"{other} and {key} are the same file {path}: name two")
-            seen[path.absolute()] = key
+            seen[path.resolve()] = key
 
     def stages(self) -> int:
         """How many stages are needed."""
@@ -108,25 +114,30 @@ def write_pictures(
         if mask_image is None:
             gaps[: known_values(tokens, rows, source.name)] = False
         else:
-            gaps = _white(mask_image, image, tokens)
-    files.check()
+            gaps = gaps_of(mask_image, image, tokens)
+    files.check({"prompt_image": image, "mask_image": mask_image})
+    in_turn = columns(tokens.classes) if label is None and image is None else None
+    check_size(tokens, count + len(before), in_turn)
     tell_turns(tokens, label, count, image)
     source.plan(steps, int(gaps.sum()))
     began = time.perf_counter()
-    found = source.fill(
-        source.with_gaps(labels, values, gaps),
-        rules=rules,
-        seed=seed,
-        batch=batch,
-        stages=files.stages(),
-        shown=MAX_SHOWN,
-    )
+    whole = -(-count // batch) * source.steps
+    with progress(whole, f"making {count:,} picture{'s'[: count != 1]}") as told:
+        found = source.fill(
+            source.with_gaps(labels, values, gaps),
+            rules=rules,
+            seed=seed,
+            batch=batch,
+            stages=files.stages(),
+            shown=MAX_SHOWN,
+            on_step=told,
+        )
     seconds = time.perf_counter() - began
-    in_turn = columns(tokens.classes) if label is None and image is None else None
     every = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
     made = sheet.grid(every, in_turn)
     try:
-        sheet.write(files.out, made if image is None else sheet.captioned(made, GIVEN_FIRST))
+        words = caption(tokens, label, count, image)
+        sheet.write(files.out, sheet.captioned(made, words) if words else made)
         if found.stages is not None:
             _write_stages(found, files, tokens, source.spec.mask, in_turn)
     except OSError as error:
@@ -141,33 +152,6 @@ def write_pictures(
     return f"made {pictures} in {taken}, {written:,.0f} values a second"
 
 
-def _white(mask: str, image: str, tokens: PixelTokens) -> Tensor:
-    """Which values (l,) bool of a picture are hidden: those of the pixels that are white in a mask.
-
-    What is transparent in the mask is not white.
-
-    Raises:
-        UserError: the mask cannot be read, is of another form, or nothing of it is white.
-    """
-    grey = PixelTokens(2, tokens.height, tokens.width, 1, background=0)
-    hidden = tokens_of(mask, grey, "mask_image")[0].bool()
-    (w, h), (width, height) = form_of(mask), form_of(image)
-    if abs(w * height - h * width) > _FORMS_DIFFER * w * height:
-        raise UserError(
-            f"mask_image={mask} has {w} x {h} pixels and prompt_image={image} {width} x {height}: "
-            "the middle of each would be taken, and they would not lie on each other; paint the "
-            "mask on a copy of the picture"
-        )
-    if not hidden.any():
-        raise UserError(
-            f"mask_image={mask}: no pixel of it is white, so there is nothing to fill in; paint "
-            "white what the model is to make"
-        )
-    if hidden.all():
-        LOG.warning("mask_image=%s has no black pixel: nothing of %s is given", mask, image)
-    return hidden.repeat_interleave(tokens.channels)
-
-
 def _write_stages(
     found: Filled, files: Files, tokens: PixelTokens, mask: int, in_turn: int | None
 ) -> None:
@@ -180,8 +164,8 @@ def _write_stages(
         strip = np.stack([every[number] for number in chosen], axis=1)
         rows = sheet.grid(strip.reshape(-1, *strip.shape[2:]), len(chosen))
         steps = ", ".join(str(found.at[number]) for number in chosen)
-        caption = f"a row is a picture after {steps} steps; blue is not filled in yet"
-        sheet.write(files.frames, sheet.captioned(rows, caption))
+        words = f"a row is a picture after {steps} steps; {_BLUE[tokens.channels]}"
+        sheet.write(files.frames, sheet.captioned(rows, words))
     if files.animation is not None:
         times = [*[_MS_EACH] * (len(every) - 1), _MS_LAST]
         sheet.write_moving(files.animation, [sheet.grid(one, in_turn) for one in every], times)

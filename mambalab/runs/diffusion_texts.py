@@ -94,10 +94,16 @@ def _with_gaps(source: LoadedDenoiser, prompt: str, gap: str, more: int | None) 
     if more is None:
         more = 0 if gap in prompt else limit - len(prompt)
     if len(prompt) + max(more, 0) > limit:
-        added = f" and {more:,} to be added" if more > 0 else ""
+        room = limit - len(prompt)
+        if more > 0 and room > 0:
+            behind = f" after the {len(prompt):,} of the prompt" if prompt else ""
+            raise UserError(
+                f"max_new_tokens={more:,}: this model was trained on {limit:,} characters "
+                f"(task.seq_len), which leaves room for {room:,}{behind}"
+            )
         raise UserError(
-            f"the prompt has {len(prompt):,} characters{added}, but this model was trained on "
-            f"{limit:,} (task.seq_len): give a shorter one"
+            f"the prompt has {len(prompt):,} characters, but this model was trained on {limit:,} "
+            f"(task.seq_len), those to be filled in included: give a shorter one"
         )
     if more == 0 and gap not in prompt:
         raise UserError(

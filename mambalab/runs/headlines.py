@@ -62,12 +62,26 @@ def surprises(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> It
             f"optim.warmup_steps={optim.warmup_steps}: the warm-up takes all {last:,} steps of "
             f"this run, the learning rate rises to its end; give more steps or a shorter warm-up"
         )
-    if earlier.status is not Status.FINISHED:
-        return
-    ended, now = (learning_rate(optim, step, done) for done in (1.0, trainer.pace.progress()))
-    if now > ended * 1.01:
+    if rises_again(optim, trainer, earlier):
+        ended, now = _rates(optim, trainer)
         yield (
             f"the run was finished: its learning rate had come down to {ended:.2g} by step "
             f"{step:,}, and goes on at {now:.2g}, that of a longer run; the weights are not those "
             "of one that was so long from its beginning"
         )
+
+
+def rises_again(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> bool:
+    """Whether the run was finished, and its learning rate rises for more steps.
+
+    Args:
+        optim, trainer, earlier: as of `surprises`.
+    """
+    ended, now = _rates(optim, trainer)
+    return earlier.status is Status.FINISHED and now > ended * 1.01
+
+
+def _rates(optim: OptimSettings, trainer: Trainer) -> tuple[float, float]:
+    """The learning rate of this step if it were the last one, and as it is."""
+    step = trainer.state.step
+    return learning_rate(optim, step, 1.0), learning_rate(optim, step, trainer.pace.progress())

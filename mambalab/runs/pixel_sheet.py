@@ -1,7 +1,10 @@
 """Sheets of pictures of `task=pixels`: a callback while it trains, and for `mambalab generate`."""
 
 import logging
+import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +12,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from mambalab.data.image_pixels import ImageReader
-from mambalab.errors import UserError, first_line
+from mambalab.errors import UserError
 from mambalab.generation.sampling import Sampling
 from mambalab.plots import sheet
 from mambalab.runs.callbacks import Sample
 from mambalab.runs.diffusion_model import LoadedDenoiser
+from mambalab.runs.given_pictures import tokens_of
 from mambalab.runs.pixel_model import LoadedPixelModel
 from mambalab.tasks.pixels import PixelModelTask
 from mambalab.tokenization.pixels import PixelTokens
 from mambalab.train.progress import StoppedError
+from mambalab.utils import console
 from mambalab.utils.files import obstacle
+from mambalab.utils.text import printable, short
 
 LOG = logging.getLogger("mambalab")
 PICTURES = 36  # that are written from nothing
 COMPLETIONS = 8  # whose upper half is given
 _FREE = "pictures that the model made from nothing"
-_OF_CLASSES = ", a column a class"
 _COMPLETED = "above: pictures held out; below: the same, the lower half made by the model"
-GIVEN_FIRST = "first the given picture, then what the model made of it"
+_GIVEN_FIRST = "first the given picture, then what the model made of it"
+_MAX_NAMES = 200  # letters of the names of classes in a caption
 MAX_CLASS_COLUMNS = 16  # up to so many classes, a column of the sheet is a class
 
 
@@ -75,7 +80,8 @@ class PixelSheet(Sample):
         completed = self._written(task.labels["val"][:COMPLETIONS].cpu(), levels[:, :half])
         below = sheet.grid(np.concatenate((true, completed)), len(true))
         in_turn = columns(tokens.classes)
-        above = sheet.captioned(sheet.grid(free, in_turn), _FREE + _OF_CLASSES * bool(in_turn))
+        told = f"{_FREE}, {_in_columns(tokens)}" if in_turn else _FREE
+        above = sheet.captioned(sheet.grid(free, in_turn), told)
         return sheet.stacked([above, sheet.captioned(below, _COMPLETED)])
 
     def _written(self, labels: torch.Tensor, given: torch.Tensor | None = None) -> np.ndarray:
@@ -138,6 +144,69 @@ def columns(classes: tuple[str, ...]) -> int | None:
     return len(classes) if 1 < len(classes) <= MAX_CLASS_COLUMNS else None
 
 
+def caption(tokens: PixelTokens, label: str | None, count: int, image: str | None) -> str | None:
+    """Words below a sheet of `mambalab generate`; None if there is nothing to say.
+
+    Args:
+        tokens: of the model.
+        label: of the class that was asked for; None = each in turn.
+        count: of pictures.
+        image: file of the picture that they complete, if any.
+    """
+    if image is None:
+        return _in_columns(tokens) if label is None and columns(tokens.classes) else None
+    if label is not None or not tokens.classes:
+        return _GIVEN_FIRST
+    return f"{_GIVEN_FIRST} as {_names(tokens.classes[:count])}" + " in turn" * (count > 1)
+
+
+def _in_columns(tokens: PixelTokens) -> str:
+    return f"a column a class: {_names(tokens.classes)}"
+
+
+def _names(classes: tuple[str, ...]) -> str:
+    """Names of classes, as many as there is room for."""
+    return short(", ".join(map(printable, classes)), _MAX_NAMES)
+
+
+def check_size(tokens: PixelTokens, count: int, in_turn: int | None) -> None:
+    """Raise UserError for more pictures than a sheet can show: what most programs open."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    height, width = sheet.size(count, tokens.height, tokens.width, in_turn)
+    if limit is not None and height * width > limit:
+        most = count * limit // (height * width)
+        raise UserError(
+            f"num_samples={count:,}: a sheet of so many pictures would have {width:,} x {height:,} "
+            f"pixels, more than most programs open; ask for {most:,} or fewer at a time, each time "
+            "with another seed and out"
+        )
+
+
+@contextmanager
+def progress(steps: int, doing: str) -> Iterator[Callable[[], None]]:
+    """Show how far writing has come: a bar on a terminal, a word elsewhere if it takes a while.
+
+    Args:
+        steps: that it takes.
+        doing: what it is, for people.
+
+    Yields:
+        What to call after each step.
+    """
+    draw, live = console.bars(sys.stderr)
+    with (
+        nullcontext() if live else console.meanwhile(doing),
+        draw(total=steps, desc=doing, leave=False, delay=1, disable=not live) as bar,
+    ):
+
+        def step() -> None:
+            bar.update()
+
+        yield step
+
+
 def write_sheet(
     source: LoadedPixelModel,
     out: Path,
@@ -172,24 +241,43 @@ def write_sheet(
         whole = tokens_of(image, tokens)
         given = whole[:, : known_values(tokens, rows, source.name)].expand(count, -1)
         before = tokens.pictures(whole).numpy()
-    check_place(out)
+    check_place(out, read={"prompt_image": image})
+    in_turn = columns(tokens.classes) if label is None and image is None else None
+    check_size(tokens, count + len(before), in_turn)
     tell_turns(tokens, label, count, image)
     began = time.perf_counter()
-    found = source.pictures(labels, given, rules=rules, seed=seed, batch=batch).numpy()
+    steps = -(-count // batch) * (tokens.values - (0 if given is None else given.shape[1]))
+    with progress(steps, f"writing {count:,} picture{'s'[: count != 1]}") as told:
+        made = source.pictures(labels, given, rules=rules, seed=seed, batch=batch, on_token=told)
+    found = made.numpy()
     seconds = time.perf_counter() - began
-    in_turn = columns(tokens.classes) if label is None and image is None else None
     written = count * (tokens.values - (0 if given is None else given.shape[1]))
     found = sheet.grid(np.concatenate((before, found)), in_turn)
+    words = caption(tokens, label, count, image)
     try:
-        sheet.write(out, found if image is None else sheet.captioned(found, GIVEN_FIRST))
+        sheet.write(out, sheet.captioned(found, words) if words else found)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; name another with out=") from error
     return f"wrote {count:,} picture{'s'[: count != 1]}, {written / seconds:,.0f} values a second"
 
 
-def check_place(out: Path, key: str = "out", ending: str = ".png") -> None:
-    """Raise UserError for a file that is none or cannot be written, before the pictures take
-    their time."""
+def check_place(
+    out: Path, key: str = "out", ending: str = ".png", read: Mapping[str, str | None] | None = None
+) -> None:
+    """Check a file before the pictures take their time.
+
+    Args:
+        out: the file.
+        key: of it, for messages.
+        ending: that it has to have.
+        read: files that are read, by their keys.
+
+    Raises:
+        UserError: it is no file, cannot be written, or is one of those that are read.
+    """
+    for name, file in (read or {}).items():
+        if file is not None and _same(out, Path(file).expanduser()):
+            raise UserError(f"{key}={out} is {name}, which would be lost: name another with {key}=")
     if out.is_dir():
         name = out / f"sheet{ending}"
         raise UserError(f"{key}={out} is a folder: name a file in it, such as {name}")
@@ -200,35 +288,9 @@ def check_place(out: Path, key: str = "out", ending: str = ".png") -> None:
         raise UserError(f"{key}={out} cannot be written: {why}; name another with {key}=")
 
 
-def form_of(image: str) -> tuple[int, int]:
-    """Width and height in pixels of an image file, turned as its camera was.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    from PIL import Image, ImageOps
-
-    path = Path(image).expanduser()
+def _same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, through links, too."""
     try:
-        with Image.open(path) as found:
-            return ImageOps.exif_transpose(found).size
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise UserError(f"{path} cannot be read as an image ({first_line(error)})") from error
-
-
-def tokens_of(image: str, tokens: PixelTokens, key: str = "prompt_image") -> torch.Tensor:
-    """Tokens (1, values) of an image file, read as those were that the model learnt from.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    path = Path(image).expanduser()
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{key}={path} {what}: name a file with a picture")
-    side = tokens.read_side or tokens.height
-    pixels = torch.empty(1, 3, side, side, dtype=torch.uint8)
-    reader = ImageReader(side, tokens.background, tokens.deep_bits)
-    reader.read(str(path), pixels[0])
-    reader.finish()
-    return tokens.quantise(tokens.fitted(pixels))
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False

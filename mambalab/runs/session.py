@@ -164,6 +164,8 @@ class TrainingRun:
             elif not lacks_curve:
                 LOG.warning("%s has no checkpoint to go on from: it begins again", self.folder)
             earlier = self.resolved.summary
+            if headlines.rises_again(self.settings.optim, self.trainer, earlier):
+                self.summary.lengthened_at = self.summary.lengthened_at or self.trainer.state.step
             for line in headlines.surprises(self.settings.optim, self.trainer, earlier):
                 console.say(functools.partial(wrapped, line), logging.WARNING)
             try:
@@ -271,7 +273,8 @@ class TrainingRun:
         summary.status = result.status
         summary.ended_by = result.ended_by
         summary.reason = result.reason
-        summary.tokens_per_second = round(result.tokens_per_second, 1)
+        if result.tokens_per_second or summary.tokens_per_second is None:
+            summary.tokens_per_second = round(result.tokens_per_second, 1)
         summary.seconds = round(result.seconds, 2)
         summary.epochs = limits.epochs(
             result.step, self.settings.trainer, self.task.batches_per_epoch

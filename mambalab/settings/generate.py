@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from mambalab.errors import UserError
 from mambalab.settings.one_model import check_one_model
@@ -161,10 +162,19 @@ class GenerateSettings:
     def _given(self, *keys: str) -> list[str]:
         """What somebody wrote of some keys that are null or empty if nobody does."""
         found = {key.removesuffix("_name"): getattr(self, key) for key in keys}
-        words = {
-            key: value.name if isinstance(value, Enum) else value for key, value in found.items()
-        }
-        return [f"{key}={value}" for key, value in words.items() if value not in (None, [])]
+        words = {key: _as_written(value) for key, value in found.items()}
+        return [
+            f"{key}={value}"
+            for key, value in words.items()
+            if value is not None and found[key] != []
+        ]
+
+
+def _as_written(value: Any) -> Any:
+    """A value as it may be typed."""
+    if isinstance(value, list):
+        return ",".join(value)
+    return value.name if isinstance(value, Enum) else value
 
 
 _OF_PICTURES = ("out", "class_name", "prompt_image", "rows")

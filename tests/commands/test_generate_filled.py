@@ -11,7 +11,7 @@ from PIL import Image
 
 from mambalab.cli import main
 from mambalab.plots.sheet import GAP, captioned
-from mambalab.runs import pixel_sheet
+from mambalab.runs import diffusion_pictures
 from mambalab.tasks import pixels
 from mambalab.tasks.text import ShakespeareTask
 from mambalab.tokenization.pixels import PixelTokens
@@ -104,7 +104,7 @@ def test_pictures_are_made_and_completed(place, capsys):
     out, err = capsys.readouterr()
     assert out == "a.png\n"
     assert re.search(r"^made 7 pictures in 16 steps, [\d,]+ values a second$", err, re.MULTILINE)
-    found = pictures(place / "a.png", 7, columns=3)  # a column a class
+    found = pictures(place / "a.png", 7, columns=3, caption="a column a class: a, b, c")
     assert set(np.unique(found)) <= set(PixelTokens(17, 1, 1, 1)._shown.tolist())
     assert generate("run=pictures", "seed=5", "class=1", "out=b.png") == 0
     assert np.array_equal(pictures(place / "b.png", 1, columns=1)[0], found[4])  # seed 1 + 4
@@ -117,11 +117,38 @@ def test_pictures_are_made_and_completed(place, capsys):
         more = [word] if word else []
         assert generate("run=pictures", "prompt_image=prompt.png", "num_samples=3", *more) == 0
         file = place / "pictures" / "generated.png"
-        found = pictures(file, 4, columns=2, caption=pixel_sheet.GIVEN_FIRST)
+        words = "first the given picture, then what the model made of it as a, b, c in turn"
+        found = pictures(file, 4, columns=2, caption=words)
         assert np.array_equal(found[0], shown)  # the prompt comes first
         for one in found[1:]:
             assert np.array_equal(one[kept], shown[kept])
         assert not np.array_equal(found[1][~kept], found[2][~kept])
+
+
+def test_masks_with_colours_and_files_that_are_read(place, capsys):
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[1:3, 2:] = (0, 255, 0)  # lighter than half
+    Image.fromarray(colours).save("green.png")
+    given = ["run=pictures", "prompt_image=prompt.png", "mask_image=green.png", "class=a"]
+    assert generate(*given) == 0
+    assert "green.png has colours (25 % of its pixels): where" in capsys.readouterr().err
+    for key, file in {"out": "prompt.png", "frames": "green.png", "animation": "green.png"}.items():
+        name = "prompt_image" if file == "prompt.png" else "mask_image"
+        before = (place / file).read_bytes()
+        assert generate(*given, f"{key}={file}") == 1
+        assert f"{key}={file} is {name}, which would be lost" in one_line(capsys)
+        assert (place / file).read_bytes() == before
+    (place / "p.txt").write_text("the ____")
+    assert generate("run=text", "prompt_file=p.txt", "frames=p.txt") == 1
+    assert "frames=p.txt is prompt_file, which would be lost" in one_line(capsys)
+    assert (place / "p.txt").read_text() == "the ____"
+
+
+def test_what_blue_means_of_colours():
+    tokens = PixelTokens(2, 1, 2, 3)
+    mask = tokens.vocab_size
+    stage = diffusion_pictures.stage_of(torch.tensor([[1, 1, mask, 1, 1, 1]]), tokens, mask)
+    assert stage[0, 0].tolist() == [list(HIDDEN), [255, 255, 255]]
 
 
 def test_stages_are_shown(place, capsys):
@@ -145,7 +172,8 @@ def test_stages_are_shown(place, capsys):
         assert moving.n_frames == 5
         moving.seek(4)
         last = np.asarray(moving.convert("L"))
-    assert np.array_equal(last, np.asarray(Image.open("s.png")))
+    sheet = np.asarray(Image.open("s.png"))  # with a caption, in which it is wider
+    assert np.array_equal(last, sheet[: last.shape[0], : last.shape[1]])
 
 
 def test_texts_are_filled_in(place, capsys):
@@ -203,11 +231,12 @@ def test_texts_are_filled_in(place, capsys):
         ("run=pictures steps=0", "steps=0: must be at least 1"),
         ("run=text out=x.png", "out=x.png: text writes texts, and this is for pictures"),
         ("run=text animation=x.png", "animation=x.png: text writes texts"),
-        ("run=text stop=x", r"stop=\['x'\]: text fills in, and this is for texts that are written"),
+        ("run=text stop=x", "stop=x: text fills in, and this is for texts that are written"),
         ("run=text frames=x.png", "frames=x.png: stages of a text are lines of text"),
         ("run=text prompt=the_%quick", "character '%' .* is not among"),
         ("run=text prompt=" + 25 * "a", "the prompt has 25 characters, but this model was trained"),
-        ("run=text prompt=the max_new_tokens=30", "has 3 characters and 30 to be added"),
+        ("run=text prompt=the max_new_tokens=30", "=30: .* leaves room for 21 after the 3 of the"),
+        ("run=text max_new_tokens=30", r"max_new_tokens=30: .* 24 .*leaves room for 24\b"),
         ("run=text prompt=" + 24 * "a", "leaves nothing to fill in"),
         ("run=text gap=ab", "gap=ab: must be one character"),
     ],

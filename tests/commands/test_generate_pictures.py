@@ -127,7 +127,8 @@ def test_generate_writes_a_sheet(run, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a.png\n"
     assert re.search(r"^wrote 7 pictures, [\d,]+ values a second$", err, re.MULTILINE)
-    found = pictures(tmp_path / "a.png", 7, columns=3)  # a column a class
+    turns = "a column a class: a, b, c"
+    found = pictures(tmp_path / "a.png", 7, columns=3, caption=turns)
     assert set(np.unique(found)) <= set(PixelTokens(17, 1, 1, 1)._shown.tolist())
     again = ["generate", "num_samples=1", "seed=5", "class=1", f"out={tmp_path}/b.png"]
     assert main.main(again) == 0
@@ -135,9 +136,10 @@ def test_generate_writes_a_sheet(run, capsys, tmp_path):
     assert np.array_equal(alone[0], found[4])  # seed 1 + 4, class 4 % 3
     assert main.main([*again, "class=c"]) == 0
     assert main.main(["generate", "temperature=0", "num_samples=2"]) == 0
-    greedy = pictures(run / "generated.png", 2, columns=3)
+    greedy = pictures(run / "generated.png", 2, columns=3, caption=turns)
     assert main.main(["generate", "temperature=0", "num_samples=2", "seed=9"]) == 0
-    assert np.array_equal(pictures(run / "generated.png", 2, columns=3), greedy)
+    again = pictures(run / "generated.png", 2, columns=3, caption=turns)
+    assert np.array_equal(again, greedy)
 
 
 def test_models_with_learned_positions_write_too(tmp_path, trained, monkeypatch, capsys):
@@ -170,10 +172,11 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
     words = ["generate", f"prompt_image={tmp_path}/prompt.png", f"out={tmp_path}/a.png"]
     tokens = PixelTokens(17, 4, 4, 1)
     shown = tokens.pictures(tokens.quantise(torch.from_numpy(values)[None, None]))[0, ..., 0]
+    words_below = "first the given picture, then what the model made of it as a, b, c in turn"
     for more, kept in ([], 2), (["rows=3"], 3):
         assert main.main([*words, "num_samples=3", *more]) == 0
         # The prompt comes first.
-        found = pictures(tmp_path / "a.png", 4, columns=2, caption=pixel_sheet.GIVEN_FIRST)
+        found = pictures(tmp_path / "a.png", 4, columns=2, caption=words_below)
         assert np.array_equal(found[0], shown.numpy())
         assert np.array_equal(found[1:, :kept], np.stack(3 * [shown.numpy()[:kept]]))
         assert not np.array_equal(found[1, kept:], found[2, kept:])
@@ -183,6 +186,34 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
     assert "prompt.png is completed as class a: class=..." in capsys.readouterr().err
     assert main.main([*words, "class=b"]) == 0
     assert "completed" not in capsys.readouterr().err
+    pictures(tmp_path / "a.png", 2, columns=2, caption=words_below.partition(" as ")[0])
+
+
+def test_what_is_made_of_a_given_picture_is_said(run, capsys, tmp_path):
+    clear = Image.new("LA", (9, 4), (255, 0))
+    clear.save(tmp_path / "clear.png")
+    assert main.main(["generate", f"prompt_image={tmp_path}/clear.png", "class=a"]) == 0
+    said = capsys.readouterr().err
+    assert "clear.png has 9 x 4 pixels: the 4 x 4 in its middle are taken" in said
+    assert "clear.png is transparent in places: they are taken as grey level 255 of 255" in said
+    frames = [Image.new("L", (4, 4), grey) for grey in (0, 255)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    assert main.main(["generate", f"prompt_image={tmp_path}/two.gif", "class=a"]) == 0
+    assert "two.gif holds several pictures: the first is taken" in capsys.readouterr().err
+
+
+def test_no_file_that_is_read_is_written_over(run, capsys, tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "p.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "p.png")
+    before = (tmp_path / "p.png").read_bytes()
+    for name in ("p.png", "link.png"):
+        words = [f"prompt_image={tmp_path}/p.png", f"out={tmp_path}/{name}"]
+        assert main.main(["generate", *words]) == 1
+        assert f"out={tmp_path}/{name} is prompt_image, which would be lost" in one_line(capsys)
+    Image.new("L", (4, 4)).save(run / "generated.png")
+    assert main.main(["generate", f"prompt_image={run}/generated.png"]) == 1
+    assert "name another with out=" in one_line(capsys)
+    assert (tmp_path / "p.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -191,8 +222,9 @@ def test_generate_completes_a_picture(run, capsys, tmp_path):
         ("prompt=abc", "prompt=abc: .* writes pictures, and this is for texts; leave it out"),
         ("max_new_tokens=9", "max_new_tokens=9: .* writes pictures"),
         ("json=true", "json=true: .* writes pictures"),
-        ("stop=x", r"stop=\['x'\]: .* writes pictures"),
+        ("stop=x", "stop=x: .* writes pictures"),
         ("repetition_penalty=1.5", r"repetition_penalty=1.5: .* writes pictures"),
+        ("num_samples=100000000", "num_samples=100,000,000: a sheet of so many .* ask for 18,"),
         ("class=7", "class=7: no such class; there are: a, b, c"),
         ("rows=2", "rows=2: of which picture"),
         ("prompt_image=none.png", "prompt_image=none.png does not exist"),
