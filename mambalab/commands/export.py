@@ -56,7 +56,11 @@ def run(settings: ExportSettings) -> int:
     if why := export.obstacle(loaded.model, loaded.settings.model, layout):
         raise UserError(f"{path} cannot be exported: its model {why}")
     if (tokenizer := load_from_run(path)) is None:
-        raise UserError(f"{path} cannot be exported: it has no {VOCABULARY}")
+        name = loaded.settings.task.name
+        raise UserError(
+            f"{path} cannot be exported: a checkpoint of that kind writes texts, and task {name} "
+            f"has none (no {VOCABULARY})"
+        )
     parameters = count_parameters(loaded.model)
     card = model_card.text(
         to_plain(loaded.settings),

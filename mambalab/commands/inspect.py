@@ -40,6 +40,11 @@ class InspectSettings:
     index: int | None = option(
         "other tasks: which example of the validation split; null = the first (0)", ge=0
     )
+    path: str | None = option(
+        "what task.path or task.data named and lies elsewhere now; null = as trained",
+        path=True,
+        hint="the path of a file or folder, or null",
+    )
     layers: list[int] | None = option("numbers of the layers to show; null = all", ge=1)
     out: str | None = option(
         "folder for page and pictures; null = inspect/ in the run, or OUTPUT_DIR/inspect/NAME",
@@ -60,6 +65,11 @@ class InspectSettings:
             raise UserError("index: a pretrained model reads a text (text=...)")
         if self.text is not None and self.index is not None:
             raise UserError("inspect: give text (language models) or index (other tasks), not both")
+        if self.path is not None and (self.pretrained is not None or self.text is not None):
+            what = "text" if self.pretrained is None else "pretrained"
+            raise UserError(
+                f"path={self.path}: with {what} no data are read; leave one of them out"
+            )
         if self.text == "":
             raise UserError('text is empty: give at least one character, as in text="ROMEO:"')
         if self.layers == []:
@@ -117,7 +127,7 @@ def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]
         ("model", f"{model.name}, {model.n_layer} layers of width {model.d_model}"),
         ("weights", loaded.weights()),
     ]
-    given = examples.choose(loaded, settings.text, settings.index, settings.data_dir)
+    given = examples.choose(loaded, settings.text, settings.index, settings.data_dir, settings.path)
     return loaded.model, given, facts, path / "inspect"
 
 

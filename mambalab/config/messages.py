@@ -7,6 +7,7 @@ from typing import Any, Union, get_args, get_origin
 
 from mambalab.config.synonyms import meant
 from mambalab.errors import UserError
+from mambalab.utils.text import did_you_mean
 
 # What people know from generate() of transformers, and what to write here.
 _OF_TRANSFORMERS = {
@@ -36,12 +37,6 @@ class UnknownKeyError(KeyProblemError):
 
 class MissingValueError(KeyProblemError):
     """A key that no YAML file gives a value."""
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """The clause "; did you mean X?", or nothing if no known word is near."""
-    near = get_close_matches(word, known, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def unknown_key(key: str, known: list[str]) -> UnknownKeyError:

@@ -10,11 +10,12 @@ from typing import Any, get_args, get_origin
 from mambalab.config import axes, grammar, paths
 from mambalab.config.axes import LAUNCHER, SWEEP
 from mambalab.config.grammar import QUOTED, quoted
-from mambalab.config.messages import did_you_mean, no_such_option, strip_optional, unknown_key
+from mambalab.config.messages import no_such_option, strip_optional, unknown_key
 from mambalab.config.schema import AS_BEFORE, TASK_SETTINGS, Option, TrainConfig, walk
 from mambalab.config.synonyms import is_file_of_settings, meant, own_file
 from mambalab.errors import UserError
 from mambalab.settings.sweep import LAUNCHERS, SweepSettings
+from mambalab.utils.text import did_you_mean
 
 OVERRIDE = re.compile(r"(?P<sigil>~|\+{0,2})(?P<key>[^-=\s][^=\s]*)(?:=(?P<value>.*))?", re.DOTALL)
 # Texts to read or to find, not names: ${...} in them means itself, and \n a new line.
@@ -314,6 +315,9 @@ def _not_an_override(text: str, names: Known) -> UserError:
         return UserError(
             f"{text}: settings are written without dashes: {setting_of(key, names) or key}={value}"
         )
+    lost = "run" in names.options and os.sep in text and not os.path.exists(text)
+    if lost and not any(character.isspace() for character in text):
+        return UserError(f"{text}: no such folder; `mambalab runs` lists the runs")
     hint = f"; did you mean run={text}?" if "run" in names.options else ""
     if "run" not in names.options and "output_dir" in names.options and os.path.isdir(text):
         hint = f"; did you mean output_dir={text}?"

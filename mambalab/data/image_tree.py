@@ -102,8 +102,12 @@ def is_hidden(name: str, folder: bool) -> bool:
     )
 
 
-def scan(path: Path) -> ImageTree:
+def scan(path: Path, flat: bool = False) -> ImageTree:
     """Find the images in the sub-folders of `path`, at any depth.
+
+    Args:
+        path: the folder.
+        flat: without any sub-folder the images in the folder itself are taken, as one class.
 
     Raises:
         UserError: a folder cannot be listed, or two classes are the same folder.
@@ -128,8 +132,12 @@ def scan(path: Path) -> ImageTree:
         else:
             roots[_identity(entry)] = name
             tree.classes.append(name)
-    for label, name in enumerate(tree.classes):
-        walk.visit(os.path.join(path, name), label)
+    if flat and not tree.classes and tree.loose:
+        tree.classes, tree.loose, tree.hidden = ["pictures"], 0, 0
+        walk.visit(str(path), 0)
+    else:
+        for label, name in enumerate(tree.classes):
+            walk.visit(os.path.join(path, name), label)
     # Links come last: where one leads to a folder that is here, it is the link that is left out.
     while walk.links:
         walk.links.sort(reverse=True)

@@ -34,7 +34,11 @@ _NEUTRAL_TEXT = (
 
 
 def choose(
-    loaded: load.LoadedRun, text: str | None, index: int | None, data_dir: str | None
+    loaded: load.LoadedRun,
+    text: str | None,
+    index: int | None,
+    data_dir: str | None,
+    path: str | None = None,
 ) -> InspectInput:
     """What a run is given to read: a text, or an example of its validation split.
 
@@ -43,6 +47,7 @@ def choose(
         text: for language models; None = a piece of the validation split, or a text of ours.
         index: for other tasks, of the example; None = 0.
         data_dir: folder of the data sets; None = as the run recorded.
+        path: where the file or folder of `task.path` is; None looks for it.
 
     Raises:
         UserError: it does not fit the run's task, is too long, or the data are absent.
@@ -57,7 +62,7 @@ def choose(
         origin = "as given"
         if text is None:
             room = getattr(loaded.model, "context_limit", None) or _PIECE_CHARACTERS
-            text, origin = _piece(loaded, data_dir, tokenizer, min(room, _PIECE_CHARACTERS))
+            text, origin = _piece(loaded, data_dir, path, tokenizer, min(room, _PIECE_CHARACTERS))
         found = of_text(text, origin, tokenizer, loaded.device)
     elif text is not None:
         name = loaded.settings.task.name
@@ -66,7 +71,7 @@ def choose(
             f"text: task {name} {reads}; index=N picks an example of its validation split"
         )
     else:
-        found = _example(loaded, data_dir, index or 0)
+        found = _example(loaded, data_dir, path, index or 0)
     limit = getattr(loaded.model, "context_limit", None)
     check_length(found, limit, loaded.settings.model.attends())
     return found
@@ -146,7 +151,11 @@ def _label(tokenizer: Tokenizer, before: int | None, token: int) -> str:
 
 
 def _piece(
-    loaded: load.LoadedRun, data_dir: str | None, tokenizer: Tokenizer, length: int
+    loaded: load.LoadedRun,
+    data_dir: str | None,
+    path: str | None,
+    tokenizer: Tokenizer,
+    length: int,
 ) -> tuple[str, str]:
     """A text of `length` characters at most, and where it is from.
 
@@ -154,7 +163,7 @@ def _piece(
     fetched. Else it is a text of our own, without characters that the model lacks.
     """
     record, trained = loaded.summary.data or {}, loaded.settings
-    found_at = data_place.places(loaded)
+    found_at = data_place.places(loaded) if path is None else data_place.candidates(loaded, path)
     if found_at:
         trained = dataclasses.replace(
             trained, task=dataclasses.replace(trained.task, **found_at[0])
@@ -203,12 +212,13 @@ def _known(text: str, tokenizer: Tokenizer) -> str:
     return "".join(character for character in text if character in found)
 
 
-def _example(loaded: load.LoadedRun, data_dir: str | None, index: int) -> InspectInput:
+def _example(
+    loaded: load.LoadedRun, data_dir: str | None, path: str | None, index: int
+) -> InspectInput:
     """An example of the validation split of a task that is no language modelling."""
     settings = loaded.settings
-    if found := data_place.places(loaded):
-        task_settings = dataclasses.replace(settings.task, **found[0])
-        settings = dataclasses.replace(settings, task=task_settings)
+    place = data_place.candidates(loaded, path)[0]
+    settings = dataclasses.replace(settings, task=dataclasses.replace(settings.task, **place))
     vocabulary = load.own_tokenizer(loaded.path, settings)
     task: Any = build.build_task(settings, data_dir=data_dir, vocabulary=vocabulary)
     if isinstance(task, AnswerTask):

@@ -82,6 +82,41 @@ def _listed(place: dict[str, Any]) -> list[str]:
     return [p for value in place.values() for p in ([value] if isinstance(value, str) else value)]
 
 
+def candidates(loaded: LoadedRun, path: str | None = None) -> list[dict[str, Any]]:
+    """Where a run's data may be, as `places`, and never nowhere.
+
+    Args:
+        loaded: the run.
+        path: where the file or folder of `task.path` is; None looks for it.
+
+    Returns:
+        For each place what to set in the task's settings; one with nothing if the task has no path.
+
+    Raises:
+        UserError: the data are in none of the places, or the task has no path to replace.
+    """
+    task = loaded.settings.task
+    named = _named(task)
+    key = "data" if "data" in named else "path"
+    found = places(loaded)
+    if path is not None:
+        if not hasattr(task, key):
+            raise UserError(f"path={path}: task {task.name} has no task.path to replace")
+        return [{**(found[0] if found else {}), key: path}]
+    if not named:
+        return [{}]
+    if not found:
+        value = next(iter(named.values()))
+        recorded = (loaded.summary.data or {}).get(key) or os.path.abspath(
+            os.path.expanduser(str(value))
+        )
+        raise UserError(
+            f"{recorded}: not found, which is task.{key}={value} of {loaded.path}; "
+            f"name the place where it lies now with path=FILE_OR_FOLDER"
+        )
+    return found
+
+
 def prepared_task(
     loaded: LoadedRun,
     *,
@@ -101,22 +136,7 @@ def prepared_task(
         UserError: the data are absent, or others.
     """
     settings = loaded.settings
-    named = next(iter(_named(settings.task).values()), None)
-    key = "data" if "data" in _named(settings.task) else "path"
-    if path is not None and not hasattr(settings.task, key):
-        raise UserError(f"path={path}: task {settings.task.name} has no task.path to replace")
-    found_at = places(loaded)
-    tries: list[dict[str, Any]] = found_at if named is not None else [{}]
-    if path is not None:
-        tries = [{**(found_at[0] if found_at else {}), key: path}]
-    if not tries:
-        recorded = (loaded.summary.data or {}).get(key) or os.path.abspath(
-            os.path.expanduser(str(named))
-        )
-        raise UserError(
-            f"{recorded}: not found, which is task.{key}={named} of {loaded.path}; "
-            f"name the place where it lies now with path=FILE_OR_FOLDER"
-        )
+    tries = candidates(loaded, path)
     vocabulary = load.own_tokenizer(loaded.path, settings)
     trained_on = loaded.summary.data or {}
     problem: UserError | None = None
@@ -137,8 +157,8 @@ def prepared_task(
             problem = problem or error
             continue
         problem = UserError(
-            f"the data of task {task.name} are not those {loaded.path} was trained on{changed}: "
-            "bring them back, or point data_dir or path to them"
+            f"the data of task {task.name} are not those {loaded.path} was trained on: bring them "
+            f"back, or point data_dir or path to them{changed}"
         )
     assert problem is not None, "there is at least one place"
     raise problem

@@ -183,7 +183,7 @@ class PixelModelSettings(TaskSettings):
     """Pictures, written pixel by pixel."""
 
     data: str = option(
-        "digits, mnist, cifar10, or a folder with a sub-folder of pictures for each class",
+        "digits, mnist, cifar10, or a folder of pictures; of classes: a sub-folder for each",
         match=r"[\s\S]+",
         path=True,
         hint="digits, mnist, cifar10, or the path of a folder",
@@ -225,8 +225,7 @@ class DiffusionSettings(PixelModelSettings):
     """Pictures or texts, filled in from both sides."""
 
     data: str = option(
-        "digits, mnist, cifar10, a folder with a sub-folder of pictures for each class, or text: "
-        "the characters of tiny Shakespeare",
+        "digits, mnist, cifar10, a folder of pictures, or text: the characters of tiny Shakespeare",
         match=r"[\s\S]+",
         path=True,
         hint="digits, mnist, cifar10, text, or the path of a folder",

@@ -40,11 +40,13 @@ class ImageFolderTask(PatchTask):
 
     Attributes:
         keys: what the settings of the folder and of the size are called, for messages.
+        classed: whether classes are asked for; else one is enough, and images in the folder itself.
         deep_bits: see `ImageReader`; known once the images are read.
     """
 
     settings: FolderSettings
     keys: Mapping[str, str] = MappingProxyType({"path": "task.path", "side": "task.image_size"})
+    classed = True
     deep_bits = 0
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
@@ -56,9 +58,8 @@ class ImageFolderTask(PatchTask):
         names = ", ".join(map(printable, self.classes[:_MAX_CLASSES_NAMED])) + (
             ", ..." if len(self.classes) > _MAX_CLASSES_NAMED else ""
         )
-        LOG.info(
-            "%s: %s classes (%s); images: %s", self.settings.path, len(self.classes), names, images
-        )
+        classes = f"{len(self.classes)} classes ({names}); " if len(self.classes) > 1 else ""
+        LOG.info("%s: %simages: %s", self.settings.path, classes, images)
         digests = {
             name: np.array([duplicates.digest(row.numpy()) for row in self.pixels[name].cpu()])
             for name in splits
@@ -75,7 +76,10 @@ class ImageFolderTask(PatchTask):
         """
         path = self._path()
         layout = image_tree.layout(path)
-        trees = {split: image_tree.scan(part) for split, part in layout.parts.items()}
+        trees = {
+            split: image_tree.scan(part, flat=not self.classed)
+            for split, part in layout.parts.items()
+        }
         self._check_train(trees["train"], path)
         for split in [split for split, tree in trees.items() if not tree.files]:
             _leave_out_split(split, trees.pop(split))
@@ -139,6 +143,8 @@ class ImageFolderTask(PatchTask):
         """Raise UserError unless there are two classes, all with images; warn of names that only
         seem to differ."""
         if not tree.classes:
+            if not self.classed:
+                raise UserError(f"{tree.path}: there is no image, and no sub-folder of images")
             raise UserError(
                 f"{tree.path}: there is no sub-folder; put a sub-folder of images there for each "
                 "class"
@@ -152,7 +158,7 @@ class ImageFolderTask(PatchTask):
                 f"{printable(shown)}{' and others' if len(empty) > 3 else ''}: no images in this "
                 f"folder; put some there, or remove it if it is no class"
             )
-        if len(tree.classes) < 2:
+        if len(tree.classes) < 2 and self.classed:
             inside = image_tree.scan(tree.path / tree.classes[0]).classes
             hint = (
                 f"; or {self.keys['path']}={tree.path / tree.classes[0]}" if len(inside) > 1 else ""
@@ -179,6 +185,8 @@ class ImageFolderTask(PatchTask):
         place: dict[int, int] = {}
         for label, (name, count) in enumerate(zip(tree.classes, counts, strict=True)):
             match = image_tree.same_name(name, classes)
+            if match is None and not self.classed:
+                match = classes[0]
             if match is None and count:
                 near = [c for c in classes if alike(c) == alike(name)]
                 called = f" (there it is called {near[0]})" if near else ""

@@ -33,7 +33,7 @@ from mambalab.tasks.images import ImageTask, PatchTask
 from mambalab.tasks.mnist import MnistTask
 from mambalab.tasks.sampling import shuffled
 from mambalab.tokenization.pixels import PIXELS, PixelTokens
-from mambalab.utils.text import short
+from mambalab.utils.text import did_you_mean, short
 
 PixelBatch = tuple[Tensor, Tensor]
 
@@ -137,21 +137,20 @@ class PixelModelTask(Task):
         if (folder := settings.folder()) is not None:
             place = Path(os.path.expanduser(folder))
             if place.is_file():
-                raise UserError(
-                    f"task.data={folder} is a file: name a folder with a sub-folder of pictures "
-                    "for each class"
-                )
+                raise UserError(f"task.data={folder} is a file: name a folder of pictures")
             if not place.is_dir():
                 text = ["text"] * isinstance(settings, DiffusionSettings)
                 known = ", ".join([*_KNOWN, *text])
                 raise UserError(
-                    f"task.data={folder}: no such folder, and none of {known}; name a "
-                    "folder with a sub-folder of pictures for each class"
+                    f"task.data={folder}: no such folder, and none of {known}"
+                    f"{did_you_mean(folder, [*_KNOWN, *text])}; name a folder of pictures"
                 )
             side = settings.size or _FOLDER_SIDE
             more = {"path": folder, "background": settings.background, "image_size": side}
             more["test_size"] = settings.test_size
-            return _FolderOfPictures(FolderSettings(**common, **more, patch_size=1), **where)
+            source = _FolderOfPictures(FolderSettings(**common, **more, patch_size=1), **where)
+            source.classed = settings.classes
+            return source
         kind = _KNOWN[settings.data]
         if issubclass(kind, PatchTask):
             return kind(PatchSettings(**common, patch_size=1), **where)

@@ -3,6 +3,7 @@
 import textwrap
 import unicodedata
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from unicodedata import normalize
 
 
@@ -132,6 +133,12 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The clause "; did you mean X?", or nothing if no known word is near."""
+    near = get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def count(value: float | None) -> str:

@@ -285,5 +285,26 @@ def test_eval_and_inspect_read_the_pictures_again(run, capsys, tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert "bits per value" in page
     assert '["told", "class ' in page or '["told","class ' in page
+    assert main.main(["export", f"out={tmp_path}/hf"]) == 1
+    assert "that kind writes texts, and task pixels has none" in one_line(capsys)
     assert main.main(["inspect", "index=9"]) == 1
     assert "index=9: the validation split of task pixels has 9 examples" in one_line(capsys)
+
+
+def test_a_folder_of_pictures_that_was_moved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        Image.new("L", (6, 6), 20 * number).save(tmp_path / f"photos/{number}.png")
+    more = ["task.data=photos", "task.size=4", "task.val_size=2", "task.classes=false"]
+    assert main.main(["train", *RUN, *more, "trainer.max_steps=2"]) == 0
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+    capsys.readouterr()
+    for verb in ("inspect", "eval"):
+        assert main.main([verb]) == 1
+        assert "photos: not found, which is task.data=photos of" in (line := one_line(capsys))
+        assert "name the place where it lies now with path=FILE_OR_FOLDER" in line
+        assert main.main([verb, "path=pictures"]) == 0
+        capsys.readouterr()
+    assert main.main(["inspect", "path=pictures", "text=abc"]) == 2
+    assert "path=pictures: with text no data are read" in one_line(capsys)

@@ -114,6 +114,16 @@ def test_what_differs_and_names_are_shown(three, capsys):
     assert found["c"] == ["-", "lr=0.01"]
 
 
+def test_which_data_a_loss_is_of_is_always_told(tmp_path, capsys):
+    for name, data, levels, lr in (("a", "digits", 17, 1), ("b", "mnist", 16, 2)):
+        task = f"task: {{name: pixels, data: {data}, levels: {levels}}}\n"
+        config = f"{task}model: {{name: mamba}}\ndropout: {{name: none}}\noptim: {{lr: {lr}}}\n"
+        make_run(tmp_path / name, config=config, rows=[{"step": 5, "val/loss": 2.0}])
+    _, out, _ = run(tmp_path, capsys)
+    assert "data=digits levels=17" in out[1]
+    assert "data=mnist levels=16" in out[2]
+
+
 def test_sorted_and_chosen(three, capsys):
     _, out, _ = run(three, capsys, sort="best")
     assert [line[-1] for line in out[1:]] == ["b", "a", "c"]

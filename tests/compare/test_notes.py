@@ -42,3 +42,11 @@ def test_the_test_metric_stands_beside_the_validation_metric(tmp_path):
     assert found["model=b"] is None
     assert found["model=a"] is not None
     assert found["model=a"].mean == 1.6
+
+
+def test_a_run_that_was_given_more_steps_is_named(tmp_path):
+    a = group(tmp_path, "a", [[3.0, 2.0], [3.0, 2.1]], lengthened_at=700)
+    b = group(tmp_path, "b", [[3.0, 2.0], [3.0, 2.1]])
+    said = [line for line in compare([*a, *b], ignore=ignore).warnings if "given more" in line]
+    assert len(said) == 2
+    assert said[0].startswith("model=a, seed 0: finished at step 700 and given more steps, for")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mambalab.records.summary import RunSummary, Status
-from mambalab.runs.headlines import device_line, surprises
+from mambalab.runs.headlines import device_line, rises_again, surprises
 from mambalab.settings.train import Schedule
 from tests.train.toy import OPTIM
 
@@ -16,7 +16,10 @@ FINISHED, KILLED = RunSummary(status=Status.FINISHED), RunSummary(status=Status.
 def told(earlier=KILLED, *, max_steps=20, step=0, done=0.0, **optim):
     pace = SimpleNamespace(max_steps=max_steps, progress=lambda *_: done)
     trainer = SimpleNamespace(pace=pace, state=SimpleNamespace(step=step))
-    return list(surprises(dataclasses.replace(OPTIM, **optim), trainer, earlier))
+    settings = dataclasses.replace(OPTIM, **optim)
+    lines = list(surprises(settings, trainer, earlier))
+    assert rises_again(settings, trainer, earlier) == any("a longer run" in line for line in lines)
+    return lines
 
 
 @pytest.mark.parametrize(("warmup", "said"), [(0, False), (19, False), (20, True), (50, True)])

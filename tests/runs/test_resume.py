@@ -100,6 +100,34 @@ def test_a_curve_that_was_deleted_begins_where_the_run_goes_on(folder, capsys):
     assert "the curve begins" not in capsys.readouterr().err
 
 
+def test_a_finished_run_that_gets_more_steps_says_so_ever_after(folder):
+    constant = ["optim.schedule=constant", "run_dir=constant"]
+    train("trainer.max_steps=8")
+    train("trainer.max_steps=8", *constant)
+    run_dir = only_run(folder)
+    assert "lengthened_at" not in summary(run_dir)
+    for steps in (10, 12, 12):  # the last of them finds nothing to do
+        assert train(f"trainer.max_steps={steps}") == 0
+        assert summary(run_dir)["lengthened_at"] == 8
+    train("trainer.max_steps=10", *constant)
+    assert "lengthened_at" not in summary(folder / "constant")
+    train("trainer.max_steps=6", "resume=never")
+    assert "lengthened_at" not in summary(run_dir)
+
+
+def test_a_short_session_leaves_the_speed_that_was_measured(folder, monkeypatch):
+    train("trainer.max_steps=24")
+    run_dir = only_run(folder)
+    measured = summary(run_dir)["tokens_per_second"]
+    assert measured > 0
+    train("trainer.max_steps=25")
+    assert summary(run_dir)["tokens_per_second"] == measured
+    other = run_dir / "summary.json"
+    other.write_text(other.read_text().replace('"device": "', '"device": "another '))
+    train("trainer.max_steps=26")  # another processor's speed is none of this one's
+    assert summary(run_dir)["tokens_per_second"] == 0
+
+
 def test_a_damaged_run_is_set_aside_as_advised(folder, capsys):
     train("run_dir=here")
     for path in (folder / "here").glob("checkpoints/last-*/trainer.pt"):

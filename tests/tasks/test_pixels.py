@@ -201,10 +201,45 @@ def test_a_folder_of_pictures(tmp_path):
     sizes = {split: len(levels) for split, levels in task.levels.items()}
     assert sizes == {"train": 14, "val": 4, "test": 2, "train_sample": 4}
     assert task.fingerprint()["data"] == str(tmp_path)
-    with pytest.raises(
-        UserError, match=r"task.data=nowhere: no such folder, and none of digits, mn"
-    ):
-        build(PixelModelTask, PICTURES, data="nowhere")
+    for name, hint in {"nowhere": "", "minst": r"; did you mean mnist\?"}.items():
+        told = rf"task.data={name}: no such folder, and none of digits, mnist, cifar10{hint}; name"
+        with pytest.raises(UserError, match=told):
+            build(PixelModelTask, PICTURES, data=name)
+
+
+@pytest.mark.parametrize("inside", ["", "photos"])
+def test_pictures_without_classes_need_no_sub_folders(tmp_path, inside, caplog):
+    caplog.set_level("INFO", "mambalab")
+    place = tmp_path / inside
+    place.mkdir(exist_ok=True)
+    (place / "notes.txt").touch()
+    for number in range(20):
+        Image.new("L", (6, 6), number).save(place / f"{number}.png")
+    task = build(PixelModelTask, PICTURES, size=6, levels=256, data=str(tmp_path), val_size=4)
+    assert {s: len(rows) for s, rows in task.levels.items() if s != "train_sample"} == {
+        "train": 14,
+        "val": 4,
+        "test": 2,
+    }
+    found = torch.cat([task.levels[split][:, 0] for split in ("train", "val", "test")])
+    assert sorted(found.tolist()) == [*range(20)]
+    told = [line for line in caplog.messages if "images: " in line]
+    assert told == [f"{tmp_path}: images: 14 train, 4 val, 2 test"]
+    told = "at least two classes" if inside else "there is no sub-folder"
+    with pytest.raises(UserError, match=told):
+        build(PixelModelTask, PICTURES, data=str(tmp_path), classes=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: there is no image, and no sub-folder of images"):
+        build(PixelModelTask, PICTURES, data=str(tmp_path / "empty"))
+
+
+def test_pictures_in_folders_of_splits_need_no_classes(tmp_path):
+    for split, count in {"train": 9, "test": 3}.items():
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            Image.new("L", (6, 6), number).save(tmp_path / split / f"{number}.png")
+    task = build(PixelModelTask, PICTURES, size=6, data=str(tmp_path), val_size=2)
+    assert [len(task.levels[split]) for split in ("train", "val", "test")] == [7, 2, 3]
 
 
 @pytest.mark.parametrize("background", [None, "black", "100"])
