@@ -75,13 +75,9 @@ def language_model(
     path = reader.resolve_run(run, output_dir)
     loaded = load_run(path, device=device, trust=trust, which=which)
     if (text := _tokenizer(loaded)) is None:
-        name = loaded.settings.task.name
-        if loaded.spec.fixed:
-            raise UserError(
-                f"{path} is no language model of texts: its task {name} writes pictures"
-            )
         raise UserError(
-            f"{path} is no language model: its task {name} has no vocabulary ({VOCABULARY})"
+            f"{path} is no language model: its task {loaded.settings.task.name} has no vocabulary "
+            f"({VOCABULARY})"
         )
     return _of_run(loaded, text, precision)
 
