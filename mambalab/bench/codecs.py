@@ -141,12 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = [word.removeprefix("out=") for word in words if word.startswith("out=")]
     for path in map(Path, out):
         if why := f"{path} is a folder" if path.is_dir() else obstacle(path.absolute().parent):
-            print(f"error: out={path} cannot be written: {why}", file=sys.stderr)
+            print(f"mambalab: error: out={path} cannot be written: {why}", file=sys.stderr)
             return 1
     try:
         found = measure([word for word in words if not word.startswith("out=")])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"mambalab: error: {error}", file=sys.stderr)
         return 1
     for line in lines(found):
         console.result(line)
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            print(f"error: out={path}: {first_line(error)}", file=sys.stderr)
+            print(f"mambalab: error: out={path}: {first_line(error)}", file=sys.stderr)
             return 1
     return 0
 

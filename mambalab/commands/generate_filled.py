@@ -103,4 +103,5 @@ def _fill_texts(settings: GenerateSettings, source: "LoadedDenoiser", rules: "Sa
             console.result(one.text, exact=True)
     if frames is not None:
         diffusion_texts.write_stages(frames, found)
-    LOG.info("filled in %s characters", f"{sum(one.characters for one in found):,}")
+    made = sum(one.characters for one in found)
+    LOG.info("filled in %s character%s", f"{made:,}", "s"[: made != 1])

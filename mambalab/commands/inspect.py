@@ -124,7 +124,7 @@ def _of_run(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts, Path]
     model = loaded.settings.model
     facts = [
         ("run", str(path)),
-        ("model", f"{model.name}, {model.n_layer} layers of width {model.d_model}"),
+        ("model", f"{model.name}, {_layers(model.n_layer)} of width {model.d_model}"),
         ("weights", loaded.weights()),
     ]
     given = examples.choose(loaded, settings.text, settings.index, settings.data_dir, settings.path)
@@ -153,7 +153,11 @@ def _of_checkpoint(settings: InspectSettings) -> "tuple[Any, InspectInput, Facts
     width = backbone.embedding.weight.shape[1]
     facts = [
         ("checkpoint", source.name),
-        ("model", f"{len(backbone.layers)} layers of width {width}"),
+        ("model", f"{_layers(len(backbone.layers))} of width {width}"),
     ]
     default_folder = Path(settings.output_dir, "inspect", Path(source.name).absolute().name)
     return source.model, given, facts, default_folder
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s'[: count != 1]}"

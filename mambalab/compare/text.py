@@ -13,6 +13,7 @@ from mambalab.plots.words import brief_number
 from mambalab.utils.text import count, printable, short, table, wrapped
 
 LABEL_CHARS = 28  # of a label in a line
+WORD_CHARS = 40  # of a setting that stays in one line
 TRAIN_IT = "train it: "  # what the command begins with that trains the best of a search
 MAX_LEFT_OUT_LINES = 10  # runs left out that are listed one by one
 
@@ -284,5 +285,5 @@ def wrap(label: str, width: int = LABEL_CHARS) -> list[str]:
     """Break a label into lines, between settings where that is possible."""
     longest = max(map(len, label.split()), default=0)
     # A number is never broken; a path, say, may be.
-    breaks = longest > width and not re.search(r"=[-+.\de]{4,}(?=[ ,]|$)", label)
+    breaks = longest > max(width, WORD_CHARS) and not re.search(r"=[-+.\de]{4,}(?=[ ,]|$)", label)
     return textwrap.wrap(label, width, break_on_hyphens=False, break_long_words=breaks) or [label]

@@ -1,5 +1,6 @@
 """Pictures of a trace, as PNG. Matplotlib is used without its global state."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ _TITLES = {
     "attention": "attention of each head",
     "delta_image": "step size delta of each pixel",
 }
+_LETTERS_AN_INCH = 14  # of a title, at most
 _MAX_HEADS = 8  # heads of a layer that are drawn
 
 
@@ -63,7 +65,8 @@ def draw(
         paths: list[Path] = []
         for name, one in drawn.items():
             title = drawable(f"{_TITLES[name]}: {sequence.title}", 100)
-            one.suptitle(title, fontsize=10, parse_math=False)
+            lines = textwrap.fill(title, int(_LETTERS_AN_INCH * one.get_figwidth()))
+            one.suptitle(lines, fontsize=10, parse_math=False)
             paths += save_all(one, folder / name, figure)
     return paths
 
@@ -257,8 +260,9 @@ def _attention(layers: list[AttentionTrace]) -> "Figure":
     assert shown is not None
     bar = figure.colorbar(shown, ax=grid.ravel().tolist(), shrink=0.7)
     bar.set_label("attention weight (square-root scale)", fontsize=8)
-    figure.supxlabel("step that is looked at", fontsize=9)
-    figure.supylabel("step that looks", fontsize=9)
+    alone = grid.ravel()[0] if grid.size == 1 else None  # labels of the figure would stand far off
+    (alone.set_xlabel if alone else figure.supxlabel)("step that is looked at", fontsize=9)
+    (alone.set_ylabel if alone else figure.supylabel)("step that looks", fontsize=9)
     return figure
 
 

@@ -30,6 +30,13 @@ GRID = "#e4e4e4"
 _TIED = "\u00a0=\u00a0"  # where no line ends
 
 
+_OTHER_UNITS = {  # of losses, by the name of the metric
+    "bits_per_dim": "bits per value",
+    "bits_per_char": "bits per character",
+    "nats_per_image": "nats per picture",
+}
+
+
 @dataclass(frozen=True)
 class Quantity:
     """What an axis shows: its text with unit, and whether 1 is 100 %."""
@@ -47,6 +54,8 @@ def quantity(metric: str, unit: str = "nats") -> Quantity:
     """
     split, _, name = metric.rpartition("/")
     where = {"val": "validation ", "train": "training ", "test": "test "}.get(split)
+    if where is not None and name in _OTHER_UNITS:
+        return Quantity(f"{where}loss ({_OTHER_UNITS[name]})", percent=False)
     if where is None or name not in ("loss", "accuracy"):
         return Quantity(drawable(metric), percent=False)
     shown = unit if name == "loss" else "% right"

@@ -118,8 +118,8 @@ class ImageTask(ClassificationTask):
         size, total = self.settings.val_size, len(data.train.labels)
         if not data.val and splits.count(size, total) >= total:
             raise UserError(
-                f"task.val_size={size}: {self.name} has {total:,} images to train and validate "
-                f"with; hold out fewer{smaller(total, 'task.val_size')}"
+                f"task.val_size={size}: {self.name} has {total:,} image{'s'[: total != 1]} to "
+                f"train and validate with; hold out fewer{smaller(total, 'task.val_size')}"
             )
         order = permutation(_SPLIT_SEED, 0, total, "split")
         val, rest = order[:0], order
