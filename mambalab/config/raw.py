@@ -3,8 +3,9 @@
 Hydra composes the files and applies what the command line sets; nothing else is asked of it.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from mambalab.utils import packages
 
 PARAMS = f"{SWEEP}params"
 MAX_KEPT = 64  # compositions, of some 100 kB each
-_REFERENCE = re.compile(r"\$\{(?!hydra[.:])")
+# Overrides that are no plain values, and the keys of those that are, with whether they are lists.
+_Kind = tuple[tuple[str, ...], frozenset[tuple[str, bool]]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Raw:
     """What YAML files and overrides amount to before types.
 
@@ -50,19 +52,22 @@ def read(verb: str, prepared: list[str]) -> Raw:
     Raises:
         UserError: one line for whatever is wrong with a file or with an override.
     """
-    return _split(verb, prepared, _composed(verb, prepared))
+    declared = _declared(prepared)
+    composed = _composed(verb, [word for word in prepared if word not in declared])
+    return _split(verb, prepared, composed, declared)
 
 
 class Reader:
-    """Reads as `read` does for many jobs of a sweep, most of which differ in values alone.
+    """Reads as `read` does, for the jobs of a grid, many of which differ in plain values alone.
 
     Hydra reads some twenty files for each composition. Where another job chose the same files and
-    set the same keys, its composition is taken and the values are set in it.
+    set the same keys, its composition is taken and the values are set in it. Files that are changed
+    in between are not seen.
     """
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
-        self._kept: dict[tuple[tuple[str, ...], frozenset[str]], Raw] = {}
+        self._kept: dict[_Kind, Raw] = {}
 
     def read(self, prepared: list[str]) -> Raw:
         """Compose as `read` does; what is returned holds until the next call.
@@ -73,51 +78,62 @@ class Reader:
         Raises:
             UserError: as `read`.
         """
-        files: list[str] = []
-        values: dict[str, Any] = {}
-        for word in prepared:
-            override = grammar.parse(word)
-            if _is_value(override):
-                values[override.key_or_group] = override.value()
-            else:
-                files.append(word)
-        key = (tuple(files), frozenset(values))
-        if (kept := self._kept.get(key)) is not None:
+        overrides = [grammar.parse(word) for word in prepared]
+        if not _independent(overrides):
+            return read(self.verb, prepared)
+        values = {o.key_or_group: o for o in overrides if _is_value(o)}
+        others = tuple(o.input_line for o in overrides if o.key_or_group not in values)
+        kind = others, frozenset((k, isinstance(o.value(), list)) for k, o in values.items())
+        if (kept := self._kept.get(kind)) is not None:
             try:
-                for name, value in values.items():
-                    OmegaConf.update(kept.values, name, value, merge=True)
+                OmegaConf.clear_cache(kept.values)  # of what ${now:...} and its like gave
+                for key, one in values.items():
+                    add = one.is_force_add()
+                    OmegaConf.update(kept.values, key, one.value(), merge=True, force_add=add)
                 return kept
             except OmegaConfBaseException:  # Hydra says what is wrong with it
-                del self._kept[key]
-        composed = _composed(self.verb, prepared)
-        alone = not (_follows(composed.get("sweep")) or _follows(composed.hydra.launcher))
-        found = _split(self.verb, prepared, composed)
+                del self._kept[kind]
+        declared = _declared(prepared)
+        composed = _composed(self.verb, [word for word in prepared if word not in declared])
+        alone = not (_refers(composed.get("sweep")) or _refers(composed.hydra.launcher))
+        found = _split(self.verb, prepared, composed, declared)
         if alone:
             while len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]  # the oldest
-            self._kept[key] = found
+            self._kept[kind] = found
         return found
 
 
+def _independent(overrides: Sequence[Any]) -> bool:
+    """Whether no override depends on the values of others, or on their order: none takes a key
+    away, none sets what another one sets, too, or a part of it."""
+    keys = sorted(key for o in overrides if not _is_group(key := o.key_or_group))
+    apart = not any(b == a or b.startswith(f"{a}.") for a, b in combinations(keys, 2))
+    return apart and not any(o.is_delete() for o in overrides)
+
+
 def _is_value(override: Any) -> bool:
-    """Whether an override sets a key that is there to a value that takes the place of the old."""
+    """Whether an override sets a key to a value that takes the place of any other."""
     key = override.key_or_group
     return not (
-        override.is_delete()
-        or override.is_add()
-        or override.is_force_add()
+        override.is_add()
         or override.is_sweep_override()
         or override.package is not None
+        or "${" in override.input_line
         or key.startswith((SWEEP, "hydra"))
-        or any((root / key).is_dir() for root in paths.folders())  # a group
+        or _is_group(key)
         or isinstance(override.value(), dict)  # is merged
     )
 
 
-def _follows(node: Any) -> bool:
-    """Whether a node refers to values outside of it, those of Hydra itself not counted."""
+def _is_group(key: str) -> bool:
+    return any((root / key).is_dir() for root in paths.folders())
+
+
+def _refers(node: Any) -> bool:
+    """Whether a node refers to other values."""
     plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-    return any(_REFERENCE.search(text) for text in user_conf.texts(plain))
+    return any("${" in text for text in user_conf.texts(plain))
 
 
 def _composed(verb: str, prepared: list[str]) -> DictConfig:
@@ -131,13 +147,11 @@ def _composed(verb: str, prepared: list[str]) -> DictConfig:
         raise
 
     user_conf.register()
-    declared = _declared(prepared)
     try:
         with hydra.initialize_config_dir(
             str(paths.package_conf()), job_name="mambalab", version_base="1.3"
         ):
-            composing = [word for word in prepared if word not in declared]
-            return hydra.compose(verb, overrides=composing, return_hydra_config=True)
+            return hydra.compose(verb, overrides=prepared, return_hydra_config=True)
     except yaml.MarkedYAMLError as error:
         raise UserError(_yaml_problem(error)) from error
     except UnicodeDecodeError as error:
@@ -158,7 +172,9 @@ def _composed(verb: str, prepared: list[str]) -> DictConfig:
         ) from error
 
 
-def _split(verb: str, prepared: list[str], composed: DictConfig) -> Raw:
+def _split(
+    verb: str, prepared: list[str], composed: DictConfig, declared: dict[str, dict[str, Any]]
+) -> Raw:
     """What Hydra returned, in parts; raises UserError for what `./conf` may not set."""
     user_conf.check_reach(verb, _unresolved(composed), given(prepared).keys())
     chosen = {str(k): str(v) for k, v in _plain(composed.hydra.runtime.choices).items()}
@@ -171,7 +187,7 @@ def _split(verb: str, prepared: list[str], composed: DictConfig) -> Raw:
     with open_dict(composed):
         del composed["hydra"]
         sweep = _plain(composed.pop("sweep", {})) if training else {}
-    for params in _declared(prepared).values():
+    for params in declared.values():
         sweep["params"] = _with_params(sweep.get("params"), params)
     return Raw(composed, chosen, choices, sweep, launcher)
 

@@ -79,10 +79,13 @@ class Plan:
     first: TrainConfig
     ranges: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
-    _reader: Reader = field(default_factory=lambda: Reader("train"), repr=False, compare=False)
 
-    def job(self, values: dict[str, Any]) -> Job:
+    def job(self, values: dict[str, Any], reader: Reader | None = None) -> Job:
         """Make the job of a search that has these values.
+
+        Args:
+            values: by key.
+            reader: of several jobs; None reads all files.
 
         Raises:
             UserError: they are not valid; NotApplicableError: they do not go together.
@@ -90,7 +93,7 @@ class Plan:
         groups = paths.groups()
         words = [assignment(key, value, groups) for key, value in values.items()]
         prepared = [*prepare("train", words, multirun=True), *self.fixed]
-        composed = compose_parts("train", prepared, reader=self._reader)
+        composed = compose_parts("train", prepared, reader=reader)
         return _job(self.folder, self.name_of(values), composed.config)
 
     def name_of(self, values: dict[str, Any]) -> str:
@@ -195,14 +198,14 @@ def _grid(
 def _checked_search(found: Plan) -> Plan:
     """Compose the ends of every range and every listed value, so that no trial meets a mistake."""
     packages.require("optuna")
-    groups = paths.groups()
+    groups, reader = paths.groups(), Reader("train")
     base = {k: v["low"] if isinstance(v, dict) else v[0] for k, v in found.ranges.items()}
     for key, values in found.ranges.items():
         tried = [values["low"], values["high"]] if isinstance(values, dict) else values
         for value in tried:
             try:
                 prepare("train", [assignment(key, value, groups)], multirun=True)
-                found.job({**base, key: value})
+                found.job({**base, key: value}, reader)
             except NotApplicableError:
                 continue  # with other values of the other keys it may be right
             except UserError as error:

@@ -25,6 +25,9 @@ CHOICES = {
     "name": ["null", "a", "'b, c'"],
     "tags": ["null", "[a]", "[a,b]"],
     "task.params": ["{x: 1}", "{y: 2}", "{}"],
+    "task.params.x": ["1", "[1,2]", "null", "${seed}"],
+    "trainer.max_epochs": ["null", "0.5", "3"],
+    "data_dir": ["here", "there", "'a${seed}'", "${oc.env:HOME}"],
     "sweep.trials": ["3", "4"],
 }
 
@@ -47,7 +50,7 @@ def composed(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("start", range(5))
 def test_it_is_what_reading_all_files_gives(start, composed):
     draw = random.Random(start)
     reader = raw.Reader("train")
@@ -70,6 +73,9 @@ def test_a_grid_over_values_is_composed_once(composed):
     composed.clear()
     assert len(plan(["task=text", "model=mamba,transformer", "seed=1,2,3"]).jobs) == 6
     assert len(composed) == 3
+    composed.clear()
+    assert len(plan(["task=text", "trainer.max_epochs=1,2", "task.params.k=1,2,3"]).jobs) == 6
+    assert len(composed) == 2
 
 
 def test_what_the_sweep_says_of_a_value_follows_it(workdir, composed):
@@ -82,11 +88,48 @@ def test_what_the_sweep_says_of_a_value_follows_it(workdir, composed):
     assert len(composed) == 3
 
 
-def test_a_value_that_cannot_be_set_is_said_as_ever():
+OWN = """defaults: [text, _self_]
+name: own
+params: {a: {x: 1, y: 2}, b: {x: 3, y: 4}, o: "${task.params.${model.name}}", x: "${seed}"}
+path: {train: a}
+"""
+
+
+@pytest.mark.parametrize(
+    ("varying", "fixed"),
+    [
+        (["model.name=a", "model.name=b"], ["~task.params.o.x"]),
+        (["seed=1", "seed=2"], ["~task.params.x=1"]),
+        (["task.path='/x'", "task.path=['/a','/b']"], []),
+        (["data_dir='${oc.env:HOME}'", "data_dir='x'"], []),
+        (["data_dir='x'", "data_dir='${'", "data_dir='y'"], []),
+        (["optim.nothing=1", "optim.nothing=2", "seed=1"], []),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_hydra_decides_by_values(workdir, varying, fixed, turned):
+    (workdir / "conf/task").mkdir(parents=True)
+    (workdir / "conf/task/own.yaml").write_text(OWN)
     reader = raw.Reader("train")
-    for value in ("1", "2"):
-        with pytest.raises(UserError, match=r"^optim\.nothing"):
-            reader.read(["task=text", f"optim.nothing={value}"])
+    for word in reversed(varying) if turned else varying:
+        words = ["task=own", word, *fixed]
+        found = []
+        for way in (reader.read, lambda words: raw.read("train", words)):
+            try:
+                found.append(plain(way(words)))
+            except UserError as error:
+                found.append(str(error))
+        assert found[0] == found[1], word
+
+
+def test_the_clock_is_read_for_each_job(workdir):
+    reader = raw.Reader("train")
+    words = ["task=text", "note=at ${now:%f}", "seed=1"]
+    times = set()
+    for _ in range(3):
+        found = reader.read(words).values
+        times.add(OmegaConf.to_container(found, resolve=True)["note"])
+    assert len(times) == 3
 
 
 def test_compositions_do_not_pile_up(monkeypatch, composed):
