@@ -46,6 +46,8 @@ _VALUES = {
         "ssm_only": "SSM dropout only",
         "ssm_no_reset": "SSM dropout without reset",
     },
+    "model.bidirectional": {"true": "reading both ways", "false": "reading one way"},
+    "model.position_embedding": {"true": "learned positions", "false": "no learned positions"},
 }
 _NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
