@@ -31,6 +31,9 @@ class KeyProblemError(UserError):
         self.key = key
 
 
+MIN_BEGINNING = 3  # letters of a key that make one think of it
+
+
 class UnknownKeyError(KeyProblemError):
     """A key that does not exist."""
 
@@ -54,6 +57,9 @@ def unknown_key(key: str, known: list[str]) -> UnknownKeyError:
     if not hint:
         leaves = {k.rsplit(".", 1)[-1]: k for k in known}
         near = get_close_matches(leaf, list(leaves), n=1, cutoff=0.75)
+        if not near and len(leaf) >= MIN_BEGINNING:
+            begun = [name for name in leaves if name.startswith(leaf)]
+            near = begun if len(begun) == 1 else []
         hint = f"; did you mean {leaves[near[0]]}?" if near else "; --help lists all keys"
     if key.startswith(("task.", "model.")):
         group = key.split(".")[0]

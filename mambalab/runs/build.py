@@ -55,6 +55,17 @@ def build_task(
     return built
 
 
+def check_model(settings: config.TrainConfig, task: Task) -> None:
+    """Refuse a model that cannot do a task, before its data are read, where that is known by then.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    if settings.model._target_ == AUTO and (spec := task.known_spec()) is not None:
+        with torch.device("meta"):
+            build_model(settings, spec)
+
+
 def build_model(settings: config.TrainConfig, spec: ModelSpec) -> nn.Module:
     """Build the model that the settings name, freshly initialised on the current default device.
 

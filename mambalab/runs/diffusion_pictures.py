@@ -116,7 +116,7 @@ def write_pictures(
         else:
             gaps = gaps_of(mask_image, image, tokens)
     files.check({"prompt_image": image, "mask_image": mask_image})
-    in_turn = columns(tokens.classes) if label is None and image is None else None
+    in_turn = columns(tokens.classes, count) if label is None and image is None else None
     check_size(tokens, count + len(before), in_turn)
     tell_turns(tokens, label, count, image)
     source.plan(steps, int(gaps.sum()))

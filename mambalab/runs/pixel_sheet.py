@@ -1,6 +1,7 @@
 """Sheets of pictures of `task=pixels`: a callback while it trains, and for `mambalab generate`."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -79,8 +80,8 @@ class PixelSheet(Sample):
         true = tokens.pictures(levels).numpy()
         completed = self._written(task.labels["val"][:COMPLETIONS].cpu(), levels[:, :half])
         below = sheet.grid(np.concatenate((true, completed)), len(true))
-        in_turn = columns(tokens.classes)
-        told = f"{_FREE}, {_in_columns(tokens)}" if in_turn else _FREE
+        in_turn = columns(tokens.classes, PICTURES)
+        told = f"{_FREE}, {_in_columns(tokens, in_turn)}" if in_turn else _FREE
         above = sheet.captioned(sheet.grid(free, in_turn), told)
         return sheet.stacked([above, sheet.captioned(below, _COMPLETED)])
 
@@ -139,9 +140,12 @@ def known_values(tokens: PixelTokens, rows: int | None, name: str) -> int:
     return kept * tokens.width * tokens.channels
 
 
-def columns(classes: tuple[str, ...]) -> int | None:
-    """Pictures in a row of a sheet that shows the classes in turn; None = as many as rows."""
-    return len(classes) if 1 < len(classes) <= MAX_CLASS_COLUMNS else None
+def columns(classes: tuple[str, ...], count: int) -> int | None:
+    """Pictures in a row of a sheet of `count` that shows the classes in turn: each of them as often
+    as makes about a square; None = as many as rows."""
+    if not 1 < len(classes) <= MAX_CLASS_COLUMNS:
+        return None
+    return len(classes) * max(1, round(math.sqrt(count) / len(classes)))
 
 
 def caption(tokens: PixelTokens, label: str | None, count: int, image: str | None) -> str | None:
@@ -154,14 +158,16 @@ def caption(tokens: PixelTokens, label: str | None, count: int, image: str | Non
         image: file of the picture that they complete, if any.
     """
     if image is None:
-        return _in_columns(tokens) if label is None and columns(tokens.classes) else None
+        in_turn = columns(tokens.classes, count) if label is None else None
+        return _in_columns(tokens, in_turn) if in_turn else None
     if label is not None or not tokens.classes:
         return _GIVEN_FIRST
     return f"{_GIVEN_FIRST} as {_names(tokens.classes[:count])}" + " in turn" * (count > 1)
 
 
-def _in_columns(tokens: PixelTokens) -> str:
-    return f"a column a class: {_names(tokens.classes)}"
+def _in_columns(tokens: PixelTokens, columns: int) -> str:
+    again = ", and so on" * (columns > len(tokens.classes))
+    return f"a column a class: {_names(tokens.classes)}{again}"
 
 
 def _names(classes: tuple[str, ...]) -> str:
@@ -242,7 +248,7 @@ def write_sheet(
         given = whole[:, : known_values(tokens, rows, source.name)].expand(count, -1)
         before = tokens.pictures(whole).numpy()
     check_place(out, read={"prompt_image": image})
-    in_turn = columns(tokens.classes) if label is None and image is None else None
+    in_turn = columns(tokens.classes, count) if label is None and image is None else None
     check_size(tokens, count + len(before), in_turn)
     tell_turns(tokens, label, count, image)
     began = time.perf_counter()

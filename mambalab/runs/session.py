@@ -68,6 +68,7 @@ class TrainingRun:
         runtime.forget_peak_memory(self.device)
         start = resolved.initial_weights
         self.task: Any = build.build_task(settings, vocabulary=start.tokenizer, ends=start.ends)
+        build.check_model(settings, self.task)
         with console.meanwhile("reading the data"):
             user_code.prepare(self.task, self.device)
         limits.steps(

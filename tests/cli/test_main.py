@@ -99,6 +99,7 @@ def test_version(capsys):
         ("eval latests", "latests: expected KEY=VALUE; did you mean latest?"),
         ("generate lates", "lates: expected KEY=VALUE; did you mean latest?"),
         ("generate ROMEO:", 'ROMEO:: expected KEY=VALUE; did you mean prompt="ROMEO:"?'),
+        ("generate mask=x.png", "mask: no such key; did you mean mask_image?"),
         ("generate num_beams=4", "num_beams: no such key; there is no beam search: temperature=0"),
         ("generate do_sample=true", "do_sample: no such key; temperature=0 takes"),
         ("train num_beams=4", "num_beams: no such key"),

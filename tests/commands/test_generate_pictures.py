@@ -224,7 +224,7 @@ def test_no_file_that_is_read_is_written_over(run, capsys, tmp_path):
         ("json=true", "json=true: .* writes pictures"),
         ("stop=x", "stop=x: .* writes pictures"),
         ("repetition_penalty=1.5", r"repetition_penalty=1.5: .* writes pictures"),
-        ("num_samples=100000000", "num_samples=100,000,000: a sheet of so many .* ask for 18,"),
+        ("num_samples=100000000", "num_samples=100,000,000: a sheet of so many .* ask for 19,"),
         ("class=7", "class=7: no such class; there are: a, b, c"),
         ("rows=2", "rows=2: of which picture"),
         ("prompt_image=none.png", "prompt_image=none.png does not exist"),
@@ -264,6 +264,38 @@ def test_a_run_on_texts_refuses_what_is_for_pictures(folder, capsys):
         assert re.search(expected, one_line(capsys))
     assert main.main(["generate", "pretrained=some", "out=a.png"]) == 2
     assert "out=a.png: pretrained=some writes texts" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("task=pixels model.bidirectional=true", "this task predicts each token from those before"),
+        ("task=pixels task.data=mnist task.size=90", "the pictures of task.data=mnist have 28 x"),
+        ("task=diffusion model=mamba", "model=mamba reads one way only"),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_refused_before_the_data_are_read(
+    folder, capsys, monkeypatch, words, message
+):
+    def read(self, device):
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(module.PixelModelTask, "prepare", read)
+    assert main.main(["train", *words.split(), "tracking=jsonl", "trainer.max_steps=1"]) == 1
+    assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "columns"),
+    [(2, 36, 6), (3, 7, 3), (10, 36, 10), (16, 36, 16), (2, 1, 2), (17, 36, None), (1, 9, None)],
+)
+def test_a_row_of_a_sheet_has_each_class_equally_often(classes, count, columns):
+    names = tuple("abcdefghijklmnopq"[:classes])
+    assert pixel_sheet.columns(names, count) == columns
+    tokens = PixelTokens(2, 1, 1, 1, names)
+    told = pixel_sheet.caption(tokens, None, count, None)
+    again = ", and so on" if columns == 6 else ""
+    assert told == (f"a column a class: {', '.join(names)}{again}" if columns else None)
 
 
 def test_the_report_shows_the_last_sheet(run, capsys, tmp_path):
