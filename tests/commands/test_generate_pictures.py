@@ -15,6 +15,7 @@ from mambalab.generation.sampling import Sampling
 from mambalab.plots.sheet import GAP, captioned
 from mambalab.runs import pixel_model, pixel_sheet
 from mambalab.tasks import pixels as module
+from mambalab.tasks.digits import DigitsTask
 from mambalab.tokenization.pixels import PixelTokens
 from tests.lab import one_line, only_run, rows, summary, train
 from tests.tasks.toys import Colour, Grey
@@ -280,6 +281,7 @@ def test_a_model_that_cannot_do_it_is_refused_before_the_data_are_read(
     def read(self, device):
         raise AssertionError("the data are read")
 
+    monkeypatch.setitem(module._KNOWN, "digits", DigitsTask)
     monkeypatch.setattr(module.PixelModelTask, "prepare", read)
     assert main.main(["train", *words.split(), "tracking=jsonl", "trainer.max_steps=1"]) == 1
     assert message in one_line(capsys)
