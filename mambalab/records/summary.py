@@ -282,7 +282,8 @@ class RunSummary:
         here, which code they ran.
         """
         self.started = previous.started
-        self.lengthened_at = previous.lengthened_at if self.resumed_from is not None else None
+        if self.resumed_from is not None:
+            self.lengthened_at = previous.lengthened_at or self.lengthened_at
         if previous.device == self.device and previous.threads == self.threads:
             self.tokens_per_second = previous.tokens_per_second
         if previous.started is None:

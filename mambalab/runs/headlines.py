@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from mambalab import config
-from mambalab.records.summary import RunSummary, Status
+from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.runs import build
 from mambalab.settings.train import OptimSettings
 from mambalab.tasks.base import Task
@@ -77,8 +77,10 @@ def rises_again(optim: OptimSettings, trainer: Trainer, earlier: RunSummary) -> 
     Args:
         optim, trainer, earlier: as of `surprises`.
     """
+    if earlier.status is not Status.FINISHED or earlier.ended_by is EndedBy.patience:
+        return False  # with more patience the rate goes on where it was
     ended, now = _rates(optim, trainer)
-    return earlier.status is Status.FINISHED and now > ended * 1.01
+    return now > ended * 1.01
 
 
 def _rates(optim: OptimSettings, trainer: Trainer) -> tuple[float, float]:

@@ -153,6 +153,8 @@ class TrainingRun:
         if source is not None:
             source, damaged = self._restore()
             self.summary.resumed_from = source.step
+            if headlines.rises_again(self.settings.optim, self.trainer, self.resolved.summary):
+                self.summary.lengthened_at = source.step
         lacks_curve = not self.folder.metrics.exists()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.signals)  # a run that is being opened ends as one that trains
@@ -165,8 +167,6 @@ class TrainingRun:
             elif not lacks_curve:
                 LOG.warning("%s has no checkpoint to go on from: it begins again", self.folder)
             earlier = self.resolved.summary
-            if headlines.rises_again(self.settings.optim, self.trainer, earlier):
-                self.summary.lengthened_at = self.summary.lengthened_at or self.trainer.state.step
             for line in headlines.surprises(self.settings.optim, self.trainer, earlier):
                 console.say(functools.partial(wrapped, line), logging.WARNING)
             try:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mambalab.records.summary import RunSummary, Status
+from mambalab.records.summary import EndedBy, RunSummary, Status
 from mambalab.runs.headlines import device_line, rises_again, surprises
 from mambalab.settings.train import Schedule
 from tests.train.toy import OPTIM
@@ -35,6 +35,8 @@ def test_a_finished_run_that_goes_on():
     (line,) = told(FINISHED, step=20, done=0.5, max_steps=40)
     assert "come down to 0.001 by step 20, and goes on at 0.0055, that of a longer run" in line
     assert not told(KILLED, step=20, done=0.5, max_steps=40)
+    patient = RunSummary(status=Status.FINISHED, ended_by=EndedBy.patience)
+    assert not told(patient, step=20, done=0.5, max_steps=40)
     assert not told(FINISHED, step=20, done=0.5, max_steps=40, schedule=Schedule.constant)
 
 

@@ -5,6 +5,7 @@ import pytest
 from mambalab.cli import main
 from mambalab.records import run_folder
 from mambalab.train import checkpoint
+from mambalab.train.loop import Trainer
 from tests import lab
 from tests.lab import one_line, only_run, rows, summary
 
@@ -100,15 +101,18 @@ def test_a_curve_that_was_deleted_begins_where_the_run_goes_on(folder, capsys):
     assert "the curve begins" not in capsys.readouterr().err
 
 
-def test_a_finished_run_that_gets_more_steps_says_so_ever_after(folder):
+def test_a_finished_run_that_gets_more_steps_says_so_ever_after(folder, monkeypatch):
     constant = ["optim.schedule=constant", "run_dir=constant"]
     train("trainer.max_steps=8")
     train("trainer.max_steps=8", *constant)
     run_dir = only_run(folder)
     assert "lengthened_at" not in summary(run_dir)
+    run, seen = Trainer.run, []
+    monkeypatch.setattr(Trainer, "run", lambda it: seen.append(summary(run_dir)) or run(it))
     for steps in (10, 12, 12):  # the last of them finds nothing to do
         assert train(f"trainer.max_steps={steps}") == 0
         assert summary(run_dir)["lengthened_at"] == 8
+    assert [found["lengthened_at"] for found in seen] == [8, 8]  # while it trains, if it is killed
     train("trainer.max_steps=10", *constant)
     assert "lengthened_at" not in summary(folder / "constant")
     train("trainer.max_steps=6", "resume=never")
