@@ -2,8 +2,8 @@
 
 from docs.results import searches, shakespeare
 from docs.results.old import OLDER, percent, picture, run, table, value_of
-from docs.results.studies import by_model, by_test, comparison, study
-from mambalab.compare.results import BETTER, TOO_FEW, WORSE, Comparison
+from docs.results.studies import by_test, comparison, study
+from mambalab.compare.results import BETTER, TOO_FEW, WORSE, Comparison, GroupResult
 
 ROWS = {  # study: what its row is called
     "shakespeare/models": "Shakespeare, 90 seconds: validation loss per character",
@@ -15,6 +15,14 @@ ROWS = {  # study: what its row is called
 }
 OPENING = "shakespeare/models"
 SSM_DROPOUT = "shakespeare/ssm_dropout"
+
+
+def by_model(found: Comparison) -> dict[str, GroupResult]:
+    """The best group of each model, by the model's name."""
+    best: dict[str, GroupResult] = {}
+    for result in found.groups:  # the best first
+        best.setdefault(str(result.group.setting("model.name")), result)
+    return best
 
 
 def _row(folder: str, title: str) -> list[str]:

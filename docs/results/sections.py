@@ -1,20 +1,15 @@
 """The pages' sections on studies: settings, values, remarks and curves of each."""
 
-from itertools import pairwise
 from typing import Any
 
-from docs.results import searches
+from docs.results import remarks, searches
 from docs.results.old import EXPERIMENTS, picture, table
-from docs.results.studies import STUDIES, Study, by_test, comparison, shown
-from mambalab.compare.comparability import seed_of
-from mambalab.compare.results import Comparison, GroupResult
-from mambalab.compare.statistics import Estimate, estimate
+from docs.results.studies import STUDIES, Study, comparison, shown
+from mambalab.compare.results import GroupResult
 from mambalab.compare.text import interval
 from mambalab.records import archive
 from mambalab.records.reader import RunRecord
 from mambalab.utils.text import printable
-
-MIN_SHARE = 0.95  # tokens of the shortest group to those of the longest, below which it is told
 
 
 def _commit(revision: str | None) -> str:
@@ -27,8 +22,17 @@ def _commit(revision: str | None) -> str:
 def _recorded_commands(of: Study) -> str:
     """The commands that made the runs, as they were typed, one a line."""
     records = archive.read(EXPERIMENTS / of.folder)
-    commands = sorted({record.summary.command or "(not recorded)" for record in records})
+    made = sorted(
+        {(_commits(record), record.summary.command or "(not recorded)") for record in records}
+    )
+    several = len({commits for commits, _ in made}) > 1
+    commands = [f"{commits}: {command}" if several else command for commits, command in made]
     return "```text\n" + "\n".join(map(printable, commands)) + "\n```"
+
+
+def _commits(record: RunRecord) -> str:
+    """The commits of a run's sessions, as above its study."""
+    return ", ".join(_commit(one).replace("`", "") for one in record.summary.revisions() or [None])
 
 
 def facts(of: Study) -> str:
@@ -82,21 +86,8 @@ def _recipe(group: GroupResult) -> str:
     return ", ".join([told, *found])
 
 
-def _tokens(record: RunRecord, step: int | None = None) -> float | None:
-    """Tokens that a run had seen at a step; at its end if that is None."""
-    each = record.summary.tokens_per_step
-    steps = record.step if step is None else step
-    return float(each) * steps if each and steps else None
-
-
-def _budget(group: GroupResult) -> float | None:
-    """Tokens that the runs of a group saw, on average."""
-    seen = [tokens for r in group.group.records if (tokens := _tokens(r)) is not None]
-    return sum(seen) / len(seen) if seen else None
-
-
 def _row(group: GroupResult) -> list[str]:
-    pair, budget = group.difference, _budget(group)
+    pair, budget = group.difference, remarks.budget(group)
     looks = f"{group.evaluations:.0f} look{'' if group.evaluations == 1 else 's'}"
     time = f"{group.minutes:.1f} min, {looks}" if group.minutes is not None else looks
     return [
@@ -114,59 +105,6 @@ def _row(group: GroupResult) -> list[str]:
     ]
 
 
-def _at_tokens(record: RunRecord, metric: str, tokens: float) -> float | None:
-    """Value of a metric once a run has seen so many tokens, between two evaluations by a line."""
-    points = [
-        (seen, value)
-        for step, value in record.curves.get(metric, [])
-        if value is not None and (seen := _tokens(record, step)) is not None
-    ]
-    for (t0, v0), (t1, v1) in pairwise(points):
-        if t0 <= tokens <= t1:
-            return v0 + (v1 - v0) * (tokens - t0) / (t1 - t0)
-    return points[-1][1] if points and abs(points[-1][0] - tokens) < 0.01 * tokens else None
-
-
-def at_equal_tokens(found: Comparison) -> str | None:
-    """What each group had reached when it had seen as many tokens as the shortest; None if all saw
-    as many, or a run does not tell."""
-    budgets = [budget for group in found.groups if (budget := _budget(group)) is not None]
-    if len(budgets) < len(found.groups) or min(budgets) > MIN_SHARE * max(budgets):
-        return None
-    told = []
-    for group in found.groups:
-        values = [
-            _at_tokens(record, found.metric.name, min(budgets)) for record in group.group.records
-        ]
-        known = [value for value in values if value is not None]
-        value: Estimate | None = estimate(known) if len(known) == len(values) else None
-        told.append(f"{group.label} {interval(value)}")
-    return (
-        f"at equal tokens ({min(budgets) / 1e6:.2f} M, where the shortest ended; the others' rates "
-        f"were still high there): {'; '.join(told)}"
-    )
-
-
-def by_test_split(found: Comparison) -> list[str]:
-    """Say how the groups differ on the test split, where there is one."""
-    told = [
-        f"{group.label} {interval(pair.estimate, sign='+')}, {word}"
-        for group, pair, word in by_test(found)
-    ]
-    return [f"by the test split, seed by seed: {'; '.join(told)}"] if told else []
-
-
-def interrupted(found: Comparison) -> str | None:
-    """Say which runs were stopped and went on later; None if none was."""
-    told = [
-        f"{group.label or 'all'}, seed {seed_of(record)}"
-        for group in found.groups
-        for record in group.group.records
-        if record.summary.resumed_from
-    ]
-    return f"stopped, and gone on with later: {'; '.join(told)}" if told else None
-
-
 def section(of: Study, up: str) -> str:
     """Heading, command, table, remarks and curves of a recorded study."""
     found = comparison(of)
@@ -182,19 +120,9 @@ def section(of: Study, up: str) -> str:
         "time with evaluations, number of these",
     ]
     rows = [_row(group) for group in found.groups]
-    tokens, stopped = at_equal_tokens(found), interrupted(found)
-    lines = [
-        *([of.note] if of.note else []),
-        *([tokens] if tokens else []),
-        *([stopped] if stopped else []),
-        *by_test_split(found),
-        *found.dropout,
-        *found.warnings,
-        *(f"left out: {one.reason}" for one in found.left_out),
-    ]
-    remarks = "\n".join(f"- {line}" for line in lines)
+    lines = "\n".join(f"- {line}" for line in remarks.every(of, found))
     grid = table([*head, "difference of the best", "verdict"], rows)
-    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, remarks]
+    parts = [f"### {of.title}", shown(of.command), facts(of), _recorded_commands(of), grid, lines]
     parts.append(picture(up, of.curves, f"{found.metric.name} by step: {of.title}"))
     return "\n\n".join(part for part in parts if part)
 

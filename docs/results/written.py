@@ -1,4 +1,4 @@
-"""Blocks on models that write pictures: bits a dimension beside PNG and WebP, sheets of samples."""
+"""Blocks on models that write pictures: bits a dimension beside simple codes, sheets of samples."""
 
 from itertools import product
 
@@ -11,12 +11,19 @@ from mambalab.compare.text import interval
 ORDERS = {"pixels": "pixel by pixel", "diffusion": "diffusion, an upper bound"}
 PICTURES = {"digits": "digits, 8 x 8 in 17 levels", "mnist": "MNIST, 28 x 28 in 16 levels"}
 CODECS = {"png": "PNG", "webp": "WebP, lossless"}
+HISTOGRAMS = {  # codes by frequencies in the training split
+    "histogram": "frequency of each level",
+    "histogram_places": "frequency of each level at each place",
+}
 SHEETS = {  # picture below `experiments/`: what it shows
-    "pixels/mnist/samples.png": "36 digits that Mamba wrote pixel by pixel, with learned "
-    "positions, and eight that it completed from their upper half",
-    "diffusion/mnist/samples.png": "36 digits that Mamba filled in by diffusion, in 392 steps at "
-    "temperature 0.8",
-    "diffusion/mnist/strip.png": "four digits as diffusion fills them in, from nothing on",
+    "pixels/mnist/samples.png": "36 samples that Mamba wrote pixel by pixel, with learned "
+    "positions, and eight digits that it completed from their upper half: the last sheet of its "
+    "training, at temperature 1",
+    "diffusion/mnist/samples.png": "36 samples that Mamba filled in by diffusion: "
+    "`mambalab generate num_samples=36 steps=392 temperature=0.8`, two pixels a step and likelier "
+    "values than at temperature 1, so they do not compare with those above",
+    "diffusion/mnist/strip.png": "Samples of the same run as diffusion fills them in, from nothing "
+    "on: `frames=strip.png`",
 }
 TEXTS = {  # file below `experiments/`: what it shows
     "diffusion/text/stages.txt": "A line with gaps as diffusion fills them in: steps, and what "
@@ -54,6 +61,11 @@ def _codec_rows() -> list[list[str]]:
             bits = load(name)["bits_per_dim"]
             cells.append(f"{bits[f'{key}_all']:.3f} (a file each: {bits[key]:.3f})")
         rows.append([f"{title}, all pictures in one file", *cells])
+    for key, title in HISTOGRAMS.items():
+        found = [EXPERIMENTS / f"pixels/{pictures}/codecs.json" for pictures in PICTURES]
+        bits = [load(f"pixels/{p}/codecs.json")["bits_per_dim"] if f.is_file() else {}
+                for p, f in zip(PICTURES, found, strict=True)]  # fmt: skip
+        rows.append([title, *(f"{b[key]:.3f}" if key in b else "not measured" for b in bits)])
     return rows
 
 
@@ -72,15 +84,25 @@ def bits(up: str) -> str:
         return "Not measured yet."
     return (
         "Bits a dimension (a pixel) on the test split, less is better; the models of a column "
-        "trained for as many steps as two quiet cores take in equal times.\n\n"
+        "trained for as many steps as two quiet cores take in equal times, by timings that were "
+        "not kept. Columns do not compare with each other, nor with figures of other sizes or "
+        "levels; a mean of three seeds is no pair of a single one.\n\n"
         + table(["", *PICTURES.values()], [*rows, *_codec_rows()])
+        + "\n\nThe bits of a model leave out the model itself, those of frequencies their tables; "
+        "both come from the training pictures, while PNG and WebP are codecs for any picture. "
+        "Learned positions are parameters more, which the studies above count; Transformers have "
+        "their rotary positions beside them."
     )
 
 
 def sheets(up: str) -> str:
     """Pictures and texts that recorded models made."""
     there = {EXPERIMENTS / name: told for name, told in SHEETS.items()}
-    shown = [picture(up, path, told) for path, told in there.items() if path.is_file()]
+    shown = [
+        f"{picture(up, path, told.partition(':')[0])}\n\n*{told}.*"
+        for path, told in there.items()
+        if path.is_file()
+    ]
     for name, told in TEXTS.items():
         if (path := EXPERIMENTS / name).is_file():
             text = path.read_text(encoding="utf-8").rstrip("\n")

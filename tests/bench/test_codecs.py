@@ -30,6 +30,18 @@ def test_bits_are_those_of_the_files(capsys):
     assert all(bits > 8 for bits in colour.values())
 
 
+def test_histograms_are_codes():
+    train = np.array([[0, 1], [0, 1], [0, 0]], np.uint8)
+    test = np.array([[0, 1]], np.uint8)
+    found = codecs.histograms(train, test, 2)
+    assert found["histogram"] == pytest.approx((np.log2(8 / 5) + np.log2(8 / 3)) / 2)
+    assert found["histogram_places"] == pytest.approx((np.log2(5 / 4) + np.log2(5 / 3)) / 2)
+    every = np.array([[a, b] for a in range(2) for b in range(2)], np.uint8)
+    for name in found:  # the probabilities of all pictures sum to 1
+        bits = [2 * codecs.histograms(train, row[None], 2)[name] for row in every]
+        assert sum(2.0**-b for b in bits) == pytest.approx(1)
+
+
 def test_a_picture_comes_back_from_the_sheet():
     levels = np.arange(6 * 2 * 3, dtype=np.uint8).reshape(6, 2, 3, 1)
     sheet = codecs._side_by_side(levels)
@@ -47,6 +59,7 @@ def test_the_command_says_what_it_measured(capsys, tmp_path, monkeypatch):
     assert lines[0].startswith("pixels of digits, 2 x 2, 2 levels; images: 3")
     assert lines[1].startswith("PNG")
     assert lines[2].startswith("WebP, lossless")
+    assert lines[3].startswith("histogram")
     assert '"pictures": 10' in (tmp_path / "new/codecs.json").read_text()
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from docs.results import claims, judging, old, pages, pictures, sections, studies, written
+from docs.results import claims, judging, old, pages, pictures, remarks, sections, studies, written
 from docs.results.judging import Contrast, Level, TurnsUp
 from docs.results.studies import Study
 from mambalab.compare import select
@@ -280,24 +280,78 @@ def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
 
 def test_runs_that_were_stopped_and_went_on_are_named(tmp_path):
     found = compared(make_group(tmp_path / "s", [1.40, 1.41, 1.42]))
-    assert sections.interrupted(found) is None
+    assert remarks.interrupted(found) is None
     object.__setattr__(found.groups[0].group.records[1].summary, "resumed_from", 20)
-    told = sections.interrupted(found)
+    told = remarks.interrupted(found)
     assert told is not None
     assert told.startswith("stopped, and gone on with later: ")
     assert told.endswith("seed 2")
+
+
+def test_the_best_at_equal_tokens_counts_not_what_came_after(tmp_path):
+    short = make_group(tmp_path / "s", [1.40, 1.41, 1.42], optim__lr=0.1)
+    long = make_group(tmp_path / "l", [1.30, 1.31, 1.32], optim__lr=0.2)
+    for record in [read_run(r.path) for r in long]:
+        lines = record.path / "metrics.jsonl"
+        rows = [json.loads(line) for line in lines.read_text().splitlines()]
+        turned = {10: 1.2, 20: 1.9, 30: 2.0, 40: 2.1}
+        for row in rows:
+            if "val/loss" in row:
+                row["val/loss"] = turned[row["step"]]
+        lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compared(short, [read_run(r.path) for r in long])
+    for group in found.groups:
+        for record in group.group.records:
+            each = 128 if record.setting("optim.lr") == 0.2 else 64
+            object.__setattr__(record.summary, "tokens_per_step", each)
+    told = remarks.at_equal_tokens(found)
+    assert told is not None
+    assert "optim.lr=0.2 1.2000" in told
+    early = remarks.best_early(found)
+    assert early is not None
+    assert "optim.lr=0.2 after 25 % of the steps" in early
+    assert "optim.lr=0.1" not in early
+
+
+def test_rounds_errors_of_bounds_encoding_and_nats_are_told(tmp_path):
+    a = make_group(tmp_path / "a", [1.40, 1.41, 1.42], optim__lr=0.1)
+    b = make_group(tmp_path / "b", [1.30, 1.31, 1.32], optim__lr=0.2)
+    found = compared(a, b)
+    for said in (remarks.rounds, remarks.hidden_error, remarks.encoding, remarks.in_nats):
+        assert said(found) is None
+    for group in found.groups:
+        for record in group.group.records:
+            epochs = 2.0 if record.setting("optim.lr") == 0.1 else 4.04
+            object.__setattr__(record.summary, "epochs", epochs)
+            object.__setattr__(record.summary, "data", {"encoding": "JPEG (lossy copies)"})
+    assert remarks.rounds(found) == "rounds through the data: optim.lr=0.2 4.0; optim.lr=0.1 2.0"
+    assert remarks.encoding(found) == "images: JPEG (lossy copies)"
+    bits = replace(found, metric=replace(found.metric, name="val/bits_per_char"))
+    told = remarks.in_nats(bits)
+    assert told is not None
+    assert told.endswith(f"optim.lr=0.1 {1.41 * 0.6931:.3f}")
+    denoiser = {"name": "diffusion", "_target_": "mambalab.tasks.diffusion.DiffusionTask"}
+    test = {"step": 40, "test/loss": 1.0, "test/loss_stderr": 0.02}
+    bound = make_group(tmp_path / "c", [1.4, 1.5, 1.6], task=denoiser, summary={"test": test})
+    told = remarks.hidden_error(compared(bound))
+    assert told is not None
+    assert told.endswith("0.0200")
+    in_bits = replace(compared(bound), metric=replace(found.metric, name="val/bits_per_dim"))
+    told = remarks.hidden_error(in_bits)
+    assert told is not None
+    assert told.endswith(f"{0.02 / 0.6931:.4f}")
 
 
 def test_values_at_equal_tokens_stand_beside_those_at_the_end(tmp_path):
     short = make_group(tmp_path / "s", [1.40, 1.41, 1.42], optim__lr=0.1)
     long = make_group(tmp_path / "l", [1.30, 1.31, 1.32], optim__lr=0.2)
     found = compared(short, long)
-    assert sections.at_equal_tokens(found) is None  # all saw as many
+    assert remarks.at_equal_tokens(found) is None  # all saw as many
     for record in found.groups[0].group.records:
         object.__setattr__(record.summary, "tokens_per_step", 128)  # the others see 64 a step
-    told = sections.at_equal_tokens(found)
+    told = remarks.at_equal_tokens(found)
     assert told is not None
-    assert told.startswith("at equal tokens (0.00 M, where the shortest ended")
+    assert told.startswith("the best at equal tokens (0.00 M, where the shortest ended")
     halfway = [dict(r.curves["val/loss"])[r.step // 2] for r in long]
     assert f"optim.lr=0.2 {sum(halfway) / 3:.4f} ± " in told
     assert "optim.lr=0.1 1.4100 ± 0.0248" in told
