@@ -57,15 +57,17 @@ class Files:
     def check(self, read: Mapping[str, str | None]) -> None:
         """Raise UserError for a file that is none, for one named twice, or one of those that are
         read, by their keys."""
-        named = {"out": self.out, "frames": self.frames, "animation": self.animation}
         seen: dict[Path, str] = {}
-        for key, path in named.items():
-            if path is None:
-                continue
+        for key, path in self.named().items():
             check_place(path, key, read=read)
             if other := seen.get(path.resolve()):
                 raise UserError(f"{other} and {key} are the same file {path}: name two")
             seen[path.resolve()] = key
+
+    def named(self) -> dict[str, Path]:
+        """The files that were asked for, by their keys."""
+        files = {"out": self.out, "frames": self.frames, "animation": self.animation}
+        return {key: path for key, path in files.items() if path is not None}
 
     def stages(self) -> int:
         """How many stages are needed."""
@@ -135,12 +137,15 @@ def write_pictures(
     seconds = time.perf_counter() - began
     every = np.concatenate((before, tokens.pictures(found.tokens[:, 1:]).numpy()))
     made = sheet.grid(every, in_turn)
+    new = [path for path in files.named().values() if not path.exists()]
     try:
         words = caption(tokens, label, count, image)
         sheet.write(files.out, sheet.captioned(made, words) if words else made)
         if found.stages is not None:
             _write_stages(found, files, tokens, source.spec.mask, in_turn)
     except OSError as error:
+        for path in new:
+            path.unlink(missing_ok=True)
         name = error.filename or files.out
         keys = "out=, frames= or animation="
         raise UserError(

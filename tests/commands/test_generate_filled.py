@@ -144,6 +144,19 @@ def test_masks_with_colours_and_files_that_are_read(place, capsys):
     assert (place / "p.txt").read_text() == "the ____"
 
 
+def test_a_file_that_cannot_be_written_takes_the_others_with_it(place, capsys, monkeypatch):
+    def full(path, *rest):
+        raise OSError(28, "No space left on device", str(path))
+
+    (place / "there.png").write_bytes(b"before")
+    monkeypatch.setattr(diffusion_pictures.sheet, "write_moving", full)
+    words = ["run=pictures", "out=new.png", "frames=there.png", "animation=m.png", "steps=2"]
+    assert generate(*words) == 1
+    assert "cannot write m.png: No space left on device" in one_line(capsys)
+    assert not (place / "new.png").exists()
+    assert (place / "there.png").exists()  # was there before
+
+
 def test_what_blue_means_of_colours():
     tokens = PixelTokens(2, 1, 2, 3)
     mask = tokens.vocab_size
