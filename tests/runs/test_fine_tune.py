@@ -317,7 +317,10 @@ def test_inspect_reads_such_a_run(checkpoint, capsys, tokens):
     Path("text.txt").write_text(OTHER + "\N{SNOWMAN}")  # for which characters have no token
     capsys.readouterr()
     assert main.main(["eval", "run=run"]) == 1
-    assert one_line(capsys).endswith("bring them back, or point data_dir or path to them")
+    told = "was trained on: bring them back, or point data_dir or path to them"
+    before, _, after = one_line(capsys).partition(told)
+    assert before
+    assert not after or after.startswith(" (description: ")  # what is not as it was comes last
 
 
 def test_the_end_of_a_document_is_one_token_in_every_session(checkpoint):
