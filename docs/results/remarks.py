@@ -134,31 +134,39 @@ def best_early(found: Comparison) -> str | None:
     if not told:
         return None
     return (
-        f"best long before the end, before the rate had come down: {'; '.join(told)} of the steps. "
+        f"best long before the end: {'; '.join(told)} of the steps. "
         "These are runs stopped in time, not what their budget can give"
     )
 
 
 def hidden_error(found: Comparison) -> str | None:
-    """Say how large the error is that estimates of bounds have by the choice of what is hidden."""
-    told = []
+    """Say how large the error of bounds is by the choice of what is hidden: on the test split, or
+    where there is none at the last validation."""
     per_nat = _PER_NAT.get(found.metric.name.rpartition("/")[2], 1.0)
-    for group in found.groups:
-        errors = []
-        for record in group.group.records:
-            test = record.summary.test
-            metrics = test.metrics if test is not None else (record.summary.last or {})
-            error = metrics.get("test/loss_stderr", metrics.get("val/loss_stderr"))
-            if is_bound(record) and isinstance(error, float):
-                errors.append(error * per_nat)
-        if errors:
-            told.append(f"{group.label or 'all'} {sum(errors) / len(errors):.4f}")
-    if not told:
-        return None
-    return (
-        f"by the choice of what is hidden, the same in all runs, the bounds have a standard error "
-        f"that is not in ±: {'; '.join(told)}"
-    )
+    for split, named in {"test": "test split", "val": "validation split"}.items():
+        told = []
+        for group in found.groups:
+            errors = [
+                error * per_nat
+                for record in group.group.records
+                if is_bound(record) and (error := _stderr(record, split)) is not None
+            ]
+            if errors:
+                told.append(f"{group.label or 'all'} {sum(errors) / len(errors):.4f}")
+        if told:
+            return (
+                f"by the choice of what is hidden, the same in all runs, bounds of the {named} "
+                f"have a standard error that is not in ±: {'; '.join(told)}"
+            )
+    return None
+
+
+def _stderr(record: RunRecord, split: str) -> float | None:
+    """The error of a bound in nats, as the run measured it."""
+    test = record.summary.test
+    metrics = record.summary.last if split == "val" else test.metrics if test is not None else None
+    error = (metrics or {}).get(f"{split}/loss_stderr")
+    return error if isinstance(error, float) else None
 
 
 def in_nats(found: Comparison) -> str | None:

@@ -49,24 +49,23 @@ def _cell(result: GroupResult | None) -> str:
 
 
 def _codec_rows() -> list[list[str]]:
-    """Bits a dimension of PNG and WebP: each picture in its file, and all in one."""
-    rows = []
-    for key, title in CODECS.items():
-        cells = []
-        for pictures in PICTURES:
-            name = f"pixels/{pictures}/codecs.json"
-            if not (EXPERIMENTS / name).is_file():
-                cells.append("not measured")
-                continue
-            bits = load(name)["bits_per_dim"]
-            cells.append(f"{bits[f'{key}_all']:.3f} (a file each: {bits[key]:.3f})")
-        rows.append([f"{title}, all pictures in one file", *cells])
-    for key, title in HISTOGRAMS.items():
-        found = [EXPERIMENTS / f"pixels/{pictures}/codecs.json" for pictures in PICTURES]
-        bits = [load(f"pixels/{p}/codecs.json")["bits_per_dim"] if f.is_file() else {}
-                for p, f in zip(PICTURES, found, strict=True)]  # fmt: skip
-        rows.append([title, *(f"{b[key]:.3f}" if key in b else "not measured" for b in bits)])
-    return rows
+    """Bits a dimension of PNG and WebP, each picture in its file and all in one, and of
+    frequencies."""
+    files = [f"pixels/{pictures}/codecs.json" for pictures in PICTURES]
+    found = [load(f)["bits_per_dim"] if (EXPERIMENTS / f).is_file() else {} for f in files]
+
+    def cells(key: str, more: str | None = None) -> list[str]:
+        told = []
+        for bits in found:
+            alone = f" (a file each: {bits[more]:.3f})" if more in bits else ""
+            told.append(f"{bits[key]:.3f}{alone}" if key in bits else "not measured")
+        return told
+
+    codecs = [
+        [f"{title}, all pictures in one file", *cells(f"{key}_all", key)]
+        for key, title in CODECS.items()
+    ]
+    return codecs + [[title, *cells(key)] for key, title in HISTOGRAMS.items()]
 
 
 def bits(up: str) -> str:

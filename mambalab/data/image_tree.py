@@ -133,7 +133,7 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
             roots[_identity(entry)] = name
             tree.classes.append(name)
     if flat and not tree.classes and tree.loose:
-        tree.classes, tree.loose, tree.hidden = ["pictures"], 0, 0
+        tree.classes, tree.loose, tree.hidden = ["pictures"], 0, 0  # the walk counts them again
         walk.visit(str(path), 0)
     else:
         for label, name in enumerate(tree.classes):

@@ -23,10 +23,10 @@ from mambalab.runs.pixel_sheet import (
     columns,
     known_values,
     labels_asked,
-    progress,
     tell_turns,
 )
 from mambalab.tokenization.pixels import PixelTokens
+from mambalab.utils import console
 
 LOG = logging.getLogger("mambalab")
 STRIP = 9  # stages in a row of a strip
@@ -124,7 +124,7 @@ def write_pictures(
     source.plan(steps, int(gaps.sum()))
     began = time.perf_counter()
     whole = -(-count // batch) * source.steps
-    with progress(whole, f"making {count:,} picture{'s'[: count != 1]}") as told:
+    with console.progress(whole, f"making {count:,} picture{'s'[: count != 1]}") as told:
         found = source.fill(
             source.with_gaps(labels, values, gaps),
             rules=rules,

@@ -2,10 +2,8 @@
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,29 +188,6 @@ def check_size(tokens: PixelTokens, count: int, in_turn: int | None) -> None:
         )
 
 
-@contextmanager
-def progress(steps: int, doing: str) -> Iterator[Callable[[], None]]:
-    """Show how far writing has come: a bar on a terminal, a word elsewhere if it takes a while.
-
-    Args:
-        steps: that it takes.
-        doing: what it is, for people.
-
-    Yields:
-        What to call after each step.
-    """
-    draw, live = console.bars(sys.stderr)
-    with (
-        nullcontext() if live else console.meanwhile(doing),
-        draw(total=steps, desc=doing, leave=False, delay=1, disable=not live) as bar,
-    ):
-
-        def step() -> None:
-            bar.update()
-
-        yield step
-
-
 def write_sheet(
     source: LoadedPixelModel,
     out: Path,
@@ -253,7 +228,7 @@ def write_sheet(
     tell_turns(tokens, label, count, image)
     began = time.perf_counter()
     steps = -(-count // batch) * (tokens.values - (0 if given is None else given.shape[1]))
-    with progress(steps, f"writing {count:,} picture{'s'[: count != 1]}") as told:
+    with console.progress(steps, f"writing {count:,} picture{'s'[: count != 1]}") as told:
         made = source.pictures(labels, given, rules=rules, seed=seed, batch=batch, on_token=told)
     found = made.numpy()
     seconds = time.perf_counter() - began

@@ -215,3 +215,26 @@ def _handled_by(handler: logging.Handler) -> Iterator[None]:
         LOG.setLevel(level)
         LOG.propagate = propagate
         handler.close()
+
+
+@contextlib.contextmanager
+def progress(steps: int, doing: str) -> Iterator[Callable[[], None]]:
+    """Show how far something has come: a bar on a terminal, a word elsewhere if it takes a while.
+
+    Args:
+        steps: that it takes.
+        doing: what it is, for people.
+
+    Yields:
+        What to call after each step.
+    """
+    draw, live = bars(sys.stderr)
+    with (
+        contextlib.nullcontext() if live else meanwhile(doing),
+        draw(total=steps, desc=doing, leave=False, delay=1, disable=not live) as bar,
+    ):
+
+        def step() -> None:
+            bar.update()
+
+        yield step
