@@ -18,7 +18,7 @@ _PER_NAT = {"bits_per_dim": 1 / math.log(2), "bits_per_char": 1 / math.log(2)}  
 def every(of: Study, found: Comparison) -> list[str]:
     """All that is to be said of a study, a line each."""
     said = [of.note, encoding(found), at_equal_tokens(found), rounds(found), best_early(found)]
-    said += [interrupted(found), hidden_error(found), in_nats(found)]
+    said += [minutes_by_seed(found), interrupted(found), hidden_error(found), in_nats(found)]
     return [
         *(line for line in said if line),
         *by_test_split(found),
@@ -87,6 +87,27 @@ def by_test_split(found: Comparison) -> list[str]:
         for group, pair, word in by_test(found)
     ]
     return [f"by the test split, seed by seed: {'; '.join(told)}"] if told else []
+
+
+def minutes_by_seed(found: Comparison) -> str | None:
+    """Say how long each run took, and on how many threads; None if all had as many."""
+    threads = {record.summary.threads for record in _records(found)}
+    if len(threads) < 2 or None in threads:
+        return None
+    told = []
+    for group in found.groups:
+        each = [
+            f"{record.minutes:.0f} (seed {seed_of(record)}, {_threads(record)})"
+            for record in group.group.records
+            if record.minutes is not None
+        ]
+        told.append(f"{group.label or 'all'} {', '.join(each)}")
+    return f"minutes, by threads: {'; '.join(told)}"
+
+
+def _threads(record: RunRecord) -> str:
+    count = record.summary.threads
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def interrupted(found: Comparison) -> str | None:

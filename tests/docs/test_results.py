@@ -288,6 +288,20 @@ def test_runs_that_were_stopped_and_went_on_are_named(tmp_path):
     assert told.endswith("seed 2")
 
 
+def test_times_stand_beside_threads_where_these_differ(tmp_path):
+    found = compared(make_group(tmp_path / "s", [1.40, 1.41, 1.42]))
+    records = found.groups[0].group.records
+    for threads, minutes, record in zip((1, 2, 2), (50, 20, 21), records, strict=True):
+        object.__setattr__(record.summary, "threads", threads)
+        object.__setattr__(record.summary, "seconds", 60.0 * minutes)
+    told = remarks.minutes_by_seed(found)
+    assert told is not None
+    assert told.startswith("minutes, by threads: ")
+    assert told.endswith(" 50 (seed 1, 1 thread), 20 (seed 2, 2 threads), 21 (seed 3, 2 threads)")
+    object.__setattr__(records[0].summary, "threads", 2)
+    assert remarks.minutes_by_seed(found) is None
+
+
 def test_the_best_at_equal_tokens_counts_not_what_came_after(tmp_path):
     short = make_group(tmp_path / "s", [1.40, 1.41, 1.42], optim__lr=0.1)
     long = make_group(tmp_path / "l", [1.30, 1.31, 1.32], optim__lr=0.2)
