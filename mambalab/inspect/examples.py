@@ -12,8 +12,8 @@ from torch import Tensor
 from mambalab.errors import UserError, shown
 from mambalab.generation.text_stream import REPLACEMENT_CHARACTER, continuation
 from mambalab.inspect import hidden
-from mambalab.inspect.sequence import InspectedSequence, InspectInput
-from mambalab.runs import build, data_place, load, user_code
+from mambalab.inspect.sequence import InspectedSequence, InspectInput, by_pixel
+from mambalab.runs import build, data_place, load
 from mambalab.tasks.classification import ClassificationTask
 from mambalab.tasks.classify import ClassifyTask
 from mambalab.tasks.diffusion import DiffusionTask
@@ -216,21 +216,14 @@ def _example(
     loaded: load.LoadedRun, data_dir: str | None, path: str | None, index: int
 ) -> InspectInput:
     """An example of the validation split of a task that is no language modelling."""
-    settings = loaded.settings
-    place = data_place.candidates(loaded, path)[0]
-    settings = dataclasses.replace(settings, task=dataclasses.replace(settings.task, **place))
-    vocabulary = load.own_tokenizer(loaded.path, settings)
-    task: Any = build.build_task(settings, data_dir=data_dir, vocabulary=vocabulary)
+    task: Any = data_place.prepared_task(loaded, path=path, data_dir=data_dir)
     if isinstance(task, AnswerTask):
         _check_index(index, task.settings.eval_sequences, task.name)
-        user_code.prepare(task, loaded.device)
         return _question(task, index)
     if isinstance(task, DiffusionTask):
-        user_code.prepare(task, loaded.device)
         _check_index(index, len(task.shown("val")), task.name)
         return hidden.example(task, index)
     if isinstance(task, PixelModelTask):
-        user_code.prepare(task, loaded.device)
         _check_index(index, len(task.labels["val"]), task.name)
         return _picture(task, index, getattr(loaded.model, "context_limit", None))
     if not isinstance(task, ClassificationTask):
@@ -238,7 +231,6 @@ def _example(
             f"inspect does not know how to show task {task.name}: it can show texts, sequences "
             "with a class, and the synthetic tasks"
         )
-    user_code.prepare(task, loaded.device)
     labels = task.labels["val"]
     _check_index(index, len(labels), task.name)
     inputs, lengths = task.inputs("val", np.array([index]), None)
@@ -353,9 +345,9 @@ def _picture(task: PixelModelTask, index: int, limit: int | None) -> InspectInpu
 
     def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         known = logits[0, : tokens.values, : tokens.levels].float()
-        losses = F.cross_entropy(known, targets[0], reduction="none").cpu().numpy()
-        sequence.loss = np.concatenate([[np.nan], losses])[:length]
-        sequence.guesses = ["", *map(str, known.argmax(-1).tolist())][:length]
+        losses = F.cross_entropy(known, targets[0], reduction="none").cpu()
+        sequence.loss = losses.view(-1, tokens.channels).sum(1).numpy()
+        sequence.guesses = by_pixel(map(str, known.argmax(-1).tolist()), tokens.channels)
         bits = float(losses.mean() / np.log(2))
         sequence.facts.append(("loss on this picture", f"{bits:.4f} bits per value"))
 

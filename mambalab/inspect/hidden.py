@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambalab.inspect.sequence import InspectedSequence, InspectInput
+from mambalab.inspect.sequence import InspectedSequence, InspectInput, by_pixel
 from mambalab.runs.diffusion_pictures import stage_of
 from mambalab.tasks.diffusion import DiffusionTask
 from mambalab.tasks.pixels import PixelModelTask
@@ -24,10 +24,12 @@ def example(task: DiffusionTask, index: int) -> InspectInput:
     values = inputs[0, -task.length :]
     gaps = (values == task.spec.mask).cpu()
     source, count = task.source, int(gaps.sum())
+    channels = source.tokens.channels if isinstance(source, PixelModelTask) else 1
     title = f"{task.name}, example {index:,} of the validation split"
     facts = [("hidden", f"{count:,} of {task.length:,}, shown as {_GAP}")]
     labels = [_GAP if gap else _name(task, v) for v, gap in zip(values.tolist(), gaps, strict=True)]
-    sequence = InspectedSequence(title, facts, labels, text=not isinstance(source, PixelModelTask))
+    sequence = InspectedSequence(title, facts, labels, hidden=True)
+    sequence.text = not isinstance(source, PixelModelTask)
     if isinstance(source, PixelModelTask):
         tokens = source.tokens
         first = "start"
@@ -38,15 +40,16 @@ def example(task: DiffusionTask, index: int) -> InspectInput:
         sequence.image = stage_of(values[None].cpu(), tokens, task.spec.mask)[0]
         ends = tokens.channels * (1 + torch.arange(tokens.height * tokens.width))
         sequence.layout = ends.view(tokens.height, tokens.width).numpy()
-    before = [""] * (len(sequence.labels) - task.length)
 
     def answer(logits: Tensor, sequence: InspectedSequence) -> None:
         known = logits[0, -task.length :, : task.kinds].float()
         losses = F.cross_entropy(known, targets[0], reduction="none").cpu()
-        seen = losses.masked_fill(~gaps, float("nan")).numpy()
-        sequence.loss = np.concatenate([[np.nan] * len(before), seen])
-        guesses = zip(known.argmax(-1).tolist(), gaps, strict=True)
-        sequence.guesses = [*before, *(_name(task, guess) if gap else "" for guess, gap in guesses)]
+        told = zip(known.argmax(-1).tolist(), gaps, strict=True)
+        guesses = [_name(task, guess) if gap else "" for guess, gap in told]
+        asked = gaps.view(-1, channels)  # of a pixel all that is hidden counts
+        seen = losses.masked_fill(~gaps, 0.0).view(-1, channels).sum(1)
+        sequence.loss = seen.masked_fill(~asked.any(1), float("nan")).numpy()
+        sequence.guesses = by_pixel(guesses, channels)
         bits = float(losses[gaps].mean() / np.log(2))
         sequence.facts.append(("loss on what is hidden", f"{bits:.4f} bits each"))
 

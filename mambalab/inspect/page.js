@@ -19,9 +19,11 @@ const QUANTITIES = {
       "and states. Weak colour = much is forgotten here." },
   norm: { name: "size of the state", scale: "linear", title: "Euclidean norm of the state",
     says: "How large the layer's state is behind this step." },
-  loss: { name: "loss", scale: "linear", title: "nats per step",
-    says: "How badly the model expected this step from those before it: strong colour = a " +
-      "surprise." },
+  loss: { name: "loss", scale: "linear", title: `nats per ${data.image ? "pixel" : "step"}`,
+    says: (data.hidden ? "How badly the model expected what is hidden from all that can be seen: "
+      : `How badly the model expected this ${data.image ? "pixel" : "step"} from those before it: `) +
+      "strong colour = a surprise" +
+      (data.hidden ? `; ${data.image ? "grey" : "no colour"} = it could be seen.` : ".") },
   attention: { name: "attention", scale: "sqrt", title: "attention weight, square-root scale",
     says: "Where the marked step (in orange) looks: strong colour = much is taken from there. Point at " +
       "another step to see where that one looks; click to hold it, click again to let go." },
@@ -59,10 +61,11 @@ function weightsOf(layer, head) { // (steps * steps), head -1 is their mean
   return layer.mean;
 }
 
+const isLoss = () => chosen.quantity === "loss";
 const perChannel = () => chosen.quantity === "delta" || chosen.quantity === "memory";
 
 function values(layer) { // what colours the steps, of the chosen quantity
-  if (chosen.quantity === "loss") return data.loss;
+  if (isLoss()) return data.loss; // of an image one for each pixel
   if (chosen.quantity === "attention") {
     const from = chosen.query * steps;
     return Array.from(weightsOf(layer, chosen.head).subarray(from, from + steps));
@@ -75,7 +78,7 @@ function values(layer) { // what colours the steps, of the chosen quantity
 function colours() { // a colour for each step, and the legend
   const layer = data.layers[chosen.layer], what = QUANTITIES[chosen.quantity];
   const shown = values(layer);
-  const common = byId("common").checked && chosen.quantity !== "loss";
+  const common = byId("common").checked && !isLoss();
   const range = common && chosen.channel < 0 ? scans.flatMap((l) => l[chosen.quantity]) : shown;
   const ends = chosen.quantity === "attention" ? [0, Math.max(...shown)] : undefined;
   const scale = makeScale(range, what.scale, ends), stops = SEQUENTIAL[theme()];
@@ -84,22 +87,23 @@ function colours() { // a colour for each step, and the legend
   return shown.map((v) => v === null ? null : mixed(stops, scale.place(v)));
 }
 
-function describe(step) {
+function describe(step, pixel = step) {
   const layer = data.layers[chosen.layer], place = `${step + 1} of ${steps}`;
   const rows = [data.text || !data.image ? `${visible(data.labels[step])}   (step ${place})`
     : `step ${place}`];
   const shown = values(layer);
-  rows.push(`${QUANTITIES[chosen.quantity].name}: ${number(shown[step])}`);
+  rows.push(`${QUANTITIES[chosen.quantity].name}: ${number(shown[isLoss() ? pixel : step])}`);
   if (layer.kind === "mamba")
     for (const key of ["delta", "memory", "retention", "norm"])
       if (key !== chosen.quantity || chosen.channel >= 0)
         rows.push(`${QUANTITIES[key].name}, layer: ${number(layer[key][step])}`);
   if (layer.kind !== "mamba" && chosen.quantity !== "attention_received")
     rows.push(`attention received: ${number(layer.attention_received[step])}`);
-  if (data.loss && data.loss[step] !== null) {
-    if (chosen.quantity !== "loss") rows.push(`loss: ${number(data.loss[step])} nats`);
-    rows.push(`probability it was given: ${number(100 * Math.exp(-data.loss[step]))} %`);
-    rows.push(`expected most: ${visible(data.guesses[step])}`);
+  const loss = data.loss?.[pixel] ?? null;
+  if (loss !== null) {
+    if (!isLoss()) rows.push(`loss: ${number(loss)} nats`);
+    rows.push(`probability it was given: ${number(100 * Math.exp(-loss))} %`);
+    rows.push(`expected most: ${visible(data.guesses[pixel])}`);
   }
   return rows;
 }
@@ -112,8 +116,8 @@ function showTip(rows, event) {
   tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
 }
 
-function point(step, event) {
-  const rows = describe(step);
+function point(step, event, pixel) {
+  const rows = describe(step, pixel);
   byId("hover").textContent = rows.join("  ·  ");
   showTip(rows, event);
   if (chosen.quantity === "attention" && !chosen.pinned && chosen.query !== step) {
@@ -136,6 +140,7 @@ function reveal(step) { // of a step that was clicked elsewhere: show where it s
   setTimeout(() => spans[step].classList.remove("found"), 2500);
 }
 
+const UNASKED = [128, 128, 128]; // a pixel without a loss
 let spans = [], maps = [];
 
 function buildSubject() {
@@ -163,14 +168,15 @@ function buildImage(box) {
     const canvas = make("canvas", figure);
     canvas.style.width = `${size * width}px`;
     maps.push(canvas);
-    const stepAt = (event) => {
+    const pixelAt = (event) => {
       const frame = canvas.getBoundingClientRect();
       const column = Math.floor((event.clientX - frame.left) / frame.width * width);
       const row = Math.floor((event.clientY - frame.top) / frame.height * height);
       const inside = (x, most) => Math.min(Math.max(x, 0), most - 1);
-      return data.image.steps[inside(row, height) * width + inside(column, width)];
+      return inside(row, height) * width + inside(column, width);
     };
-    canvas.onmousemove = (event) => point(stepAt(event), event);
+    const stepAt = (event) => data.image.steps[pixelAt(event)];
+    canvas.onmousemove = (event) => point(stepAt(event), event, pixelAt(event));
     canvas.onclick = (event) => pin(stepAt(event));
     canvas.onmouseleave = () => { byId("tip").hidden = true; };
   }
@@ -184,7 +190,7 @@ function recolour() {
     const [height, width] = data.image.shape;
     paint(maps[1], width, height, (i) => {
       const step = data.image.steps[i];
-      return attention && step === chosen.query ? [213, 94, 0] : found[step];
+      return attention && step === chosen.query ? [213, 94, 0] : found[isLoss() ? i : step] || UNASKED;
     });
     return;
   }
@@ -214,10 +220,10 @@ function choose(changes) { // a choice was made: set what goes with it, show it
   fill(byId("layer"), data.layers.map((l, i) => [i, l.name]), chosen.layer);
   fill(byId("quantity"), keys.map((key) => [key, QUANTITIES[key].name]), chosen.quantity);
   byId("channel-box").hidden = !mamba || !perChannel();
-  byId("common-box").hidden = scans.length < 2 || !mamba || chosen.quantity === "loss"
+  byId("common-box").hidden = scans.length < 2 || !mamba || isLoss()
     || (perChannel() && chosen.channel >= 0);
   byId("head-box").hidden = mamba || chosen.quantity !== "attention" || !layer.all_heads;
-  byId("surprise-box").hidden = !data.loss || data.image || chosen.quantity === "loss";
+  byId("surprise-box").hidden = !data.loss || data.image || isLoss();
   if (mamba) {
     const few = layer.channels.length < layer.channels_of;
     const first = chosen.quantity === "memory" ? "median of all channels" : "mean of all channels";

@@ -67,6 +67,7 @@ def content(sequence: InspectedSequence, layers: list[LayerTrace]) -> dict[str, 
         "labels": sequence.labels,
         "loss": None if sequence.loss is None else _floats(sequence.loss),
         "guesses": sequence.guesses,
+        "hidden": sequence.hidden,
         "second": sequence.second,
         "long": measures.LONG_MEMORY_STEPS,
         "layers": [

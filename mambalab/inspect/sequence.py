@@ -1,6 +1,6 @@
 """What a model was given to read, as people see it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +18,11 @@ class InspectedSequence:
         text: whether labels are characters that make a text.
         image: (height, width, 1 or 3) uint8, if the sequence is an image.
         layout: (height, width) int64, the step in which each pixel of `image` is read.
-        loss: (l,) nats for each step as the target of those before it, or of all others where it
-            is hidden; NaN where there is none.
-        guesses: (l,) what the model expected there most, `""` where nothing.
+        loss: (l,) nats for each step as the target of those before it, or of what can be seen where
+            it is hidden; NaN where there is none. Of an image (height * width,) for each pixel, the
+            sum of its channels.
+        guesses: of each loss what the model expected most, `""` where nothing.
+        hidden: whether the losses are of what is hidden.
         second: step at which the second sequence of a pair begins.
     """
 
@@ -32,6 +34,7 @@ class InspectedSequence:
     layout: np.ndarray | None = None
     loss: np.ndarray | None = None
     guesses: list[str] = field(default_factory=list)
+    hidden: bool = False
     second: int | None = None
 
 
@@ -50,6 +53,13 @@ class InspectInput:
     lengths: Tensor | None
     sequence: InspectedSequence
     answer: Callable[[Tensor, InspectedSequence], None]
+
+
+def by_pixel(values: Iterable[str], channels: int) -> list[str]:
+    """What is told of the values of an image, those of a pixel together."""
+    return [
+        ", ".join(filter(None, pixel)) for pixel in zip(*[iter(values)] * channels, strict=True)
+    ]
 
 
 def visible(label: str) -> str:
