@@ -7,7 +7,8 @@ from docs.results import fallbacks
 from docs.results.fallbacks import SSM_DROPOUT
 from docs.results.judging import NOT_MEASURED, Contrast, Level, Measured, Test, TurnsUp, judged
 from docs.results.old import table
-from docs.results.studies import comparison, shown, study
+from docs.results.one_study import comparison, shown
+from docs.results.studies import study
 
 SMALL_BENCH, JULIA = "small-bench", "the author of SSM dropout (Julia)"
 PAPER, NANOGPT = "Mamba paper", "nanoGPT"

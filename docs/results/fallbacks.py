@@ -20,8 +20,9 @@ from docs.results.judging import (
     seeds_and_time,
 )
 from docs.results.old import load, minutes, percent, run, value_of
+from docs.results.one_study import comparison, shown
 from docs.results.shakespeare import DROPOUT, MAIN_JOB, by_seed, signed, ssm_effect
-from docs.results.studies import comparison, shown, study
+from docs.results.studies import study
 from mambalab.compare.statistics import estimate
 from mambalab.compare.text import interval
 
@@ -161,7 +162,7 @@ def generation() -> Measured:
         if name == "mamba" and ("transformer", batch, context) in speeds
     ]
     text = (
-        f"{min(ratios):.1f} to {max(ratios):.0f} times as many tokens/s as the Transformer of its "
+        f"{min(ratios):.1f} to {max(ratios):.0f} times as many tokens/s as `transformer` of its "
         "size, by context and batch, a model of 6 layers on two CPU cores"
     )
     return Measured(text, OTHER_SETTING, "`mambalab bench generate`")

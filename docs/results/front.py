@@ -1,8 +1,9 @@
 """The README's short table: the studies that are recorded, older records of the other tasks."""
 
 from docs.results import searches, shakespeare
-from docs.results.old import OLDER, percent, picture, run, table, value_of
-from docs.results.studies import by_test, comparison, study
+from docs.results.old import percent, picture, run, table, value_of
+from docs.results.one_study import by_test, comparison
+from docs.results.studies import study
 from mambalab.compare.results import BETTER, TOO_FEW, WORSE, Comparison, GroupResult
 
 ROWS = {  # study: what its row is called
@@ -77,9 +78,10 @@ def readme(up: str) -> str:
     return (
         "CPU, bf16; means with 95 % intervals over seeds. Every model has settings of its own, "
         "from searches or trials of its own, and as many steps as two quiet cores take in that "
-        "time ([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has half as "
-        "many layers as Mamba, `transformer_equal_depth` as many; parameters are equal within 3 %. "
-        f"*Older*: {OLDER}.\n\n{table(head, [*rows, _induction_heads()])}\n\n"
+        "time ([how](docs/results.md#how-the-settings-were-chosen)). `transformer` has as "
+        "many layers as Mamba, attention and feed-forward in turn, `transformer_equal_depth` both "
+        "in each; parameters are equal within 3 %. *Older*: one run of an older setting.\n\n"
+        f"{table(head, [*rows, _induction_heads()])}\n\n"
         f"**Does SSM dropout help?** {_ssm_dropout()}"
     )
 

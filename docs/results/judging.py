@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from docs.results.studies import Study, group, shown, too_often
+from docs.results.one_study import Study, group, shown, too_often
 from mambalab.compare.results import BETTER, TOO_FEW, WITHHELD, Comparison, GroupResult
 from mambalab.compare.statistics import paired
 from mambalab.compare.text import interval

@@ -9,7 +9,7 @@ RECORD = "benchmarks/lengths-cpu-epyc.json"
 PICTURE = EXPERIMENTS / "benchmarks" / "lengths-cpu-epyc.png"
 CHARACTERS = 1_003_854  # of the training part of tiny Shakespeare
 COMMAND = (
-    "`mambalab bench train lengths=[64,256,1024,4096,16384,65536] tokens=65536 "
+    "`mambalab bench train 'lengths=[64,256,1024,4096,16384,65536]' tokens=65536 "
     "d_model=64 n_layer=4`"
 )
 

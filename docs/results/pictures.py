@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from docs.results import speed
 from docs.results.images import INDUCTION
 from docs.results.old import load, run, sweep_runs
+from docs.results.one_study import Study, comparison
 from docs.results.shakespeare import CURVES, DROPOUT, DROPOUT_PICTURE, MAIN_JOB
-from docs.results.studies import STUDIES, Study, comparison, study
+from docs.results.studies import STUDIES, study
 from mambalab.plots.colours import COLOURS, MARKERS, colour_of, line_looks
 from mambalab.plots.style import Quantity, finish, frame, legend, panels
 from mambalab.plots.words import in_words

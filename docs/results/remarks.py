@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from docs.results.studies import Study, by_test
+from docs.results.one_study import Study, by_test
 from mambalab.compare.comparability import is_bound, seed_of
 from mambalab.compare.results import Comparison, GroupResult
 from mambalab.compare.statistics import Estimate, estimate

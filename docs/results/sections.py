@@ -1,10 +1,12 @@
 """The pages' sections on studies: settings, values, remarks and curves of each."""
 
+import re
 from typing import Any
 
 from docs.results import remarks, searches
 from docs.results.old import EXPERIMENTS, picture, table
-from docs.results.studies import STUDIES, Study, comparison, shown
+from docs.results.one_study import Study, comparison, shown
+from docs.results.studies import STUDIES
 from mambalab.compare.results import GroupResult
 from mambalab.compare.text import interval
 from mambalab.records import archive
@@ -128,13 +130,25 @@ def section(of: Study, up: str) -> str:
 
 
 def sections(up: str) -> str:
-    """All studies that have a record, and the list of those that have none."""
-    done = [section(s, up) for s in STUDIES if s.recorded]
+    """Studies whose values are to report: links, those with a record, the list of the others."""
+    reported = [s for s in STUDIES if s.recorded and not s.tunes]
+    links = "\n".join(f"- [{s.title}](#{_anchor(s.title)})" for s in reported)
+    done = [section(s, up) for s in reported]
     waiting = [f"- {s.title}: {shown(s.command)}" for s in STUDIES if not s.recorded]
     rest = (
         "Not measured yet, because no record is there:\n\n" + "\n".join(waiting) if waiting else ""
     )
-    return "\n\n".join([*done, rest])
+    return "\n\n".join([links, *done, rest])
+
+
+def trials(up: str) -> str:
+    """Studies that chose settings, on the tuning tenth."""
+    return "\n\n".join(section(s, up) for s in STUDIES if s.recorded and s.tunes)
+
+
+def _anchor(title: str) -> str:
+    """Where a heading is linked to, on GitHub and on the site alike."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def unlisted() -> list[str]:
@@ -145,4 +159,4 @@ def unlisted() -> list[str]:
     return sorted(folder.as_posix() for folder in there if folder.as_posix() not in named)
 
 
-BLOCKS = {"studies": sections}
+BLOCKS = {"studies": sections, "trials": trials}

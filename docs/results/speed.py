@@ -113,7 +113,7 @@ def writing(up: str) -> str:
     for model, batch in (("mamba", 1), ("mamba", 32), ("transformer", 1), ("transformer", 32)):
         found = [_row(name, contender=model, batch=batch, context=c) for c in contexts]
         speeds = [f"{row['tokens/s']:,.0f}" if row else "not measured" for row in found]
-        title = f"{model.capitalize()}, {'one text' if batch == 1 else '32 texts'}"
+        title = f"`{model}`, {'one text' if batch == 1 else '32 texts'}"
         rows.append([f"{title}: tokens/s", *speeds])
         if batch == 1:
             shares = [f"{_number(row.get('% of bound'))} %" for row in found]

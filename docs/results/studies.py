@@ -3,70 +3,23 @@
 A study is shown as soon as its folder holds a record; until then it is "not measured".
 """
 
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-
 from docs.results import searches
-from docs.results.old import EXPERIMENTS
-from mambalab.compare import select
-from mambalab.compare.results import BETTER, WORSE, Comparison, GroupResult
-from mambalab.compare.statistics import Difference, holm, paired
-from mambalab.compare.verdicts import ALPHA, verdict
-from mambalab.errors import UserError
-from mambalab.records import archive
-
-
-@dataclass(frozen=True)
-class Study:
-    """Runs that answer a question.
-
-    Attributes:
-        folder: below `experiments/`; `mambalab record RUNS to=experiments/FOLDER` fills it.
-        title: the question, for a heading.
-        command: what makes the runs.
-        baseline: a word of the label of the group that the others are compared with, the best if
-            there are several; None = the first without dropout.
-        metric: what to judge by; None = what the runs were judged by.
-        note: what else to bear in mind, a sentence.
-        source_setting: whether it is the setting of the source whose claim is tested.
-        looks: how often its result was judged before seeds were added, and at the end: the level
-            of a verdict is shared among them (Bonferroni).
-    """
-
-    folder: str
-    title: str
-    command: str
-    baseline: str | None = None
-    metric: str | None = None
-    note: str | None = None
-    source_setting: bool = False
-    looks: int = 1
-
-    @property
-    def curves(self) -> Path:
-        """The picture of its curves."""
-        return EXPERIMENTS / self.folder / "curves.png"
-
-    @property
-    def recorded(self) -> bool:
-        """Whether its runs are there."""
-        return (EXPERIMENTS / self.folder / archive.ARCHIVE).is_file()
-
+from docs.results.one_study import Study
 
 SEEDS = "seed=1,2,3,4,5"
 MODELS = "model=mamba,transformer,transformer_equal_depth"
 WRITTEN = {"digits": "Small digits", "mnist": "MNIST"}
-ONE_CORE_EACH = (
+STEPS = (
     "the steps are those of equal times on two quiet cores, by timings of a minute that were not "
-    "kept; runs had one core each and other work beside them, and took longer"
+    "kept"
 )
+ONE_CORE_EACH = f"{STEPS}; runs had one core each and other work beside them, and took longer"
+BY_THREADS = (
+    f"{STEPS}; runs on one thread had other work beside them and took longer, those on two had the "
+    "machine to themselves, from their start or since they were gone on with"
+)
+THREADS = {"digits": ONE_CORE_EACH, "mnist": BY_THREADS}
 ONE_RATE = "one rate for all, not searched"
-THREADS = {  # of the runs that wrote pictures
-    "digits": ONE_CORE_EACH,
-    "mnist": f"{ONE_CORE_EACH}; but those on two threads had the machine to themselves, or since "
-    "they were gone on with",
-}
 GREY = "in patches of CIFAR-10 it suits Mamba better; Mamba reads one way, attention both ways"
 
 STUDIES = [
@@ -97,7 +50,8 @@ STUDIES = [
     Study(
         "shakespeare/search/mamba_15min",
         "Dropout, weight decay, averaging and size of Mamba in 15 minutes, on the tuning tenth",
-        "mambalab train experiment=shakespeare/cpu_15min task.tune=true",
+        "mambalab train experiment=shakespeare/cpu_15min task.tune=true trainer.max_steps=5000 "
+        "trainer.eval_every=250",
         note="tried by hand, one seed each, one after another, on one core each; averaging was "
         "not tried by itself at equal steps, and weight decay has two values only",
     ),
@@ -116,8 +70,9 @@ STUDIES = [
         "Mamba and the Transformer on MNIST, 28 pixels a step",
         "mambalab train -m experiment=mnist/cpu model=mamba,transformer seed=1,2,3",
         baseline="model=transformer",
-        note=f"both read both ways; images are shifted and turned a little; {ONE_CORE_EACH}. "
-        "Mamba's seed 2 began with two cores, so the mean times are not to be compared",
+        note=f"both read both ways; images are shifted and turned a little; {STEPS}; "
+        "runs had one core each and other work beside them, but Mamba's seed 1, which had two, "
+        "and its seed 2, which began with two: mean times are not to be compared",
     ),
     Study(
         "cifar10/models",
@@ -172,7 +127,7 @@ STUDIES = [
         note="eight seeds were planned; they showed no difference, with an interval wider than was "
         "asked, and eight more were added once that was seen. The last value, which was not what "
         "was planned to decide, differs by more (column *last*). p of ordinary dropout comes from "
-        "one seed a value (the study below), and "
+        "one seed a value (see the trials behind the settings), and "
         "more of it without SSM dropout was not run beside these: a gain of this size might be "
         "had by either",
     ),
@@ -316,83 +271,3 @@ STUDIES = [
 def study(folder: str) -> Study:
     """The study of a folder."""
     return next(s for s in STUDIES if s.folder == folder)
-
-
-@cache
-def comparison(of: Study) -> Comparison:
-    """Compare the recorded runs of a study; raises UserError where they cannot be compared."""
-    records = archive.read(EXPERIMENTS / of.folder)
-    found = select.compare_records(records, [], metric=of.metric)
-    base = group(found, of.baseline) if of.baseline else None
-    if base is not None and base.label != found.baseline:
-        found = select.compare_records(records, [], metric=of.metric, baseline=base.label)
-    return replace(found, groups=[at_looks(result, of.looks) for result in found.groups])
-
-
-def by_test(found: Comparison) -> list[tuple[GroupResult, Difference, str]]:
-    """Differences to the baseline on the test split, of weights that validation chose.
-
-    Returns:
-        For each group that was tested, and shares seeds with the baseline: it, its difference
-        seed by seed and the verdict that the difference bears (Holm's correction).
-    """
-    base = next((g for g in found.groups if g.label == found.baseline), None)
-    if base is None:
-        return []
-    name = found.metric.of_test
-
-    def tested(group: GroupResult) -> dict[int | str, float]:
-        return {run.seed: run.test[name] for run in group.runs if name in run.test}
-
-    pairs = [
-        (group, pair)
-        for group in found.groups
-        if group is not base and (pair := paired(tested(group), tested(base))) is not None
-    ]
-    told = []
-    for (group, pair), p_holm in zip(pairs, holm([pair.p for _, pair in pairs]), strict=True):
-        corrected = replace(pair, p_holm=p_holm)
-        withheld = bool(group.failed_seeds or base.failed_seeds)
-        told.append((group, corrected, verdict(corrected, found.metric, withheld=withheld)))
-    return told
-
-
-def too_often(p: float | None, looks: int) -> str | None:
-    """Say that a p-value does not stand so many looks at a result; None if it does."""
-    if looks == 1 or p is None or p < ALPHA / looks:
-        return None
-    times = "twice" if looks == 2 else f"{looks} times"
-    return f"p = {p:.3f}, judged {times}, so {ALPHA / looks:.3f} is asked"
-
-
-def at_looks(result: GroupResult, looks: int) -> GroupResult:
-    """Take back a verdict that does not stand the number of times that the result was judged."""
-    pair = result.difference
-    if pair is None or result.verdict not in (BETTER, WORSE):
-        return result
-    told = too_often(pair.p_holm, looks)
-    return replace(result, verdict=f"undecided: {told}") if told else result
-
-
-def group(found: Comparison, words: str | None) -> GroupResult:
-    """Find the best group in whose label words such as `model=mamba` stand, all of them.
-
-    Args:
-        found: groups, the best first.
-        words: None = the best of all.
-
-    Raises:
-        UserError: there is none, so that a claim is not taken for one that nobody measured.
-    """
-    for result in found.groups:
-        if words is None or set(words.split()) <= set(result.label.split()):
-            return result
-    labels = "; ".join(result.label for result in found.groups)
-    raise UserError(f"no group has {words}; there are {labels}")
-
-
-def shown(command: str) -> str:
-    """A command as the page may show it: whether its experiment is there, is said."""
-    name = next((w[11:] for w in command.split() if w.startswith("experiment=")), None)
-    there = name is None or (EXPERIMENTS / f"{name}.yaml").is_file()
-    return f"`{command}`" if there else f"`experiment={name}` (not written yet)"

@@ -4,7 +4,8 @@ from itertools import product
 
 from docs.results import searches
 from docs.results.old import EXPERIMENTS, load, picture, table
-from docs.results.studies import comparison, study
+from docs.results.one_study import comparison
+from docs.results.studies import study
 from mambalab.compare.results import GroupResult
 from mambalab.compare.text import interval
 

@@ -251,8 +251,8 @@ _RECORDS = (
         usage="scan|train|generate|data|tracking [KEY=VALUE ...] [--cfg job]",
         examples=(
             "bench scan",
-            "bench generate lengths=[256,4096] batches=[1]",
-            "bench data tasks=[mnist]",
+            "bench generate 'lengths=[256,4096]' 'batches=[1]'",
+            "bench data 'tasks=[mnist]'",
         ),
         positional=("what",),
         needs=(*_MODEL, *_DATA, "matplotlib"),

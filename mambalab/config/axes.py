@@ -39,7 +39,7 @@ def axes(prepared: list[str]) -> dict[str, list[str]]:
         else:
             raise UserError(
                 f"{text}: a sweep must list its values, as in seed=1,2,3 "
-                "or seed=range(1,4); ranges to search go into sweep.params"
+                "or 'seed=range(1,4)'; ranges to search go into sweep.params"
             )
         if len(found[key]) > 1 and key.startswith((SWEEP, LAUNCHER, "hydra/launcher")):
             raise UserError(f"{text}: one value, please: it concerns all jobs")

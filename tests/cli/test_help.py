@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from mambalab.cli.help import verb_help
@@ -39,7 +41,7 @@ def test_the_options_of_each_task_are_listed(name):
 def test_the_examples_are_right(verb):
     assert verb.examples
     for example in verb.examples:
-        given_verb, *words = example.replace('"', "").split()
+        given_verb, *words = shlex.split(example)
         assert given_verb == verb.name
         overrides = [w for w in words if "=" in w]
         prepare(verb.name, overrides, "-m" in words, verb.settings_class())

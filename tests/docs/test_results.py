@@ -7,9 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from docs.results import claims, judging, old, pages, pictures, remarks, sections, studies, written
+from docs.results import (
+    claims,
+    judging,
+    old,
+    one_study,
+    pages,
+    pictures,
+    remarks,
+    sections,
+    studies,
+    written,
+)
 from docs.results.judging import Contrast, Level, TurnsUp
-from docs.results.studies import Study
+from docs.results.one_study import Study
 from mambalab.compare import select
 from mambalab.errors import UserError
 from mambalab.records import archive
@@ -27,10 +38,10 @@ NO_FIGURES = ("Python 3.11", "`1.474 ± 0.003` is a mean over seeds")  # a versi
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """A function that records groups of runs as a study in a folder of experiments of its own."""
-    monkeypatch.setattr(studies, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(one_study, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(sections, "EXPERIMENTS", tmp_path)
     monkeypatch.setattr(old, "ROOT", tmp_path)
-    studies.comparison.cache_clear()
+    one_study.comparison.cache_clear()
 
     def record(*groups, **options):
         runs = [run for group in groups for run in group]
@@ -39,7 +50,7 @@ def recorded(tmp_path, monkeypatch):
         return of
 
     yield record
-    studies.comparison.cache_clear()
+    one_study.comparison.cache_clear()
 
 
 def _renamed(runs):
@@ -211,7 +222,7 @@ def test_a_verdict_that_does_not_stand_a_second_look_is_taken_back(recorded, tmp
     ]
     of = recorded(*groups, baseline="model=transformer")
     once, twice = (
-        studies.group(studies.comparison(replace(of, looks=looks)), "model=mamba").verdict
+        one_study.group(one_study.comparison(replace(of, looks=looks)), "model=mamba").verdict
         for looks in (1, 2)
     )
     assert once == "better"
@@ -268,6 +279,13 @@ def test_a_recorded_study_is_shown_with_all_that_a_reviewer_asks(recorded, tmp_p
     assert "commit `abc`; 40 steps, ended by max_steps" in text
     assert "experiments/toy/study/runs.json" in text
     assert "`model=transformer_equal_depth`" in text
+
+
+def test_trials_stand_apart_from_what_is_reported():
+    for of in studies.STUDIES:
+        if of.recorded:
+            records = archive.read(one_study.EXPERIMENTS / of.folder)
+            assert {bool(r.setting("task.tune")) for r in records} == {of.tunes}, of.folder
 
 
 def test_a_study_of_uncommitted_code_says_so(tmp_path, recorded):
