@@ -107,7 +107,7 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
 
     Args:
         path: the folder.
-        flat: without any sub-folder the images in the folder itself are taken, as one class.
+        flat: images in the folder itself are taken, too, and all of them as one class then.
 
     Raises:
         UserError: a folder cannot be listed, or two classes are the same folder.
@@ -132,8 +132,9 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
         else:
             roots[_identity(entry)] = name
             tree.classes.append(name)
-    if flat and not tree.classes and tree.loose:
-        tree.classes, tree.loose, tree.hidden = ["pictures"], 0, 0  # the walk counts them again
+    if flat and tree.loose:
+        tree, walk = ImageTree(path, ["pictures"]), _Walk()  # which counts everything again
+        walk.entered.update(filter(None, map(_identity, (path, *path.resolve().parents))))
         walk.visit(str(path), 0)
     else:
         for label, name in enumerate(tree.classes):
@@ -233,12 +234,16 @@ class Layout:
     doubtful: bool = False
 
 
-def layout(path: Path) -> Layout:
+def layout(path: Path, flat: bool = False) -> Layout:
     """Tell whether the sub-folders of `path` are splits or classes.
 
     They are splits if one is called `train` and another `val` or `test` (or nearly so, `test1` and
     `training_set`, say, if `train` holds folders and no image), or if there is only a `train` that
     holds folders.
+
+    Args:
+        path: the folder.
+        flat: splits may hold images without any folder of a class.
 
     Raises:
         UserError: `path` cannot be listed.
@@ -256,7 +261,8 @@ def layout(path: Path) -> Layout:
     if "train" in exact and len(exact) > 1:
         return _divided(path, exact, names)
     found = near | exact
-    if "train" not in found or not _holds_folders(path / found["train"]):
+    without_classes = flat and len(found) > 1
+    if "train" not in found or not (without_classes or _holds_folders(path / found["train"])):
         return Layout({"train": path})
     if len(found) > 1 or len(names) == 1:
         return _divided(path, found, names)

@@ -86,14 +86,16 @@ class _Published(_Expressions):
             UserError: it does not.
         """
         read = enumerate(lines(file), 1)
-        _, header = next(read, (1, b""))
-        names = [name.strip() for name in (header or b"").split(b"\t")]
-        if header and not set(_COLUMNS) <= set(names):
+        first = next(read, None)
+        if first is None:
+            return
+        names = [name.strip() for name in (first[1] or b"").split(b"\t")]
+        if not set(_COLUMNS) <= set(names):
             raise UserError(
                 f"{path}: its first line must name the columns Source and Target, separated by a "
                 "tab, as Long Range Arena's generator writes it"
             )
-        columns = [names.index(name) for name in _COLUMNS] if header else []
+        columns = [names.index(name) for name in _COLUMNS]
         for number, line in read:
             try:
                 yield Row(number, self._row(line, len(names), *columns))

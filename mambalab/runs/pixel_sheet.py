@@ -79,7 +79,7 @@ class PixelSheet(Sample):
         completed = self._written(task.labels["val"][:COMPLETIONS].cpu(), levels[:, :half])
         below = sheet.grid(np.concatenate((true, completed)), len(true))
         in_turn = columns(tokens.classes, PICTURES)
-        told = f"{_FREE}, {_in_columns(tokens, in_turn)}" if in_turn else _FREE
+        told = f"{_FREE}, {_in_columns(tokens, PICTURES, in_turn)}" if in_turn else _FREE
         above = sheet.captioned(sheet.grid(free, in_turn), told)
         return sheet.stacked([above, sheet.captioned(below, _COMPLETED)])
 
@@ -157,15 +157,19 @@ def caption(tokens: PixelTokens, label: str | None, count: int, image: str | Non
     """
     if image is None:
         in_turn = columns(tokens.classes, count) if label is None else None
-        return _in_columns(tokens, in_turn) if in_turn else None
+        return _in_columns(tokens, count, in_turn) if in_turn else None
     if label is not None or not tokens.classes:
         return _GIVEN_FIRST
     return f"{_GIVEN_FIRST} as {_names(tokens.classes[:count])}" + " in turn" * (count > 1)
 
 
-def _in_columns(tokens: PixelTokens, columns: int) -> str:
+def _in_columns(tokens: PixelTokens, count: int, columns: int) -> str:
+    """Name the classes of so many pictures, one after the other."""
+    shown = tokens.classes[:count]
+    if len(shown) == 1:
+        return f"class {_names(shown)}"
     again = ", and so on" * (columns > len(tokens.classes))
-    return f"a column a class: {_names(tokens.classes)}{again}"
+    return f"a column a class: {_names(shown)}{again}"
 
 
 def _names(classes: tuple[str, ...]) -> str:

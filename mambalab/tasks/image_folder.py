@@ -40,13 +40,13 @@ class ImageFolderTask(PatchTask):
 
     Attributes:
         keys: what the settings of the folder and of the size are called, for messages.
-        classed: whether classes are asked for; else one is enough, and images in the folder itself.
+        classed: whether classes are asked for; else one is enough, images in the folder itself are
+            taken, too, and folders without images are passed over.
         deep_bits: see `ImageReader`; known once the images are read.
     """
 
     settings: FolderSettings
     keys: Mapping[str, str] = MappingProxyType({"path": "task.path", "side": "task.image_size"})
-    classed = True
     deep_bits = 0
 
     def prepare(self, device: str | torch.device = "cpu") -> None:
@@ -58,14 +58,14 @@ class ImageFolderTask(PatchTask):
         names = ", ".join(map(printable, self.classes[:_MAX_CLASSES_NAMED])) + (
             ", ..." if len(self.classes) > _MAX_CLASSES_NAMED else ""
         )
-        classes = f"{len(self.classes)} classes ({names}); " if len(self.classes) > 1 else ""
+        classes = f"{len(self.classes)} classes ({names}); " if self.classed else ""
         LOG.info("%s: %simages: %s", self.settings.path, classes, images)
         digests = {
             name: np.array([duplicates.digest(row.numpy()) for row in self.pixels[name].cpu()])
             for name in splits
         }
         duplicates.warn(self.settings.path, "images", digests)
-        for split in splits[1:]:
+        for split in splits[1:] if self.classed else ():
             self.warn_of_absent_classes(split, "image")
 
     def read(self) -> ImageData:
@@ -75,7 +75,7 @@ class ImageFolderTask(PatchTask):
             UserError: no such folder, no classes, an image that cannot be read, or too many.
         """
         path = self._path()
-        layout = image_tree.layout(path)
+        layout = image_tree.layout(path, flat=not self.classed)
         trees = {
             split: image_tree.scan(part, flat=not self.classed)
             for split, part in layout.parts.items()
@@ -86,7 +86,7 @@ class ImageFolderTask(PatchTask):
         if layout.ignored:
             names = ", ".join(map(printable, layout.ignored))
             LOG.warning("%s: left out beside train: %s, no split by name", path, names)
-        if layout.doubtful:
+        if layout.doubtful and self.classed:
             LOG.warning(
                 "%s: the class train holds folders, like a split; if these are the classes, use "
                 "%s=%s",
@@ -94,7 +94,7 @@ class ImageFolderTask(PatchTask):
                 self.keys["path"],
                 trees["train"].path / "train",
             )
-        if image_tree.like_splits(classes := trees["train"].classes):
+        if self.classed and image_tree.like_splits(classes := trees["train"].classes):
             LOG.warning(
                 "%s: the classes are %s, which are named like splits; if they are splits, put a "
                 "sub-folder of images for each class into each of them",
@@ -140,11 +140,14 @@ class ImageFolderTask(PatchTask):
         return path
 
     def _check_train(self, tree: ImageTree, path: Path) -> None:
-        """Raise UserError unless there are two classes, all with images; warn of names that only
-        seem to differ."""
+        """Raise UserError unless there are two classes, all with images, or an image where nobody
+        asks for classes; warn of names that only seem to differ."""
+        if not self.classed:
+            if not tree.files:
+                others = f" (it has {kinds})" if (kinds := image_tree.named(tree.others)) else ""
+                raise UserError(f"{tree.path}: no image here or below{others}")
+            return
         if not tree.classes:
-            if not self.classed:
-                raise UserError(f"{tree.path}: there is no image, and no sub-folder of images")
             raise UserError(
                 f"{tree.path}: there is no sub-folder; put a sub-folder of images there for each "
                 "class"
@@ -158,7 +161,7 @@ class ImageFolderTask(PatchTask):
                 f"{printable(shown)}{' and others' if len(empty) > 3 else ''}: no images in this "
                 f"folder; put some there, or remove it if it is no class"
             )
-        if len(tree.classes) < 2 and self.classed:
+        if len(tree.classes) < 2:
             inside = image_tree.scan(tree.path / tree.classes[0]).classes
             hint = (
                 f"; or {self.keys['path']}={tree.path / tree.classes[0]}" if len(inside) > 1 else ""

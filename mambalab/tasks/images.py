@@ -73,10 +73,14 @@ class ImageTask(ClassificationTask):
     *Augmentation* (`task.augment`) changes each training image at random (`augment.augment`).
 
     A subclass writes `read`, and `sequence`, or takes it from `PixelTask` or `PatchTask`.
+
+    Attributes:
+        classed: whether anybody asks for the classes; else their absence is no news.
     """
 
     settings: ImageSettings
     unit = "images"
+    classed = True
     published: tuple[int, int, int, int] | None = None
     """Channels, height and width of every image, and classes, where all copies have the same."""
 
@@ -142,7 +146,8 @@ class ImageTask(ClassificationTask):
         self.pixels = {name: part.pixels.to(device) for name, part in parts.items()}
         self.labels = {name: part.labels.to(device) for name, part in parts.items()}
         self.classes = data.classes
-        self.warn_of_absent_classes("train", "image")
+        if self.classed:
+            self.warn_of_absent_classes("train", "image")
         seen = data.train.rows(np.sort(order)) if self.tuning else data.train
         mean, deviation = _statistics(seen.pixels)
         self._mean = mean.to(device).view(1, channels, 1, 1)

@@ -92,6 +92,7 @@ class PixelModelTask(Task):
             UserError: the data cannot be had, or do not fit the settings.
         """
         source = self._source()
+        source.classed = self.settings.classes
         source.prepare(device)
         self.tunes = source.tunes
         channels, height, width = source.pixels["train"].shape[1:]
@@ -148,9 +149,7 @@ class PixelModelTask(Task):
             side = settings.size or _FOLDER_SIDE
             more = {"path": folder, "background": settings.background, "image_size": side}
             more["test_size"] = settings.test_size
-            source = _FolderOfPictures(FolderSettings(**common, **more, patch_size=1), **where)
-            source.classed = settings.classes
-            return source
+            return _FolderOfPictures(FolderSettings(**common, **more, patch_size=1), **where)
         kind = _KNOWN[settings.data]
         if issubclass(kind, PatchTask):
             return kind(PatchSettings(**common, patch_size=1), **where)

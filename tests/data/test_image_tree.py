@@ -134,3 +134,12 @@ def test_splits_are_told_from_classes(put, tmp_path, names, parts, ignored):
     }
     assert ", ".join(told.ignored) == ignored
     assert not told.doubtful
+
+
+def test_splits_without_classes_are_told_by_two_names(put, tmp_path):
+    put("train2017/0.png")
+    assert layout(tmp_path, flat=True).parts == {"train": tmp_path}
+    put("val2017/0.png")
+    found = {"train": tmp_path / "train2017", "val": tmp_path / "val2017"}
+    assert layout(tmp_path, flat=True).parts == found
+    assert layout(tmp_path).parts == {"train": tmp_path}

@@ -91,7 +91,11 @@ def test_a_published_file_loses_its_parentheses(tmp_path, end):
 def test_columns_are_found_by_their_names(tmp_path):
     path = published(tmp_path, "9\tx\t[MAX 2 9 ]", header="Target\tId\tSource")
     assert expressions(open_published(path, max_words=2000)) == [(9, "[MAX 2 9 ]")]
-    path = published(tmp_path, GOOD, header=GOOD)
+
+
+@pytest.mark.parametrize("header", [GOOD, "", "\ufeff", " "])
+def test_a_first_line_that_names_no_columns_is_refused(tmp_path, header):
+    path = published(tmp_path, "Source\tTarget", GOOD, header=header)
     with pytest.raises(UserError, match=r"basic_val\.tsv: its first line must name the columns"):
         open_published(path, max_words=2000)
 

@@ -229,12 +229,39 @@ def test_pictures_without_classes_need_no_sub_folders(tmp_path, inside, caplog):
     with pytest.raises(UserError, match=told):
         build(PixelModelTask, PICTURES, data=str(tmp_path), classes=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: there is no image, and no sub-folder of images"):
+    with pytest.raises(UserError, match="empty: no image here or below"):
         build(PixelModelTask, PICTURES, data=str(tmp_path / "empty"))
 
 
-def test_pictures_in_folders_of_splits_need_no_classes(tmp_path):
-    for split, count in {"train": 9, "test": 3}.items():
+def test_pictures_beside_and_below_are_taken_and_folders_without_any_passed_over(tmp_path, caplog):
+    caplog.set_level("WARNING", "mambalab")
+    for number in range(20):
+        place = tmp_path / ("" if number < 12 else "more" if number < 16 else "more/deep")
+        place.mkdir(exist_ok=True)
+        Image.new("L", (6, 6), number).save(place / f"{number}.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").touch()
+    task = build(PixelModelTask, PICTURES, size=6, levels=256, data=str(tmp_path), val_size=4)
+    found = torch.cat([task.levels[split][:, 0] for split in ("train", "val", "test")])
+    assert sorted(found.tolist()) == [*range(20)]
+    assert caplog.messages == []
+
+
+def test_nothing_is_said_of_classes_that_nobody_asked_for(tmp_path, caplog):
+    caplog.set_level("INFO", "mambalab")
+    for number in range(20):
+        (tmp_path / f"test{number}").mkdir()
+        Image.new("L", (6, 6), number).save(tmp_path / f"test{number}/0.png")
+    (tmp_path / "empty").mkdir()
+    build(PixelModelTask, PICTURES, size=6, data=str(tmp_path), val_size=4)
+    assert caplog.messages == [f"{tmp_path}: images: 14 train, 4 val, 2 test"]
+    with pytest.raises(UserError, match="empty: no images in this folder"):
+        build(PixelModelTask, PICTURES, size=6, data=str(tmp_path), classes=True)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train2017", "test_images")])
+def test_pictures_in_folders_of_splits_need_no_classes(tmp_path, names):
+    for split, count in zip(names, (9, 3), strict=True):
         (tmp_path / split).mkdir()
         for number in range(count):
             Image.new("L", (6, 6), number).save(tmp_path / split / f"{number}.png")
