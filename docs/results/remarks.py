@@ -97,7 +97,7 @@ def minutes_by_seed(found: Comparison) -> str | None:
     told = []
     for group in found.groups:
         each = [
-            f"{record.minutes:.0f} (seed {seed_of(record)}, {_threads(record)})"
+            f"{_rounded(record.minutes)} (seed {seed_of(record)}, {_threads(record)})"
             for record in group.group.records
             if record.minutes is not None
         ]
@@ -105,9 +105,14 @@ def minutes_by_seed(found: Comparison) -> str | None:
     return f"minutes, by threads: {'; '.join(told)}"
 
 
+def _rounded(minutes: float) -> str:
+    return f"{minutes:.{0 if minutes >= 10 else 1}f}"
+
+
 def _threads(record: RunRecord) -> str:
     count = record.summary.threads
-    return f"{count} thread{'' if count == 1 else 's'}"
+    since = " at the end" if record.summary.resumed_from else ""
+    return f"{count} thread{'' if count == 1 else 's'}{since}"
 
 
 def interrupted(found: Comparison) -> str | None:

@@ -107,7 +107,8 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
 
     Args:
         path: the folder.
-        flat: images in the folder itself are taken, too, and all of them as one class then.
+        flat: images in the folder itself are taken, too, and all of them as one class then;
+            sub-folders without images are no classes.
 
     Raises:
         UserError: a folder cannot be listed, or two classes are the same folder.
@@ -147,6 +148,10 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
             walk.visit(link, label)
         else:
             walk.repeated += 1
+    if flat:  # a folder without images is no class that anybody asked for
+        held = sorted({label for label, _, _ in walk.found})
+        tree.classes = [tree.classes[label] for label in held]
+        walk.found = [(held.index(label), folder, name) for label, folder, name in walk.found]
     tree.files = [(os.path.join(folder, name), label) for label, folder, name in sorted(walk.found)]
     tree.hidden += walk.hidden
     tree.repeated += walk.repeated
@@ -226,11 +231,13 @@ class Layout:
         parts: the folder of `train`, and of `val` and `test` where there are such; the folder
             itself as `train` if its sub-folders are the classes.
         ignored: sub-folders that are neither.
+        loose: images that lie beside the splits.
         doubtful: whether a class is called `train` and holds folders, like a split.
     """
 
     parts: dict[str, Path]
     ignored: tuple[str, ...] = ()
+    loose: int = 0
     doubtful: bool = False
 
 
@@ -276,7 +283,12 @@ def like_splits(classes: Iterable[str]) -> bool:
 
 def _divided(path: Path, parts: dict[str, str], names: list[str]) -> Layout:
     ignored = tuple(name for name in names if name not in parts.values())
-    return Layout({split: path / name for split, name in parts.items()}, ignored)
+    loose = sum(
+        _extension(name) in _image_extensions() and not is_hidden(name, folder=False)
+        for name in _names(path)
+        if not (path / name).is_dir()
+    )
+    return Layout({split: path / name for split, name in parts.items()}, ignored, loose)
 
 
 def _holds_folders(path: Path) -> bool:

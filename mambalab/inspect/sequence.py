@@ -56,10 +56,10 @@ class InspectInput:
 
 
 def by_pixel(values: Iterable[str], channels: int) -> list[str]:
-    """What is told of the values of an image, those of a pixel together."""
-    return [
-        ", ".join(filter(None, pixel)) for pixel in zip(*[iter(values)] * channels, strict=True)
-    ]
+    """What is told of the values of an image, those of a pixel together: nothing where nothing is
+    told of any, `-` for one of which nothing is told beside others."""
+    pixels = zip(*[iter(values)] * channels, strict=True)
+    return [", ".join(one or "-" for one in pixel) if any(pixel) else "" for pixel in pixels]
 
 
 def visible(label: str) -> str:

@@ -82,9 +82,10 @@ class ImageFolderTask(PatchTask):
         }
         self._check_train(trees["train"], path)
         for split in [split for split, tree in trees.items() if not tree.files]:
-            _leave_out_split(split, trees.pop(split))
-        if layout.ignored:
-            names = ", ".join(map(printable, layout.ignored))
+            self._leave_out_split(split, trees.pop(split))
+        if layout.ignored or layout.loose:
+            beside = [f"images ({layout.loose:,})"] if layout.loose else []
+            names = ", ".join([*map(printable, layout.ignored), *beside])
             LOG.warning("%s: left out beside train: %s, no split by name", path, names)
         if layout.doubtful and self.classed:
             LOG.warning(
@@ -126,6 +127,13 @@ class ImageFolderTask(PatchTask):
             chosen, others = splits.held_out(train.labels.numpy(), size, "test")
             test, train = train.rows(chosen), train.rows(others)
         return ImageData(classes, train, test, source, val)
+
+    def _leave_out_split(self, split: str, tree: ImageTree) -> None:
+        """Say that a split's folder gives no images to use, so that others are held out."""
+        why = f"{tree.loose:,} images without labels" if tree.loose else "no images"
+        where = " in sub-folders of classes" if self.classed else ""
+        told = "%s: %s%s; the %s split is held out of train instead"
+        LOG.warning(told, tree.path, why, where, split)
 
     def _path(self) -> Path:
         if self.settings.path is None:
@@ -232,17 +240,6 @@ class ImageFolderTask(PatchTask):
                 f"{path}: {images:,} images of {side} x {side} pixels take {size / 1e9:.1f} GB of "
                 f"memory, at most {_MAX_PIXEL_BYTES / 1e9:g}: use a smaller {self.keys['side']}"
             )
-
-
-def _leave_out_split(split: str, tree: ImageTree) -> None:
-    """Say that a split's folder gives no labelled images, so that others are held out."""
-    why = f"{tree.loose:,} images without labels" if tree.loose else "no images"
-    LOG.warning(
-        "%s: %s in sub-folders of classes; the %s split is held out of train instead",
-        tree.path,
-        why,
-        split,
-    )
 
 
 def grey_level(background: str | None) -> int:

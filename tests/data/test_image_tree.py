@@ -143,3 +143,5 @@ def test_splits_without_classes_are_told_by_two_names(put, tmp_path):
     found = {"train": tmp_path / "train2017", "val": tmp_path / "val2017"}
     assert layout(tmp_path, flat=True).parts == found
     assert layout(tmp_path).parts == {"train": tmp_path}
+    put("1.png", "notes.txt", ".hidden.png")
+    assert layout(tmp_path, flat=True).loose == 1

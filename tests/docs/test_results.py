@@ -316,6 +316,11 @@ def test_times_stand_beside_threads_where_these_differ(tmp_path):
     assert told is not None
     assert told.startswith("minutes, by threads: ")
     assert told.endswith(" 50 (seed 1, 1 thread), 20 (seed 2, 2 threads), 21 (seed 3, 2 threads)")
+    object.__setattr__(records[1].summary, "resumed_from", 20)
+    object.__setattr__(records[2].summary, "seconds", 90.0)
+    told = remarks.minutes_by_seed(found)
+    assert told is not None
+    assert told.endswith("20 (seed 2, 2 threads at the end), 1.5 (seed 3, 2 threads)")
     object.__setattr__(records[0].summary, "threads", 2)
     assert remarks.minutes_by_seed(found) is None
 

@@ -247,6 +247,18 @@ def test_pictures_beside_and_below_are_taken_and_folders_without_any_passed_over
     assert caplog.messages == []
 
 
+def test_folders_without_pictures_are_no_other_data(tmp_path):
+    for place in ("b", "c"):
+        (tmp_path / place).mkdir()
+        for number in range(10):
+            Image.new("L", (6, 6), number).save(tmp_path / place / f"{number}.png")
+    known = build(PixelModelTask, PICTURES, size=6, data=str(tmp_path), val_size=4).fingerprint()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/notes.txt").touch()
+    again = build(PixelModelTask, PICTURES, size=6, data=str(tmp_path), val_size=4).fingerprint()
+    assert again["sha256"] == known["sha256"]
+
+
 def test_nothing_is_said_of_classes_that_nobody_asked_for(tmp_path, caplog):
     caplog.set_level("INFO", "mambalab")
     for number in range(20):
