@@ -54,6 +54,10 @@ def run(settings: RecordSettings) -> int:
     if broken := [run for run in unread if run.reason != select.ASIDE]:
         raise UserError(f"{broken[0].path} cannot be recorded: {broken[0].reason}")
     records, pruned = _without_pruned(records)
+    if not records:
+        why = "pruned by its search" if pruned else select.ASIDE
+        first = pruned[0] if pruned else unread[0].path
+        raise UserError(f"there is no run to record: {first} was {why}")
     _check_nothing_is_lost(folder, records)
     try:
         path = archive.write(folder, records, allow_changes=settings.allow_changes)

@@ -26,7 +26,7 @@ def no_end(results: Sequence[GroupResult], metric: Metric) -> list[str]:
         "finite and counts in no mean"
         for r in results
         for run in r.runs
-        if run.last is None
+        if run.last is None and run.evaluations
     ]
 
 
@@ -44,7 +44,10 @@ def lengthened(results: Sequence[GroupResult]) -> list[str]:
 
 def unequal_evaluations(results: Sequence[GroupResult]) -> list[str]:
     """Warn where groups were evaluated unequally often: the best of more looks is better."""
-    counts = {result.label: result.evaluations for result in results}
+    known = [result for result in results if result.evaluations]  # else its curve is not there
+    counts = {result.label: result.evaluations for result in known}
+    if not counts:
+        return []
     least, most = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
     if counts[least] == counts[most]:
         return []

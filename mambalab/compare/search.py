@@ -185,6 +185,9 @@ def _trial(searched: Searched, record: RunRecord, metric: Metric) -> Trial | Non
         value = record.setting(key)
         values[key] = record.setting(f"{key}.name") if isinstance(value, dict) else value
     ranges = searched.ranges
+    for key, value in values.items():  # 0.0 of a run is the 0 that was listed
+        same = (c for c in ranges[key].choices if c == value and type(c) in (int, float))
+        values[key] = value if isinstance(value, bool) else next(same, value)
     if not values or any(v is None and None not in ranges[k].choices for k, v in values.items()):
         return None
     try:

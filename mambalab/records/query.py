@@ -40,7 +40,9 @@ def value(run: RunRecord, key: str) -> Any:
     if key in FACTS:
         return FACTS[key](run)
     if (setting := run.setting(key)) is not None:
-        return setting
+        return (
+            setting.get("name") if isinstance(setting, dict) else setting
+        )  # of a group its option
     if key == run.metric and run.best is not None:
         return run.best.value
     best, test = run.summary.best, run.summary.test

@@ -98,8 +98,14 @@ class RunRecord:
         if self.metric not in self.curves:  # a run that kept no metrics.jsonl
             return chosen
         found = best_of(self.curves[self.metric], self.metric, maximize=self.maximize)
-        # Of equal values training may have preferred a later one, with a lower loss.
-        return chosen if found and chosen and chosen.value == found.value else found
+        if found is None or chosen is None:
+            return found
+        # Of equal values training may have preferred a later one, with a lower loss. The summary of
+        # a record has more digits than its curve.
+        if chosen.value == found.value:
+            return chosen
+        there = dict(self.curves[self.metric]).get(chosen.step) == found.value
+        return Best(found.metric, found.value, chosen.step) if there else found
 
     @property
     def step(self) -> int | None:

@@ -38,13 +38,15 @@ def checked(path: Path, output_dir: Path) -> Path:
     if not is_sweep and (inner := _inside(absolute)):
         raise UserError(f"{path} holds another run, {inner}: remove that first")
     for run in runs_of(absolute):
-        with suppress(OSError):
+        try:
             summary = read_run(run).summary
-            if summary.status is Status.RUNNING and summary.writer_alive() is None:
-                raise UserError(
-                    f"{run} is being trained on {summary.host or 'another machine'}, as far as can "
-                    "be known here: stop it there, or remove the folder by hand"
-                )
+        except (UserError, OSError):  # damaged: nothing in it can be lost
+            continue
+        if summary.status is Status.RUNNING and summary.writer_alive() is None:
+            raise UserError(
+                f"{run} is being trained on {summary.host or 'another machine'}, as far as can "
+                "be known here: stop it there, or remove the folder by hand"
+            )
     return absolute
 
 

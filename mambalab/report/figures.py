@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from mambalab.compare import pictures
 from mambalab.compare.comparability import is_bound
 from mambalab.compare.results import Comparison
 from mambalab.plots import curves, tables
+from mambalab.plots.look import figure_of
 from mambalab.records import run_folder
 from mambalab.records.reader import RunRecord
 from mambalab.records.run_folder import RunFolder
 from mambalab.report.document import Picture
+from mambalab.settings.figure import FigureFormat
 
 MAX_SVG_BYTES = 1_000_000  # of a picture that is also there as PNG
 _KINDS = {".svg": "svg+xml", ".png": "png"}
@@ -33,7 +36,10 @@ def of_run(record: RunRecord) -> list[Picture]:
 
     def draw(folder: Path) -> None:
         _write_copy(record, folder)
-        curves.loss_picture(folder, unit=unit)
+        asked = figure_of(record)
+        fit = [one for one in asked.format or () if f".{one.name}" in _KINDS]  # no PDF on a page
+        figure = replace(asked, format=fit or [FigureFormat.png])
+        curves.loss_pictures(folder, unit=unit, figure=figure)
 
     def caption(name: str) -> str:
         return "Training and validation curves by optimiser step; a star marks the best value."

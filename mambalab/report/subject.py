@@ -54,7 +54,8 @@ def of_folders(folders: Sequence[Path], **options: Any) -> Subject:
         **options: of `select.compare_records`.
 
     Raises:
-        UserError: a folder without any run, or options that these runs cannot meet.
+        UserError: a folder without any run, or with none but those that were set aside, or options
+            that these runs cannot meet.
     """
     records, left_out = select.collect(folders)
     damaged, problems = [], []
@@ -67,6 +68,11 @@ def of_folders(folders: Sequence[Path], **options: Any) -> Subject:
                 record, wrong = _as_far_as_possible(path)
                 damaged.append(record)
                 problems += wrong
+    if not records and not damaged:
+        raise UserError(
+            f"{left_out[0].path}: {left_out[0].reason}, and no other run is there; name this one "
+            "itself for its report"
+        )
     sweep = None
     if len(folders) == 1 and (folders[0] / SWEEP).is_file():
         try:

@@ -23,9 +23,11 @@ from mambalab.records.reader import is_run
 from mambalab.records.run_folder import RunFolder
 from mambalab.runs import resume
 from mambalab.settings.sweep import Search
+from mambalab.settings.train import Resume
 from mambalab.sweep import folder as states
 from mambalab.sweep.folder import Entry
 from mambalab.sweep.optuna_study import (
+    STUDY,
     WITHOUT_RESULT,
     combinations,
     distribution,
@@ -77,6 +79,11 @@ class SearchSource:
         warnings.filterwarnings("ignore", message="Choices for a categorical distribution")
         self._ranges = {key: distribution(values) for key, values in plan.ranges.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if plan.first.resume is Resume.never and (plan.folder / STUDY).exists():
+            raise UserError(
+                f"resume=never: {plan.folder} holds the trials of a search, which count however "
+                "they came about: remove it, or name another folder with sweep.dir=FOLDER"
+            )
         self._study = open_study(plan.folder, self._ranges, maximize, self._limits(), self._counts)
         self._check_settings()
         self._running: dict[str, Trial] = {}

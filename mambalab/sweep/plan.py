@@ -8,6 +8,7 @@ counts as varying, and one more seed only adds a job.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from mambalab.utils.console import LOG
 
 MAX_NAME_CHARS = 150  # of a job's folder; file systems take 255 bytes
 MANY_JOBS = 200  # to check them takes so long that a word is due
+_OF_A_SEARCH = {"sweep.trials", "sweep.prune"}
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def plan(overrides: list[str]) -> Plan:
     varying |= set(declared) if searching else given
     if "tracking.uri" in varying:  # its values would name folders, passwords and all
         raise UserError("tracking.uri: one sweep is recorded in one store; give one value for it")
+    for key in () if searching else sorted(_OF_A_SEARCH & choices.keys()):
+        LOG.warning("%s changes nothing without a search: add sweep.search=tpe", choices[key][0])
     order = [*sorted(varying - {"seed"}), "seed"]
     fixed = {k: words[0] for k, words in choices.items() if len(words) == 1}
     folder = _folder(settings, first, fixed, order)
@@ -244,12 +248,14 @@ def _with_flat_params(sweep: dict[str, Any]) -> dict[str, Any]:
         for key, value in node.items():
             if isinstance(value, dict) and not {"low", "high"} & set(value):
                 found.update(flat(value, f"{prefix}{key}."))
-            elif value is not None:
+            else:
                 found[f"{prefix}{key}"] = value
         return found
 
-    params = sweep.get("params")
-    return {**sweep, "params": flat(params, "")} if isinstance(params, dict) else sweep
+    if not isinstance(params := sweep.get("params"), dict):
+        return sweep
+    declared = {key: value for key, value in flat(params, "").items() if value is not None}
+    return {**sweep, "params": declared}
 
 
 def _without_fixed(sweep: dict[str, Any], choices: dict[str, list[str]]) -> dict[str, Any]:
@@ -308,7 +314,7 @@ def _folder(
     settings: SweepSettings, first: Composed, fixed: dict[str, str], order: list[str]
 ) -> Path:
     if settings.dir is not None:
-        return Path(settings.dir)
+        return Path(os.path.expanduser(settings.dir))
     searching = settings.search is not Search.grid
     same = {
         v.partition("=")[0]: v.partition("=")[2]

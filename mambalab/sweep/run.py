@@ -53,7 +53,7 @@ def run(plan: Plan) -> int:
         sweep.not_applicable |= plan.not_applicable
         for name, why in _by_reason(plan.not_applicable).items():
             _say(f"not applicable: {name}: {why}")
-        _wait_for_orphans(sweep)
+        _wait_for_orphans(sweep, on_cluster=isinstance(plan.launcher, SlurmSettings))
         left = _sort_out(plan, sweep)
         source = _source(plan, left)
         launcher = _launcher(plan, sweep)
@@ -76,6 +76,8 @@ def run(plan: Plan) -> int:
         parent.start()
         try:
             stopped = scheduler.run()
+            if getattr(source, "exhausted", ""):
+                sweep.total = len(sweep.jobs)
             status = _end(plan, sweep, source, parent, stopped)
         except BaseException as error:
             _close(sweep, parent, states.FAILED if isinstance(error, Exception) else states.KILLED)
@@ -146,13 +148,13 @@ def _compare(plan: Plan, sweep: SweepFolder, parent: MlflowParent) -> None:
 # -- before the start ----------------------------------------------------------------------------
 
 
-def _wait_for_orphans(sweep: SweepFolder) -> None:
+def _wait_for_orphans(sweep: SweepFolder, on_cluster: bool) -> None:
     """Wait for jobs of a sweep that was killed: they save and stop, which takes a moment."""
     until = time.monotonic() + MAX_ORPHAN_SECONDS
     told = False
     alive: list[str] = []
     while time.monotonic() < until:
-        alive = [name for name in sweep.jobs if _lives(sweep, name)]
+        alive = [name for name in sweep.jobs if _lives(sweep, name, on_cluster)]
         if not alive:
             return
         if not told:
@@ -163,14 +165,15 @@ def _wait_for_orphans(sweep: SweepFolder) -> None:
     _say(f"{', '.join(alive)}: still running after {MAX_ORPHAN_SECONDS:.0f} s; not waiting longer")
 
 
-def _lives(sweep: SweepFolder, name: str) -> bool:
+def _lives(sweep: SweepFolder, name: str, on_cluster: bool) -> bool:
     """Whether the process of a job runs on this machine; one on a cluster is watched anyhow."""
     entry = sweep.jobs[name]
     try:
         worker = read_json(sweep.process_file(name))
     except (OSError, UserError):
         return False
-    return entry.cluster_id is None and process.alive(worker) is True
+    watched = on_cluster and entry.cluster_id is not None
+    return not watched and process.alive(worker) is True
 
 
 def _sort_out(plan: Plan, sweep: SweepFolder) -> list[Job]:

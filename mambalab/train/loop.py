@@ -31,7 +31,7 @@ from mambalab.train.keeper import Keeper
 from mambalab.train.listening import LONG_SECONDS, listening
 from mambalab.train.nonfinite import FiniteGuard, NonFiniteError, first_bad_layer
 from mambalab.train.norms import StepNorms
-from mambalab.train.optim import build_optimizer, learning_rate
+from mambalab.train.optim import build_optimizer, learning_rate, step_unless
 from mambalab.train.pace import Pace
 from mambalab.train.profiling import StepProfiler
 from mambalab.train.progress import Progress, StoppedError, watching
@@ -200,8 +200,7 @@ class Trainer:
         else:  # of fp16 alone it is expected now and then
             bad = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
             self.scaler.update(bad)
-        optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
-        optimizer.step()
+        step_unless(bad, optimizer)
         optimizer.zero_grad(set_to_none=True)
 
     def _listens(self) -> bool:

@@ -72,6 +72,18 @@ def _adamw(named: list[tuple[str, nn.Parameter]], settings: OptimSettings) -> to
     )
 
 
+def step_unless(bad: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser step unless `bad`, a scalar, is 1.
+
+    A fused AdamW, and MuonWithAdamW, look for themselves; an unfused AdamW, as on MPS, cannot.
+    """
+    if optimizer.defaults.get("fused", True):
+        optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
+    elif bool(bad):
+        return
+    optimizer.step()
+
+
 def learning_rate(settings: OptimSettings, step: int, progress: float) -> float:
     """Compute the learning rate of step `step` (from 0) at `progress` in [0, 1] of the run.
 

@@ -130,3 +130,15 @@ def test_a_run_that_was_begun_with_other_code_says_so(tmp_path, capsys):
         capsys.readouterr().err
     )
     assert record(run, f"to={tmp_path / 'kept'}", "allow_changes=true") == 0
+
+
+def test_nothing_is_recorded_of_runs_that_do_not_count(tmp_path, capsys):
+    make_run(tmp_path / "sweep" / "a.old1")
+    assert record(tmp_path / "sweep", f"to={tmp_path / 'kept'}") == 1
+    assert "no run to record: " in (told := capsys.readouterr().err)
+    assert "a.old1 was set aside by resume=never" in told
+    make_run(tmp_path / "sweep" / "b", summary={"status": "KILLED"})
+    write_json(tmp_path / "sweep" / "sweep.json", {"jobs": {"b": {"status": "PRUNED"}}})
+    assert record(tmp_path / "sweep", f"to={tmp_path / 'kept'}") == 1
+    assert "b was pruned by its search" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()

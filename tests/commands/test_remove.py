@@ -56,6 +56,15 @@ def test_without_a_terminal_it_wants_a_word(outputs, capsys, monkeypatch):
     assert list((outputs / "text").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
+def test_damaged_runs_may_go(outputs, name):
+    for run in ("text/a", "sweeps/s/seed=1"):
+        (outputs / run / name).write_text("{")
+    assert remove("text/a", "sweeps/s", "--yes") == 0
+    assert not (outputs / "text" / "a").exists()
+    assert not (outputs / "sweeps" / "s").exists()
+
+
 def test_what_may_not_go(outputs, workdir, capsys):
     make_run(workdir / "elsewhere" / "run")
     make_run(outputs / "text" / "a" / "inner")

@@ -7,7 +7,7 @@ from mambalab.cli import main
 from mambalab.commands import report as report_verb
 from mambalab.errors import UserError
 from mambalab.report import figures, pdf
-from tests.lab import compose
+from tests.lab import compose, one_line
 from tests.records.example_runs import make_group, make_run
 from tests.report.html_check import check
 
@@ -46,6 +46,13 @@ def test_what_was_trained_last_is_reported_in_its_own_folder(sweep, capsys):
         os.utime(sweep.parents[1] / "old" / name, (2_000_000_000, 2_000_000_000))
     assert run("latest") == 0
     assert capsys.readouterr().out == "outputs/old/report.html\n"
+
+
+def test_runs_that_were_set_aside_are_reported_only_by_name(sweep, capsys):
+    make_run(Path("outputs/night/a.old1"))
+    assert run("outputs/night") == 1
+    assert "a.old1: set aside by resume=never, and no other run" in one_line(capsys)
+    assert run("outputs/night/a.old1") == 0
 
 
 def test_any_runs_are_reported_as_compare_takes_them(sweep, capsys):

@@ -50,3 +50,10 @@ def test_a_run_that_was_given_more_steps_is_named(tmp_path):
     said = [line for line in compare([*a, *b], ignore=ignore).warnings if "given more" in line]
     assert len(said) == 2
     assert said[0].startswith("model=a, seed 0: finished at step 700 and given more steps, for")
+
+
+def test_runs_without_curves_were_not_evaluated_less_often(tmp_path):
+    a = group(tmp_path, "a", [[3.0, 2.0, 2.0 + i / 10] for i in range(3)])
+    b = group(tmp_path, "b", [[]] * 3, best={"step": 20, "val/loss": 1.9})
+    said = compare([*a, *b], ignore=ignore).warnings
+    assert not any("unequally" in line or "is not finite" in line for line in said)

@@ -10,9 +10,11 @@ import mambalab
 from mambalab.compare import pictures, search, select
 from mambalab.compare.files import write
 from mambalab.compare.markdown import markdown
+from mambalab.compare.measures import Metric
 from mambalab.compare.results import RANKED
 from mambalab.compare.text import terminal
 from mambalab.plots.colours import BLACK
+from mambalab.records.reader import read_run
 from mambalab.report import latex, subject
 from tests.records.example_runs import make_run
 
@@ -96,6 +98,15 @@ def test_tables_have_few_digits(found):
     rows = [line.split() for line in terminal(found).splitlines() if line.lstrip()[:1].isdigit()]
     assert [row[1] for row in rows[:3]] == ["0.00211", "0.00141", "0.00316"]
     assert all(len(group.label) < 35 for group in found.groups)
+
+
+def test_a_value_is_the_choice_that_it_equals(tmp_path):
+    ranges = {"dropout.p": search.Range(choices=(0, 0.1)), "model.tied": search.Range(choices=(1,))}
+    model = {"name": "mamba", "tied": True}
+    run = read_run(make_run(tmp_path / "job", dropout="none", model=model))
+    trial = search._trial(search.Searched(tmp_path, ranges, {}, []), run, Metric("val/loss", False))
+    assert trial is not None
+    assert [str(value) for value in trial.values.values()] == ["0", "True"]
 
 
 def test_importance_needs_no_further_package(found, monkeypatch):

@@ -146,3 +146,17 @@ def test_a_name_leads_nowhere_else(tmp_path):
     run = {"name": "../../up", "config": {}, "summary": {}, "curves": {}}
     (tmp_path / "runs.json").write_text(json.dumps({"format": 1, "runs": [run]}))
     assert [r.path for r in archive.read(tmp_path)] == [tmp_path / "up"]
+
+
+def test_of_equal_values_the_one_that_training_chose_is_kept(tmp_path):
+    accuracy = 29 / 360  # of more digits than a record's curve has
+    lines = [{"step": step, "val/accuracy": accuracy} for step in (10, 20, 30)]
+    best = {"step": 20, "val/accuracy": accuracy}
+    told = {"metric": "val/accuracy", "maximize": True, "best": best}
+    run = read_run(make_run(tmp_path / "r", lines=lines, summary=told))
+    assert run.best is not None
+    assert run.best.step == 20
+    archive.write(tmp_path / "record", [run])
+    (back,) = archive.read(tmp_path / "record")
+    assert back.best is not None
+    assert back.best.step == 20

@@ -10,9 +10,25 @@ from tests.records.example_runs import make_run
 def runs(tmp_path):
     """Three runs: a mamba named x, a transformer with a tag, one with the best loss."""
     made = [
-        make_run(tmp_path / "a", (3.0, 1.0), model__name="mamba", name="x y", seed=1),
-        make_run(tmp_path / "b", (3.0, 2), model__name="transformer", tags=["draft", "b"], seed=10),
-        make_run(tmp_path / "c", (3.0, 0.5), model__name="mamba", seed=9, optim__lr=1e-2),
+        make_run(
+            tmp_path / "a", (3.0, 1.0), model__name="mamba", name="x y", seed=1, optim__name="adamw"
+        ),
+        make_run(
+            tmp_path / "b",
+            (3.0, 2),
+            model__name="transformer",
+            tags=["draft", "b"],
+            seed=10,
+            optim__name="adamw",
+        ),
+        make_run(
+            tmp_path / "c",
+            (3.0, 0.5),
+            model__name="mamba",
+            seed=9,
+            optim__lr=1e-2,
+            optim__name="muon",
+        ),
     ]
     return [read_run(path) for path in made]
 
@@ -33,6 +49,8 @@ def runs(tmp_path):
         (["val/loss<0.7"], "c"),
         (["seed>=9", "seed<10"], "c"),
         (["status=FINISHED"], "abc"),
+        (["optim=adamw"], "ab"),
+        (["optim!=adamw"], "c"),
     ],
 )
 def test_conditions(runs, conditions, names):

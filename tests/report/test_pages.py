@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from mambalab.compare.sections import sections
+from mambalab.records.reader import read_run
 from mambalab.report import build, figures, page, subject
 from mambalab.report.document import Picture
 from tests.records.example_runs import make_group, make_run
@@ -260,3 +261,9 @@ def test_pictures_are_drawn_into_the_page(tmp_path):
     drawn = figures.of_comparison(found)
     assert [one.kind for one in drawn] == ["svg+xml"] * 3
     assert all(one.caption and one.alt for one in drawn)
+
+
+@pytest.mark.parametrize(("asked", "kind"), [(["pdf"], "png"), (["pdf", "svg"], "svg+xml")])
+def test_a_run_whose_pictures_are_pdf_has_curves_on_its_page_too(tmp_path, asked, kind):
+    run = make_run(tmp_path / "run", figure={"format": asked})
+    assert [one.kind for one in figures.of_run(read_run(run))] == [kind]

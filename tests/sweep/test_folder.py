@@ -139,7 +139,10 @@ def test_half_a_beginning_is_cleared_away(sweep):
     assert it.run_dir.exists()
 
 
-def test_a_rerun_waits_for_the_jobs_that_a_killed_sweep_left(sweep, monkeypatch, capsys):
+@pytest.mark.parametrize("cluster_id", [None, "17"])  # the rehearsal of a cluster has one, too
+def test_a_rerun_waits_for_the_jobs_that_a_killed_sweep_left(
+    sweep, monkeypatch, capsys, cluster_id
+):
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     born = process._born(worker.pid)
     sweep.process_file("a").parent.mkdir()
@@ -152,13 +155,16 @@ def test_a_rerun_waits_for_the_jobs_that_a_killed_sweep_left(sweep, monkeypatch,
             worker.communicate(b"\n")
 
     monkeypatch.setattr(sweeps.time, "sleep", sleep)
-    sweep.jobs["a"].cluster_id = None
-    sweeps._wait_for_orphans(sweep)
+    sweep.jobs["a"].cluster_id = cluster_id
+    if cluster_id is not None:  # one on a cluster is watched by its number
+        sweeps._wait_for_orphans(sweep, on_cluster=True)
+        assert slept == []
+    sweeps._wait_for_orphans(sweep, on_cluster=False)
     assert len(slept) == 3
     assert capsys.readouterr().err == (
         "waiting for a, which the killed sweep left: to save and stop\n"
     )
-    sweeps._wait_for_orphans(sweep)
+    sweeps._wait_for_orphans(sweep, on_cluster=False)
     assert len(slept) == 3
 
 
@@ -167,7 +173,7 @@ def test_a_job_that_does_not_end_is_not_waited_for_for_ever(sweep, monkeypatch, 
     write_json(sweep.process_file("a"), process.identity())  # this very process
     sweep.jobs["a"].cluster_id = None
     monkeypatch.setattr(sweeps, "MAX_ORPHAN_SECONDS", 0.3)
-    sweeps._wait_for_orphans(sweep)
+    sweeps._wait_for_orphans(sweep, on_cluster=False)
     assert "a: still running" in capsys.readouterr().err
 
 

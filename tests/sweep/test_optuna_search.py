@@ -342,3 +342,12 @@ def test_a_range_of_many_whole_numbers_is_not_listed():
     few = optuna_study.distribution([1, 2])
     assert optuna_study.combinations({"seed": many, "model.n_layer": few}) is None
     assert len(optuna_study.combinations({"model.n_layer": few}) or ()) == 2
+
+
+def test_trials_that_are_there_cannot_begin_again_in_place():
+    play(source(LR, trials=2))
+    with pytest.raises(
+        UserError, match=r"resume=never: here holds the trials of a search.*sweep.dir"
+    ):
+        source(LR, "resume=never", trials=2)
+    assert source(LR, "resume=never", trials=2, folder="elsewhere").left() == 2

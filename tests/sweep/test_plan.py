@@ -93,6 +93,26 @@ def test_a_list_takes_the_place_of_an_experiments_range(experiment, word):
     ]
 
 
+def test_a_null_takes_back_however_the_range_was_written():
+    declared = "sweep.params={optim: {lr: [0.1, 0.2]}, model.d_model: [16, 32]}"
+    found = names(declared, "sweep.params.optim.lr=null")
+    assert found == ["model.d_model=16,seed=1", "model.d_model=32,seed=1"]
+
+
+def test_words_of_a_search_are_told_without_one(caplog):
+    plan(["seed=1,2", "sweep.trials=3"])
+    assert "sweep.trials=3 changes nothing without a search" in caplog.text
+
+
+def test_a_home_folder_in_a_file_is_the_persons(workdir, monkeypatch):
+    monkeypatch.setenv("HOME", str(workdir / "me"))
+    (workdir / "conf/experiment").mkdir(parents=True)
+    (workdir / "conf/experiment/mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  dir: ~/nights/a\n"
+    )
+    assert plan(["experiment=mine", "seed=1,2"]).folder == workdir / "me/nights/a"
+
+
 def test_a_range_declared_again_keeps_what_it_does_not_say(experiment):
     found = plan(["experiment=e", "sweep.params={optim.lr: {high: 0.5}}"])
     assert found.ranges["optim.lr"] == {"low": 1e-4, "high": 0.5}

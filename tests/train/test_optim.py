@@ -9,7 +9,7 @@ from torch import nn
 from mambalab.errors import UserError
 from mambalab.settings.rules import check
 from mambalab.settings.train import Schedule
-from mambalab.train.optim import build_optimizer, learning_rate
+from mambalab.train.optim import build_optimizer, learning_rate, step_unless
 from tests.lab import compose
 from tests.train.toy import MUON, OPTIM
 
@@ -121,3 +121,14 @@ def test_muon_by_its_preset():
         found, betas=OPTIM.betas, warmup_steps=OPTIM.warmup_steps
     )
     assert (found.betas, found.warmup_steps) == (expected.betas, expected.warmup_steps)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_bad_step_is_none_whether_fused_or_not(fused):
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused)  # unfused: as on MPS
+    weight.grad = torch.ones(3)
+    step_unless(torch.ones(()), optimizer)
+    assert weight.tolist() == [1.0] * 3
+    step_unless(torch.zeros(()), optimizer)
+    assert (weight < 1).all()
