@@ -113,8 +113,7 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
     Raises:
         UserError: a folder cannot be listed, or two classes are the same folder.
     """
-    tree, walk = ImageTree(path), _Walk()
-    walk.entered.update(filter(None, map(_identity, (path, *path.resolve().parents))))
+    tree, walk = ImageTree(path), _Walk(path)
     roots: dict[tuple[int, int] | None, str] = {}
     for name in _names(path):
         entry = os.path.join(path, name)
@@ -134,8 +133,7 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
             roots[_identity(entry)] = name
             tree.classes.append(name)
     if flat and tree.loose:
-        tree, walk = ImageTree(path, ["pictures"]), _Walk()  # which counts everything again
-        walk.entered.update(filter(None, map(_identity, (path, *path.resolve().parents))))
+        tree, walk = ImageTree(path, ["pictures"]), _Walk(path)  # which counts everything again
         walk.visit(str(path), 0)
     else:
         for label, name in enumerate(tree.classes):
@@ -149,9 +147,9 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
         else:
             walk.repeated += 1
     if flat:  # a folder without images is no class that anybody asked for
-        held = sorted({label for label, _, _ in walk.found})
+        held = {label: n for n, label in enumerate(sorted({label for label, _, _ in walk.found}))}
         tree.classes = [tree.classes[label] for label in held]
-        walk.found = [(held.index(label), folder, name) for label, folder, name in walk.found]
+        walk.found = [(held[label], folder, name) for label, folder, name in walk.found]
     tree.files = [(os.path.join(folder, name), label) for label, folder, name in sorted(walk.found)]
     tree.hidden += walk.hidden
     tree.repeated += walk.repeated
@@ -160,7 +158,7 @@ def scan(path: Path, flat: bool = False) -> ImageTree:
 
 
 class _Walk:
-    """Walks through folders, none of them twice.
+    """Walks through folders, none of them twice, nor back to one that `top` lies in.
 
     Attributes:
         entered: device and inode of each folder so far.
@@ -169,8 +167,8 @@ class _Walk:
         hidden, repeated, others: as in `ImageTree`.
     """
 
-    def __init__(self) -> None:
-        self.entered: set[tuple[int, int]] = set()
+    def __init__(self, top: Path) -> None:
+        self.entered = set(filter(None, map(_identity, (top, *top.resolve().parents))))
         self.found: list[tuple[int, str, str]] = []
         self.links: list[tuple[int, str]] = []
         self.hidden = self.repeated = 0
@@ -209,7 +207,7 @@ class _Walk:
 
 def extensions_in(folder: Path) -> str:
     """Name the extensions of the files in a folder and below it, with counts; "" if none."""
-    walk = _Walk()
+    walk = _Walk(folder)
     walk.visit(str(folder), 0)
     return named(walk.others)
 

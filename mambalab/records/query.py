@@ -40,9 +40,8 @@ def value(run: RunRecord, key: str) -> Any:
     if key in FACTS:
         return FACTS[key](run)
     if (setting := run.setting(key)) is not None:
-        return (
-            setting.get("name") if isinstance(setting, dict) else setting
-        )  # of a group its option
+        # A group stands for the name of its option.
+        return setting.get("name") if isinstance(setting, dict) else setting
     if key == run.metric and run.best is not None:
         return run.best.value
     best, test = run.summary.best, run.summary.test

@@ -40,7 +40,7 @@ def checked(path: Path, output_dir: Path) -> Path:
     for run in runs_of(absolute):
         try:
             summary = read_run(run).summary
-        except (UserError, OSError):  # damaged: nothing in it can be lost
+        except (UserError, OSError):  # damaged, which is no reason to keep it
             continue
         if summary.status is Status.RUNNING and summary.writer_alive() is None:
             raise UserError(
